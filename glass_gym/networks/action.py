@@ -1,0 +1,164 @@
+"""A: two aligned feature maps -> a direction -> one of K local actions.
+
+psi(E(f_t) moved) and psi(E(f_{t+1})) are compared by a chain of four bilinear maps; d = psi^4 - psi_t (Sec. 3.2);
+a small MLP U and a vector quantiser turn d into a code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glass_gym.config import GlassConfig
+from glass_gym.networks.blocks import ResBlock
+
+
+class BilinearStep(nn.Module):
+    """One link: x -> bilinear(psi_t, x) + linear(psi_t), normalised (App. B)."""
+
+    def __init__(self, psi: int, inputs: int, outputs: int, last: bool, norm: str):
+        super().__init__()
+        self.bilinear = nn.Bilinear(psi, inputs, outputs, bias=False)
+        self.linear = nn.Linear(psi, outputs)
+        self.last = last
+        if not last:
+            self.norm = nn.BatchNorm1d(outputs) if norm == "batch" else nn.LayerNorm(outputs)
+
+    def forward(self, psi: Tensor, x: Tensor) -> Tensor:
+        y = self.bilinear(psi, x) + self.linear(psi)
+        return y if self.last else F.leaky_relu(self.norm(y), 0.2)
+
+
+class ActionNet(nn.Module):
+    """A without its quantiser: features of two aligned foregrounds -> a code-sized vector z (B, code_channels)."""
+
+    def __init__(self, config: GlassConfig):
+        super().__init__()
+        size, wide, norm = config.psi_channels, config.bilinear_channels, config.norm
+        self.attend = config.joint_attention
+        self.pooled = config.dynamics == "paper"
+        if self.pooled:
+            self.psi = nn.Sequential(
+                ResBlock(config.feature_channels, 128, down=True, norm=norm), ResBlock(128, size, norm=norm)
+            )
+        else:  # a pose is spatial: flatten a 4x4 grid instead of averaging it away
+            self.psi = nn.Sequential(
+                ResBlock(config.feature_channels, size, down=True, norm=norm), nn.AdaptiveAvgPool2d(4),
+                nn.Flatten(), nn.Linear(16 * size, size), nn.LayerNorm(size),
+            )  # fmt: skip
+        widths = [size, wide, wide, wide, size]
+        self.chain = nn.ModuleList(
+            BilinearStep(size, a, b, last=i == 3, norm=norm)
+            for i, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+        )
+        self.mlp = nn.Sequential(
+            nn.Linear(size, 128), nn.LeakyReLU(0.2), nn.Linear(128, 64), nn.LeakyReLU(0.2),
+            nn.Linear(64, config.code_channels),
+        )  # fmt: skip
+
+    def forward(self, before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor]) -> Tensor:
+        """(features, attention) of frame t, moved onto frame t + 1, and of frame t + 1 -> z (B, code_channels)."""
+        psi = self._psi(*before)  # (B, psi)
+        x = self._psi(*after)
+        for link in self.chain:
+            x = link(psi, x)
+        return self.mlp(x - psi)
+
+    def _psi(self, features: Tensor, attention: Tensor) -> Tensor:
+        y = self.psi(features * attention if self.attend else features).float()
+        return y.mean((2, 3)) if self.pooled else y
+
+
+@dataclass
+class Quantised:
+    """What a quantiser returns: the code vector that goes on, the index (B,), and the nearest codebook row."""
+
+    vector: Tensor
+    index: Tensor
+    nearest: Tensor
+
+
+class PlainQuantiser(nn.Module):
+    """Vector quantisation with a trained codebook K x code_channels and a straight-through gradient (as published)."""
+
+    def __init__(self, config: GlassConfig):
+        super().__init__()
+        self.codebook = nn.Parameter(torch.randn(config.codes, config.code_channels))
+
+    def normalise(self, z: Tensor) -> Tensor:
+        """Plain VQ leaves vectors as they are."""
+        return z
+
+    def forward(self, z: Tensor) -> Quantised:
+        index = torch.cdist(z.float(), self.codebook).argmin(1)
+        nearest = self.codebook[index]
+        return Quantised(z + (nearest - z).detach(), index, nearest)
+
+    def embed(self, index: Tensor) -> Tensor:
+        """Code vectors (B, code_channels) of code indices (B,)."""
+        return self.codebook[index]
+
+
+class CosineQuantiser(nn.Module):
+    """Codebook on the unit sphere, moved by moving averages of what is assigned to it, dead codes revived.
+
+    Vectors are scaled to length sqrt(code_channels): size one a channel, as loud as the features it modulates.
+    """
+
+    def __init__(self, config: GlassConfig, decay: float = 0.99, dead: float = 0.02):
+        super().__init__()
+        self.decay, self.dead = decay, dead
+        self.register_buffer("codebook", self.normalise(torch.randn(config.codes, config.code_channels)))
+        self.register_buffer("usage", torch.full((config.codes,), 1.0 / config.codes))
+
+    @staticmethod
+    def normalise(z: Tensor) -> Tensor:
+        """To length sqrt(channels)."""
+        return F.normalize(z.float(), dim=-1) * z.shape[-1] ** 0.5
+
+    def forward(self, z: Tensor) -> Quantised:
+        z = self.normalise(z)
+        index = (z @ self.codebook.T).argmax(1)
+        nearest = self.codebook[index]
+        return Quantised(z + (nearest - z).detach(), index, nearest)
+
+    @torch.no_grad()
+    def update(self, z: Tensor, generator: torch.Generator | None = None) -> None:
+        """Move the codebook toward the vectors z (N, code_channels) assigned to it; revive codes below `dead`."""
+        z = self.normalise(z.detach())
+        assigned = F.one_hot((z @ self.codebook.T).argmax(1), len(self.codebook)).float()
+        count = assigned.sum(0)
+        mean = self.normalise(assigned.T @ z / count.clamp_min(1)[:, None])
+        rate = (1 - self.decay) * (count > 0).float()[:, None]
+        self.codebook.copy_(self.normalise(self.codebook.lerp(mean, rate)))
+        self.usage.lerp_(count / count.sum(), 1 - self.decay)
+        for code in torch.nonzero(self.usage < self.dead).flatten().tolist():
+            pick = torch.randint(len(z), (1,), generator=generator).item()
+            self.codebook[code] = z[pick]
+            self.usage[code] = 1.0 / len(self.usage)
+
+    @torch.no_grad()
+    def kmeans(self, z: Tensor, iterations: int = 30, generator: torch.Generator | None = None) -> None:
+        """Start the codebook from spherical k-means (farthest-point start) over vectors z (N, code_channels)."""
+        z = self.normalise(z)
+        centres = z[torch.randint(len(z), (1,), generator=generator)]
+        while len(centres) < len(self.codebook):
+            centres = torch.cat([centres, z[(z @ centres.T).amax(1).argmin()][None]])
+        for _ in range(iterations):
+            near = (z @ centres.T).argmax(1)
+            centres = torch.stack(
+                [self.normalise(z[near == k].mean(0)) if (near == k).any() else centres[k] for k in range(len(centres))]
+            )
+        self.codebook.copy_(centres)
+
+    def embed(self, index: Tensor) -> Tensor:
+        """Code vectors (B, code_channels) of code indices (B,)."""
+        return self.codebook[index]
+
+
+def build_quantiser(config: GlassConfig) -> nn.Module:
+    """The quantiser that the config names."""
+    return CosineQuantiser(config) if config.quantiser == "ema" else PlainQuantiser(config)

@@ -1,0 +1,127 @@
+"""Small blocks that the boxes are made of. Every block maps (B, C, H, W) -> (B, C', H', W')."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SLOPE = 0.2
+
+
+def normaliser(kind: str, channels: int) -> nn.Module:
+    """BatchNorm (the paper) or GroupNorm with groups of 16 channels (ours: nothing runs between batches)."""
+    if kind == "batch":
+        return nn.BatchNorm2d(channels)
+    return nn.GroupNorm(max(1, channels // 16), channels)
+
+
+class ConvBlock(nn.Module):
+    """3x3 conv without bias -> (average pool) -> norm -> LeakyReLU 0.2."""
+
+    def __init__(self, inputs: int, outputs: int, down: bool = False, norm: str = "batch", up: bool = False):
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        self.norm = normaliser(norm, outputs)
+        self.down, self.up = down, up
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.up:
+            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        x = self.conv(x)
+        if self.down:
+            x = F.avg_pool2d(x, 2)
+        return F.leaky_relu(self.norm(x), SLOPE)
+
+
+class ResBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut (1x1 where the width changes or the size halves)."""
+
+    def __init__(self, inputs: int, outputs: int, down: bool = False, norm: str = "batch"):
+        super().__init__()
+        self.first = ConvBlock(inputs, outputs, norm=norm)
+        self.second = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.norm = normaliser(norm, outputs)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, bias=False) if inputs != outputs or down else nn.Identity()
+        self.down = down
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, x = self.second(self.first(x)), self.shortcut(x)
+        if self.down:
+            y, x = F.avg_pool2d(y, 2), F.avg_pool2d(x, 2)
+        return F.leaky_relu(self.norm(y) + x, SLOPE)
+
+
+class ModulatedConv(nn.Module):
+    """3x3 convolution whose input channels are scaled by a style (StyleGAN2's modulation, normalised).
+
+    The style is a linear map of an embedding; its bias starts at one, so an unknown action changes nothing.
+    """
+
+    def __init__(self, inputs: int, outputs: int, style: int, down: bool = False):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3) * (1 / (inputs * 9) ** 0.5))
+        self.style = nn.Linear(style, inputs)
+        nn.init.ones_(self.style.bias)
+        self.down = down
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        style = self.style(embedding)  # (B, inputs)
+        y = F.conv2d(x * style[:, :, None, None], self.weight.to(x.dtype), padding=1)
+        energy = self.weight.float().square().sum((2, 3))  # (outputs, inputs)
+        demodulate = torch.rsqrt(style.float().square() @ energy.T + 1e-6)  # (B, outputs)
+        y = y * demodulate[:, :, None, None].to(y.dtype) * 1.4142
+        return F.avg_pool2d(y, 2) if self.down else y
+
+
+class ConvLSTM(nn.Module):
+    """Convolutional LSTM cell; the state is an explicit pair (h, c), each (B, hidden, H, W).
+
+    The initial state is learned and spatially constant, so that one network serves every frame size.
+    """
+
+    def __init__(self, inputs: int, hidden: int):
+        super().__init__()
+        self.gates = nn.Conv2d(inputs + hidden, 4 * hidden, 3, padding=1)
+        self.initial = nn.Parameter(torch.zeros(2, hidden))
+        self.hidden = hidden
+
+    def start(self, batch: int, height: int, width: int) -> Tensor:
+        """The initial state (B, 2, hidden, H, W)."""
+        return self.initial[None, :, :, None, None].expand(batch, -1, -1, height, width)
+
+    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        h, c = state[:, 0], state[:, 1]
+        i, f, o, g = self.gates(torch.cat([x, h.to(x.dtype)], 1)).float().chunk(4, 1)
+        c = torch.sigmoid(f + 1) * c + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+        return h, torch.stack([h, c], 1)
+
+
+class HalfResolutionUNet(nn.Module):
+    """Pixel-unshuffle 2, a three-level U-Net, pixel-shuffle 2: nothing costs full resolution.
+
+    H and W must be multiples of 8.
+    """
+
+    def __init__(self, inputs: int, outputs: int, width: int = 32, norm: str = "batch"):
+        super().__init__()
+        a, b, c = width, 2 * width, 4 * width
+        self.stem = ConvBlock(4 * inputs, a, norm=norm)
+        self.down1 = ConvBlock(a, b, down=True, norm=norm)
+        self.mid1 = ConvBlock(b, b, norm=norm)
+        self.down2 = ConvBlock(b, c, down=True, norm=norm)
+        self.mid2 = ConvBlock(c, c, norm=norm)
+        self.up1 = ConvBlock(c, b, up=True, norm=norm)
+        self.join1 = ConvBlock(2 * b, b, norm=norm)
+        self.up2 = ConvBlock(b, a, up=True, norm=norm)
+        self.join2 = ConvBlock(2 * a, a, norm=norm)
+        self.head = nn.Conv2d(a, 4 * outputs, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x0 = self.stem(F.pixel_unshuffle(x, 2))  # (B, a, H/2, W/2)
+        x1 = self.mid1(self.down1(x0))  # (B, b, H/4, W/4)
+        x2 = self.mid2(self.down2(x1))  # (B, c, H/8, W/8)
+        y = self.join1(torch.cat([self.up1(x2), x1], 1))
+        y = self.join2(torch.cat([self.up2(y), x0], 1))
+        return F.pixel_shuffle(self.head(y), 2)

@@ -1,0 +1,120 @@
+"""P_f and P_b: the 2-D shift of a layer between two frames, and translate(), the one resampler.
+
+Shifts are in pixels, (x, y): positive moves content right and down.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glass_gym.networks.blocks import ConvBlock
+
+
+def translate(x: Tensor, shift: Tensor, padding: str = "zeros") -> Tensor:
+    """Move images by a sub-pixel shift.
+
+    Args:
+        x: (B, C, H, W).
+        shift: (B, 2) px, (right, down).
+        padding: what enters at the edge: ``"zeros"`` (foregrounds) or ``"border"`` (backgrounds).
+
+    Returns:
+        (B, C, H, W), float32; differentiable in both arguments.
+    """
+    batch, _, height, width = x.shape
+    x, shift = x.float(), shift.float()
+    theta = torch.zeros(batch, 2, 3, device=x.device)
+    theta[:, 0, 0] = theta[:, 1, 1] = 1.0
+    theta = theta.index_put(
+        (torch.arange(batch, device=x.device)[:, None], torch.tensor([[0, 1]], device=x.device),
+         torch.tensor([[2, 2]], device=x.device)),
+        -shift * torch.tensor([2.0 / width, 2.0 / height], device=x.device),
+    )  # fmt: skip
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, padding_mode=padding, align_corners=False)
+
+
+def cross_correlation(a: Tensor, b: Tensor, reach: int) -> Tensor:
+    """Sum over pixels (not over channels) of a(x) b(x + d) for all |d| <= reach, by FFT.
+
+    Args:
+        a, b: (B, C, H, W).
+        reach: largest |dx|, |dy|, px.
+
+    Returns:
+        (B, C, 2 reach + 1, 2 reach + 1), indexed [dy + reach, dx + reach].
+    """
+    height, width = a.shape[-2] + reach, a.shape[-1] + reach
+    fa, fb = torch.fft.rfft2(a.float(), (height, width)), torch.fft.rfft2(b.float(), (height, width))
+    full = torch.fft.irfft2(fa.conj() * fb, (height, width))
+    rows = torch.arange(-reach, reach + 1, device=a.device)
+    return full[..., rows % height, :][..., rows % width]
+
+
+def soft_argmax(score: Tensor, reach: int) -> Tensor:
+    """Expected (x, y) under softmax(score) over a (B, 2 reach + 1, 2 reach + 1) table of shifts -> (B, 2) px."""
+    weight = score.flatten(1).softmax(1).view_as(score)
+    ruler = torch.arange(-reach, reach + 1, device=score.device, dtype=score.dtype)
+    return torch.stack([(weight.sum(1) * ruler).sum(1), (weight.sum(2) * ruler).sum(1)], 1)
+
+
+class CorrelationShift(nn.Module):
+    """Shift by matching: soft-argmax over the negative, normalised squared difference for all |d| <= reach.
+
+    One learned number, the temperature; nothing to saturate, however small the layer is.
+    The weight (the layer's soft mask) rules which pixels count; `fourth` adds the mask itself as a channel.
+    """
+
+    def __init__(self, reach: int, fourth: bool, sharpness: float):
+        super().__init__()
+        self.reach, self.fourth = reach, fourth
+        self.log_sharpness = nn.Parameter(torch.tensor(sharpness).log())
+
+    def forward(self, frames: Tensor, weights: Tensor) -> Tensor:
+        """frames (B, 2, 3, H, W) in [-1, 1], weights (B, 2, 1, H, W) in [0, 1] -> shift (B, 2) px."""
+        return soft_argmax(self.score(frames, weights), self.reach)
+
+    def score(self, frames: Tensor, weights: Tensor) -> Tensor:
+        """The table of scores (B, 2 reach + 1, 2 reach + 1), indexed [dy, dx]."""
+        frames, weights = frames.float(), weights.float()
+        if self.fourth:  # layers with zero outside: plain squared difference of the moved layers
+            layers = torch.cat([frames * weights, weights], 2)
+            energy = layers.square().sum((1, 2, 3, 4)) + 1e-3  # (B,)
+            match = cross_correlation(layers[:, 0], layers[:, 1], self.reach).sum(1)
+            difference = 1 - 2 * match / energy[:, None, None]
+        else:  # both pixels must belong to the layer: squared difference over the common support
+            a, b, wa, wb = frames[:, 0], frames[:, 1], weights[:, 0], weights[:, 1]
+            stacked_a = torch.cat([wa * a, wa * a.square().sum(1, keepdim=True), wa], 1)
+            stacked_b = torch.cat([wb * b, wb, wb * b.square().sum(1, keepdim=True)], 1)
+            tables = cross_correlation(stacked_a, stacked_b, self.reach)
+            overlap = cross_correlation(wa, wb, self.reach)[:, 0] + 1e-3
+            difference = (tables[:, 3] + tables[:, 4] - 2 * tables[:, :3].sum(1)) / overlap
+        return -difference * self.log_sharpness.exp()
+
+
+class RegressorShift(nn.Module):
+    """P of the paper's Fig. 9: 6->16 /2, 16->32 /2, 32, 32->64 /2, 64->128, global average, 128->64->32->2.
+
+    The last layer starts at zero; tanh bounds the shift to `reach` px.
+    """
+
+    def __init__(self, reach: int):
+        super().__init__()
+        self.reach = reach
+        self.features = nn.Sequential(
+            ConvBlock(6, 16, down=True), ConvBlock(16, 32, down=True), ConvBlock(32, 32),
+            ConvBlock(32, 64, down=True), ConvBlock(64, 128),
+        )  # fmt: skip
+        self.head = nn.Sequential(
+            nn.Linear(128, 64), nn.LeakyReLU(0.2), nn.Linear(64, 32), nn.LeakyReLU(0.2), nn.Linear(32, 2)
+        )
+        nn.init.zeros_(self.head[-1].weight)
+        nn.init.zeros_(self.head[-1].bias)
+
+    def forward(self, frames: Tensor, weights: Tensor) -> Tensor:
+        """frames (B, 2, 3, H, W), weights (B, 2, 1, H, W) -> shift (B, 2) px."""
+        layers = (frames * weights).flatten(1, 2)  # (B, 6, H, W)
+        pooled = self.features(layers).mean((2, 3))
+        return torch.tanh(self.head(pooled).float()) * self.reach

@@ -1,0 +1,178 @@
+"""ALE Tennis: real footage of a real game, recorded from the near half court.
+
+The half court is rows 96..191 of the 210x160 picture, kept at native resolution (resampling ruins one-pixel
+strokes); the game is shown with pixels 1.6 times wider than tall. RAM and colours give the ground truth **for
+scoring only**: nothing here selects or trains on them. Clips are kept by how much the *picture* changes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from training.data.store import StoreWriter
+
+TOP, HEIGHT, WIDTH = 96, 96, 160
+PIXEL_ASPECT = 1.6
+PLAYER_COLOURS = np.array([(117, 128, 240), (240, 128, 128)], np.uint8)  # blue, pink
+RAM_NEAR_Y, RAM_NEAR_X = 25, 27  # both checked against the pixels: feet row = 189 - RAM[25], see tests
+FEET_ROW = 189 - TOP
+
+
+@dataclass
+class RecordConfig:
+    """Record ALE Tennis."""
+
+    out: Path = Path("data/tennis")
+    """folder of the clip store to write"""
+    frames: int = 120_000
+    """frames to keep"""
+    video_length: int = 48
+    """frames a video; an episode is cut into videos, and all videos of an episode share a split"""
+    moving_share: float = 0.5
+    """keep a video if the picture moves in more than this share of its steps ..."""
+    still_videos: float = 0.15
+    """... and this share of the others"""
+    frameskip: int = 4
+    """game frames a step"""
+    held_out: float = 0.1
+    """share of the episodes in val, and again in test"""
+    seed: int = 0
+    """the recording is the same for equal seeds and versions of ale-py"""
+
+
+def near_colour(frame: np.ndarray) -> int:
+    """Index into PLAYER_COLOURS of the near player: the near court's side lines wear it."""
+    lines = frame[TOP + 20 : TOP + 80]
+    counts = [(lines == colour).all(-1).sum() for colour in PLAYER_COLOURS]
+    return int(np.argmax(counts))
+
+
+def static_court(frames: np.ndarray) -> np.ndarray:
+    """The court without players: per-pixel median over frames (T, H, W, 3) uint8 of one side."""
+    return np.median(frames, axis=0).astype(np.uint8)
+
+
+def player_mask(frames: np.ndarray, court: np.ndarray, colour: np.ndarray, tolerance: float = 48.0) -> np.ndarray:
+    """The colour detector: pixels nearer than `tolerance` (RGB distance) to the player's colour, off the lines.
+
+    Works on real and on generated frames, (..., H, W, 3) uint8 -> (..., H, W) bool.
+    """
+    colour = np.asarray(colour, np.float32)
+    near = ((frames.astype(np.float32) - colour) ** 2).sum(-1) < tolerance**2
+    line = ((court.astype(np.float32) - colour) ** 2).sum(-1) < tolerance**2
+    return near & ~line
+
+
+class JoystickWalk:
+    """A random player with inertia: holds a direction, sometimes stands, sometimes swings.
+
+    Covers the half court: directions are biased away from where the walk has been pushing.
+    """
+
+    DIRECTIONS = {  # (dx, dy) -> (ALE action, the same with fire)
+        (0, 0): (0, 1), (0, -1): (2, 10), (1, 0): (3, 11), (-1, 0): (4, 12), (0, 1): (5, 13),
+        (1, -1): (6, 14), (-1, -1): (7, 15), (1, 1): (8, 16), (-1, 1): (9, 17),
+    }
+
+    def __init__(self, rng: np.random.Generator):
+        self.rng = rng
+        self.direction = (0, 0)
+
+    def __call__(self) -> int:
+        if self.rng.random() < 0.12:
+            self.direction = tuple(int(v) for v in self.rng.integers(-1, 2, 2))
+        fire = self.rng.random() < 0.15
+        return self.DIRECTIONS[self.direction][int(fire)]
+
+
+def record(config: RecordConfig, progress=lambda kept: None) -> Path:
+    """Play episodes until `config.frames` frames are kept, and write them as a clip store.
+
+    Labels: `position` (N, 2) float32, the near player's x and feet row in crop pixels from RAM; `colour` (N,) uint8;
+    `episode` (N,) int32; masks from :func:`player_mask`.
+    """
+    import ale_py
+    import gymnasium as gym
+
+    gym.register_envs(ale_py)
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+    rng = np.random.default_rng(config.seed)
+    env = gym.make("ALE/Tennis-v5", frameskip=config.frameskip, repeat_action_probability=0.0, full_action_space=True)
+    writer = StoreWriter(config.out, HEIGHT, WIDTH, PIXEL_ASPECT, "ALE Tennis, near half court")
+    courts = _record_courts(env, config.seed)
+    episode = 0
+    while writer.frames < config.frames:
+        split = _split_of(episode, config.held_out)
+        for stretch in _near_stretches(env, JoystickWalk(rng), int(rng.integers(2**31))):
+            for begin in range(0, len(stretch.frames) - config.video_length + 1, config.video_length):
+                window = slice(begin, begin + config.video_length)
+                frames = stretch.frames[window]
+                moving = _moves(frames).mean() > config.moving_share
+                if not moving and rng.random() >= config.still_videos:
+                    continue
+                masks = player_mask(frames, courts[stretch.colour], PLAYER_COLOURS[stretch.colour])
+                ram = stretch.ram[window]
+                writer.add(
+                    f"e{episode:04d}_{writer.frames:07d}", split, frames, masks,
+                    position=np.stack([ram[:, 1], FEET_ROW - ram[:, 0]], 1).astype(np.float32),
+                    colour=np.full(len(frames), stretch.colour, np.uint8),
+                    episode=np.full(len(frames), episode, np.int32),
+                )
+                progress(writer.frames)
+        episode += 1
+    env.close()
+    np.save(config.out / "courts.npy", np.stack([courts[0], courts[1]]))
+    writer.close()
+    return config.out
+
+
+def _split_of(episode: int, held_out: float) -> str:
+    """Whole episodes are held out: every n-th for val, the one after for test."""
+    period = max(2, round(1 / held_out))
+    return {1: "val", 2: "test"}.get(episode % period, "train")
+
+
+def _moves(frames: np.ndarray, pixels: int = 30) -> np.ndarray:
+    """(T-1,) bool: more pixels changed than the ball and its shadow can (they cover under 20)."""
+    return (frames[1:] != frames[:-1]).any(-1).sum((1, 2)) > pixels
+
+
+@dataclass
+class _Stretch:
+    colour: int
+    frames: np.ndarray  # (T, H, W, 3)
+    ram: np.ndarray  # (T, 2) y, x
+
+
+def _near_stretches(env, walk: JoystickWalk, seed: int):
+    """One episode, cut where the players change ends."""
+    observation, _ = env.reset(seed=seed)
+    frames, ram, colour, done = [], [], None, False
+    while not done:
+        now = near_colour(observation)
+        if colour is not None and now != colour and frames:
+            yield _Stretch(colour, np.stack(frames), np.array(ram))
+            frames, ram = [], []
+        colour = now
+        frames.append(observation[TOP : TOP + HEIGHT].copy())
+        memory = env.unwrapped.ale.getRAM()
+        ram.append((int(memory[RAM_NEAR_Y]), int(memory[RAM_NEAR_X])))
+        observation, _, terminated, truncated, _ = env.step(walk())
+        done = terminated or truncated
+    if frames:
+        yield _Stretch(colour, np.stack(frames), np.array(ram))
+
+
+def _record_courts(env, seed: int) -> dict[int, np.ndarray]:
+    """Static courts of both sides, from one throw-away episode."""
+    seen: dict[int, list[np.ndarray]] = {0: [], 1: []}
+    walk = JoystickWalk(np.random.default_rng(seed + 1))
+    for attempt in range(5):
+        for stretch in _near_stretches(env, walk, seed + 1 + attempt):
+            seen[stretch.colour].extend(stretch.frames[::4])
+        if all(len(frames) > 200 for frames in seen.values()):
+            break
+    return {colour: static_court(np.stack(frames[:2000])) for colour, frames in seen.items()}

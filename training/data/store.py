@@ -1,0 +1,159 @@
+"""The packed clip store: decoded frames as one memory-mapped uint8 array, with an index and labels.
+
+A store is a folder::
+
+    index.json    height, width, pixel_aspect, the videos (name, split, start, length), the source
+    frames.npy    (N, H, W, 3) uint8, all videos one after the other
+    masks.npy     (N, H * W / 8) uint8, true masks packed bit by bit (optional, for scoring only)
+    labels.npz    one array a label, first axis N (optional, for scoring only)
+
+The index is written last and by renaming, so a folder with an index is a whole store.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+FORMAT = "glass-clips"
+VERSION = 1
+
+
+class DataError(ValueError):
+    """A data set that cannot be read: the message names the file, the value and the fix."""
+
+
+@dataclass(frozen=True)
+class Video:
+    """One video inside a store: frames [start, start + length)."""
+
+    name: str
+    split: str
+    start: int
+    length: int
+
+
+class StoreWriter:
+    """Writes a store video by video; nothing is visible to readers until :meth:`close`.
+
+    Args:
+        root: folder to create.
+        height, width: frame size in pixels.
+        pixel_aspect: displayed width of a pixel over its height.
+    """
+
+    def __init__(self, root: str | Path, height: int, width: int, pixel_aspect: float = 1.0, source: str = ""):
+        self.root = Path(root)
+        self.root.mkdir(parents=True, exist_ok=True)
+        (self.root / "index.json").unlink(missing_ok=True)
+        self.height, self.width, self.pixel_aspect, self.source = height, width, pixel_aspect, source
+        self.videos: list[Video] = []
+        self.frames = 0
+        self._labels: dict[str, list[np.ndarray]] = {}
+        self._frame_file = open(self.root / "frames.part", "wb")
+        self._mask_file = None
+
+    def add(self, name: str, split: str, frames: np.ndarray, masks: np.ndarray | None = None, **labels) -> None:
+        """Append a video: frames (T, H, W, 3) uint8, masks (T, H, W) bool, labels with first axis T."""
+        if frames.dtype != np.uint8 or frames.shape[1:] != (self.height, self.width, 3):
+            raise DataError(
+                f"{name}: frames are {frames.dtype} {frames.shape[1:]}, this store holds uint8 "
+                f"{(self.height, self.width, 3)}; crop or resize all videos to one size"
+            )
+        self._frame_file.write(np.ascontiguousarray(frames).tobytes())
+        if masks is not None:
+            if self._mask_file is None:
+                self._mask_file = open(self.root / "masks.part", "wb")
+            self._mask_file.write(np.packbits(masks.reshape(len(masks), -1), axis=1).tobytes())
+        for key, value in labels.items():
+            self._labels.setdefault(key, []).append(np.asarray(value))
+        self.videos.append(Video(name, split, self.frames, len(frames)))
+        self.frames += len(frames)
+
+    def close(self) -> None:
+        """Finish the arrays and publish the index."""
+        self._frame_file.close()
+        shape = (self.frames, self.height, self.width, 3)
+        _prepend_npy_header(self.root / "frames.part", self.root / "frames.npy", shape)
+        if self._mask_file is not None:
+            self._mask_file.close()
+            row = (self.height * self.width + 7) // 8
+            _prepend_npy_header(self.root / "masks.part", self.root / "masks.npy", (self.frames, row))
+        if self._labels:
+            np.savez_compressed(self.root / "labels.npz", **{k: np.concatenate(v) for k, v in self._labels.items()})
+        index = {
+            "format": FORMAT, "version": VERSION, "height": self.height, "width": self.width,
+            "pixel_aspect": self.pixel_aspect, "source": self.source, "videos": [asdict(v) for v in self.videos],
+        }
+        part = self.root / "index.json.part"
+        part.write_text(json.dumps(index))
+        os.replace(part, self.root / "index.json")
+
+
+def _prepend_npy_header(raw: Path, target: Path, shape: tuple[int, ...]) -> None:
+    """Turn a raw uint8 file into an .npy file in bounded memory."""
+    with open(target, "wb") as out, open(raw, "rb") as data:
+        np.lib.format.write_array_header_1_0(out, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        while chunk := data.read(1 << 24):
+            out.write(chunk)
+    raw.unlink()
+
+
+class Store:
+    """A packed store opened for reading; arrays are memory-mapped.
+
+    Raises:
+        DataError: if the folder is no store, was written by a newer version, or its arrays do not fit its index.
+    """
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root)
+        index_path = self.root / "index.json"
+        try:
+            index = json.loads(index_path.read_text())
+        except FileNotFoundError:
+            raise DataError(f"{index_path}: not found; {self.root} is no (finished) clip store") from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise DataError(f"{index_path}: not readable as JSON ({error}); write the store again") from None
+        if index.get("format") != FORMAT:
+            raise DataError(f"{index_path}: format is {index.get('format')!r}, expected {FORMAT!r}")
+        if index.get("version", 0) > VERSION:
+            raise DataError(f"{index_path}: version {index['version']} is newer than {VERSION}; upgrade glass_gym")
+        self.height, self.width = int(index["height"]), int(index["width"])
+        self.pixel_aspect = float(index["pixel_aspect"])
+        self.source = index.get("source", "")
+        self.videos = [Video(**v) for v in index["videos"]]
+        total = sum(v.length for v in self.videos)
+        self.frames = self._map("frames.npy", (total, self.height, self.width, 3))
+        row = (self.height * self.width + 7) // 8
+        self._masks = self._map("masks.npy", (total, row)) if (self.root / "masks.npy").exists() else None
+        self.labels: dict[str, np.ndarray] = {}
+        if (self.root / "labels.npz").exists():
+            with np.load(self.root / "labels.npz", allow_pickle=False) as labels:
+                self.labels = {key: labels[key] for key in labels.files}
+
+    def _map(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        path = self.root / name
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: cannot be mapped ({error}); write the store again") from None
+        if array.shape != shape or array.dtype != np.uint8:
+            raise DataError(f"{path}: holds {array.dtype} {array.shape}, its index says uint8 {shape}; write it again")
+        return array
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether true masks are there to score against."""
+        return self._masks is not None
+
+    def masks(self, start: int, stop: int) -> np.ndarray:
+        """True masks of frames [start, stop): (T, H, W) bool."""
+        if self._masks is None:
+            raise DataError(f"{self.root}: holds no true masks")
+        bits = np.unpackbits(self._masks[start:stop], axis=1, count=self.height * self.width)
+        return bits.reshape(-1, self.height, self.width).astype(bool)

@@ -1,0 +1,328 @@
+"""W-Sprites (Sec. 5, App. C): sprites that walk, cast and slash over a moving photograph, with labels.
+
+1296 characters = 6 bodies x 6 bottomwears x 6 topwears x 6 hairs. They are either drawn in code (built in, free of
+any licence) or cut from the LPC sheets of Li & Mandt's "Sprites" data set (`sheets=DIR`). Everything follows from
+(seed, video index). Labels are in frame pixels.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from training.data.store import DataError, StoreWriter
+
+TILE, COLUMNS = 64, 13
+HEIGHT, WIDTH = 96, 128
+LAYERS = ("body", "bottomwear", "topwear", "hair")
+VALUES = 6
+SHEET_SIZE = (832, 1344)
+LOCAL_ACTIONS = tuple(
+    f"{action} {way}" for action in ("walk", "spellcast", "slash") for way in ("front", "left", "right")
+)
+"""Names of the local action ids 0..8."""
+FIRST_TILE = (131, 118, 144, 26, 13, 39, 182, 169, 195)  # by local action id
+FRAME_ORDER = ((7, 0, 1, 2, 3, 4, 5, 6), (0, 1, 2, 3, 4, 5, 4, 6), (0, 1, 2, 3, 4, 5, 4, 0))  # walk, cast, slash
+FRAMES = 8
+STAY, RIGHT, LEFT, UP, DOWN = range(5)
+MOVES = np.array([(0, 0), (1, 0), (-1, 0), (0, -1), (0, 1)])
+WALK_ACTION = {RIGHT: 2, LEFT: 1, UP: 0, DOWN: 0}
+
+
+@dataclass(frozen=True)
+class WalkConfig:
+    """The walks of App. C: steps and ranges in px, inertia = probability to keep the direction."""
+
+    step: int = 7
+    inertia: float = 0.9
+    range_x: int = 64
+    range_y: int = 32
+    background_step: int = 2
+    background_inertia: float = 0.95
+    background_range: int = 25
+    stay_frames: tuple[int, int] = (4, 8)
+
+
+class Sprites:
+    """All characters: `character(i)` gives 72 RGBA tiles, (9, 8, 64, 64, 4) uint8.
+
+    Args:
+        sheets: folder with body/, bottomwear/, topwear/, hair/ (0.png..5.png each) and shoes/1.png; None draws them.
+    """
+
+    count = VALUES ** len(LAYERS)
+
+    def __init__(self, sheets: str | Path | None = None):
+        self.sheets = Path(sheets) if sheets else None
+        self._layer = functools.lru_cache(maxsize=None)(self._read if self.sheets else _draw_layer)
+        self.character = functools.lru_cache(maxsize=256)(self._compose)
+
+    def _read(self, layer: str, value: int) -> np.ndarray:
+        from PIL import Image, UnidentifiedImageError
+
+        path = self.sheets / layer / f"{value}.png"
+        try:
+            with Image.open(path) as image:
+                if image.size != SHEET_SIZE:
+                    raise DataError(f"{path}: sheet is {image.size}, expected {SHEET_SIZE} (13 x 21 tiles of 64 px)")
+                sheet = np.asarray(image.convert("RGBA"))
+        except FileNotFoundError:
+            raise DataError(f"{path}: not found; --sheets needs {'/, '.join(LAYERS)}/ and shoes/ of PNG sheets") from None
+        except (UnidentifiedImageError, OSError) as error:
+            raise DataError(f"{path}: not a readable image ({error})") from None
+        tiles = np.empty((9, FRAMES, TILE, TILE, 4), np.uint8)
+        for action in range(9):
+            for frame, offset in enumerate(FRAME_ORDER[action // 3]):
+                row, column = divmod(FIRST_TILE[action] + offset, COLUMNS)
+                tiles[action, frame] = sheet[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE]
+        return tiles
+
+    def _compose(self, index: int) -> np.ndarray:
+        values = np.unravel_index(index, (VALUES,) * len(LAYERS))
+        layers = [(name, int(value)) for name, value in zip(LAYERS, values, strict=True)]
+        out = np.zeros((9, FRAMES, TILE, TILE, 4), np.float32)
+        for name, value in [*layers, ("shoes", 1)]:
+            top = self._layer(name, value).astype(np.float32) / 255
+            alpha = top[..., 3:] + out[..., 3:] * (1 - top[..., 3:])
+            colour = top[..., :3] * top[..., 3:] + out[..., :3] * out[..., 3:] * (1 - top[..., 3:])
+            out = np.concatenate([colour / np.maximum(alpha, 1e-6), alpha], -1)
+        return (out * 255 + 0.5).astype(np.uint8)
+
+
+def split_of(character: int, seed: int = 0) -> str:
+    """Characters are split 8:1:1, never mixed."""
+    order = np.random.default_rng([seed, 1296]).permutation(Sprites.count)
+    rank = int(np.flatnonzero(order == character)[0])
+    return "train" if rank < Sprites.count * 0.8 else "val" if rank < Sprites.count * 0.9 else "test"
+
+
+@functools.lru_cache(maxsize=8)
+def characters(split: str, seed: int = 0) -> np.ndarray:
+    """The characters of a split, in a fixed order."""
+    order = np.random.default_rng([seed, 1296]).permutation(Sprites.count)
+    a, b = int(Sprites.count * 0.8), int(Sprites.count * 0.9)
+    return {"train": order[:a], "val": order[a:b], "test": order[b:]}[split]
+
+
+def load_background(path: str | Path | None, walk: WalkConfig) -> np.ndarray:
+    """A photograph, cropped and resized to frame + walk range: (H + 2 r, W + 2 r, 3) uint8. None: scikit-learn's."""
+    from PIL import Image, UnidentifiedImageError
+
+    height, width = HEIGHT + 2 * walk.background_range, WIDTH + 2 * walk.background_range
+    if path is None:
+        from sklearn.datasets import load_sample_image
+
+        image = Image.fromarray(load_sample_image("china.jpg"))
+    else:
+        try:
+            image = Image.open(path).convert("RGB")
+        except FileNotFoundError:
+            raise DataError(f"{path}: background not found") from None
+        except (UnidentifiedImageError, OSError) as error:
+            raise DataError(f"{path}: background is not a readable image ({error})") from None
+    scale = max(height / image.height, width / image.width)
+    image = image.resize((max(width, round(image.width * scale)), max(height, round(image.height * scale))), Image.BICUBIC)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return np.ascontiguousarray(np.asarray(image)[top : top + height, left : left + width])
+
+
+class WSprites:
+    """The generator. `video(split, index, length)` is the same on every machine.
+
+    Args:
+        sheets: folder of LPC sheets, or None for the built-in characters.
+        background: an image file, or None for scikit-learn's china.jpg.
+        seed: of everything random.
+    """
+
+    def __init__(self, sheets=None, background=None, seed: int = 0, walk: WalkConfig | None = None):
+        self.walk = walk or WalkConfig()
+        self.sprites = Sprites(sheets)
+        self.background = load_background(background, self.walk)
+        self.seed = seed
+
+    def video(self, split: str, index: int, length: int) -> dict[str, np.ndarray]:
+        """One video.
+
+        Returns:
+            frames (T, H, W, 3) uint8; masks (T, H, W) bool; position (T, 2) px, the tile's top-left corner;
+            foreground_shift, background_shift (T, 2) px, from frame t to t + 1 (last row zero);
+            local_action (T,) ids of LOCAL_ACTIONS; character (T,).
+        """
+        rng = np.random.default_rng([self.seed, {"train": 0, "val": 1, "test": 2}[split], index])
+        chosen = characters(split)
+        character = int(chosen[rng.integers(len(chosen))])
+        tiles = self.sprites.character(character)
+        position, action, frame = self._walk(rng, length)
+        corner = self._background_walk(rng, length)
+        frames = np.empty((length, HEIGHT, WIDTH, 3), np.uint8)
+        masks = np.zeros((length, HEIGHT, WIDTH), bool)
+        for t in range(length):
+            (x, y), (bx, by) = position[t], corner[t]
+            frames[t] = self.background[by : by + HEIGHT, bx : bx + WIDTH]
+            tile = tiles[action[t], frame[t]]
+            area = frames[t, y : y + TILE, x : x + TILE]
+            tile = tile[: area.shape[0], : area.shape[1]]
+            alpha = tile[..., 3:].astype(np.uint16)
+            area[:] = (tile[..., :3] * alpha + area * (255 - alpha) + 127) // 255
+            masks[t, y : y + TILE, x : x + TILE] = tile[..., 3] > 127
+        return {
+            "frames": frames, "masks": masks, "position": position.astype(np.float32),
+            "foreground_shift": _steps(position), "background_shift": -_steps(corner),
+            "local_action": action.astype(np.int16), "character": np.full(length, character, np.int16),
+        }
+
+    def _walk(self, rng, length):
+        walk = self.walk
+        top = np.array([walk.range_x - 1, walk.range_y - 1])
+        position = np.empty((length, 2), int)
+        action, frame = np.empty(length, int), np.empty(length, int)
+        here = np.array([rng.integers(walk.range_x), rng.integers(walk.range_y)])
+        move, clock, until = int(rng.integers(5)), 0, 0
+        stay_action = 0
+        for t in range(length):
+            if move == STAY:
+                if until <= 0:
+                    stay_action, clock = int(rng.integers(3, 9)), 0
+                    until = int(rng.integers(walk.stay_frames[0], walk.stay_frames[1] + 1))
+                until -= 1
+            position[t] = here
+            action[t] = stay_action if move == STAY else WALK_ACTION[move]
+            frame[t] = clock % FRAMES
+            clock += 1
+            ahead = here + MOVES[move] * walk.step
+            if rng.random() > walk.inertia or (ahead < 0).any() or (ahead > top).any():
+                fits = [m for m in range(5) if ((w := here + MOVES[m] * walk.step) >= 0).all() and (w <= top).all()]
+                new = int(rng.choice(fits))
+                if new != move:
+                    clock, until = 0, 0
+                move = new
+            here = here + MOVES[move] * walk.step
+        return position, action, frame
+
+    def _background_walk(self, rng, length):
+        walk = self.walk
+        offset, move = np.zeros(2, int), int(rng.integers(5))
+        out = np.empty((length, 2), int)
+        for t in range(length):
+            out[t] = offset
+            if rng.random() > walk.background_inertia:
+                move = int(rng.integers(5))
+            ahead = offset + MOVES[move] * walk.background_step
+            if (np.abs(ahead) > walk.background_range).any():
+                move = STAY
+                ahead = offset
+            offset = ahead
+        return out + walk.background_range
+
+
+def _steps(path: np.ndarray) -> np.ndarray:
+    """(T, 2) differences to the next row; the last is zero."""
+    return np.diff(path, axis=0, append=path[-1:]).astype(np.float32)
+
+
+def write_store(
+    out: str | Path, sheets=None, background=None, seed: int = 0, length: int = 24,
+    videos: tuple[int, int, int] = (700, 64, 64), progress=lambda done: None,
+) -> Path:  # fmt: skip
+    """Write train / val / test videos as a clip store."""
+    source = WSprites(sheets, background, seed)
+    writer = StoreWriter(out, HEIGHT, WIDTH, 1.0, f"W-Sprites, {'LPC sheets' if sheets else 'built-in characters'}")
+    for split, count in zip(("train", "val", "test"), videos, strict=True):
+        for index in range(count):
+            video = source.video(split, index, length)
+            writer.add(f"{split}_{index:05d}", split, video.pop("frames"), video.pop("masks"), **video)
+            progress(len(writer.videos))
+    writer.close()
+    return Path(out)
+
+
+# --- the built-in characters ---------------------------------------------------------------------------------------
+
+SKIN = ["#f2d3b1", "#e0ac7e", "#c68642", "#8d5524", "#a3c586", "#9fb4d8"]
+BOTTOM = ["#2f3e9e", "#7a4b1f", "#3a3a3a", "#b03030", "#2e7d4f", "#d8c27a"]
+TOP = ["#ffffff", "#c23b3b", "#3b7dc2", "#e0b020", "#6b3fa0", "#2f8f6f"]
+HAIR = ["#2b1b0e", "#8b5a2b", "#e8c060", "#b7410e", "#8a8f98", "#5b2a86"]
+
+
+def _draw_layer(layer: str, value: int) -> np.ndarray:
+    """(9, 8, 64, 64, 4) uint8 RGBA tiles of one attribute value, drawn from a stick skeleton."""
+    from PIL import Image, ImageDraw
+
+    tiles = np.zeros((9, FRAMES, TILE, TILE, 4), np.uint8)
+    for action in range(9):
+        for frame, phase in enumerate(FRAME_ORDER[action // 3]):
+            image = Image.new("RGBA", (TILE, TILE), (0, 0, 0, 0))
+            _PAINTERS[layer](ImageDraw.Draw(image), value, _skeleton(action, phase))
+            tiles[action, frame] = np.asarray(image)
+    return tiles
+
+
+def _skeleton(action: int, phase: int) -> dict:
+    """Joints (x, y) of a figure: `side` -1 left, 1 right, 0 front."""
+    kind, side = action // 3, (0, -1, 1)[action % 3]
+    swing = np.sin(2 * np.pi * phase / 8) if kind == 0 else 0.0
+    hip, neck = (32, 44), (32, 29)
+    spread = 4 if side == 0 else 1
+    if side == 0:  # seen from the front a leg swings up, not sideways
+        feet = [(32 - spread, 60 - max(0, 5 * swing)), (32 + spread, 60 - max(0, -5 * swing))]
+        hands = [(24, 42 - 4 * swing), (40, 42 + 4 * swing)]
+    else:
+        feet = [(32 + 8 * swing, 60 - abs(3 * swing)), (32 - 8 * swing, 60)]
+        hands = [(32 - 7 * swing, 42), (32 + 7 * swing, 42)]
+    lift = min(phase, 5) / 5
+    if kind == 1:  # spellcast: both hands rise
+        hands = [(32 - 9 + 4 * side, 42 - 18 * lift), (32 + 9 + 4 * side, 42 - 18 * lift)]
+    if kind == 2:  # slash: one arm sweeps down in front
+        angle = np.pi * (0.75 - 1.1 * lift)
+        way = side or 1
+        hands[1] = (32 + way * 15 * np.cos(angle - 0.6), 32 - 15 * np.sin(angle))
+    return {"hip": hip, "neck": neck, "feet": feet, "hands": hands, "side": side}
+
+
+def _paint_body(draw, value, s):
+    colour = SKIN[value]
+    for hand in s["hands"]:
+        draw.line([(32, 31), tuple(hand)], fill=colour, width=4)
+    for foot in s["feet"]:
+        draw.line([s["hip"], tuple(foot)], fill=colour, width=5)
+    draw.line([s["hip"], s["neck"]], fill=colour, width=9)
+    draw.ellipse([23, 11, 41, 30], fill=colour)
+    for eye in {0: (29, 35), -1: (26,), 1: (38,)}[s["side"]]:
+        draw.rectangle([eye - 1, 20, eye, 22], fill="#202020")
+
+
+def _paint_bottomwear(draw, value, s):
+    for foot in s["feet"]:
+        knee = (s["hip"][0] + 0.7 * (foot[0] - s["hip"][0]), s["hip"][1] + 0.7 * (foot[1] - s["hip"][1]))
+        draw.line([s["hip"], knee], fill=BOTTOM[value], width=6 + value % 3)
+    draw.rectangle([27, 41, 37, 46], fill=BOTTOM[value])
+
+
+def _paint_topwear(draw, value, s):
+    draw.rectangle([26, 29, 38, 42], fill=TOP[value])
+    reach = 0.35 + 0.1 * (value % 4)
+    for hand in s["hands"]:
+        draw.line([(32, 31), (32 + reach * (hand[0] - 32), 31 + reach * (hand[1] - 31))], fill=TOP[value], width=6)
+
+
+def _paint_hair(draw, value, s):
+    colour, side = HAIR[value], s["side"]
+    draw.pieslice([22, 8, 42, 30], 180, 360, fill=colour)
+    if value % 2:  # long hair
+        for x in (22, 39) if side == 0 else ((38,) if side < 0 else (22,)):
+            draw.rectangle([x, 18, x + 3, 30 + value], fill=colour)
+
+
+def _paint_shoes(draw, value, s):
+    for x, y in s["feet"]:
+        draw.ellipse([x - 4, y - 2, x + 4 + s["side"], y + 3], fill="#4a3420")
+
+
+_PAINTERS = {
+    "body": _paint_body, "bottomwear": _paint_bottomwear, "topwear": _paint_topwear, "hair": _paint_hair,
+    "shoes": _paint_shoes,
+}  # fmt: skip

@@ -1,0 +1,69 @@
+"""The losses of the paper, one function each, named as in the paper (Secs. 3.1 and 3.2, App. B).
+
+All take frames and layers in [-1, 1], masks in [0, 1], and return a scalar. They are computed in float32.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def rec_f(moved: Tensor, target: Tensor) -> Tensor:
+    """L_RECF: L1 between the moved foreground of frame t and the foreground of frame t + 1."""
+    return (moved - target).abs().mean()
+
+
+def rec_b(moved: Tensor, target: Tensor) -> Tensor:
+    """L_RECB: L1 between the moved inpainted background of frame t and that of frame t + 1."""
+    return (moved - target).abs().mean()
+
+
+def rec_j(composed: Tensor, target: Tensor, previous: Tensor, weighted: bool = True) -> Tensor:
+    """L_RECJ, eq. (5): L1 between the frame composed of both moved layers and the real frame t + 1.
+
+    `weighted` (the authors' code) multiplies each pixel by how much it moves,
+    w = |I_{t+1} - I_t| + |I^_{t+1} - I_t| + 0.001, detached; False is eq. (5) as printed.
+    """
+    error = (composed - target).abs()
+    if weighted:
+        motion = (target - previous).abs() + (composed.detach() - previous).abs() + 1e-3
+        error = error * motion
+    return error.mean()
+
+
+def binary(mask: Tensor) -> Tensor:
+    """L_BIN: min(m, 1 - m), pushes the mask to 0 or 1."""
+    return torch.minimum(mask, 1 - mask).mean()
+
+
+def size(mask: Tensor, theta: float) -> Tensor:
+    """L_SIZE: what the mean of each frame's mask (B, 1, H, W) exceeds `theta` by."""
+    return F.relu(mask.mean((1, 2, 3)) - theta).mean()
+
+
+def weighted_squared(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Squared error (B, C, H, W) under a weight (B, 1, H, W), normalised by the weight."""
+    return ((predicted - target).square() * weight).mean() / weight.mean().clamp_min(1e-6)
+
+
+def perceptual(features, predicted: Tensor, target: Tensor) -> Tensor:
+    """L_VGG: mean L1 between feature maps; `features` maps images (B, 3, H, W) to a list of maps."""
+    wanted = features(target.detach())
+    return sum((a - b.detach()).abs().mean() for a, b in zip(features(predicted), wanted, strict=True)) / len(wanted)
+
+
+def code_commitment(direction: Tensor, chosen: Tensor) -> Tensor:
+    """L_VQ's commitment term: the direction (B, D) stays near its (detached) code vector."""
+    return (direction - chosen.detach()).square().mean()
+
+
+def codebook(direction: Tensor, chosen: Tensor) -> Tensor:
+    """L_VQ's codebook term: the code vector follows the (detached) direction. Unused by EMA codebooks."""
+    return (direction.detach() - chosen).square().mean()
+
+
+def cycle(first: Tensor, again: Tensor) -> Tensor:
+    """L_CYC: the direction inferred from the generated foreground equals the one it was generated with."""
+    return (first.detach() - again).square().mean()
