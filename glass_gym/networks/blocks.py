@@ -42,7 +42,9 @@ class ResBlock(nn.Module):
         self.first = ConvBlock(inputs, outputs, norm=norm)
         self.second = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.norm = normaliser(norm, outputs)
-        self.shortcut = nn.Conv2d(inputs, outputs, 1, bias=False) if inputs != outputs or down else nn.Identity()
+        self.shortcut = nn.Identity()
+        if inputs != outputs or down:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), normaliser(norm, outputs))
         self.down = down
 
     def forward(self, x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from glass_gym.networks.blocks import ConvBlock, ResBlock
 class Encoder(nn.Module):
     """E: foreground -> (features, attention).
 
-    ``paper``: colour only, 3->16 /2; Res 16; 16->32 /2; 32; 32->64 /2; 64; 64->65, at 1/8.
+    ``paper``: colour only, 3->16 /2, then residual 16; 16->32 /2; 32; 32->64 /2; 64; 64->65, at 1/8.
     ``lean``: colour and mask, pixel-unshuffled, at 1/4.
     """
 
@@ -26,13 +26,14 @@ class Encoder(nn.Module):
                 ConvBlock(16, width, norm=norm), ResBlock(width, width, norm=norm),
                 ConvBlock(width, width, down=True, norm=norm), ResBlock(width, width, norm=norm),
             )  # fmt: skip
+            self.head = nn.Conv2d(width, width + 1, 3, padding=1)
         else:
             self.body = nn.Sequential(
                 ConvBlock(3, 16, down=True, norm=norm), ResBlock(16, 16, norm=norm),
-                ConvBlock(16, 32, down=True, norm=norm), ConvBlock(32, 32, norm=norm),
-                ConvBlock(32, 64, down=True, norm=norm), ConvBlock(64, 64, norm=norm),
+                ResBlock(16, 32, down=True, norm=norm), ResBlock(32, 32, norm=norm),
+                ResBlock(32, 64, down=True, norm=norm), ResBlock(64, 64, norm=norm),
             )  # fmt: skip
-        self.head = nn.Conv2d(width, width + 1, 3, padding=1)
+            self.head = ResBlock(64, width + 1, norm=norm)
 
     def forward(self, foreground: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """foreground (B, 3, h, w) = colour * mask, mask (B, 1, h, w) -> (B, F, h', w'), attention (B, 1, h', w')."""

@@ -1,0 +1,89 @@
+"""Where the agent is in every frame of a video, without drift.
+
+Adding up shifts between neighbours drifts: limbs that swing move the best match by half a pixel, and errors
+accumulate. An animated agent comes back to the same pose within a few frames, where the match is exact. So frames
+are matched over several lags, each match weighs by how exact it is, and positions are the weighted least-squares
+solution, held loosely to the mask's centre of mass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from glass_gym.glass import Glass, crop_windows
+from glass_gym.networks.mask import densest_point
+
+LAGS = (1, 2, 3, 4, 6, 8)
+REACH = 8
+"""Matching looks this far, px, around where the centres of mass say the agent went."""
+EXACTNESS = 20.0
+"""Weight of a match: exp(EXACTNESS * (quality - 1)), quality 1 being pixel by pixel."""
+LEASH = 0.001
+"""Weight of the centre of mass."""
+
+
+@dataclass
+class Track:
+    """A tracked video: whole-pixel positions (T, 2), and masks (T, 1, H, W) with only the agent kept."""
+
+    position: Tensor
+    masks: Tensor
+
+
+@torch.no_grad()
+def track(model: Glass, frames: Tensor) -> Track:
+    """Track the agent through frames (T, 3, H, W) in [-1, 1].
+
+    A position is the centre of the agent's window: its pixel i is frame pixel position - window / 2 + i.
+    """
+    config = model.config
+    masks = torch.cat([model.mask(part) for part in frames.split(64)])
+    centre = densest_point(masks, config.agent_radius).round()
+    margin = config.window // 2 + REACH
+    side = 2 * margin
+    corner = (centre - margin).long()
+    layers = crop_windows(torch.cat([frames * masks, masks], 1), corner, side)
+    position = _solve(layers, centre)
+    return Track(position.round(), keep_agent(masks, position, config.window))
+
+
+def keep_agent(masks: Tensor, position: Tensor, window: int) -> Tensor:
+    """Drop what the mask (N, 1, H, W) holds outside the agent's window (a ball is somebody else)."""
+    _, _, height, width = masks.shape
+    x = torch.arange(width, device=masks.device) - position[:, :1]
+    y = torch.arange(height, device=masks.device) - position[:, 1:]
+    half = window / 2
+    near = ((y >= -half) & (y < half))[:, :, None] & ((x >= -half) & (x < half))[:, None]
+    return masks * near[:, None]
+
+
+def _solve(layers: Tensor, centre: Tensor) -> Tensor:
+    """Weighted least squares over matches of several lags -> positions (T, 2)."""
+    steps, size = len(layers), layers.shape[-1] + REACH
+    spectrum = torch.fft.rfft2(layers.float(), (size, size))  # (T, 4, ...), once for all lags
+    ruler = torch.arange(-REACH, REACH + 1, device=layers.device) % size
+    energy = layers.square().sum((1, 2, 3))
+    laplacian = LEASH * torch.eye(steps, dtype=torch.float64, device=layers.device)
+    right = LEASH * centre.double()
+    for lag in LAGS:
+        if lag >= steps:
+            break
+        product = (spectrum[:-lag].conj() * spectrum[lag:]).sum(1)
+        table = torch.fft.irfft2(product, (size, size))[:, ruler][:, :, ruler]  # (T - lag, R, R), [dy, dx]
+        best, index = table.flatten(1).max(1)
+        side = 2 * REACH + 1
+        found = torch.stack([index % side, index // side], 1) - REACH
+        quality = 2 * best / (energy[:-lag] + energy[lag:]).clamp_min(1e-3)
+        weight = (EXACTNESS * (quality.clamp(0, 1) - 1)).exp().double()
+        move = (found + centre[lag:] - centre[:-lag]).double()  # (T - lag, 2)
+        i = torch.arange(steps - lag, device=layers.device)
+        laplacian.index_put_((i, i), weight, accumulate=True)
+        laplacian.index_put_((i + lag, i + lag), weight, accumulate=True)
+        laplacian.index_put_((i, i + lag), -weight, accumulate=True)
+        laplacian.index_put_((i + lag, i), -weight, accumulate=True)
+        right.index_add_(0, i + lag, weight[:, None] * move)
+        right.index_add_(0, i, -weight[:, None] * move)
+    return torch.linalg.solve(laplacian, right).to(centre.dtype)

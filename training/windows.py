@@ -1,0 +1,94 @@
+"""The LMA stage's data: windows that follow the agent, cut once by the frozen GMA and kept as uint8."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from glass_gym.glass import Glass, crop_windows
+from glass_gym.tracking import track
+from training.data.store import Store, Video
+
+MARGIN = 4
+"""Windows are stored with this many px to spare on each side, so that clips can be moved inside them."""
+
+
+@dataclass
+class Clip:
+    """Consecutive windows of one video: layers (T, 4, s + 2 MARGIN, s + 2 MARGIN), position (T, 2) px."""
+
+    layers: Tensor
+    position: Tensor
+
+
+class WindowSet:
+    """Windows of all videos of a split.
+
+    Args:
+        layers: (N, 4, s, s) uint8: colour * mask as 127.5 * (1 + x), then the mask as 255 x.
+        position: (N, 2) px.
+        starts, lengths: of the videos, in frames.
+    """
+
+    def __init__(self, layers: np.ndarray, position: np.ndarray, starts, lengths, height: int, width: int):
+        self.layers, self.position = layers, position
+        self.starts, self.lengths = np.asarray(starts), np.asarray(lengths)
+        self.height, self.width = height, width
+
+    def clip(self, start: int, length: int) -> Clip:
+        """Frames [start, start + length) as float layers."""
+        packed = torch.from_numpy(self.layers[start : start + length]).float()
+        layers = torch.cat([packed[:, :3] / 127.5 - 1, packed[:, 3:] / 255], 1)
+        return Clip(layers, torch.from_numpy(self.position[start : start + length]).float())
+
+    def sample(self, rng: np.random.Generator, length: int) -> Clip:
+        """A random clip of `length` frames."""
+        fits = np.flatnonzero(self.lengths >= length)
+        if not len(fits):
+            raise ValueError(
+                f"no training video has {length} frames (the longest has {self.lengths.max()}); "
+                "use shorter --lma.horizons or longer videos"
+            )
+        video = fits[rng.integers(len(fits))]
+        return self.clip(int(self.starts[video] + rng.integers(self.lengths[video] - length + 1)), length)
+
+    def save(self, path: Path) -> None:
+        """Write as .npz (no pickle)."""
+        np.savez(path, layers=self.layers, position=self.position, starts=self.starts, lengths=self.lengths,
+                 size=np.array([self.height, self.width]))  # fmt: skip
+
+    @classmethod
+    def load(cls, path: Path) -> WindowSet:
+        """The inverse of :meth:`save`."""
+        with np.load(path, allow_pickle=False) as file:
+            height, width = (int(v) for v in file["size"])
+            return cls(file["layers"], file["position"], file["starts"], file["lengths"], height, width)
+
+
+@torch.no_grad()
+def cut_windows(model: Glass, store: Store, videos: list[Video], progress=lambda done: None) -> WindowSet:
+    """Track the agent through the videos and cut its windows."""
+    side = model.config.window + 2 * MARGIN
+    device = next(model.parameters()).device
+    layers, positions, starts, lengths, total = [], [], [], [], 0
+    for done, video in enumerate(videos):
+        frames = store.frames[video.start : video.start + video.length]
+        frames = torch.from_numpy(frames.copy()).permute(0, 3, 1, 2).float().to(device) / 127.5 - 1
+        with torch.autocast(device.type, torch.bfloat16):
+            tracked = track(model, frames)
+        corner = tracked.position.long() - side // 2
+        stack = crop_windows(torch.cat([frames * tracked.masks, tracked.masks], 1), corner, side)
+        packed = torch.cat([(stack[:, :3] + 1) * 127.5, stack[:, 3:] * 255], 1)
+        layers.append(packed.round().clamp(0, 255).byte().cpu().numpy())
+        positions.append(tracked.position.cpu().numpy())
+        starts.append(total)
+        lengths.append(video.length)
+        total += video.length
+        progress(done + 1)
+    return WindowSet(
+        np.concatenate(layers), np.concatenate(positions), starts, lengths, store.height, store.width
+    )  # fmt: skip
