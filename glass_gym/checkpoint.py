@@ -131,7 +131,7 @@ def load_world(checkpoint: str | Path) -> World:
             metadata = file.metadata() or {}
             header = _header(path, metadata)
             shape = _pool_shape(path, header)
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
     except SafetensorError as error:
         raise CheckpointError(f"{path}: not a whole .safetensors file ({error}); copy or train it again") from None
     except OSError as error:

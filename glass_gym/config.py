@@ -39,6 +39,7 @@ class GlassConfig:
         codes: K, the number of local actions.
         quantiser: ``"ema"`` (cosine codebook, moving averages, revival) or ``"plain"`` (VQ loss, as published).
         action_channels: size of the embedding that modulates the RNN.
+        skip: D sees E's half-resolution features of the foreground it starts from, under both actions (ours).
         joint_attention: E's extra map multiplies A's input (App. B).
     """
 
@@ -58,15 +59,16 @@ class GlassConfig:
     norm: str = "group"
     feature_channels: int = 64
     compressed_channels: int = 32
-    hidden: int = 96
+    hidden: int = 64
     dynamics: str = "residual"
-    decoder_channels: int = 96
+    decoder_channels: int = 64
     psi_channels: int = 64
     bilinear_channels: int = 64
     code_channels: int = 16
     codes: int = 4
     quantiser: str = "ema"
     action_channels: int = 64
+    skip: bool = True
     joint_attention: bool = True
 
     def __post_init__(self):
@@ -82,6 +84,8 @@ class GlassConfig:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         if self.view == "whole" and self.dynamics != "paper":
             raise ValueError("view='whole' needs dynamics='paper'")
+        if self.skip and self.dynamics == "paper":
+            raise ValueError("skip=True needs dynamics='residual'")
         if self.codes < 1:
             raise ValueError(f"codes (K) must be at least 1, got {self.codes}")
 
@@ -99,6 +103,7 @@ class GlassConfig:
             inpaint_net="paper", view="whole", norm="batch",
             compressed_channels=16 if tennis else 8, hidden=64 if tennis else 32,
             dynamics="paper", decoder_channels=128, bilinear_channels=128, quantiser="plain", action_channels=8,
+            skip=False,
         )  # fmt: skip
         return cls(height=height, width=width, codes=codes, **(published | changes))
 

@@ -99,8 +99,8 @@ class Glass(nn.Module):
 
     # --- LMA ---------------------------------------------------------------------------------------------------
 
-    def encode(self, layers: Tensor) -> tuple[Tensor, Tensor]:
-        """E on layers (N, 4, h, w) -> (features, attention)."""
+    def encode(self, layers: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """E on layers (N, 4, h, w) -> features, attention, half-resolution features."""
         layers = layers.contiguous(memory_format=torch.channels_last)
         return self.encoder(layers[:, :3], layers[:, 3:])
 
@@ -117,11 +117,11 @@ class Glass(nn.Module):
         batch, steps = shifts.shape[:2]
         if self.config.view == "whole":
             moved = translate(layers[:, :-1].flatten(0, 1), shifts.flatten(0, 1))
-            features, attention = self.encode(torch.cat([moved, layers[:, 1:].flatten(0, 1)]))
+            features, attention, _ = self.encode(torch.cat([moved, layers[:, 1:].flatten(0, 1)]))
             half = batch * steps
             before, after = (features[:half], attention[:half]), (features[half:], attention[half:])
         else:
-            both = [y.unflatten(0, (batch, steps + 1)) for y in self.encode(layers.flatten(0, 1))]
+            both = [y.unflatten(0, (batch, steps + 1)) for y in self.encode(layers.flatten(0, 1))[:2]]
             before = tuple(y[:, :-1].flatten(0, 1) for y in both)
             after = tuple(y[:, 1:].flatten(0, 1) for y in both)
         return self.action(before, after).float().unflatten(0, (batch, steps))
@@ -153,9 +153,9 @@ class Glass(nn.Module):
         Returns:
             :class:`Drawn`, next state.
         """
-        features = self.compressor(self.encode(layer)[0])
-        hidden, state = self.dynamics(features, state, shift / SHIFT_UNIT, code)
-        colour, logits, coarse = self.decoder(hidden, scales)
+        features, _, half = self.encode(layer)
+        hidden, state, actions = self.dynamics(self.compressor(features), state, shift / SHIFT_UNIT, code)
+        colour, logits, coarse = self.decoder(hidden, scales, half, actions)
         mask = torch.sigmoid(logits)
         return Drawn(torch.cat([colour * mask, mask], 1), colour, logits, coarse), state
 

@@ -8,6 +8,7 @@ solution, held loosely to the mask's centre of mass.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,8 @@ EXACTNESS = 20.0
 """Weight of a match: exp(EXACTNESS * (quality - 1)), quality 1 being pixel by pixel."""
 LEASH = 0.001
 """Weight of the centre of mass."""
+LEAST = 5 * LEASH
+"""Least weight of a match: where no pose comes back exactly, matches still rule over the centre of mass."""
 
 
 @dataclass
@@ -46,8 +49,15 @@ def track(model: Glass, frames: Tensor) -> Track:
     side = 2 * margin
     corner = (centre - margin).long()
     layers = crop_windows(torch.cat([frames * masks, masks], 1), corner, side)
-    position = _solve(layers, centre)
-    return Track(position.round(), keep_agent(masks, position, config.window))
+    position = _whole(_solve(layers, centre))
+    return Track(position, keep_agent(masks, position, config.window))
+
+
+def _whole(position: Tensor) -> Tensor:
+    """Round to whole px after taking out the path's common fraction: halves would fall to either side."""
+    turn = 2 * math.pi * position.double()
+    fraction = torch.atan2(turn.sin().mean(0), turn.cos().mean(0)) / (2 * math.pi)  # circular mean, (-0.5, 0.5]
+    return (position - fraction.to(position)).round()
 
 
 def keep_agent(masks: Tensor, position: Tensor, window: int) -> Tensor:
@@ -77,7 +87,7 @@ def _solve(layers: Tensor, centre: Tensor) -> Tensor:
         side = 2 * REACH + 1
         found = torch.stack([index % side, index // side], 1) - REACH
         quality = 2 * best / (energy[:-lag] + energy[lag:]).clamp_min(1e-3)
-        weight = (EXACTNESS * (quality.clamp(0, 1) - 1)).exp().double()
+        weight = (EXACTNESS * (quality.clamp(0, 1) - 1)).exp().clamp_min(LEAST).double()
         move = (found + centre[lag:] - centre[:-lag]).double()  # (T - lag, 2)
         i = torch.arange(steps - lag, device=layers.device)
         laplacian.index_put_((i, i), weight, accumulate=True)

@@ -28,8 +28,8 @@ class GmaConfig:
     """pairs of frames a step"""
     rate: float = 1e-3
     """peak learning rate; warms up over 50 steps, then falls on a cosine to 5 %"""
-    theta: float = 0.01
-    """largest share of the frame that the mask may cover for free"""
+    theta: float | None = None
+    """largest share of the frame that the mask may cover for free; default 0.007 for tennis, else 0.06"""
     still_pairs: float = 0.05
     """share of the pairs without motion that are kept"""
     moving_pixels: int = 30
@@ -50,19 +50,19 @@ class GmaConfig:
 class LmaConfig:
     """The LMA stage: local actions and animation, on windows that follow the agent."""
 
-    iterations: int = 6000
+    iterations: int = 3000
     """optimiser steps; 0 skips the stage"""
-    batch: int = 48
-    """clips a step"""
+    frames: int = 128
+    """frames drawn a step: the batch is frames / T clips"""
     rate: float = 1e-3
     """peak learning rate"""
-    continuous: int = 800
+    continuous: int = 700
     """first steps with unquantised, noisy code vectors: the decoder learns to listen before there are K words"""
     noise: float = 0.3
     """of those vectors, a channel"""
     horizons: tuple[int, ...] = (2, 4, 8, 15)
     """free-running lengths T; each takes an equal share of the steps after `continuous`, which uses the first"""
-    jitter: int = 3
+    jitter: int = 2
     """clips are moved inside their window by up to this many px"""
     mask_weight: float = 4.0
     """extra weight of the agent's pixels, and again of pixels that change"""
@@ -72,9 +72,6 @@ class LmaConfig:
     mask: float = 0.2
     cycle: float = 0.0
     commitment: float = 0.05
-    input_noise: float = 0.0
-    """noise on the fed-back foreground (long-horizon robustness)"""
-    position_jitter: float = 0.0
 
 
 def frames_to_tensor(frames: np.ndarray) -> Tensor:
@@ -102,7 +99,7 @@ class GmaStage:
     def iterations(self) -> int:
         return self.config.iterations
 
-    def batch(self, rng: np.random.Generator) -> dict[str, Tensor]:
+    def batch(self, rng: np.random.Generator, iteration: int) -> dict[str, Tensor]:
         """Random pairs that move: frames (B, 2, 3, H, W)."""
         pairs = []
         for attempt in range(self.config.batch * 50):
@@ -161,11 +158,15 @@ class LmaStage:
         share = (iteration - c.continuous) / max(1, c.iterations - c.continuous)
         return c.horizons[min(len(c.horizons) - 1, int(share * len(c.horizons)))]
 
-    def batch(self, rng: np.random.Generator, horizon: int) -> dict[str, Tensor]:
-        """Random clips: layers (B, T + 1, 4, s, s), shifts (B, T, 2) px, inside (B, T + 1, 1, s, s)."""
+    def batch(self, rng: np.random.Generator, iteration: int) -> dict[str, Tensor]:
+        """Random clips of the iteration's horizon T, see :meth:`clips`."""
+        return self.clips(rng, self.horizon(iteration))
+
+    def clips(self, rng: np.random.Generator, horizon: int) -> dict[str, Tensor]:
+        """layers (B, T + 1, 4, s, s), shifts (B, T, 2) px, inside (B, T + 1, 1, s, s): the part in the frame."""
         side = self.model.config.window
         layers, shifts, inside = [], [], []
-        for _ in range(self.config.batch):
+        for _ in range(max(1, self.config.frames // horizon)):
             clip = self.windows.sample(rng, horizon + 1)
             offset = torch.from_numpy(rng.integers(-self.config.jitter, self.config.jitter + 1, 2))
             corner = (MARGIN + offset).expand(horizon + 1, 2)
@@ -183,7 +184,7 @@ class LmaStage:
         rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
         vectors = []
         for _ in range(16):
-            batch = self.batch(rng, 8)
+            batch = self.clips(rng, 8)
             vectors.append(self.model.directions(batch["layers"], batch["shifts"]).flatten(0, 1))
         self.model.quantiser.kmeans(torch.cat(vectors).cpu(), generator=generator)
 
@@ -206,7 +207,6 @@ class LmaStage:
             else:
                 terms["codebook"] = losses.codebook(normal, quantised.nearest)
         drawn = model.rollout(layers, shifts, codes, scales=True)
-        steps = len(drawn)
         target = layers[:, 1:].transpose(0, 1).flatten(0, 1)  # (T B, 4, s, s)
         before = layers[:, :-1].transpose(0, 1).flatten(0, 1)
         valid = inside[:, 1:].transpose(0, 1).flatten(0, 1)
@@ -227,5 +227,4 @@ class LmaStage:
         if c.cycle and iteration >= c.continuous:
             again = model.directions(torch.stack([layers[:, 0], drawn[0].layer], 1), shifts[:, :1])
             terms["cycle"] = c.cycle * losses.cycle(codes[:, 0], model.quantiser.normalise(again[:, 0]))
-        del steps
         return terms

@@ -21,14 +21,15 @@ class BilinearStep(nn.Module):
 
     def __init__(self, psi: int, inputs: int, outputs: int, last: bool, norm: str):
         super().__init__()
-        self.bilinear = nn.Bilinear(psi, inputs, outputs, bias=False)
+        self.weight = nn.Parameter(torch.empty(outputs, psi, inputs).uniform_(-1, 1) / psi**0.5)
         self.linear = nn.Linear(psi, outputs)
         self.last = last
         if not last:
             self.norm = nn.BatchNorm1d(outputs) if norm == "batch" else nn.LayerNorm(outputs)
 
     def forward(self, psi: Tensor, x: Tensor) -> Tensor:
-        y = self.bilinear(psi, x) + self.linear(psi)
+        products = (psi[:, :, None] * x[:, None, :]).flatten(1)  # one wide product; nn.Bilinear loops over outputs
+        y = F.linear(products, self.weight.flatten(1)) + self.linear(psi)
         return y if self.last else F.leaky_relu(self.norm(y), 0.2)
 
 
@@ -58,6 +59,8 @@ class ActionNet(nn.Module):
             nn.Linear(size, 128), nn.LeakyReLU(0.2), nn.Linear(128, 64), nn.LeakyReLU(0.2),
             nn.Linear(64, config.code_channels),
         )  # fmt: skip
+        # vectors that differ by little collapse to one direction; batch statistics keep their spread
+        self.spread = nn.Identity() if self.pooled else nn.BatchNorm1d(config.code_channels, affine=False)
 
     def forward(self, before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor]) -> Tensor:
         """(features, attention) of frame t, moved onto frame t + 1, and of frame t + 1 -> z (B, code_channels)."""
@@ -65,7 +68,7 @@ class ActionNet(nn.Module):
         x = self._psi(*after)
         for link in self.chain:
             x = link(psi, x)
-        return self.mlp(x - psi)
+        return self.spread(self.mlp(x - psi).float())
 
     def _psi(self, features: Tensor, attention: Tensor) -> Tensor:
         y = self.psi(features * attention if self.attend else features).float()
@@ -108,7 +111,7 @@ class CosineQuantiser(nn.Module):
     Vectors are scaled to length sqrt(code_channels): size one a channel, as loud as the features it modulates.
     """
 
-    def __init__(self, config: GlassConfig, decay: float = 0.99, dead: float = 0.02):
+    def __init__(self, config: GlassConfig, decay: float = 0.99, dead: float = 0.04):
         super().__init__()
         self.decay, self.dead = decay, dead
         self.register_buffer("codebook", self.normalise(torch.randn(config.codes, config.code_channels)))
@@ -136,23 +139,37 @@ class CosineQuantiser(nn.Module):
         self.codebook.copy_(self.normalise(self.codebook.lerp(mean, rate)))
         self.usage.lerp_(count / count.sum(), 1 - self.decay)
         for code in torch.nonzero(self.usage < self.dead).flatten().tolist():
-            pick = torch.randint(len(z), (1,), generator=generator).item()
-            self.codebook[code] = z[pick]
-            self.usage[code] = 1.0 / len(self.usage)
+            crowd = torch.nonzero(assigned[:, int(self.usage.argmax())]).flatten()
+            if len(crowd):  # split the most used code: a member of its crowd founds a new one
+                pick = crowd[torch.randint(len(crowd), (1,), generator=generator).item()]
+                self.codebook[code] = z[pick]
+                self.usage[code] = 1.0 / len(self.usage)
 
     @torch.no_grad()
     def kmeans(self, z: Tensor, iterations: int = 30, generator: torch.Generator | None = None) -> None:
-        """Start the codebook from spherical k-means (farthest-point start) over vectors z (N, code_channels)."""
-        z = self.normalise(z)
-        centres = z[torch.randint(len(z), (1,), generator=generator)]
-        while len(centres) < len(self.codebook):
-            centres = torch.cat([centres, z[(z @ centres.T).amax(1).argmin()][None]])
-        for _ in range(iterations):
-            near = (z @ centres.T).argmax(1)
-            centres = torch.stack(
-                [self.normalise(z[near == k].mean(0)) if (near == k).any() else centres[k] for k in range(len(centres))]
-            )
-        self.codebook.copy_(centres)
+        """Start the codebook from bisecting spherical k-means over vectors z (N, code_channels).
+
+        The largest cluster is split in two, along its principal direction, until there are K: plain k-means spends
+        codes on a handful of outliers.
+        """
+        z = self.normalise(z).to(self.codebook)
+        member = torch.zeros(len(z), dtype=torch.long, device=z.device)
+        for new in range(1, len(self.codebook)):
+            crowd = z[member == member.bincount(minlength=new).argmax()]
+            middle = crowd.mean(0)
+            axis = torch.linalg.svd(crowd - middle, full_matrices=False).Vh[0]
+            halves = self.normalise(torch.stack([middle - axis, middle + axis]))
+            for _ in range(iterations):
+                near = (crowd @ halves.T).argmax(1)
+                halves = torch.stack([self.normalise(crowd[near == k].mean(0)) if (near == k).any() else halves[k]
+                                      for k in range(2)])  # fmt: skip
+            largest = member == member.bincount(minlength=new).argmax()
+            member[largest] = torch.where((z[largest] @ halves.T).argmax(1) == 0, member[largest], new)
+        self.codebook.copy_(torch.stack([
+            self.normalise(z[member == k].mean(0)) if (member == k).any() else self.codebook[k]
+            for k in range(len(self.codebook))
+        ]))  # fmt: skip
+        self.usage.fill_(1.0 / len(self.usage))
 
     def embed(self, index: Tensor) -> Tensor:
         """Code vectors (B, code_channels) of code indices (B,)."""

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glass_gym.config import GlassConfig
-from glass_gym.networks.blocks import ConvBlock, ResBlock
+from glass_gym.networks.blocks import ConvBlock, ModulatedConv, ResBlock
+from glass_gym.networks.dynamics import Adaptive
 
 
 class Decoder(nn.Module):
@@ -25,6 +26,10 @@ class Decoder(nn.Module):
             self.head_quarter = nn.Conv2d(config.hidden, 4, 3, padding=1)
             self.up = ConvBlock(config.hidden, width, up=True, norm=norm)
             self.res = ResBlock(width, width, norm=norm)
+            self.skip = None
+            if config.skip:
+                self.skip = ModulatedConv(width + config.feature_channels, width, 2 * config.action_channels)
+                self.hear = Adaptive(width, 2 * config.action_channels, norm)
             self.head_half = nn.Conv2d(width, 4, 3, padding=1)
             self.head_full = nn.Conv2d(width, 16, 3, padding=1)
         else:
@@ -36,14 +41,18 @@ class Decoder(nn.Module):
             self.head_half = nn.Conv2d(half, 3, 3, padding=1)
             self.head_full = nn.Conv2d(half // 2, 4, 7, padding=3)
 
-    def forward(self, x: Tensor, scales: bool = True) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def forward(self, x: Tensor, scales: bool = True, half: Tensor | None = None, actions: Tensor | None = None):
         """(B, hidden, h, w) -> colour (B, 3, H, W) in [-1, 1], mask logits (B, 1, H, W), coarser heads' outputs.
 
-        The coarser outputs (1/4, 1/2) serve training only; `scales=False` leaves them out.
+        `half` (B, F, h/2, w/2) are E's features of the foreground before and `actions` (B, 2 S) both embeddings,
+        for the skip. The coarser outputs (1/4, 1/2) serve training only; `scales=False` leaves them out.
         """
         coarse = []
         if self.lean:
-            y = self.res(self.up(x))
+            y = self.up(x)
+            if self.skip is not None:
+                y = self.hear(self.skip(torch.cat([y, half], 1), actions), actions)
+            y = self.res(y)
             if scales:
                 coarse = [self.head_quarter(x), self.head_half(y)]
             full = F.pixel_shuffle(self.head_full(y), 2)

@@ -27,46 +27,72 @@ class Embedding(nn.Module):
         return self.net(x)
 
 
-class ResidualDynamics(nn.Module):
-    """Ours: the six blocks on top of a residual path round them; all of them hear an action.
+class Adaptive(nn.Module):
+    """Normalise, then scale and shift every channel by what an embedding says: hearing an action at full strength."""
 
+    def __init__(self, channels: int, embedding: int, norm: str):
+        super().__init__()
+        self.norm = normaliser(norm, channels)
+        self.says = nn.Linear(embedding, 2 * channels)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.says(embedding)[:, :, None, None].to(x.dtype).chunk(2, 1)
+        return F.leaky_relu(self.norm(x).to(x.dtype) * (1 + scale) + shift, 0.2)
+
+
+class ResidualDynamics(nn.Module):
+    """Ours: the six blocks on top of a residual path round them; all of them hear both actions.
+
+    An action is heard three ways: as a style (modulated convolutions), as scale and shift after every
+    normalisation, and as a learned map over the window, which says *where* (a style alone can only say *what*).
     State and output live at E's resolution; the third and fourth blocks at half of it.
     """
+
+    MAP = 16
 
     def __init__(self, config: GlassConfig):
         super().__init__()
         width, style, norm = config.hidden, config.action_channels, config.norm
-        half = width // 2
+        half, self.grid = width // 2, config.window // 4
+        both = 2 * style
         self.global_embedding = Embedding(2, style)
         self.local_embedding = Embedding(config.code_channels, style)
-        self.enter = nn.Conv2d(config.compressed_channels, width, 3, padding=1)
+        self.map = nn.Linear(both, self.MAP * self.grid**2)
+        self.enter = nn.Conv2d(config.compressed_channels + self.MAP, width, 3, padding=1)
         self.base = ResBlock(width, width, norm=norm)
-        self.block1 = ModulatedConv(width, width, style)
-        self.norm1 = normaliser(norm, width)
+        self.block1 = ModulatedConv(width, width, both)
+        self.hear1 = Adaptive(width, both, norm)
         self.block2 = ConvLSTM(width, half)
-        self.block3 = ModulatedConv(half + width, width, style, down=True)
-        self.norm3 = normaliser(norm, width)
+        self.block3 = ModulatedConv(half + width, width, both, down=True)
+        self.hear3 = Adaptive(width, both, norm)
         self.block4 = ConvLSTM(width, half)
-        self.block5 = ModulatedConv(half, width, style)
-        self.norm5 = normaliser(norm, width)
-        self.block6 = ModulatedConv(2 * width, width, style)
+        self.block5 = ModulatedConv(half, width, both)
+        self.hear5 = Adaptive(width, both, norm)
+        self.block6 = ModulatedConv(2 * width, width, both)
+        self.hear6 = Adaptive(width, both, norm)
         self.leave = ResBlock(width, width, norm=norm)
 
     def start(self, batch: int, height: int, width: int) -> State:
         """Initial state for features of size (height, width)."""
         return self.block2.start(batch, height, width), self.block4.start(batch, height // 2, width // 2)
 
-    def forward(self, features: Tensor, state: State, shift: Tensor, code: Tensor) -> tuple[Tensor, State]:
-        """features (B, C, h, w), shift (B, 2) in units of 4 px, code (B, code_channels) -> (B, hidden, h, w), state."""
-        move, act = self.global_embedding(shift), self.local_embedding(code)
-        base = self.base(self.enter(features))
-        x = F.leaky_relu(self.norm1(self.block1(base, move)), 0.2)
+    def forward(self, features: Tensor, state: State, shift: Tensor, code: Tensor) -> tuple[Tensor, State, Tensor]:
+        """features (B, C, h, w), shift (B, 2) in units of 4 px, code (B, code_channels).
+
+        Returns:
+            (B, hidden, h, w), next state, both embeddings side by side (B, 2 action_channels).
+        """
+        act = torch.cat([self.global_embedding(shift), self.local_embedding(code)], 1)
+        where = self.map(act).unflatten(1, (self.MAP, self.grid, self.grid)).to(features.dtype)
+        base = self.base(self.enter(torch.cat([features, where], 1)))
+        x = self.hear1(self.block1(base, act), act)
         h2, state2 = self.block2(x, state[0])
-        y = self.block3(torch.cat([h2.to(x.dtype), x], 1), act)
-        h4, state4 = self.block4(F.leaky_relu(self.norm3(y), 0.2), state[1])
+        y = self.hear3(self.block3(torch.cat([h2.to(x.dtype), x], 1), act), act)
+        h4, state4 = self.block4(y, state[1])
         y = F.interpolate(h4, scale_factor=2.0, mode="nearest")
-        y = F.leaky_relu(self.norm5(self.block5(y.to(x.dtype), act)), 0.2)
-        return self.leave(base + self.block6(torch.cat([y, x], 1), act)), (state2, state4)
+        y = self.hear5(self.block5(y.to(x.dtype), act), act)
+        y = self.hear6(self.block6(torch.cat([y, x], 1), act), act)
+        return self.leave(base + y), (state2, state4), act
 
 
 class PaperDynamics(nn.Module):
@@ -99,15 +125,15 @@ class PaperDynamics(nn.Module):
             self.block5.start(batch, half[0] * 2, half[1] * 2),
         )
 
-    def forward(self, features: Tensor, state: State, shift: Tensor, code: Tensor) -> tuple[Tensor, State]:
-        """features (B, C, h, w), shift (B, 2), code (B, code_channels) -> (B, hidden, h, w), state."""
+    def forward(self, features: Tensor, state: State, shift: Tensor, code: Tensor) -> tuple[Tensor, State, Tensor]:
+        """As :meth:`ResidualDynamics.forward`."""
         move, act = self.global_embedding(shift), self.local_embedding(code)
         h1, state1 = self.block1(_joined(features, move), state[0])
         y = F.leaky_relu(self.norm2(self.block2(h1, move)), 0.2)
         h3, state3 = self.block3(_joined(y, act), state[1])
         y = self.block4(_joined(h3, act))
         h5, state5 = self.block5(_joined(y, act), state[2])
-        return F.leaky_relu(self.norm6(self.block6(h5, act)), 0.2), (state1, state3, state5)
+        return F.leaky_relu(self.norm6(self.block6(h5, act)), 0.2), (state1, state3, state5), torch.cat([move, act], 1)
 
 
 def _joined(x: Tensor, embedding: Tensor) -> Tensor:

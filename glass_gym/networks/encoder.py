@@ -22,10 +22,10 @@ class Encoder(nn.Module):
         self.lean = config.dynamics == "residual"
         width, norm = config.feature_channels, config.norm
         if self.lean:
+            self.stem = ConvBlock(16, width, norm=norm)
             self.body = nn.Sequential(
-                ConvBlock(16, width, norm=norm), ResBlock(width, width, norm=norm),
-                ConvBlock(width, width, down=True, norm=norm), ResBlock(width, width, norm=norm),
-            )  # fmt: skip
+                ResBlock(width, width, down=True, norm=norm), ResBlock(width, width, norm=norm)
+            )
             self.head = nn.Conv2d(width, width + 1, 3, padding=1)
         else:
             self.body = nn.Sequential(
@@ -35,11 +35,17 @@ class Encoder(nn.Module):
             )  # fmt: skip
             self.head = ResBlock(64, width + 1, norm=norm)
 
-    def forward(self, foreground: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """foreground (B, 3, h, w) = colour * mask, mask (B, 1, h, w) -> (B, F, h', w'), attention (B, 1, h', w')."""
-        x = F.pixel_unshuffle(torch.cat([foreground, mask], 1), 2) if self.lean else foreground
-        features = self.head(self.body(x))
-        return features[:, :-1], torch.sigmoid(features[:, -1:])
+    def forward(self, foreground: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """foreground (B, 3, h, w) = colour * mask, mask (B, 1, h, w).
+
+        Returns:
+            features (B, F, h', w'), attention (B, 1, h', w'), and half-resolution features (``lean``) or None.
+        """
+        half = None
+        if self.lean:
+            half = self.stem(F.pixel_unshuffle(torch.cat([foreground, mask], 1), 2))  # (B, F, h/2, w/2)
+        features = self.head(self.body(foreground if half is None else half))
+        return features[:, :-1], torch.sigmoid(features[:, -1:]), half
 
 
 class Compressor(nn.Module):

@@ -92,16 +92,9 @@ class Sprites:
         return (out * 255 + 0.5).astype(np.uint8)
 
 
-def split_of(character: int, seed: int = 0) -> str:
-    """Characters are split 8:1:1, never mixed."""
-    order = np.random.default_rng([seed, 1296]).permutation(Sprites.count)
-    rank = int(np.flatnonzero(order == character)[0])
-    return "train" if rank < Sprites.count * 0.8 else "val" if rank < Sprites.count * 0.9 else "test"
-
-
 @functools.lru_cache(maxsize=8)
 def characters(split: str, seed: int = 0) -> np.ndarray:
-    """The characters of a split, in a fixed order."""
+    """The characters of a split, in a fixed order; split 8:1:1, never mixed."""
     order = np.random.default_rng([seed, 1296]).permutation(Sprites.count)
     a, b = int(Sprites.count * 0.8), int(Sprites.count * 0.9)
     return {"train": order[:a], "val": order[a:b], "test": order[b:]}[split]

@@ -1,0 +1,42 @@
+"""glass_gym: worlds learned by GLASS (Davtyan & Favaro, ECCV 2022) as Gymnasium environments.
+
+Importing registers the ids::
+
+    import gymnasium as gym, glass_gym
+    env = gym.make("GlassTennis-v0")
+    envs = gym.make_vec("GlassTennis-v0", num_envs=16)
+"""
+
+from gymnasium.envs.registration import register, registry
+
+from glass_gym.config import GlassConfig
+
+__version__ = "0.1.0"
+
+_ENTRY_POINTS = {
+    "entry_point": "glass_gym.env:GlassEnv",
+    "vector_entry_point": "glass_gym.vector_env:GlassVectorEnv",
+    "max_episode_steps": 100,
+}
+
+if "GlassTennis-v0" not in registry:
+    register(id="GlassTennis-v0", kwargs={"checkpoint": "tennis"}, **_ENTRY_POINTS)
+    register(id="Glass-v0", **_ENTRY_POINTS)
+
+
+def __getattr__(name):
+    """The public names that need torch load on first use."""
+    import importlib
+
+    homes = {
+        "Glass": "glass", "Simulator": "simulator", "WorldState": "simulator", "World": "checkpoint",
+        "load_world": "checkpoint", "save_world": "checkpoint", "GlassEnv": "env", "GlassVectorEnv": "vector_env",
+    }  # fmt: skip
+    if name in homes:
+        return getattr(importlib.import_module(f"glass_gym.{homes[name]}"), name)
+    raise AttributeError(f"module 'glass_gym' has no attribute {name!r}")
+
+
+__all__ = [
+    "Glass", "GlassConfig", "GlassEnv", "GlassVectorEnv", "Simulator", "World", "WorldState", "load_world", "save_world",
+]  # fmt: skip

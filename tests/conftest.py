@@ -1,0 +1,59 @@
+"""A tiny random model in milliseconds, small data, and one thread."""
+
+import numpy as np
+import pytest
+import torch
+
+from glass_gym.checkpoint import World
+from glass_gym.config import GlassConfig
+from glass_gym.glass import Glass
+from training.data.store import StoreWriter
+
+
+@pytest.fixture(scope="session")
+def tiny_config():
+    return GlassConfig.lean(
+        32, 48, window=16, agent_radius=5, mask_channels=16, feature_channels=16, compressed_channels=8, hidden=16,
+        decoder_channels=16, psi_channels=8, bilinear_channels=8, code_channels=4, codes=3, action_channels=8,
+        foreground_range=6, background_range=2,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def tiny_model(tiny_config):
+    torch.manual_seed(0)
+    return Glass(tiny_config).eval()
+
+
+@pytest.fixture
+def tiny_world(tiny_model):
+    frames = np.random.default_rng(0).integers(0, 256, (40, 32, 48, 3), dtype=np.uint8)
+    return World(tiny_model, frames, (3.0, 2.0), ("neutral", "swing", "turn"), 1.6, {"mean": 1.0}, {"by": "test"}, "tiny")
+
+
+def block_video(seed: int, length: int, height: int = 32, width: int = 48):
+    """A red block that walks over a green field: frames, masks, position."""
+    rng = np.random.default_rng(seed)
+    frames = np.full((length, height, width, 3), (40, 120, 40), np.uint8)
+    masks = np.zeros((length, height, width), bool)
+    position = np.zeros((length, 2), np.float32)
+    x, y = int(rng.integers(8, width - 16)), int(rng.integers(6, height - 14))
+    for t in range(length):
+        frames[t, y : y + 8, x : x + 6] = (220, 60, 60)
+        frames[t, y + (t % 2) * 6 : y + (t % 2) * 6 + 2, x : x + 6] = (250, 250, 60)
+        masks[t, y : y + 8, x : x + 6] = True
+        position[t] = x, y
+        x = int(np.clip(x + rng.integers(-3, 4), 2, width - 9))
+        y = int(np.clip(y + rng.integers(-2, 3), 2, height - 11))
+    return frames, masks, position
+
+
+@pytest.fixture(scope="session")
+def block_store(tmp_path_factory):
+    root = tmp_path_factory.mktemp("blocks")
+    writer = StoreWriter(root, 32, 48, 1.0, "blocks")
+    for index in range(12):
+        frames, masks, position = block_video(index, 20)
+        writer.add(f"v{index:02d}", ("train", "val", "test")[max(0, index - 9)], frames, masks, position=position)
+    writer.close()
+    return root

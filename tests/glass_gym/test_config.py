@@ -1,0 +1,51 @@
+import pytest
+
+from glass_gym.config import GlassConfig, preset
+from glass_gym.glass import Glass
+
+# Counted on the authors' networks, W-Sprites (K = 6). Their RNN also learns initial states of the feature map's
+# size: (h, c) of 32 x 12 x 16, 64 x 6 x 8 and 32 x 12 x 16 = 30,720 numbers, where ours are spatially constant.
+COUNTED = {
+    "mask": 12_963_009, "shift_foreground": 117_986, "shift_background": 117_986, "inpaint": 139_814,
+    "encoder": 249_951, "compressor": 520, "action": 3_530_992, "dynamics": 532_448 - 30_720, "decoder": 510_346,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("box", COUNTED)
+def test_the_paper_preset_has_the_counted_parameters_within_one_percent(box):
+    model = Glass(GlassConfig.paper())
+    parts = [getattr(model, box)] + ([model.quantiser] if box == "action" else [])
+    count = sum(p.numel() for part in parts for p in part.parameters())
+    assert abs(count - COUNTED[box]) <= 0.01 * COUNTED[box]
+
+
+def test_the_lean_preset_is_at_least_five_times_smaller_than_the_paper_one():
+    lean, paper = (sum(p.numel() for p in Glass(c()).parameters()) for c in (GlassConfig.lean, GlassConfig.paper))
+    assert lean * 5 < paper
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"height": 97}, "multiples of 8"),
+        ({"window": 30}, "window must be a multiple of 8"),
+        ({"norm": "layer"}, "norm must be one of group, batch"),
+        ({"codes": 0}, "at least 1"),
+        ({"view": "whole"}, "needs dynamics='paper'"),
+    ],
+)
+def test_a_size_that_the_model_cannot_take_is_named(changes, words):
+    with pytest.raises(ValueError, match=words):
+        GlassConfig(**changes)
+
+
+def test_an_unknown_preset_lists_the_known_ones():
+    with pytest.raises(ValueError, match="no preset called 'huge'; there are: lean, paper"):
+        preset("huge", 96, 160)
+
+
+def test_a_config_survives_the_round_trip_through_plain_values():
+    config = GlassConfig.lean(64, 80, codes=5)
+    assert GlassConfig.from_dict(config.to_dict()) == config
+    with pytest.raises(ValueError, match="unknown model settings"):
+        GlassConfig.from_dict(config.to_dict() | {"wings": 2})

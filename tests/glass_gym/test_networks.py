@@ -1,0 +1,113 @@
+import torch
+
+from glass_gym.config import GlassConfig
+from glass_gym.glass import Glass, crop_windows, inside_windows, paste_windows
+from glass_gym.networks.action import CosineQuantiser
+from glass_gym.networks.mask import densest_point
+from glass_gym.networks.shift import CorrelationShift, translate
+
+
+def dot(x, y, height=20, width=30):
+    image = torch.zeros(1, 1, height, width)
+    image[0, 0, y, x] = 1.0
+    return image
+
+
+def test_a_shift_of_seven_pixels_moves_the_content_seven_pixels_right():
+    assert torch.allclose(translate(dot(5, 4), torch.tensor([[7.0, 0.0]])), dot(12, 4), atol=1e-5)
+
+
+def test_a_negative_vertical_shift_moves_the_content_up():
+    assert torch.allclose(translate(dot(5, 4), torch.tensor([[0.0, -3.0]])), dot(5, 1), atol=1e-5)
+
+
+def test_foregrounds_lose_what_leaves_and_backgrounds_repeat_the_border():
+    ones = torch.ones(1, 1, 4, 6)
+    shift = torch.tensor([[2.0, 0.0]])
+    assert translate(ones, shift)[0, 0, 0].round(decimals=4).tolist() == [0, 0, 1, 1, 1, 1]
+    assert translate(ones, shift, "border").min() > 0.9999
+
+
+def test_the_correlation_finds_the_shift_of_a_small_foreground():
+    torch.manual_seed(0)
+    layer = torch.zeros(1, 4, 40, 60)
+    layer[:, :3, 10:20, 20:28] = torch.rand(3, 10, 8) * 2 - 1
+    layer[:, 3, 10:20, 20:28] = 1
+    moved = translate(layer, torch.tensor([[6.0, -4.0]]))
+    frames = torch.stack([layer[:, :3], moved[:, :3]], 1)
+    masks = torch.stack([layer[:, 3:], moved[:, 3:]], 1)
+    found = CorrelationShift(12, True, 60.0)(frames, masks)
+    assert (found - torch.tensor([[6.0, -4.0]])).abs().max() < 0.05
+
+
+def test_the_correlation_of_backgrounds_ignores_the_hole():
+    torch.manual_seed(0)
+    wide = torch.rand(1, 3, 40, 70) * 2 - 1
+    a, b = wide[..., 5:65].clone(), wide[..., 3:63].clone()
+    hole = torch.ones(1, 1, 40, 60)
+    hole[..., 10:20, 20:30] = 0
+    a[..., 10:20, 20:30] = 1.0
+    b[..., 10:20, 20:30] = -1.0
+    found = CorrelationShift(4, False, 200.0)(torch.stack([a, b], 1), torch.stack([hole, hole], 1))
+    assert (found - torch.tensor([[2.0, 0.0]])).abs().max() < 0.05
+
+
+def test_the_densest_point_is_the_agent_and_not_the_mean_of_agent_and_ball():
+    mask = torch.zeros(1, 1, 60, 80)
+    mask[0, 0, 10:20, 60:70] = 1
+    mask[0, 0, 50:52, 5:7] = 1
+    assert torch.allclose(densest_point(mask, 8), torch.tensor([[64.5, 14.5]]), atol=0.01)
+
+
+def test_an_empty_mask_puts_the_agent_in_the_middle():
+    assert densest_point(torch.zeros(1, 1, 60, 80), 8).tolist() == [[39.5, 29.5]]
+
+
+def test_a_window_cut_and_pasted_at_a_whole_position_is_where_it_was():
+    torch.manual_seed(0)
+    image = torch.zeros(2, 4, 40, 50)
+    image[:, :, 12:20, 18:30] = torch.rand(2, 4, 8, 12)
+    corner = torch.tensor([[14, 6], [16, 8]])
+    windows = crop_windows(image, corner, 24)
+    assert torch.allclose(paste_windows(windows, corner.float() + 12, 40, 50), image, atol=1e-4)
+
+
+def test_a_window_over_the_edge_is_zero_outside_the_frame():
+    windows = crop_windows(torch.ones(1, 1, 10, 10), torch.tensor([[-2, 7]]), 8)
+    assert windows[0, 0, 0].tolist() == [0, 0, 1, 1, 1, 1, 1, 1]
+    assert windows[0, 0, 3:].sum() == 0
+    assert torch.equal(inside_windows(torch.tensor([[-2, 7]]), 8, 10, 10), windows)
+
+
+def test_a_dead_code_is_revived_from_the_data():
+    quantiser = CosineQuantiser(GlassConfig.lean(codes=2), decay=0.5)
+    quantiser.codebook.copy_(quantiser.normalise(torch.stack([torch.ones(16), -torch.ones(16)])))
+    vectors = torch.ones(64, 16) + 0.3 * torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+    for _ in range(12):
+        quantiser.update(vectors, torch.Generator().manual_seed(1))
+    used = quantiser(vectors).index.unique()
+    assert len(used) == 2
+
+
+def test_k_means_finds_two_directions():
+    quantiser = CosineQuantiser(GlassConfig.lean(codes=2))
+    a, b = torch.zeros(16), torch.zeros(16)
+    a[0] = b[1] = 1.0
+    vectors = torch.cat([a.expand(30, -1), b.expand(10, -1)]) + 0.05 * torch.randn(40, 16)
+    quantiser.kmeans(vectors, generator=torch.Generator().manual_seed(0))
+    index = quantiser(vectors).index
+    assert len(index[:30].unique()) == 1 and len(index[30:].unique()) == 1 and index[0] != index[-1]
+
+
+def test_both_presets_roll_out_and_reach_every_parameter_of_the_lma():
+    for config in (GlassConfig.lean(32, 48, window=16, codes=3), GlassConfig.paper(32, 48, codes=3)):
+        model = Glass(config)
+        side = (16, 16) if config.view == "agent" else (32, 48)
+        layers = torch.rand(2, 4, 4, *side)
+        shifts = torch.ones(2, 3, 2)
+        codes = model.quantiser.normalise(model.directions(layers, shifts))
+        drawn = model.rollout(layers, shifts, codes, scales=True)
+        assert len(drawn) == 3 and drawn[-1].layer.shape == (2, 4, *side)
+        sum(d.layer.sum() + sum(c.sum() for c in d.coarse) for d in drawn).backward()
+        silent = [n for n, p in model.named_parameters() if n.split(".")[0] in Glass.LMA and p.grad is None]
+        assert [n for n in silent if "codebook" not in n] == []

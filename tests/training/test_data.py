@@ -1,0 +1,183 @@
+import pickle
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import block_video
+from training.data.clips import ClipDataset, open_data
+from training.data.layout import ReadConfig, find_videos, pack, read_annotations, write_layout
+from training.data.store import DataError, Store, StoreWriter
+from training.data.wsprites import LOCAL_ACTIONS, Sprites, WSprites, characters
+
+
+def write_png_video(folder, seed=0, length=6):
+    folder.mkdir(parents=True)
+    frames, _, _ = block_video(seed, length)
+    for index, frame in enumerate(frames):
+        Image.fromarray(frame).save(folder / f"{index:05d}.png")
+    return frames
+
+
+def test_a_store_gives_back_what_was_written(block_store):
+    store = Store(block_store)
+    frames, masks, position = block_video(3, 20)
+    video = store.videos[3]
+    assert np.array_equal(store.frames[video.start : video.start + 20], frames)
+    assert np.array_equal(store.masks(video.start, video.start + 20), masks)
+    assert np.array_equal(store.labels["position"][video.start : video.start + 20], position)
+    assert isinstance(store.frames, np.memmap)
+
+
+def test_an_unfinished_store_is_no_store(tmp_path):
+    writer = StoreWriter(tmp_path, 32, 48)
+    writer.add("a", "train", block_video(0, 4)[0])
+    with pytest.raises(DataError, match="no \\(finished\\) clip store"):
+        Store(tmp_path)
+    writer.close()
+    assert len(Store(tmp_path).frames) == 4
+
+
+def test_a_truncated_frame_array_names_the_file(tmp_path):
+    writer = StoreWriter(tmp_path, 32, 48)
+    writer.add("a", "train", block_video(0, 4)[0])
+    writer.close()
+    path = tmp_path / "frames.npy"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DataError, match=r"frames\.npy: cannot be mapped"):
+        Store(tmp_path)
+
+
+def test_png_folders_are_read_with_their_splits(tmp_path):
+    frames = write_png_video(tmp_path / "set/train/a")
+    write_png_video(tmp_path / "set/val/b", 1)
+    store = open_data(tmp_path / "set", tmp_path / "cache")
+    assert [(v.name, v.split, v.length) for v in store.videos] == [("a", "train", 6), ("b", "val", 6)]
+    assert np.array_equal(store.frames[:6], frames)
+
+
+def test_the_layout_is_written_and_read_back(block_store, tmp_path):
+    store = Store(block_store)
+    write_layout(store, tmp_path / "out", videos=2)
+    assert (tmp_path / "out/train/v00/masks/00000.png").exists()
+    again = open_data(tmp_path / "out", tmp_path / "cache")
+    assert np.array_equal(again.frames[:40], store.frames[:40])
+
+
+def test_plain_video_files_are_read(tmp_path):
+    frames, _, _ = block_video(0, 8)
+    (tmp_path / "set").mkdir()
+    for name in "abc":
+        iio.imwrite(tmp_path / f"set/{name}.mp4", frames, fps=10, macro_block_size=1)
+    store = open_data(tmp_path / "set", tmp_path / "cache")
+    assert {v.split for v in store.videos} == {"train", "val", "test"}
+    assert np.abs(store.frames[:8].astype(int) - frames.astype(int)).mean() < 12
+
+
+def test_crop_resize_and_skip(tmp_path):
+    write_png_video(tmp_path / "s/train/a", length=9)
+    config = ReadConfig(crop=(0, 0, 48, 24), size=(32, 64), skip=3)
+    assert Store(pack(tmp_path / "s", tmp_path / "c", config)).frames.shape == (3, 32, 64, 3)
+
+
+def test_a_missing_frame_is_named(tmp_path):
+    write_png_video(tmp_path / "s/train/a")
+    (tmp_path / "s/train/a/00003.png").unlink()
+    with pytest.raises(DataError, match=r"a: frame 00003\.png is missing"):
+        open_data(tmp_path / "s", tmp_path / "c")
+
+
+def test_a_corrupt_frame_is_named_or_skipped_and_counted(tmp_path):
+    write_png_video(tmp_path / "s/train/a")
+    write_png_video(tmp_path / "s/train/b", 1)
+    broken = tmp_path / "s/train/a/00002.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    with pytest.raises(DataError, match=r"00002\.png: broken image.*--skip-broken"):
+        open_data(tmp_path / "s", tmp_path / "c")
+    config = ReadConfig(skip_broken=True)
+    store = open_data(tmp_path / "s", tmp_path / "c", config)
+    assert [v.name for v in store.videos] == ["b"] and len(config.broken) == 1
+
+
+def test_a_broken_video_file_is_named(tmp_path):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s/x.mp4").write_bytes(b"no video at all")
+    with pytest.raises(DataError, match=r"x\.mp4: broken video"):
+        open_data(tmp_path / "s", tmp_path / "c")
+
+
+def test_mixed_frame_sizes_are_named(tmp_path):
+    write_png_video(tmp_path / "s/train/a")
+    Image.new("RGB", (64, 64)).save(tmp_path / "s/train/a/00006.png")
+    with pytest.raises(DataError, match=r"00006\.png: frame is \(64, 64\)"):
+        open_data(tmp_path / "s", tmp_path / "c")
+
+
+def test_videos_of_different_sizes_ask_for_one_size(tmp_path):
+    write_png_video(tmp_path / "s/train/a")
+    (tmp_path / "s/train/b").mkdir()
+    Image.new("RGB", (64, 64)).save(tmp_path / "s/train/b/00000.png")
+    with pytest.raises(DataError, match="--read.size"):
+        open_data(tmp_path / "s", tmp_path / "c")
+
+
+def test_a_folder_without_videos_says_what_is_expected(tmp_path):
+    with pytest.raises(DataError, match="holds no videos; expected"):
+        find_videos(tmp_path)
+    with pytest.raises(DataError, match="no such folder"):
+        find_videos(tmp_path / "nowhere")
+
+
+def test_a_video_shorter_than_the_clip_yields_no_clip(block_store):
+    store = Store(block_store)
+    assert len(ClipDataset(store, "train", length=20)) == 10
+    assert len(ClipDataset(store, "train", length=4, skip=4)) == 10 * (20 - 16 + 1)
+    with pytest.raises(DataError, match="no train video has the 21 frames of a clip"):
+        ClipDataset(store, "train", length=21)
+
+
+def test_annotations_are_plain_data_only(tmp_path):
+    path = tmp_path / "actions.pkl"
+    path.write_bytes(pickle.dumps([1, {"state": np.arange(3)}]))
+    assert read_annotations(path)[0] == 1
+    path.write_bytes(pickle.dumps(print))
+    with pytest.raises(DataError, match=r"actions\.pkl: pickle asks for builtins\.print"):
+        read_annotations(path)
+
+
+def test_w_sprites_are_the_same_for_the_same_seed_and_differ_otherwise():
+    a, b, c = WSprites(seed=1).video("train", 5, 6), WSprites(seed=1).video("train", 5, 6), WSprites(seed=2)
+    assert all(np.array_equal(a[key], b[key]) for key in a)
+    assert not np.array_equal(a["frames"], c.video("train", 5, 6)["frames"])
+
+
+def test_w_sprites_labels_are_in_pixels_and_fit_the_picture():
+    video = WSprites(seed=0).video("train", 0, 40)
+    assert np.array_equal(np.diff(video["position"], axis=0), video["foreground_shift"][:-1])
+    assert set(np.abs(video["foreground_shift"]).max(1)) <= {0.0, 7.0}
+    assert set(np.abs(video["background_shift"]).max(1)) <= {0.0, 2.0}
+    assert video["position"].min() >= 0 and (video["position"].max(0) <= [63, 31]).all()
+    assert 0.02 < video["masks"].mean() < 0.12 and video["local_action"].max() < len(LOCAL_ACTIONS)
+
+
+def test_characters_are_split_8_1_1_and_never_mixed():
+    parts = [set(characters(s).tolist()) for s in ("train", "val", "test")]
+    assert [len(p) for p in parts] == [1036, 130, 130] and len(set.union(*parts)) == 1296
+
+
+def test_every_attribute_of_the_built_in_characters_changes_the_picture():
+    sprites = Sprites()
+    base = sprites.character(0)
+    for index in (1, 6, 36, 216):
+        assert not np.array_equal(base, sprites.character(index))
+    assert len({base[a].tobytes() for a in range(9)}) == 9
+
+
+def test_missing_sheets_name_the_file(tmp_path):
+    with pytest.raises(DataError, match=r"body/0\.png: not found"):
+        Sprites(tmp_path).character(0)
+    (tmp_path / "body").mkdir()
+    Image.new("RGBA", (64, 64)).save(tmp_path / "body/0.png")
+    with pytest.raises(DataError, match=r"sheet is \(64, 64\), expected \(832, 1344\)"):
+        Sprites(tmp_path).character(0)

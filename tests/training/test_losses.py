@@ -1,0 +1,43 @@
+import pytest
+import torch
+
+from training import losses
+
+
+def test_rec_j_weighs_a_pixel_by_how_much_it_moves():
+    previous = torch.zeros(1, 1, 1, 2)
+    target = torch.tensor([[[[1.0, 0.0]]]])
+    composed = torch.tensor([[[[0.5, 0.0]]]])
+    # moving pixel: error 0.5, weight 1 + 0.5 + 0.001; still pixel: error 0
+    assert losses.rec_j(composed, target, previous).item() == pytest.approx(0.5 * 1.501 / 2)
+    assert losses.rec_j(composed, target, previous, weighted=False).item() == pytest.approx(0.25)
+
+
+def test_binary_is_largest_at_one_half():
+    assert losses.binary(torch.tensor([0.0, 0.5, 1.0, 0.9])).item() == pytest.approx(0.6 / 4)
+
+
+def test_size_counts_only_what_exceeds_theta_in_each_frame():
+    mask = torch.zeros(2, 1, 2, 2)
+    mask[0] = 1.0
+    assert losses.size(mask, 0.25).item() == pytest.approx((0.75 + 0) / 2)
+
+
+def test_weighted_squared_ignores_pixels_of_weight_zero():
+    predicted, target = torch.tensor([[[[1.0, 5.0]]]]), torch.zeros(1, 1, 1, 2)
+    assert losses.weighted_squared(predicted, target, torch.tensor([[[[1.0, 0.0]]]])).item() == pytest.approx(1.0)
+
+
+def test_l1_losses_are_means():
+    assert losses.rec_f(torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)).item() == 1.0
+    assert losses.rec_b(torch.full((1, 1, 2, 2), 3.0), torch.ones(1, 1, 2, 2)).item() == 2.0
+
+
+def test_vq_terms_move_one_side_each():
+    z = torch.ones(1, 2, requires_grad=True)
+    c = torch.zeros(1, 2, requires_grad=True)
+    losses.code_commitment(z, c).backward()
+    assert z.grad is not None and c.grad is None
+    z.grad = None
+    losses.codebook(z, c).backward()
+    assert z.grad is None and c.grad is not None

@@ -1,0 +1,188 @@
+import math
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from glass_gym.checkpoint import CheckpointError, load_world
+from glass_gym.glass import Glass
+from glass_gym.tracking import track
+from training import trainer as trainer_module
+from training.data.store import Store
+from training.export import build_world
+from training.stages import GmaConfig, GmaStage, LmaConfig, LmaStage
+from training.train import main
+from training.trainer import LoopConfig, Trainer, TrainingError, pick_device, schedule
+from training.windows import cut_windows
+
+LOOP = LoopConfig(device="cpu", bf16=False)
+
+
+@pytest.fixture
+def gma(tiny_config, block_store):
+    def make(out, iterations=8, **loop):
+        torch.manual_seed(0)
+        model = Glass(tiny_config)
+        config = GmaConfig(iterations=iterations, batch=2, theta=0.04, moving_pixels=3)
+        return Trainer(model, out, LoopConfig(**({"device": "cpu", "bf16": False} | loop))), GmaStage(
+            model, Store(block_store), config
+        )
+
+    return make
+
+
+def equal(a: Glass, b: Glass) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(gma, tmp_path):
+    whole, stage = gma(tmp_path / "whole")
+    assert whole.run(stage)
+    stop = int(np.random.default_rng().integers(1, 7))
+    first, stage = gma(tmp_path / "parts")
+
+    def interrupt(stage, iteration, terms):
+        if iteration + 1 == stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert threading.current_thread() is threading.main_thread()
+    assert not first.run(stage, interrupt)
+    second, stage = gma(tmp_path / "parts")
+    second.load()
+    assert second.run(stage)
+    assert equal(whole.model, second.model) and equal(whole.average, second.average), f"stopped after {stop}"
+
+
+def test_a_time_budget_stops_saved_and_resumable(gma, tmp_path):
+    trainer, stage = gma(tmp_path, max_minutes=0.0)
+    assert not trainer.run(stage)
+    again, stage = gma(tmp_path)
+    again.load()
+    assert again.run(stage) and again.finished == ["gma"]
+
+
+def test_a_finished_or_empty_stage_is_skipped_and_its_weights_stay(gma, tmp_path):
+    trainer, stage = gma(tmp_path, iterations=0)
+    before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    assert trainer.run(stage)
+    assert all(torch.equal(v, before[k]) for k, v in trainer.model.state_dict().items())
+    assert not trainer.state_file.exists()
+
+
+def test_the_gma_stage_leaves_the_lma_boxes_alone(gma, tmp_path):
+    trainer, stage = gma(tmp_path)
+    before = [p.clone() for box in trainer.model.boxes("lma") for p in box.parameters()]
+    trainer.run(stage)
+    after = [p for box in trainer.model.boxes("lma") for p in box.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(gma, tmp_path):
+    trainer, stage = gma(tmp_path)
+    trainer.save("gma", 3, None)
+    before = trainer.state_file.read_bytes()
+    stage.losses = lambda batch, iteration, generator: {"rec_f": torch.tensor(math.nan, requires_grad=True)}
+    with pytest.raises(TrainingError, match=r"not finite at gma iteration 0.*last good checkpoint: .*state\.pt.*--gma\.rate"):
+        trainer.run(stage)
+    assert trainer.state_file.read_bytes() == before
+
+
+def test_a_full_disk_keeps_the_state_before(gma, tmp_path, monkeypatch):
+    trainer, _ = gma(tmp_path)
+    trainer.save("gma", 3, None)
+    before = trainer.state_file.read_bytes()
+
+    def full(state, part):
+        part.write_bytes(b"x" * 10)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(trainer_module.torch, "save", full)
+    with pytest.raises(CheckpointError, match=r"No space left.*is kept"):
+        trainer.save("gma", 4, None)
+    assert trainer.state_file.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["state.pt"]
+
+
+def test_resuming_nothing_or_rubbish_or_another_model_says_so(gma, tmp_path, tiny_config):
+    trainer, _ = gma(tmp_path)
+    with pytest.raises(TrainingError, match="nothing to resume"):
+        trainer.load()
+    trainer.state_file.write_bytes(b"rubbish")
+    with pytest.raises(TrainingError, match="not a whole training state"):
+        trainer.load()
+    trainer.save("gma", 1, None)
+    other = Trainer(Glass(tiny_config.replace(codes=2)), tmp_path, LOOP)
+    with pytest.raises(TrainingError, match="another model config"):
+        other.load()
+
+
+def test_cuda_asked_for_and_absent_says_so():
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    with pytest.raises(TrainingError, match="sees no CUDA"):
+        pick_device("cuda")
+
+
+def test_the_rate_warms_up_and_decays_to_five_percent():
+    assert schedule(0, 1000) == pytest.approx(1 / 50)
+    assert schedule(100, 1000) > schedule(500, 1000) > schedule(999, 1000)
+    assert schedule(1000, 1000) == pytest.approx(0.05)
+
+
+class PerfectMask(torch.nn.Module):
+    """Red and yellow are the agent."""
+
+    def forward(self, frames):
+        return (frames[:, :1] > 0.5).float()
+
+
+def test_the_tracker_follows_a_walking_block_exactly(tiny_model, block_store):
+    tiny_model.mask = PerfectMask()
+    store = Store(block_store)
+    for video in store.videos[:4]:
+        frames = torch.from_numpy(store.frames[video.start : video.start + 20].copy()).permute(0, 3, 1, 2) / 127.5 - 1
+        found = track(tiny_model, frames).position.diff(dim=0)
+        true = torch.from_numpy(np.diff(store.labels["position"][video.start : video.start + 20], axis=0))
+        assert torch.equal(found, true)
+
+
+def test_the_lma_stage_learns_and_a_world_comes_out(tiny_model, block_store, tmp_path):
+    tiny_model.mask = PerfectMask()
+    store = Store(block_store)
+    windows = cut_windows(tiny_model, store, [v for v in store.videos if v.split == "train"])
+    config = LmaConfig(iterations=40, frames=16, continuous=10, horizons=(2, 4), rate=2e-3)
+    model = Glass(tiny_model.config)
+    trainer = Trainer(model, tmp_path, LOOP)
+    seen = []
+    assert trainer.run(LmaStage(model, windows, config), lambda s, i, terms: seen.append(terms["rec_u"]))
+    assert np.mean(seen[-5:]) < 0.7 * np.mean(seen[:3])
+    trainer.average.mask = PerfectMask()
+    world = build_world(trainer.average, store, windows)
+    assert len(world.start_frames) >= 32 and world.code_names[0] == "neutral" and 1 <= world.step[0] <= 3
+
+
+def test_the_command_trains_resumes_exports_and_evaluates(block_store, tmp_path, capsys):
+    command = [
+        str(block_store), "--out", str(tmp_path / "run"), "--window", "16", "--agent-radius", "5", "--codes", "2",
+        "--gma.theta", "0.04", "--gma.iterations", "6", "--gma.batch", "2", "--gma.moving-pixels", "3",
+        "--lma.iterations", "4", "--lma.continuous", "2", "--lma.frames", "4", "--lma.horizons", "2",
+        "--loop.device", "cpu",
+    ]  # fmt: skip
+    assert main([*command, "--loop.max-minutes", "0"]) == 3
+    assert "--resume" in capsys.readouterr().out
+    assert main(command) == 1
+    assert "add --resume" in capsys.readouterr().err
+    assert main([*command, "--resume"]) == 0
+    world = load_world(tmp_path / "run/world.safetensors")
+    assert world.config.codes == 2 and world.provenance["data"] == "blocks"
+    assert {p.name for p in (tmp_path / "run/samples").iterdir()} >= {"gma-final.png", "lma-final.png"}
+    assert list((tmp_path / "run/tensorboard").iterdir())
+
+
+def test_the_command_names_bad_data_and_bad_presets(tmp_path, capsys):
+    assert main([str(tmp_path), "--cache", str(tmp_path / "c")]) == 1
+    assert "holds no videos" in capsys.readouterr().err
+    assert main(["wsprites", "--preset", "huge", "--cache", str(tmp_path), "--sheets", str(tmp_path)]) == 1
+    assert "not found" in capsys.readouterr().err

@@ -1,0 +1,227 @@
+"""Videos on disk: the PNG folders of CADDY and GLASS (read and written), and plain video files.
+
+    <root>/{train,val,test}/<video>/00000.png, 00001.png, ...
+    <root>/{train,val,test}/clip.mp4
+
+Without split folders, videos are cut 8:1:1 by sorted name.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from training.data.store import DataError, Store, StoreWriter
+
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
+VIDEOS = (".mp4", ".webm", ".avi", ".mov", ".gif")
+SPLITS = ("train", "val", "test")
+MAX_PIXELS = 64 << 20
+
+
+@dataclass
+class ReadConfig:
+    """How videos become clips of one size."""
+
+    crop: tuple[int, int, int, int] | None = None
+    """left, top, right, bottom px, before resizing"""
+    size: tuple[int, int] | None = None
+    """height, width px; None keeps the size (rounded down to multiples of 8 by cropping)"""
+    skip: int = 0
+    """frames left out between two that are kept (Tennis trains with 4)"""
+    skip_broken: bool = False
+    """leave out videos with unreadable frames, and count them, instead of stopping"""
+    pixel_aspect: float = 1.0
+    broken: list[str] = field(default_factory=list)
+
+
+def find_videos(root: Path) -> list[tuple[str, str, Path]]:
+    """(name, split, path) of every video below root.
+
+    Raises:
+        DataError: no such folder, or no videos in it.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; give a folder of videos, 'tennis' or 'wsprites'")
+    split_folders = [s for s in SPLITS if (root / s).is_dir()]
+    found = []
+    if split_folders:
+        for split in split_folders:
+            found += [(path.stem if path.is_file() else path.name, split, path) for path in _videos_in(root / split)]
+    else:
+        paths = _videos_in(root)
+        for rank, path in enumerate(paths):
+            share = rank / len(paths)
+            split = "train" if share < 0.8 or len(paths) < 3 else "val" if share < 0.9 else "test"
+            found.append((path.stem if path.is_file() else path.name, split, path))
+        if len(paths) >= 3 and {s for _, s, _ in found} != set(SPLITS):  # few videos: the last two are held out
+            found = [(n, "val" if i == len(paths) - 2 else "test" if i == len(paths) - 1 else "train", p)
+                     for i, (n, _, p) in enumerate(found)]  # fmt: skip
+    if not found:
+        raise DataError(
+            f"{root}: holds no videos; expected {root}/train/<video>/00000.png ... or files "
+            f"({', '.join(VIDEOS)}) in {root} or its train/, val/, test/"
+        )
+    return found
+
+
+def _videos_in(folder: Path) -> list[Path]:
+    paths = sorted(folder.iterdir())
+    return [p for p in paths if p.suffix.lower() in VIDEOS or (p.is_dir() and p.name != "masks" and _frames_in(p))]
+
+
+def _frames_in(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGES and p.stem.isdigit())
+
+
+def read_video(path: Path, config: ReadConfig) -> np.ndarray:
+    """All frames of one video, cropped and resized: (T, H, W, 3) uint8.
+
+    Raises:
+        DataError: a missing number, an unreadable frame, or frames of different sizes.
+    """
+    frames = _read_folder(path) if path.is_dir() else _read_file(path)
+    out = []
+    for index, (name, frame) in enumerate(frames):
+        if index % (config.skip + 1):
+            continue
+        frame = _shape(frame, config)
+        if out and frame.shape != out[0].shape:
+            raise DataError(f"{name}: frame is {frame.shape[:2]}, the first of {path} is {out[0].shape[:2]}; one video has one size")
+        out.append(frame)
+    if not out:
+        raise DataError(f"{path}: holds no frames")
+    return np.stack(out)
+
+
+def _read_folder(folder: Path) -> Iterator[tuple[Path, np.ndarray]]:
+    files = _frames_in(folder)
+    suffixes = {f.suffix.lower() for f in files}
+    if len(suffixes) > 1:
+        raise DataError(f"{folder}: mixes {', '.join(sorted(suffixes))}; one video has one image extension")
+    numbers = [int(f.stem) for f in files]
+    for expected, number in enumerate(numbers, start=numbers[0]):
+        if number != expected:
+            raise DataError(f"{folder}: frame {expected:05d}{files[0].suffix} is missing; frames must be contiguous")
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise DataError(f"{file}: {image.width}x{image.height} is more than {MAX_PIXELS} pixels")
+                yield file, np.asarray(image.convert("RGB"))
+        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            raise DataError(f"{file}: broken image ({error}); repair it, or leave the video out with --skip-broken") from None
+
+
+def _read_file(path: Path) -> Iterator[tuple[Path, np.ndarray]]:
+    import imageio.v3 as iio
+
+    try:
+        for frame in iio.imiter(path):
+            frame = np.asarray(frame)
+            if frame.ndim == 2:
+                frame = np.repeat(frame[..., None], 3, -1)
+            yield path, np.ascontiguousarray(frame[..., :3].astype(np.uint8, copy=False))
+    except DataError:
+        raise
+    except ImportError as error:
+        raise DataError(f"{path}: needs a video reader ({error}); pip install 'glass-gym[train]'") from None
+    except Exception as error:  # plugins raise whatever their decoder raises
+        raise DataError(f"{path}: broken video ({type(error).__name__}: {error}); leave it out with --skip-broken") from None
+
+
+def _shape(frame: np.ndarray, config: ReadConfig) -> np.ndarray:
+    if config.crop:
+        left, top, right, bottom = config.crop
+        if not (0 <= left < right <= frame.shape[1] and 0 <= top < bottom <= frame.shape[0]):
+            raise DataError(f"crop {config.crop} does not fit a frame of {frame.shape[1]}x{frame.shape[0]}")
+        frame = frame[top:bottom, left:right]
+    if config.size:
+        if frame.shape[:2] != tuple(config.size):
+            image = Image.fromarray(frame).resize((config.size[1], config.size[0]), Image.BILINEAR)
+            frame = np.asarray(image)
+    else:
+        frame = frame[: frame.shape[0] // 8 * 8, : frame.shape[1] // 8 * 8]
+    return frame
+
+
+def pack(root: Path, out: Path, config: ReadConfig, progress=lambda done, total: None) -> Path:
+    """Decode a folder of videos once into a clip store.
+
+    Raises:
+        DataError: the first broken video (unless `skip_broken`), mixed sizes, or nothing left.
+    """
+    writer, failure = None, None
+    videos = find_videos(root)
+    for done, (name, split, path) in enumerate(videos):
+        try:
+            frames = read_video(path, config)
+        except DataError as error:
+            if not config.skip_broken:
+                raise
+            config.broken.append(str(error))
+            failure = error
+            continue
+        if writer is None:
+            writer = StoreWriter(out, *frames.shape[1:3], config.pixel_aspect, str(root))
+        if frames.shape[1:3] != (writer.height, writer.width):
+            raise DataError(
+                f"{path}: frames are {frames.shape[1:3]}, the others {(writer.height, writer.width)}; "
+                "give all videos one size with --read.size HEIGHT WIDTH"
+            )
+        writer.add(name, split, frames)
+        progress(done + 1, len(videos))
+    if writer is None:
+        raise DataError(f"{root}: every video is broken; the last: {failure}")
+    writer.close()
+    return out
+
+
+def write_layout(store: Store, out: Path, videos: int | None = None) -> Path:
+    """Write a store as CADDY/GLASS PNG folders, with masks/ where there are true masks."""
+    for video in store.videos[:videos]:
+        folder = Path(out) / video.split / video.name
+        folder.mkdir(parents=True, exist_ok=True)
+        for index in range(video.length):
+            Image.fromarray(store.frames[video.start + index]).save(folder / f"{index:05d}.png")
+        if store.has_masks:
+            (folder / "masks").mkdir(exist_ok=True)
+            for index, mask in enumerate(store.masks(video.start, video.start + video.length)):
+                Image.fromarray(mask.astype(np.uint8) * 255).save(folder / "masks" / f"{index:05d}.png")
+    return Path(out)
+
+
+class _DataOnly(pickle.Unpickler):
+    """Admits builtin containers, numbers and numpy arrays only: data sets are downloaded files."""
+
+    ALLOWED = frozenset({
+        ("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.core.multiarray", "_reconstruct"),
+        ("numpy._core.multiarray", "_reconstruct"), ("numpy.core.multiarray", "scalar"),
+        ("numpy._core.multiarray", "scalar"), ("collections", "OrderedDict"),
+    })  # fmt: skip
+
+    def find_class(self, module, name):
+        if (module, name) in self.ALLOWED:
+            return super().find_class(module, name)
+        raise DataError(f"pickle asks for {module}.{name}; only plain lists, dicts, numbers and arrays are read")
+
+
+def read_annotations(path: Path):
+    """One of the layout's pickles (actions, rewards, dones, metadata, glactions), without running code.
+
+    Raises:
+        DataError: anything but plain data.
+    """
+    try:
+        return _DataOnly(io.BytesIO(Path(path).read_bytes())).load()
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    except Exception as error:
+        raise DataError(f"{path}: not a readable pickle ({error})") from None

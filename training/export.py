@@ -1,0 +1,97 @@
+"""A trained model + its data -> a world: action table, neutral code first, held-out start frames."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from glass_gym.checkpoint import World
+from glass_gym.glass import Glass, crop_windows
+from training.data.store import Store
+from training.windows import MARGIN, WindowSet
+
+POOL = 64
+
+
+@torch.no_grad()
+def code_statistics(model: Glass, windows: WindowSet, clips: int = 256, length: int = 16) -> dict[str, np.ndarray]:
+    """Inferred codes and shifts of random clips: codes (N,), shifts (N, 2) px, change (N,) of the aligned foreground."""
+    rng = np.random.default_rng(0)
+    device = next(model.parameters()).device
+    side = model.config.window
+    length = min(length, int(windows.lengths.max()))
+    codes, shifts, change = [], [], []
+    for _ in range(clips):
+        clip = windows.sample(rng, length)
+        layers = crop_windows(clip.layers, torch.full((length, 2), MARGIN), side)[None].to(device)
+        moves = clip.position.diff(dim=0)[None].to(device)
+        codes.append(model.infer_codes(layers, moves)[0].cpu())
+        shifts.append(moves[0].cpu())
+        change.append((layers[0, 1:, :3] - layers[0, :-1, :3]).square().mean((1, 2, 3)).cpu())
+    return {"codes": torch.cat(codes).numpy(), "shifts": torch.cat(shifts).numpy(), "change": torch.cat(change).numpy()}
+
+
+def step_length(shifts: np.ndarray) -> tuple[float, float]:
+    """(x, y) px of an ordinary step: the median of the moves along each axis."""
+    steps = []
+    for axis in range(2):
+        moved = np.abs(shifts[:, axis])[np.abs(shifts[:, axis]) >= 1]
+        steps.append(float(np.median(moved)) if len(moved) else 1.0)
+    return steps[0], steps[1]
+
+
+def neutral_first(model: Glass, statistics: dict[str, np.ndarray]) -> None:
+    """Reorder the codebook in place: code 0 is the one under which the still agent changes least."""
+    codes, change = statistics["codes"], statistics["change"]
+    still = np.abs(statistics["shifts"]).sum(1) < 0.5
+    count = np.bincount(codes, minlength=model.config.codes)
+    mean = [change[still & (codes == k)].mean() if (still & (codes == k)).any() else np.inf
+            for k in range(model.config.codes)]  # fmt: skip
+    frequent = [m if count[k] >= 0.03 * len(codes) else np.inf for k, m in enumerate(mean)]
+    first = int(np.argmin(frequent))
+    order = [first] + [k for k in np.argsort(-count).tolist() if k != first]
+    with torch.no_grad():
+        model.quantiser.codebook.copy_(model.quantiser.codebook[torch.tensor(order)])
+        if hasattr(model.quantiser, "usage"):
+            model.quantiser.usage.copy_(model.quantiser.usage[torch.tensor(order)])
+
+
+def start_pool(model: Glass, store: Store, count: int = POOL) -> np.ndarray:
+    """Held-out frames (N, H, W, 3) with the agent well inside: spread over the val and test videos."""
+    held = [v for v in store.videos if v.split != "train"] or store.videos
+    rng = np.random.default_rng(0)
+    device = next(model.parameters()).device
+    picked = []
+    for index in rng.permutation(len(held)):
+        video = held[index]
+        frame = store.frames[video.start + rng.integers(video.length)]
+        image = torch.from_numpy(frame.copy()).permute(2, 0, 1)[None].float().to(device) / 127.5 - 1
+        with torch.no_grad():
+            mask = model.mask(image)
+        if mask.sum() >= 16:
+            picked.append(frame)
+        if len(picked) == count:
+            break
+    if not picked:
+        raise ValueError(f"{store.root}: the mask is empty on every held-out frame; train GMA longer or check theta")
+    while len(picked) < min(count, 32):  # few held-out videos: more frames of each
+        video = held[rng.integers(len(held))]
+        picked.append(store.frames[video.start + rng.integers(video.length)])
+    return np.stack(picked)
+
+
+def build_world(model: Glass, store: Store, windows: WindowSet, code_names=None, provenance=None) -> World:
+    """Everything a checkpoint holds, measured on the data."""
+    model.eval()
+    statistics = code_statistics(model, windows)
+    neutral_first(model, statistics)
+    names = tuple(code_names or [f"code {k}" if k else "neutral" for k in range(model.config.codes)])
+    if len(names) != model.config.codes:
+        raise ValueError(f"{len(names)} code names for K = {model.config.codes} codes: {names}")
+    pool = start_pool(model, store)
+    return World(
+        model, pool, step_length(statistics["shifts"]), names, store.pixel_aspect,
+        {"frame_mean": pool.mean((0, 1, 2)).round(2).tolist(), "frame_std": pool.std((0, 1, 2)).round(2).tolist(),
+         "code_share": np.bincount(code_statistics(model, windows)["codes"], minlength=len(names)).tolist()},
+        provenance or {},
+    )  # fmt: skip

@@ -1,0 +1,26 @@
+"""Masks: intersection over union, and the distance of centroids."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def iou(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """IoU of bool masks (N, H, W) -> (N,); 1 where both are empty."""
+    both, either = (predicted & true).sum((1, 2)), (predicted | true).sum((1, 2))
+    return np.where(either > 0, both / np.maximum(either, 1), 1.0)
+
+
+def soft_iou(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Product over probabilistic union of soft masks (N, H, W) in [0, 1] -> (N,)."""
+    both = (predicted * true).sum((1, 2))
+    return both / np.maximum((predicted + true - predicted * true).sum((1, 2)), 1e-6)
+
+
+def centroids(masks: np.ndarray) -> np.ndarray:
+    """Centres of mass (N, 2) px, (x, y), of masks (N, H, W); nan where empty."""
+    mass = masks.sum((1, 2)).astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        x = (masks.sum(1) * np.arange(masks.shape[2])).sum(1) / mass
+        y = (masks.sum(2) * np.arange(masks.shape[1])).sum(1) / mass
+    return np.stack([x, y], 1)

@@ -1,0 +1,62 @@
+"""Sample sheets: what a model does, as one PNG. Numbers lie where pictures don't."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from glass_gym.glass import Glass
+from training.data.store import Store
+
+
+def to_picture(images: Tensor) -> np.ndarray:
+    """(..., 3, H, W) in [-1, 1] -> (..., H, W, 3) uint8."""
+    return ((images.float().cpu() + 1) * 127.5).round().clamp(0, 255).byte().movedim(-3, -1).numpy()
+
+
+def grid(rows: list[list[np.ndarray]], scale: int = 2, gap: int = 2) -> np.ndarray:
+    """Rows of equally sized pictures (H, W, 3) -> one picture, enlarged without smoothing."""
+    padded = [np.concatenate([np.pad(p, ((0, gap), (0, gap), (0, 0)), constant_values=40) for p in row], 1) for row in rows]
+    sheet = np.concatenate(padded, 0)
+    return sheet.repeat(scale, 0).repeat(scale, 1)
+
+
+def save_picture(path: Path, picture: np.ndarray) -> Path:
+    """Write a PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path)
+    return path
+
+
+@torch.no_grad()
+def layers_sheet(model: Glass, store: Store, split: str = "val", rows: int = 6) -> np.ndarray:
+    """Frame, mask, foreground, inpainted background, and the next frame composed of the moved layers (Fig. 8)."""
+    videos = [v for v in store.videos if v.split == split and v.length >= 2] or store.videos
+    device = next(model.parameters()).device
+    out = []
+    for video in videos[:: max(1, len(videos) // rows)][:rows]:
+        start = video.start + video.length // 2 - 1
+        pair = torch.from_numpy(store.frames[start : start + 2].copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
+        motion = model.analyse_pairs(pair[None].to(device))
+        mask = motion.masks[0, 0].expand(3, -1, -1) * 2 - 1
+        foreground = motion.masks[0, 0].cpu() * pair[0] - (1 - motion.masks[0, 0].cpu())
+        out.append([to_picture(x) for x in (pair[0], mask, foreground, motion.backgrounds[0, 0], motion.composed[0])])
+    return grid(out)
+
+
+@torch.no_grad()
+def rollout_sheet(model: Glass, batch: dict[str, Tensor], quantised: bool, rows: int = 6) -> np.ndarray:
+    """Real foregrounds above, free-running foregrounds (inferred codes) below."""
+    layers, shifts = batch["layers"][:rows], batch["shifts"][:rows]
+    z = model.directions(layers, shifts)
+    codes = model.quantise(z).vector.unflatten(0, z.shape[:2]) if quantised else model.quantiser.normalise(z)
+    drawn = model.rollout(layers, shifts, codes)
+    out = []
+    for row in range(len(layers)):
+        out.append([to_picture(x[:3]) for x in layers[row]])
+        out.append([to_picture(layers[row, 0, :3])] + [to_picture(d.layer[row, :3]) for d in drawn])
+    return grid(out)

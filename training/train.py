@@ -1,0 +1,230 @@
+"""Train a world: python -m training.train tennis|wsprites|FOLDER --out runs/mine
+
+Stages GMA -> LMA run one after the other; 0 iterations skip a stage. The run folder gets state.pt (resumable with
+--resume), TensorBoard events, sample sheets (PNG) and, at the end, world.safetensors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from glass_gym.checkpoint import CheckpointError, save_world
+from glass_gym.config import preset
+from glass_gym.glass import Glass
+from training import sheets
+from training.data.clips import open_data
+from training.data.layout import ReadConfig
+from training.data.store import DataError, Store
+from training.export import build_world
+from training.perceptual import load_features
+from training.stages import GmaConfig, GmaStage, LmaConfig, LmaStage
+from training.trainer import LoopConfig, Trainer, TrainingError
+from training.windows import WindowSet, cut_windows
+
+THETA = {"tennis": 0.007, "wsprites": 0.06}
+CODES = {"tennis": 4, "wsprites": 6}
+WINDOW = {"tennis": 32, "wsprites": 64}
+RADIUS = {"tennis": 12, "wsprites": 24}
+
+try:
+    import tyro
+except ImportError:  # the command says so; the library works without
+    tyro = None
+
+
+@dataclass
+class TrainConfig:
+    """Train a GLASS world on videos."""
+
+    data: Annotated[str, tyro.conf.Positional] if tyro else str
+    """`tennis` (recorded from ALE), `wsprites` (generated), a clip store, or a folder of videos"""
+    out: Path = Path("runs/world")
+    """run folder"""
+    cache: Path = Path("data")
+    """where recorded, generated and decoded data is kept"""
+    preset: str = "lean"
+    """lean (default) or paper"""
+    resume: bool = False
+    """continue from OUT/state.pt"""
+    init: Path | None = None
+    """start from another run's state.pt (its finished stages are skipped)"""
+    codes: int | None = None
+    """K, the number of local actions; default 4 for tennis, else 6"""
+    window: int | None = None
+    """side of the agent's window, px; default 32 for tennis, else 64"""
+    agent_radius: int | None = None
+    """half size of the agent, px; default 12 for tennis, else 24"""
+    sheets: Path | None = None
+    """W-Sprites: folder of LPC sheets; default: built-in characters"""
+    background: Path | None = None
+    """W-Sprites: background photograph; default: scikit-learn's china.jpg"""
+    record_frames: int = 120_000
+    """Tennis: frames to record"""
+    vgg: Path | None = None
+    """VGG16 weights (.safetensors) for the perceptual losses; default: none"""
+    code_names: tuple[str, ...] = ()
+    """names of the K codes, stored in the checkpoint"""
+    gma: GmaConfig = field(default_factory=GmaConfig)
+    lma: LmaConfig = field(default_factory=LmaConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    read: ReadConfig = field(default_factory=ReadConfig)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    if tyro is None:
+        print("training needs tyro: pip install 'glass-gym[train]'", file=sys.stderr)
+        return 2
+    config = tyro.cli(TrainConfig, args=argv, prog="python -m training.train", description=__doc__)
+    try:
+        finished = train(config)
+    except (DataError, TrainingError, CheckpointError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0 if finished else 3
+
+
+def train(config: TrainConfig) -> bool:
+    """Run the command's work. Returns False if it was interrupted or out of time (saved; --resume continues)."""
+    kind = config.data if config.data in THETA else "wsprites"
+    if config.data not in ("tennis", "wsprites") and Path(config.data).is_dir() and "Tennis" in _source(config.data):
+        kind = "tennis"
+    store = _open(config)
+    torch.manual_seed(config.loop.seed)
+    changes = {"codes": config.codes or CODES[kind]}
+    if config.preset == "lean":
+        changes |= {"window": config.window or WINDOW[kind], "agent_radius": config.agent_radius or RADIUS[kind]}
+    model = Glass(preset(config.preset, store.height, store.width, **changes))
+    if config.gma.theta is None:
+        config.gma.theta = THETA[kind]
+    trainer = Trainer(model, config.out, config.loop)
+    if config.resume:
+        trainer.load()
+    elif config.init:
+        _load_from(trainer, config.init)
+    elif trainer.state_file.exists():
+        raise TrainingError(f"{trainer.state_file} exists; add --resume to continue it, or choose another --out")
+    (config.out / "config.json").write_text(json.dumps(dataclasses.asdict(config), default=str, indent=1))
+    report = Reporter(config, trainer, store)
+    if not trainer.run(GmaStage(model, store, config.gma, load_features(config.vgg, trainer.device)), report.step, report.sheet):
+        return report.interrupted()
+    if config.lma.iterations <= 0:
+        print(f"GMA is done; LMA was skipped (--lma.iterations 0). State: {trainer.state_file}")
+        return True
+    windows = _windows(config, trainer, store, "train")
+    stage = LmaStage(model, windows, config.lma)
+    report.held_out = LmaStage(trainer.average, _windows(config, trainer, store, "val"), config.lma)
+    if not trainer.run(stage, report.step, report.sheet):
+        return report.interrupted()
+    world = build_world(
+        trainer.average.cpu(), store, windows, config.code_names,
+        {"data": store.source, "minutes": trainer.minutes, "argv": sys.argv[1:], "torch": torch.__version__},
+    )  # fmt: skip
+    path = save_world(config.out / "world.safetensors", world)
+    print(f"world: {path} ({path.stat().st_size / 1e6:.1f} MB). Play: gym.make('Glass-v0', checkpoint='{path}')")
+    return True
+
+
+def _source(folder: str) -> str:
+    index = Path(folder) / "index.json"
+    return json.loads(index.read_text()).get("source", "") if index.exists() else ""
+
+
+def _open(config: TrainConfig) -> Store:
+    bars: list[tqdm] = []
+
+    def progress(done: int, total: int) -> None:
+        if not bars:
+            bars.append(tqdm(total=total, desc="data"))
+        bars[0].update(min(done, total) - bars[0].n)
+
+    store = open_data(
+        config.data, config.cache, config.read, config.sheets, config.background, config.record_frames, progress
+    )
+    for message in config.read.broken:
+        print(f"left out: {message}", file=sys.stderr)
+    return store
+
+
+def _load_from(trainer: Trainer, path: Path) -> None:
+    """Take weights and finished stages from another run, keep the own run folder."""
+    own, trainer.out = trainer.out, path.parent
+    trainer.load()
+    trainer.out, trainer._resume, trainer.minutes = own, None, {}
+
+
+def _windows(config: TrainConfig, trainer: Trainer, store: Store, split: str) -> WindowSet:
+    path = config.out / f"windows-{split}.npz"
+    if path.exists():
+        return WindowSet.load(path)
+    videos = [v for v in store.videos if v.split == split] or store.videos[:1]
+    with tqdm(total=len(videos), desc=f"tracking the agent ({split})", unit="video") as bar:
+        windows = cut_windows(trainer.average, store, videos, lambda done: bar.update(1))
+    part = path.with_name("part-" + path.name)
+    windows.save(part)
+    part.replace(path)
+    return windows
+
+
+class Reporter:
+    """Progress bar, TensorBoard and sample sheets."""
+
+    def __init__(self, config: TrainConfig, trainer: Trainer, store: Store):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.config, self.trainer, self.store = config, trainer, store
+        self.held_out: LmaStage | None = None
+        self.writer = SummaryWriter(str(config.out / "tensorboard"))
+        self.stage = ""
+        self.bar: tqdm | None = None
+        self.smooth: dict[str, float] = {}
+
+    def step(self, stage, iteration: int, terms: dict[str, float]) -> None:
+        """After every optimiser step."""
+        if self.stage != stage.name:
+            self.stage, self.smooth = stage.name, {}
+            self.bar = tqdm(total=stage.iterations, initial=iteration, desc=stage.name, mininterval=2.0)
+        self.bar.update(1)
+        for key, value in terms.items():
+            self.smooth[key] = value if key not in self.smooth else 0.95 * self.smooth[key] + 0.05 * value
+        if iteration % 20 == 0:
+            self.bar.set_postfix({k: f"{v:.4f}" for k, v in self.smooth.items()}, refresh=False)
+            for key, value in terms.items():
+                self.writer.add_scalar(f"{stage.name}/{key}", value, iteration)
+        if iteration + 1 == stage.iterations:
+            self.sheet(stage, final=True)
+            self.bar.close()
+
+    def sheet(self, stage, final: bool = False) -> None:
+        """A sample sheet of the averaged weights."""
+        average = self.trainer.average
+        with torch.autocast(self.trainer.device.type, torch.bfloat16, enabled=self.config.loop.bf16):
+            if stage.name == "gma":
+                picture = sheets.layers_sheet(average, self.store)
+            else:
+                batch = self.held_out.clips(np.random.default_rng(0), min(15, int(self.held_out.windows.lengths.max()) - 1))
+                batch = {k: v.to(self.trainer.device) for k, v in batch.items()}
+                quantised = final or (self.bar.n if self.bar else 0) > self.config.lma.continuous
+                picture = sheets.rollout_sheet(average, batch, quantised)
+        name = "final" if final else time.strftime("%H%M%S")
+        sheets.save_picture(self.config.out / "samples" / f"{stage.name}-{name}.png", picture)
+        self.writer.add_image(stage.name, picture, self.bar.n if self.bar else 0, dataformats="HWC")
+
+    def interrupted(self) -> bool:
+        """Say how to go on."""
+        print(f"\nstopped and saved: {self.trainer.state_file}. Continue with the same command and --resume")
+        return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())
