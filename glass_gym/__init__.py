@@ -38,5 +38,13 @@ def __getattr__(name):
 
 
 __all__ = [
-    "Glass", "GlassConfig", "GlassEnv", "GlassVectorEnv", "Simulator", "World", "WorldState", "load_world", "save_world",
-]  # fmt: skip
+    "Glass",
+    "GlassConfig",
+    "GlassEnv",
+    "GlassVectorEnv",
+    "Simulator",
+    "World",
+    "WorldState",
+    "load_world",
+    "save_world",
+]

@@ -49,7 +49,9 @@ class ActionTable:
             raise ValueError(f"shift_scale must be a positive number, got {shift_scale}")
         if isinstance(shifts, str):
             if shifts not in TABLES:
-                raise ValueError(f"no shift table called {shifts!r}; there are: {', '.join(TABLES)}, or a list of (dx, dy)")
+                raise ValueError(
+                    f"no shift table called {shifts!r}; there are: {', '.join(TABLES)}, or a list of (dx, dy)"
+                )
             names = tuple(TABLES[shifts])
             table = np.array(list(TABLES[shifts].values()), np.float32) * np.asarray(step, np.float32) * shift_scale
         else:

@@ -142,7 +142,9 @@ def load_world(checkpoint: str | Path) -> World:
         weights = {k.removeprefix("model."): v.float() if v.is_floating_point() else v
                    for k, v in tensors.items() if k.startswith("model.")}  # fmt: skip
         model.load_state_dict(weights)
-        pool = _undelta(zlib.decompressobj().decompress(tensors["start_frames"].numpy().tobytes(), int(np.prod(shape))), shape)
+        pool = _undelta(
+            zlib.decompressobj().decompress(tensors["start_frames"].numpy().tobytes(), int(np.prod(shape))), shape
+        )
         names, step = tuple(header["code_names"]), tuple(float(v) for v in header["step"])
     except (KeyError, TypeError, ValueError, RuntimeError, zlib.error) as error:
         raise CheckpointError(f"{path}: damaged or foreign ({str(error)[:200]}); copy or train it again") from None
@@ -185,5 +187,3 @@ def _undelta(raw: bytes, shape: tuple[int, ...]) -> np.ndarray:
     if len(raw) != int(np.prod(shape)):
         raise ValueError(f"start frames hold {len(raw)} bytes, expected {int(np.prod(shape))}")
     return np.cumsum(np.frombuffer(raw, np.uint8).reshape(shape), axis=0, dtype=np.uint8)
-
-

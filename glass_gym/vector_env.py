@@ -112,15 +112,24 @@ class GlassCore:
 
     def _targets(self, target, generators, position: np.ndarray) -> np.ndarray:
         if target is None:
-            drawn = [self.task.draw_target(g, p, self.height, self.width) for g, p in zip(generators, position, strict=True)]
+            drawn = [
+                self.task.draw_target(g, p, self.height, self.width) for g, p in zip(generators, position, strict=True)
+            ]
             return np.stack(drawn)
         target = np.asarray(target, np.float32)
-        if target.shape != (2,) or not np.isfinite(target).all() or (target < 0).any() or (target > [self.width, self.height]).any():
-            raise ValueError(f"target must be (x, y) inside the {self.width}x{self.height} frame, got {target.tolist()}")
+        if (
+            target.shape != (2,)
+            or not np.isfinite(target).all()
+            or (target < 0).any()
+            or (target > [self.width, self.height]).any()
+        ):
+            raise ValueError(
+                f"target must be (x, y) inside the {self.width}x{self.height} frame, got {target.tolist()}"
+            )
         return np.repeat(target[None], len(position), 0)
 
     def advance(self, actions: np.ndarray) -> dict[str, Tensor]:
-        """One step of all rows under (rows, 2) actions -> rewards, terminated, and what the infos tell, on the device."""
+        """One step of all rows under (rows, 2) actions -> rewards, terminated, commanded shifts, on the device."""
         actions = self._checked(actions)
         before = self.simulator.agent_position(self.state)
         index = torch.from_numpy(actions).to(self.simulator.device)

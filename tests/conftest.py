@@ -28,7 +28,9 @@ def tiny_model(tiny_config):
 @pytest.fixture
 def tiny_world(tiny_model):
     frames = np.random.default_rng(0).integers(0, 256, (40, 32, 48, 3), dtype=np.uint8)
-    return World(tiny_model, frames, (3.0, 2.0), ("neutral", "swing", "turn"), 1.6, {"mean": 1.0}, {"by": "test"}, "tiny")
+    return World(
+        tiny_model, frames, (3.0, 2.0), ("neutral", "swing", "turn"), 1.6, {"mean": 1.0}, {"by": "test"}, "tiny"
+    )
 
 
 def block_video(seed: int, length: int, height: int = 32, width: int = 48):

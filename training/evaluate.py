@@ -101,7 +101,7 @@ def evaluate(world: World, store: Store, config: EvaluateConfig) -> dict:
 
 @dataclass
 class Clips:
-    """Held-out clips in the agent's window: layers (N, T + 1, 4, s, s), shifts (N, T, 2), true masks or None, labels."""
+    """Held-out clips in the agent's window: layers (N, T + 1, 4, s, s), shifts (N, T, 2), masks or None, labels."""
 
     layers: torch.Tensor
     shifts: torch.Tensor
@@ -216,7 +216,8 @@ def animate(world: World, clips: Clips, folder: Path) -> dict:
         out[f"step_{step}"] = {
             "foreground_mse": _squared(free[:, at], real[:, at]), "frozen_mse": fixed,
             "ratio": _squared(free[:, at], real[:, at]) / fixed,
-            "mask_iou": _window_iou(free[:, at], real[:, at, 3:]), "frozen_iou": _window_iou(frozen[:, at], real[:, at, 3:]),
+            "mask_iou": _window_iou(free[:, at], real[:, at, 3:]),
+            "frozen_iou": _window_iou(frozen[:, at], real[:, at, 3:]),
         }  # fmt: skip
         if clips.true_masks is not None:
             truth = clips.true_masks[:, step]

@@ -15,7 +15,7 @@ POOL = 64
 
 @torch.no_grad()
 def code_statistics(model: Glass, windows: WindowSet, clips: int = 256, length: int = 16) -> dict[str, np.ndarray]:
-    """Inferred codes and shifts of random clips: codes (N,), shifts (N, 2) px, change (N,) of the aligned foreground."""
+    """Inferred codes and shifts of random clips: codes (N,), shifts (N, 2) px, change (N,) of the foreground."""
     rng = np.random.default_rng(0)
     device = next(model.parameters()).device
     side = model.config.window

@@ -20,7 +20,9 @@ def to_picture(images: Tensor) -> np.ndarray:
 
 def grid(rows: list[list[np.ndarray]], scale: int = 2, gap: int = 2) -> np.ndarray:
     """Rows of equally sized pictures (H, W, 3) -> one picture, enlarged without smoothing."""
-    padded = [np.concatenate([np.pad(p, ((0, gap), (0, gap), (0, 0)), constant_values=40) for p in row], 1) for row in rows]
+    padded = [
+        np.concatenate([np.pad(p, ((0, gap), (0, gap), (0, 0)), constant_values=40) for p in row], 1) for row in rows
+    ]
     sheet = np.concatenate(padded, 0)
     return sheet.repeat(scale, 0).repeat(scale, 1)
 

@@ -116,7 +116,9 @@ def train(config: TrainConfig) -> bool:
         raise TrainingError(f"{trainer.state_file} exists; add --resume to continue it, or choose another --out")
     (config.out / "config.json").write_text(json.dumps(dataclasses.asdict(config), default=str, indent=1))
     report = Reporter(config, trainer, store)
-    if not trainer.run(GmaStage(model, store, config.gma, load_features(config.vgg, trainer.device)), report.step, report.sheet):
+    if not trainer.run(
+        GmaStage(model, store, config.gma, load_features(config.vgg, trainer.device)), report.step, report.sheet
+    ):
         return report.interrupted()
     if config.lma.iterations <= 0:
         print(f"GMA is done; LMA was skipped (--lma.iterations 0). State: {trainer.state_file}")
@@ -212,7 +214,9 @@ class Reporter:
             if stage.name == "gma":
                 picture = sheets.layers_sheet(average, self.store)
             else:
-                batch = self.held_out.clips(np.random.default_rng(0), min(15, int(self.held_out.windows.lengths.max()) - 1))
+                batch = self.held_out.clips(
+                    np.random.default_rng(0), min(15, int(self.held_out.windows.lengths.max()) - 1)
+                )
                 batch = {k: v.to(self.trainer.device) for k, v in batch.items()}
                 quantised = final or (self.bar.n if self.bar else 0) > self.config.lma.continuous
                 picture = sheets.rollout_sheet(average, batch, quantised)

@@ -7,6 +7,7 @@ a small MLP U and a vector quantiser turn d into a code.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -52,8 +53,7 @@ class ActionNet(nn.Module):
             )  # fmt: skip
         widths = [size, wide, wide, wide, size]
         self.chain = nn.ModuleList(
-            BilinearStep(size, a, b, last=i == 3, norm=norm)
-            for i, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+            BilinearStep(size, a, b, last=i == 3, norm=norm) for i, (a, b) in enumerate(pairwise(widths))
         )
         self.mlp = nn.Sequential(
             nn.Linear(size, 128), nn.LeakyReLU(0.2), nn.Linear(128, 64), nn.LeakyReLU(0.2),

@@ -23,9 +23,7 @@ class Encoder(nn.Module):
         width, norm = config.feature_channels, config.norm
         if self.lean:
             self.stem = ConvBlock(16, width, norm=norm)
-            self.body = nn.Sequential(
-                ResBlock(width, width, down=True, norm=norm), ResBlock(width, width, norm=norm)
-            )
+            self.body = nn.Sequential(ResBlock(width, width, down=True, norm=norm), ResBlock(width, width, norm=norm))
             self.head = nn.Conv2d(width, width + 1, 3, padding=1)
         else:
             self.body = nn.Sequential(

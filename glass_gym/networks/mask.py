@@ -55,7 +55,7 @@ def densest_point(mask: Tensor, radius: int) -> Tensor:
     Returns:
         (B, 2) px, (x, y); the frame's centre where the mask is empty.
     """
-    batch, _, height, width = mask.shape
+    _, _, height, width = mask.shape
     side = 2 * radius + 1
     mass = F.avg_pool2d(mask.float(), (1, side), 1, (0, radius))  # separable: 2 passes of `side` instead of side^2
     mass = F.avg_pool2d(mass, (side, 1), 1, (radius, 0)) * side**2

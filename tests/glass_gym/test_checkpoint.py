@@ -20,7 +20,7 @@ def test_a_world_survives_the_round_trip(tiny_world, tmp_path):
 
 
 def test_an_unknown_name_lists_the_bundled_ones():
-    with pytest.raises(CheckpointError, match="no checkpoint called 'tenis'.*bundled: "):
+    with pytest.raises(CheckpointError, match=r"no checkpoint called 'tenis'.*bundled: "):
         load_world("tenis")
 
 

@@ -118,7 +118,7 @@ def test_videos_of_different_sizes_ask_for_one_size(tmp_path):
     write_png_video(tmp_path / "s/train/a")
     (tmp_path / "s/train/b").mkdir()
     Image.new("RGB", (64, 64)).save(tmp_path / "s/train/b/00000.png")
-    with pytest.raises(DataError, match="--read.size"):
+    with pytest.raises(DataError, match=r"--read\.size"):
         open_data(tmp_path / "s", tmp_path / "c")
 
 

@@ -85,7 +85,9 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(gma, tmp_
     trainer.save("gma", 3, None)
     before = trainer.state_file.read_bytes()
     stage.losses = lambda batch, iteration, generator: {"rec_f": torch.tensor(math.nan, requires_grad=True)}
-    with pytest.raises(TrainingError, match=r"not finite at gma iteration 0.*last good checkpoint: .*state\.pt.*--gma\.rate"):
+    with pytest.raises(
+        TrainingError, match=r"not finite at gma iteration 0.*last good checkpoint: .*state\.pt.*--gma\.rate"
+    ):
         trainer.run(stage)
     assert trainer.state_file.read_bytes() == before
 

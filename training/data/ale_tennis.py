@@ -72,9 +72,16 @@ class JoystickWalk:
     Covers the half court: directions are biased away from where the walk has been pushing.
     """
 
-    DIRECTIONS = {  # (dx, dy) -> (ALE action, the same with fire)
-        (0, 0): (0, 1), (0, -1): (2, 10), (1, 0): (3, 11), (-1, 0): (4, 12), (0, 1): (5, 13),
-        (1, -1): (6, 14), (-1, -1): (7, 15), (1, 1): (8, 16), (-1, 1): (9, 17),
+    DIRECTIONS = {  # noqa: RUF012 - (dx, dy) -> (ALE action, the same with fire)
+        (0, 0): (0, 1),
+        (0, -1): (2, 10),
+        (1, 0): (3, 11),
+        (-1, 0): (4, 12),
+        (0, 1): (5, 13),
+        (1, -1): (6, 14),
+        (-1, -1): (7, 15),
+        (1, 1): (8, 16),
+        (-1, 1): (9, 17),
     }
 
     def __init__(self, rng: np.random.Generator):
@@ -116,7 +123,10 @@ def record(config: RecordConfig, progress=lambda kept: None) -> Path:
                 masks = player_mask(frames, courts[stretch.colour], PLAYER_COLOURS[stretch.colour])
                 ram = stretch.ram[window]
                 writer.add(
-                    f"e{episode:04d}_{writer.frames:07d}", split, frames, masks,
+                    f"e{episode:04d}_{writer.frames:07d}",
+                    split,
+                    frames,
+                    masks,
                     position=np.stack([ram[:, 1], FEET_ROW - ram[:, 0]], 1).astype(np.float32),
                     colour=np.full(len(frames), stretch.colour, np.uint8),
                     episode=np.full(len(frames), episode, np.int32),

@@ -25,7 +25,8 @@ class ClipDataset:
         span = length + (length - 1) * skip
         videos = [v for v in self.store.videos if v.split == split]
         self.starts = np.concatenate(
-            [np.arange(v.start, v.start + v.length - span + 1) for v in videos if v.length >= span] or [np.empty(0, int)]
+            [np.arange(v.start, v.start + v.length - span + 1) for v in videos if v.length >= span]
+            or [np.empty(0, int)]
         )
         if not len(self.starts):
             longest = max((v.length for v in videos), default=0)

@@ -94,7 +94,9 @@ def read_video(path: Path, config: ReadConfig) -> np.ndarray:
             continue
         frame = _shape(frame, config)
         if out and frame.shape != out[0].shape:
-            raise DataError(f"{name}: frame is {frame.shape[:2]}, the first of {path} is {out[0].shape[:2]}; one video has one size")
+            raise DataError(
+                f"{name}: frame is {frame.shape[:2]}, the first of {path} is {out[0].shape[:2]}; one video has one size"
+            )
         out.append(frame)
     if not out:
         raise DataError(f"{path}: holds no frames")
@@ -117,7 +119,9 @@ def _read_folder(folder: Path) -> Iterator[tuple[Path, np.ndarray]]:
                     raise DataError(f"{file}: {image.width}x{image.height} is more than {MAX_PIXELS} pixels")
                 yield file, np.asarray(image.convert("RGB"))
         except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            raise DataError(f"{file}: broken image ({error}); repair it, or leave the video out with --skip-broken") from None
+            raise DataError(
+                f"{file}: broken image ({error}); repair it, or leave the video out with --skip-broken"
+            ) from None
 
 
 def _read_file(path: Path) -> Iterator[tuple[Path, np.ndarray]]:
@@ -134,7 +138,9 @@ def _read_file(path: Path) -> Iterator[tuple[Path, np.ndarray]]:
     except ImportError as error:
         raise DataError(f"{path}: needs a video reader ({error}); pip install 'glass-gym[train]'") from None
     except Exception as error:  # plugins raise whatever their decoder raises
-        raise DataError(f"{path}: broken video ({type(error).__name__}: {error}); leave it out with --skip-broken") from None
+        raise DataError(
+            f"{path}: broken video ({type(error).__name__}: {error}); leave it out with --skip-broken"
+        ) from None
 
 
 def _shape(frame: np.ndarray, config: ReadConfig) -> np.ndarray:

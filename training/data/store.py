@@ -86,8 +86,13 @@ class StoreWriter:
         if self._labels:
             np.savez_compressed(self.root / "labels.npz", **{k: np.concatenate(v) for k, v in self._labels.items()})
         index = {
-            "format": FORMAT, "version": VERSION, "height": self.height, "width": self.width,
-            "pixel_aspect": self.pixel_aspect, "source": self.source, "videos": [asdict(v) for v in self.videos],
+            "format": FORMAT,
+            "version": VERSION,
+            "height": self.height,
+            "width": self.width,
+            "pixel_aspect": self.pixel_aspect,
+            "source": self.source,
+            "videos": [asdict(v) for v in self.videos],
         }
         part = self.root / "index.json.part"
         part.write_text(json.dumps(index))

@@ -70,7 +70,9 @@ class Sprites:
                     raise DataError(f"{path}: sheet is {image.size}, expected {SHEET_SIZE} (13 x 21 tiles of 64 px)")
                 sheet = np.asarray(image.convert("RGBA"))
         except FileNotFoundError:
-            raise DataError(f"{path}: not found; --sheets needs {'/, '.join(LAYERS)}/ and shoes/ of PNG sheets") from None
+            raise DataError(
+                f"{path}: not found; --sheets needs {'/, '.join(LAYERS)}/ and shoes/ of PNG sheets"
+            ) from None
         except (UnidentifiedImageError, OSError) as error:
             raise DataError(f"{path}: not a readable image ({error})") from None
         tiles = np.empty((9, FRAMES, TILE, TILE, 4), np.uint8)
@@ -117,7 +119,9 @@ def load_background(path: str | Path | None, walk: WalkConfig) -> np.ndarray:
         except (UnidentifiedImageError, OSError) as error:
             raise DataError(f"{path}: background is not a readable image ({error})") from None
     scale = max(height / image.height, width / image.width)
-    image = image.resize((max(width, round(image.width * scale)), max(height, round(image.height * scale))), Image.BICUBIC)
+    image = image.resize(
+        (max(width, round(image.width * scale)), max(height, round(image.height * scale))), Image.BICUBIC
+    )
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return np.ascontiguousarray(np.asarray(image)[top : top + height, left : left + width])
 
@@ -163,9 +167,13 @@ class WSprites:
             area[:] = (tile[..., :3] * alpha + area * (255 - alpha) + 127) // 255
             masks[t, y : y + TILE, x : x + TILE] = tile[..., 3] > 127
         return {
-            "frames": frames, "masks": masks, "position": position.astype(np.float32),
-            "foreground_shift": _steps(position), "background_shift": -_steps(corner),
-            "local_action": action.astype(np.int16), "character": np.full(length, character, np.int16),
+            "frames": frames,
+            "masks": masks,
+            "position": position.astype(np.float32),
+            "foreground_shift": _steps(position),
+            "background_shift": -_steps(corner),
+            "local_action": action.astype(np.int16),
+            "character": np.full(length, character, np.int16),
         }
 
     def _walk(self, rng, length):

@@ -21,7 +21,7 @@ class Detections:
 
 
 def find_pieces(masks: np.ndarray, least: int, reach: int = 2) -> Detections:
-    """Connected pieces of masks (N, H, W), strokes less than `reach` px apart joined; pieces under `least` px dropped."""
+    """Connected pieces of masks (N, H, W), strokes less than `reach` px apart joined; those under `least` px dropped."""
     centroid = np.full((len(masks), 2), np.nan)
     area, pieces = np.zeros(len(masks), int), np.zeros(len(masks), int)
     for n, mask in enumerate(masks):
@@ -57,7 +57,9 @@ class TennisDetector:
     def __call__(self, frames: np.ndarray, sides: np.ndarray | None = None) -> Detections:
         """frames (N, H, W, 3) uint8."""
         sides = self.sides(frames) if sides is None else sides
-        masks = np.stack([player_mask(f, self.courts[s], PLAYER_COLOURS[s]) for f, s in zip(frames, sides, strict=True)])
+        masks = np.stack(
+            [player_mask(f, self.courts[s], PLAYER_COLOURS[s]) for f, s in zip(frames, sides, strict=True)]
+        )
         return find_pieces(masks, self.least)
 
 

@@ -1,0 +1,39 @@
+"""Who may call whom."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LEVEL = {
+    "config": 0, "networks": 1, "glass": 2, "tracking": 3, "checkpoint": 3, "simulator": 4, "action_space": 0,
+    "task": 0, "vector_env": 5, "env": 6, "demo": 7,
+}  # fmt: skip
+
+
+def imports(path: Path) -> list[str]:
+    names = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.append(node.module)
+    return names
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "glass_gym").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_library_imports_downward_only(path):
+    room = path.relative_to(ROOT / "glass_gym").parts[0].removesuffix(".py")
+    for name in imports(path):
+        assert name.split(".")[0] not in ("training", "agents", "tests")
+        if name.startswith("glass_gym.") and room != "__init__":
+            used = name.split(".")[1]
+            assert used == room or LEVEL[used] < LEVEL[room], f"{path.name} imports {name}"
+
+
+def test_training_and_agents_never_see_each_other():
+    for path in (ROOT / "training").rglob("*.py"):
+        assert not any(name.split(".")[0] == "agents" for name in imports(path)), path
+    for path in (ROOT / "agents").rglob("*.py"):
+        assert not any(name.split(".")[0] == "training" for name in imports(path)), path
