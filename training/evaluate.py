@@ -153,7 +153,7 @@ def analyse(world: World, store: Store, videos, result: dict) -> Clips:
     if store.has_masks:
         result["segmentation"] = {
             "miou": _mean(overlap), "miou_around_agent": _mean(around),
-            "centroid_distance_px": float(np.nanmean(np.concatenate(distance))),
+            "centroid_distance_px": _finite(np.nanmean, np.concatenate(distance)),
         }  # fmt: skip
     if true:
         result["foreground_shift_pairwise"] = shift_errors(np.concatenate(pairs_found), np.concatenate(true))
@@ -300,7 +300,7 @@ def simulate(world: World, store: Store, config: EvaluateConfig) -> dict:
         valid = error[np.isfinite(error)]
         out[f"control_rmse_px_at_{step}"] = float(np.sqrt((valid**2).mean())) if len(valid) else None
     frames = simulator.frames(play).numpy()
-    picture = sheets.grid([list(frames[i : i + 4]) for i in range(0, 16, 4)], scale=1)
+    picture = sheets.grid([list(frames[i : i + 4]) for i in range(0, min(16, len(frames)), 4)], scale=1)
     sheets.save_picture(config.out.parent / "after_50_random_steps.png", picture)
     return out
 
@@ -319,9 +319,14 @@ def _walk_right(simulator, state, table, detector, begin, sides) -> dict:
     achieved = (end.centroid - begin.centroid)[inside, 0]
     good = np.abs(achieved - commanded) <= 0.15 * commanded
     return {
-        "commanded_px": commanded, "starts_inside": int(inside.sum()), "within_15_percent": float(good.mean()),
-        "achieved_mean_px": float(np.nanmean(achieved)), "achieved_std_px": float(np.nanstd(achieved)),
+        "commanded_px": commanded, "starts_inside": int(inside.sum()), "within_15_percent": _finite(np.mean, good * 1.0),
+        "achieved_mean_px": _finite(np.nanmean, achieved), "achieved_std_px": _finite(np.nanstd, achieved),
     }  # fmt: skip
+
+
+def _finite(reduce, values: np.ndarray) -> float | None:
+    """A statistic as a float; None where nothing was measured."""
+    return float(reduce(values)) if np.isfinite(values).any() else None
 
 
 def _detector(world: World, store: Store):

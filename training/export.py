@@ -23,7 +23,8 @@ def code_statistics(model: Glass, windows: WindowSet, clips: int = 256, length: 
     codes, shifts, change = [], [], []
     for _ in range(clips):
         clip = windows.sample(rng, length)
-        layers = crop_windows(clip.layers, torch.full((length, 2), MARGIN), side)[None].to(device)
+        layers = clip.layers if windows.whole else crop_windows(clip.layers, torch.full((length, 2), MARGIN), side)
+        layers = layers[None].to(device)
         moves = clip.position.diff(dim=0)[None].to(device)
         codes.append(model.infer_codes(layers, moves)[0].cpu())
         shifts.append(moves[0].cpu())

@@ -62,6 +62,10 @@ class LmaConfig:
     """of those vectors, a channel"""
     horizons: tuple[int, ...] = (2, 4, 8, 15)
     """free-running lengths T; each takes an equal share of the steps after `continuous`, which uses the first"""
+    teacher_forced: int = 1
+    """T_f: the first steps of a clip that start from the real foreground; 1 is free running (the paper: 5) ..."""
+    teacher_steps: int = 25_000
+    """... and falls to 1 over this many iterations"""
     jitter: int = 2
     """clips are moved inside their window by up to this many px"""
     mask_weight: float = 4.0
@@ -72,6 +76,8 @@ class LmaConfig:
     mask: float = 0.2
     cycle: float = 0.0
     commitment: float = 0.05
+    perceptual: float = 1.0
+    """weight of the VGG term; used only with --vgg"""
 
 
 def frames_to_tensor(frames: np.ndarray) -> Tensor:
@@ -144,6 +150,7 @@ class LmaStage:
     model: Glass
     windows: WindowSet
     config: LmaConfig
+    features: object = None  # VGG features, or None
     name: str = "lma"
 
     @property
@@ -158,6 +165,13 @@ class LmaStage:
         share = (iteration - c.continuous) / max(1, c.iterations - c.continuous)
         return c.horizons[min(len(c.horizons) - 1, int(share * len(c.horizons)))]
 
+    def teacher(self, iteration: int, batch: int, steps: int) -> Tensor | None:
+        """(B, T) bool: steps that start from the real foreground; None when free running."""
+        c = self.config
+        left = 1 - min(1.0, iteration / max(1, c.teacher_steps))
+        forced = round(1 + (c.teacher_forced - 1) * left)
+        return (torch.arange(steps) < forced).expand(batch, steps) if forced > 1 else None
+
     def batch(self, rng: np.random.Generator, iteration: int) -> dict[str, Tensor]:
         """Random clips of the iteration's horizon T, see :meth:`clips`."""
         return self.clips(rng, self.horizon(iteration))
@@ -168,6 +182,11 @@ class LmaStage:
         layers, shifts, inside = [], [], []
         for _ in range(max(1, self.config.frames // horizon)):
             clip = self.windows.sample(rng, horizon + 1)
+            if self.windows.whole:
+                layers.append(clip.layers)
+                shifts.append(clip.position.diff(dim=0))
+                inside.append(torch.ones_like(clip.layers[:, 3:]))
+                continue
             offset = torch.from_numpy(rng.integers(-self.config.jitter, self.config.jitter + 1, 2))
             corner = (MARGIN + offset).expand(horizon + 1, 2)
             layers.append(crop_windows(clip.layers, corner, side))
@@ -206,7 +225,9 @@ class LmaStage:
                 model.quantiser.update(z.flatten(0, 1), generator)
             else:
                 terms["codebook"] = losses.codebook(normal, quantised.nearest)
-        drawn = model.rollout(layers, shifts, codes, scales=True)
+        teacher = self.teacher(iteration, *shifts.shape[:2])
+        teacher = None if teacher is None else teacher.to(shifts.device)
+        drawn = model.rollout(layers, shifts, codes, teacher, scales=True)
         target = layers[:, 1:].transpose(0, 1).flatten(0, 1)  # (T B, 4, s, s)
         before = layers[:, :-1].transpose(0, 1).flatten(0, 1)
         valid = inside[:, 1:].transpose(0, 1).flatten(0, 1)
@@ -224,6 +245,8 @@ class LmaStage:
                 colour = torch.cat([colour, mask], 1)
             wanted = F.avg_pool2d(target[:, : colour.shape[1]], scale)
             terms[f"rec_s{level}"] = c.rec_s * losses.weighted_squared(colour, wanted, F.avg_pool2d(weight, scale))
+        if self.features is not None:
+            terms["vgg"] = c.perceptual * losses.perceptual(self.features, layer[:, :3], target[:, :3])
         if c.cycle and iteration >= c.continuous:
             again = model.directions(torch.stack([layers[:, 0], drawn[0].layer], 1), shifts[:, :1])
             terms["cycle"] = c.cycle * losses.cycle(codes[:, 0], model.quantiser.normalise(again[:, 0]))

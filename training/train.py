@@ -116,15 +116,14 @@ def train(config: TrainConfig) -> bool:
         raise TrainingError(f"{trainer.state_file} exists; add --resume to continue it, or choose another --out")
     (config.out / "config.json").write_text(json.dumps(dataclasses.asdict(config), default=str, indent=1))
     report = Reporter(config, trainer, store)
-    if not trainer.run(
-        GmaStage(model, store, config.gma, load_features(config.vgg, trainer.device)), report.step, report.sheet
-    ):
+    features = load_features(config.vgg, trainer.device)
+    if not trainer.run(GmaStage(model, store, config.gma, features), report.step, report.sheet):
         return report.interrupted()
     if config.lma.iterations <= 0:
         print(f"GMA is done; LMA was skipped (--lma.iterations 0). State: {trainer.state_file}")
         return True
     windows = _windows(config, trainer, store, "train")
-    stage = LmaStage(model, windows, config.lma)
+    stage = LmaStage(model, windows, config.lma, features)
     report.held_out = LmaStage(trainer.average, _windows(config, trainer, store, "val"), config.lma)
     if not trainer.run(stage, report.step, report.sheet):
         return report.interrupted()

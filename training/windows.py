@@ -36,6 +36,7 @@ class WindowSet:
 
     def __init__(self, layers: np.ndarray, position: np.ndarray, starts, lengths, height: int, width: int):
         self.layers, self.position = layers, position
+        self.whole = layers.shape[-2:] == (height, width)  # view="whole": frames, not windows
         self.starts, self.lengths = np.asarray(starts), np.asarray(lengths)
         self.height, self.width = height, width
 
@@ -81,7 +82,9 @@ def cut_windows(model: Glass, store: Store, videos: list[Video], progress=lambda
         with torch.autocast(device.type, torch.bfloat16):
             tracked = track(model, frames)
         corner = tracked.position.long() - side // 2
-        stack = crop_windows(torch.cat([frames * tracked.masks, tracked.masks], 1), corner, side)
+        stack = torch.cat([frames * tracked.masks, tracked.masks], 1)
+        if model.config.view == "agent":
+            stack = crop_windows(stack, corner, side)
         packed = torch.cat([(stack[:, :3] + 1) * 127.5, stack[:, 3:] * 255], 1)
         layers.append(packed.round().clamp(0, 255).byte().cpu().numpy())
         positions.append(tracked.position.cpu().numpy())

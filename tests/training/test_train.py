@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from glass_gym.checkpoint import CheckpointError, load_world
+from glass_gym.config import GlassConfig
 from glass_gym.glass import Glass
 from glass_gym.tracking import track
 from training import trainer as trainer_module
@@ -163,6 +164,22 @@ def test_the_lma_stage_learns_and_a_world_comes_out(tiny_model, block_store, tmp
     trainer.average.mask = PerfectMask()
     world = build_world(trainer.average, store, windows)
     assert len(world.start_frames) >= 32 and world.code_names[0] == "neutral" and 1 <= world.step[0] <= 3
+
+
+def test_the_paper_preset_trains_on_whole_frames_with_teacher_forcing(block_store, tmp_path):
+    torch.manual_seed(0)
+    model = Glass(GlassConfig.paper(32, 48, codes=3, mask_channels=8))
+    store = Store(block_store)
+    videos = [v for v in store.videos if v.split == "train"][:2]
+    windows = cut_windows(model.eval(), store, videos)
+    assert windows.whole and windows.layers.shape[1:] == (4, 32, 48)
+    config = LmaConfig(iterations=3, frames=4, continuous=1, horizons=(4,), teacher_forced=3, teacher_steps=4)
+    stage = LmaStage(model, windows, config)
+    assert stage.teacher(0, 1, 4).tolist() == [[True, True, True, False]]
+    assert stage.teacher(2, 1, 4).tolist() == [[True, True, False, False]] and stage.teacher(4, 1, 4) is None
+    seen = []
+    assert Trainer(model, tmp_path, LOOP).run(stage, lambda s, i, terms: seen.append(terms))
+    assert len(seen) == 3 and {"rec_u", "mask", "commitment", "codebook"} <= set(seen[-1])
 
 
 def test_the_command_trains_resumes_exports_and_evaluates(block_store, tmp_path, capsys):

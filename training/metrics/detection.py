@@ -21,7 +21,7 @@ class Detections:
 
 
 def find_pieces(masks: np.ndarray, least: int, reach: int = 2) -> Detections:
-    """Connected pieces of masks (N, H, W), strokes less than `reach` px apart joined; those under `least` px dropped."""
+    """Connected pieces of masks (N, H, W), strokes under `reach` px apart joined; those under `least` px dropped."""
     centroid = np.full((len(masks), 2), np.nan)
     area, pieces = np.zeros(len(masks), int), np.zeros(len(masks), int)
     for n, mask in enumerate(masks):
