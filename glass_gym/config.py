@@ -40,6 +40,8 @@ class GlassConfig:
         quantiser: ``"ema"`` (cosine codebook, moving averages, revival) or ``"plain"`` (VQ loss, as published).
         action_channels: size of the embedding that modulates the RNN.
         skip: D sees E's half-resolution features of the foreground it starts from, under both actions (ours).
+        action_view: what A sees: ``"shape"`` (mask and contrast, without the agent's own colours, so that a code cannot
+            say who the agent is) or ``"colour"`` (as published).
         joint_attention: E's extra map multiplies A's input (App. B).
     """
 
@@ -69,6 +71,7 @@ class GlassConfig:
     quantiser: str = "ema"
     action_channels: int = 64
     skip: bool = True
+    action_view: str = "shape"
     joint_attention: bool = True
 
     def __post_init__(self):
@@ -103,7 +106,7 @@ class GlassConfig:
             inpaint_net="paper", view="whole", norm="batch",
             compressed_channels=16 if tennis else 8, hidden=64 if tennis else 32,
             dynamics="paper", decoder_channels=128, bilinear_channels=128, quantiser="plain", action_channels=8,
-            skip=False,
+            skip=False, action_view="colour",
         )  # fmt: skip
         return cls(height=height, width=width, codes=codes, **(published | changes))
 
@@ -133,6 +136,7 @@ _CHOICES = {
     "norm": ("group", "batch"),
     "dynamics": ("residual", "paper"),
     "quantiser": ("ema", "plain"),
+    "action_view": ("shape", "colour"),
 }
 
 PRESETS = {"lean": GlassConfig.lean, "paper": GlassConfig.paper}

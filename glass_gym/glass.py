@@ -53,6 +53,20 @@ def compose(layer: Tensor, background: Tensor) -> Tensor:
     return layer[:, :3] + background * (1 - layer[:, 3:])
 
 
+def shape_only(layers: Tensor) -> Tensor:
+    """Layers (B, T, 4, h, w) without the agent's own colours: luminance, its mean over the clip's agent taken out.
+
+    The contrast that is left is scaled by its spread; an agent of one colour keeps its mask only.
+    """
+    mask = layers[:, :, 3:]
+    mass = mask.sum((1, 2, 3, 4), keepdim=True).clamp_min(1.0)
+    light = layers[:, :, :3].mean(2, keepdim=True)  # already times the mask
+    light = light - mask * (light.sum((1, 2, 3, 4), keepdim=True) / mass)
+    spread = (light.square().sum((1, 2, 3, 4), keepdim=True) / mass).sqrt()
+    light = light / (spread + 0.25)
+    return torch.cat([light.expand(-1, -1, 3, -1, -1), mask], 2)
+
+
 def _shift_net(kind: str, reach: int, fourth: bool, sharpness: float) -> nn.Module:
     return RegressorShift(reach) if kind == "regressor" else CorrelationShift(reach, fourth, sharpness)
 
@@ -115,6 +129,8 @@ class Glass(nn.Module):
             (B, T, code_channels), float32.
         """
         batch, steps = shifts.shape[:2]
+        if self.config.action_view == "shape":
+            layers = shape_only(layers)
         if self.config.view == "whole":
             moved = translate(layers[:, :-1].flatten(0, 1), shifts.flatten(0, 1))
             features, attention, _ = self.encode(torch.cat([moved, layers[:, 1:].flatten(0, 1)]))

@@ -24,8 +24,6 @@ EXACTNESS = 20.0
 """Weight of a match: exp(EXACTNESS * (quality - 1)), quality 1 being pixel by pixel."""
 LEASH = 0.001
 """Weight of the centre of mass."""
-LEAST = 5 * LEASH
-"""Least weight of a match: where no pose comes back exactly, matches still rule over the centre of mass."""
 
 
 @dataclass
@@ -87,7 +85,7 @@ def _solve(layers: Tensor, centre: Tensor) -> Tensor:
         side = 2 * REACH + 1
         found = torch.stack([index % side, index // side], 1) - REACH
         quality = 2 * best / (energy[:-lag] + energy[lag:]).clamp_min(1e-3)
-        weight = (EXACTNESS * (quality.clamp(0, 1) - 1)).exp().clamp_min(LEAST).double()
+        weight = (EXACTNESS * (quality.clamp(0, 1) - 1)).exp().double()
         move = (found + centre[lag:] - centre[:-lag]).double()  # (T - lag, 2)
         i = torch.arange(steps - lag, device=layers.device)
         laplacian.index_put_((i, i), weight, accumulate=True)
