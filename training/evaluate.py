@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from glass_gym.action_space import ActionTable
 from glass_gym.checkpoint import CheckpointError, World, load_world, resolve
-from glass_gym.glass import crop_windows
+from glass_gym.config import GlassConfig
+from glass_gym.glass import Glass, crop_windows
 from glass_gym.simulator import Simulator
 from glass_gym.tracking import track
 from training import sheets
@@ -29,6 +30,7 @@ from training.metrics.actions import mutual_information, usage
 from training.metrics.detection import MaskDetector, TennisDetector
 from training.metrics.motion import shift_errors
 from training.metrics.segmentation import centroids, iou
+from training.trainer import TrainingError, read_state
 
 try:
     import tyro
@@ -43,7 +45,7 @@ class EvaluateConfig:
     """Measure a world on held-out videos."""
 
     checkpoint: Annotated[str, tyro.conf.Positional] if tyro else str
-    """bundled name or .safetensors file"""
+    """bundled name, .safetensors file, or a run's state.pt (GMA figures only)"""
     data: Annotated[str, tyro.conf.Positional] if tyro else str
     """as for training: tennis, wsprites, a clip store or a folder of videos"""
     out: Path = Path("evaluation.json")
@@ -65,13 +67,14 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     config = tyro.cli(EvaluateConfig, args=argv, prog="python -m training.evaluate", description=__doc__)
     try:
-        world = load_world(config.checkpoint)
+        path = Path(config.checkpoint) if config.checkpoint.endswith(".pt") else resolve(config.checkpoint)
+        world = load_state(path) if path.suffix == ".pt" else load_world(path)
         store = open_data(config.data, config.cache, sheets=config.sheets)
-    except (CheckpointError, DataError) as error:
+        result = evaluate(world, store, config)
+    except (CheckpointError, DataError, TrainingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    result = evaluate(world, store, config)
-    digest = hashlib.sha256(resolve(config.checkpoint).read_bytes()).hexdigest()
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     result = {"checkpoint_sha256": digest, "command": " ".join(sys.argv[1:]), "seed": config.seed,
               "data": store.source, "split": config.split} | result  # fmt: skip
     config.out.parent.mkdir(parents=True, exist_ok=True)
@@ -93,10 +96,20 @@ def evaluate(world: World, store: Store, config: EvaluateConfig) -> dict:
     result: dict = {}
     with torch.inference_mode():
         clips = analyse(world, store, videos, result)
+        if not len(world.start_frames):
+            return result | {"training_minutes": world.provenance["minutes"]}
         result["lma"] = animate(world, clips, config.out.parent)
         result["codes"] = local_actions(world, clips, config.out.parent)
         result["simulator"] = simulate(world, store, config)
     return result
+
+
+def load_state(path: Path) -> World:
+    """A run's averaged weights, without what only an exported world has."""
+    state = read_state(path, torch.device("cpu"))
+    model = Glass(GlassConfig.from_dict(json.loads(state["config"])))
+    model.load_state_dict(state["average"])
+    return World(model.eval(), np.empty((0,)), (1.0, 1.0), (), provenance={"minutes": dict(state["minutes"])})
 
 
 @dataclass
@@ -115,6 +128,7 @@ def analyse(world: World, store: Store, videos, result: dict) -> Clips:
     model, side = world.model, world.config.window
     overlap, around, distance, found, true, pairs_found, background = [], [], [], [], [], [], [[], []]
     layers, shifts, masks, labels, groups = [], [], [], [], []
+    pixels = np.zeros(2)
     for video in tqdm(videos, desc="held-out videos", leave=False):
         span = slice(video.start, video.start + video.length)
         frames = torch.from_numpy(store.frames[span].copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -131,6 +145,7 @@ def analyse(world: World, store: Store, videos, result: dict) -> Clips:
             overlap.append(iou((raw[:, 0] > 0.5).numpy(), truth))
             kept = (tracked.masks[:, 0] > 0.5).numpy()
             around.append(iou(kept, truth))
+            pixels += [(kept & truth).sum(), (kept | truth).sum()]
             distance.append(np.linalg.norm(centroids(kept) - centroids(truth), axis=1))
             true_window = crop_windows(torch.from_numpy(truth)[:, None].float(), corner, side)
         move = true_shifts(store, video, masks=truth if store.has_masks else None)
@@ -153,6 +168,7 @@ def analyse(world: World, store: Store, videos, result: dict) -> Clips:
     if store.has_masks:
         result["segmentation"] = {
             "miou": _mean(overlap), "miou_around_agent": _mean(around),
+            "pixel_iou_around_agent": float(pixels[0] / pixels[1]),
             "centroid_distance_px": _finite(np.nanmean, np.concatenate(distance)),
         }  # fmt: skip
     if true:

@@ -60,6 +60,24 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def read_state(path: Path, device: torch.device) -> dict:
+    """A training state, without running code from the file.
+
+    Raises:
+        TrainingError: missing, damaged, or newer.
+    """
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        version = state["version"]
+    except FileNotFoundError:
+        raise TrainingError(f"{path}: nothing to resume; leave --resume out to start") from None
+    except Exception as error:
+        raise TrainingError(f"{path}: not a whole training state ({str(error)[:200]})") from None
+    if version > STATE_VERSION:
+        raise TrainingError(f"{path}: version {version} is newer than {STATE_VERSION}; upgrade")
+    return state
+
+
 class Trainer:
     """Runs stages over one model.
 
@@ -94,15 +112,7 @@ class Trainer:
         Raises:
             TrainingError: no state, a damaged one, or one of another model.
         """
-        try:
-            state = torch.load(self.state_file, map_location=self.device, weights_only=True)
-            version = state["version"]
-        except FileNotFoundError:
-            raise TrainingError(f"{self.state_file}: nothing to resume; leave --resume out to start") from None
-        except Exception as error:
-            raise TrainingError(f"{self.state_file}: not a whole training state ({str(error)[:200]})") from None
-        if version > STATE_VERSION:
-            raise TrainingError(f"{self.state_file}: version {version} is newer than {STATE_VERSION}; upgrade")
+        state = read_state(self.state_file, self.device)
         if GlassConfig.from_dict(json.loads(state["config"])) != self.model.config:
             raise TrainingError(f"{self.state_file}: was trained with another model config; use the same options")
         self.model.load_state_dict(state["model"])

@@ -9,6 +9,7 @@ from training.metrics.actions import mutual_information, usage
 from training.metrics.detection import find_pieces
 from training.metrics.motion import shift_errors
 from training.metrics.segmentation import centroids, iou, soft_iou
+from training.trainer import LoopConfig, Trainer
 
 
 def square(x, y, side=4):
@@ -62,6 +63,14 @@ def test_the_command_measures_a_world(tiny_world, block_store, tmp_path, capsys)
     assert result["lma"]["step_15"]["ratio"] > 0 and len(result["codes"]["usage"]["share"]) == 3
     assert {p.name for p in out.parent.iterdir()} >= {"evaluation.md", "free_running.png", "local_actions.png"}
     assert "| miou |" in capsys.readouterr().out
+
+
+def test_the_command_measures_the_gma_of_a_run_in_progress(tiny_model, block_store, tmp_path):
+    Trainer(tiny_model, tmp_path, LoopConfig(device="cpu")).save("gma", 3, None)
+    out = tmp_path / "evaluation.json"
+    assert main([str(tmp_path / "state.pt"), str(block_store), "--out", str(out)]) == 0
+    result = json.loads(out.read_text())
+    assert {"segmentation", "foreground_shift_pairwise"} <= set(result) and "lma" not in result
 
 
 def test_the_command_names_an_unknown_checkpoint(tmp_path, capsys):
