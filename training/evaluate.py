@@ -335,7 +335,8 @@ def _walk_right(simulator, state, table, detector, begin, sides) -> dict:
     achieved = (end.centroid - begin.centroid)[inside, 0]
     good = np.abs(achieved - commanded) <= 0.15 * commanded
     return {
-        "commanded_px": commanded, "starts_inside": int(inside.sum()), "within_15_percent": _finite(np.mean, good * 1.0),
+        "commanded_px": commanded, "starts_inside": int(inside.sum()),
+        "within_15_percent": _finite(np.mean, good * 1.0),
         "achieved_mean_px": _finite(np.nanmean, achieved), "achieved_std_px": _finite(np.nanstd, achieved),
     }  # fmt: skip
 

@@ -62,6 +62,9 @@ class LmaConfig:
     """of those vectors, a channel"""
     horizons: tuple[int, ...] = (2, 4, 8, 15)
     """free-running lengths T; each takes an equal share of the steps after `continuous`, which uses the first"""
+    hide_shift: float = 0.3
+    """share of the clips in which the RNN is told that the agent stands still: what the legs do must then come from the
+    codes, and a code means the same on the spot (agent-centred models only)"""
     teacher_forced: int = 1
     """T_f: the first steps of a clip that start from the real foreground; 1 is free running (the paper: 5) ..."""
     teacher_steps: int = 25_000
@@ -225,9 +228,13 @@ class LmaStage:
                 model.quantiser.update(z.flatten(0, 1), generator)
             else:
                 terms["codebook"] = losses.codebook(normal, quantised.nearest)
+        told = shifts
+        if c.hide_shift and not self.windows.whole:
+            hidden = torch.rand(len(shifts), generator=generator) < c.hide_shift
+            told = torch.where(hidden.to(shifts.device)[:, None, None], torch.zeros_like(shifts), shifts)
         teacher = self.teacher(iteration, *shifts.shape[:2])
         teacher = None if teacher is None else teacher.to(shifts.device)
-        drawn = model.rollout(layers, shifts, codes, teacher, scales=True)
+        drawn = model.rollout(layers, told, codes, teacher, scales=True)
         target = layers[:, 1:].transpose(0, 1).flatten(0, 1)  # (T B, 4, s, s)
         before = layers[:, :-1].transpose(0, 1).flatten(0, 1)
         valid = inside[:, 1:].transpose(0, 1).flatten(0, 1)
