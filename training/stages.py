@@ -22,7 +22,7 @@ from training.windows import MARGIN, WindowSet
 class GmaConfig:
     """The GMA stage: segmentation, inpainting, shifts."""
 
-    iterations: int = 1600
+    iterations: int = 2000
     """optimiser steps; 0 skips the stage"""
     batch: int = 8
     """pairs of frames a step"""
