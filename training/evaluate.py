@@ -25,7 +25,7 @@ from glass_gym.simulator import Simulator
 from glass_gym.tracking import track
 from training import sheets
 from training.data.clips import open_data
-from training.data.store import DataError, Store
+from training.data.store import DataError, Store, frames_to_tensor
 from training.metrics.actions import mutual_information, usage
 from training.metrics.detection import MaskDetector, TennisDetector
 from training.metrics.motion import shift_errors
@@ -131,7 +131,7 @@ def analyse(world: World, store: Store, videos, result: dict) -> Clips:
     pixels = np.zeros(2)
     for video in tqdm(videos, desc="held-out videos", leave=False):
         span = slice(video.start, video.start + video.length)
-        frames = torch.from_numpy(store.frames[span].copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
+        frames = frames_to_tensor(store.frames[span])
         raw = torch.cat([model.mask(part) for part in frames.split(64)])
         tracked = track(model, frames)
         moves = tracked.position.diff(dim=0)
@@ -350,7 +350,7 @@ def _detector(world: World, store: Store):
     courts = store.root / "courts.npy"
     if courts.exists():
         return TennisDetector(np.load(courts, allow_pickle=False))
-    frames = torch.from_numpy(world.start_frames).permute(0, 3, 1, 2).float() / 127.5 - 1
+    frames = frames_to_tensor(world.start_frames)
     area = float((world.model.mask(frames) > 0.5).float().sum((1, 2, 3)).median())
     return MaskDetector(world.model, area)
 

@@ -7,7 +7,7 @@ import torch
 
 from glass_gym.checkpoint import World
 from glass_gym.glass import Glass, crop_windows
-from training.data.store import Store
+from training.data.store import Store, frames_to_tensor
 from training.windows import MARGIN, WindowSet
 
 POOL = 64
@@ -41,8 +41,12 @@ def step_length(shifts: np.ndarray) -> tuple[float, float]:
     return steps[0], steps[1]
 
 
-def neutral_first(model: Glass, statistics: dict[str, np.ndarray]) -> None:
-    """Reorder the codebook in place: code 0 is the one under which the still agent changes least."""
+def neutral_first(model: Glass, statistics: dict[str, np.ndarray]) -> list[int]:
+    """Reorder the codebook in place: code 0 is the one under which the still agent changes least.
+
+    Returns:
+        the old index of each new code.
+    """
     codes, change = statistics["codes"], statistics["change"]
     still = np.abs(statistics["shifts"]).sum(1) < 0.5
     count = np.bincount(codes, minlength=model.config.codes)
@@ -55,6 +59,7 @@ def neutral_first(model: Glass, statistics: dict[str, np.ndarray]) -> None:
         model.quantiser.codebook.copy_(model.quantiser.codebook[torch.tensor(order)])
         if hasattr(model.quantiser, "usage"):
             model.quantiser.usage.copy_(model.quantiser.usage[torch.tensor(order)])
+    return order
 
 
 def start_pool(model: Glass, store: Store, count: int = POOL) -> np.ndarray:
@@ -66,7 +71,7 @@ def start_pool(model: Glass, store: Store, count: int = POOL) -> np.ndarray:
     for index in rng.permutation(len(held)):
         video = held[index]
         frame = store.frames[video.start + rng.integers(video.length)]
-        image = torch.from_numpy(frame.copy()).permute(2, 0, 1)[None].float().to(device) / 127.5 - 1
+        image = frames_to_tensor(frame)[None].to(device)
         with torch.no_grad():
             mask = model.mask(image)
         if mask.sum() >= 16:
@@ -85,7 +90,7 @@ def build_world(model: Glass, store: Store, windows: WindowSet, code_names=None,
     """Everything a checkpoint holds, measured on the data."""
     model.eval()
     statistics = code_statistics(model, windows)
-    neutral_first(model, statistics)
+    order = neutral_first(model, statistics)
     names = tuple(code_names or [f"code {k}" if k else "neutral" for k in range(model.config.codes)])
     if len(names) != model.config.codes:
         raise ValueError(f"{len(names)} code names for K = {model.config.codes} codes: {names}")
@@ -93,6 +98,6 @@ def build_world(model: Glass, store: Store, windows: WindowSet, code_names=None,
     return World(
         model, pool, step_length(statistics["shifts"]), names, store.pixel_aspect,
         {"frame_mean": pool.mean((0, 1, 2)).round(2).tolist(), "frame_std": pool.std((0, 1, 2)).round(2).tolist(),
-         "code_share": np.bincount(code_statistics(model, windows)["codes"], minlength=len(names)).tolist()},
+         "code_share": np.bincount(statistics["codes"], minlength=len(names))[order].tolist()},
         provenance or {},
     )  # fmt: skip

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from glass_gym.glass import Glass
-from training.data.store import Store
+from training.data.store import Store, frames_to_tensor
 
 
 def to_picture(images: Tensor) -> np.ndarray:
@@ -42,7 +42,7 @@ def layers_sheet(model: Glass, store: Store, split: str = "val", rows: int = 6) 
     out = []
     for video in videos[:: max(1, len(videos) // rows)][:rows]:
         start = video.start + video.length // 2 - 1
-        pair = torch.from_numpy(store.frames[start : start + 2].copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
+        pair = frames_to_tensor(store.frames[start : start + 2])
         motion = model.analyse_pairs(pair[None].to(device))
         mask = motion.masks[0, 0].expand(3, -1, -1) * 2 - 1
         foreground = motion.masks[0, 0].cpu() * pair[0] - (1 - motion.masks[0, 0].cpu())

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from glass_gym.glass import Glass, crop_windows, inside_windows
 from training import losses
-from training.data.store import Store, Video
+from training.data.store import Store, Video, frames_to_tensor
 from training.windows import MARGIN, WindowSet
 
 
@@ -81,11 +81,6 @@ class LmaConfig:
     commitment: float = 0.05
     perceptual: float = 1.0
     """weight of the VGG term; used only with --vgg"""
-
-
-def frames_to_tensor(frames: np.ndarray) -> Tensor:
-    """(..., H, W, 3) uint8 -> (..., 3, H, W) float32 in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(frames, -1, -3))).float() / 127.5 - 1
 
 
 @dataclass
@@ -204,9 +199,10 @@ class LmaStage:
         if iteration != self.config.continuous or not hasattr(self.model.quantiser, "kmeans"):
             return
         rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
+        device = next(self.model.parameters()).device
         vectors = []
         for _ in range(16):
-            batch = self.clips(rng, 8)
+            batch = {key: value.to(device) for key, value in self.clips(rng, 8).items()}
             vectors.append(self.model.directions(batch["layers"], batch["shifts"]).flatten(0, 1))
         self.model.quantiser.kmeans(torch.cat(vectors).cpu(), generator=generator)
 

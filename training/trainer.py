@@ -85,16 +85,15 @@ class Trainer:
         model: the model under training.
         out: run folder: state.pt, TensorBoard events and sample sheets.
         config: :class:`LoopConfig`.
-        log: called with (step name, scalars).
     """
 
-    def __init__(self, model: Glass, out: Path, config: LoopConfig, log=lambda tag, values, step: None):
+    def __init__(self, model: Glass, out: Path, config: LoopConfig):
         self.device = pick_device(config.device)
         self.model = model.to(self.device, memory_format=torch.channels_last)
         self.average = Glass(model.config).to(self.device, memory_format=torch.channels_last)
         self.average.load_state_dict(model.state_dict())
         self.average.eval().requires_grad_(False)
-        self.out, self.config, self.log = Path(out), config, log
+        self.out, self.config = Path(out), config
         self.out.mkdir(parents=True, exist_ok=True)
         self.finished: list[str] = []
         self.minutes: dict[str, float] = {}

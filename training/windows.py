@@ -11,7 +11,7 @@ from torch import Tensor
 
 from glass_gym.glass import Glass, crop_windows
 from glass_gym.tracking import track
-from training.data.store import Store, Video
+from training.data.store import Store, Video, frames_to_tensor
 
 MARGIN = 4
 """Windows are stored with this many px to spare on each side, so that clips can be moved inside them."""
@@ -77,8 +77,7 @@ def cut_windows(model: Glass, store: Store, videos: list[Video], progress=lambda
     device = next(model.parameters()).device
     layers, positions, starts, lengths, total = [], [], [], [], 0
     for done, video in enumerate(videos):
-        frames = store.frames[video.start : video.start + video.length]
-        frames = torch.from_numpy(frames.copy()).permute(0, 3, 1, 2).float().to(device) / 127.5 - 1
+        frames = frames_to_tensor(store.frames[video.start : video.start + video.length]).to(device)
         with torch.autocast(device.type, torch.bfloat16):
             tracked = track(model, frames)
         corner = tracked.position.long() - side // 2

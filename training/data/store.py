@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 FORMAT = "glass-clips"
 VERSION = 1
@@ -35,6 +36,11 @@ class Video:
     split: str
     start: int
     length: int
+
+
+def frames_to_tensor(frames: np.ndarray) -> torch.Tensor:
+    """(..., H, W, 3) uint8 -> (..., 3, H, W) float32 in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(frames, -1, -3))).float() / 127.5 - 1
 
 
 class StoreWriter:

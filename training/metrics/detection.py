@@ -8,6 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from training.data.ale_tennis import PLAYER_COLOURS, player_mask
+from training.data.store import frames_to_tensor
 
 
 @dataclass
@@ -78,6 +79,6 @@ class MaskDetector:
         masks = []
         with torch.inference_mode():
             for part in np.array_split(frames, max(1, len(frames) // 32)):
-                image = torch.from_numpy(part.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
+                image = frames_to_tensor(part)
                 masks.append((self.model.mask(image)[:, 0] > 0.5).numpy())
         return find_pieces(np.concatenate(masks), self.least)
