@@ -21,6 +21,7 @@ _ENTRY_POINTS = {
 
 if "GlassTennis-v0" not in registry:
     register(id="GlassTennis-v0", kwargs={"checkpoint": "tennis"}, **_ENTRY_POINTS)
+    register(id="GlassSprites-v0", kwargs={"checkpoint": "sprites"}, **_ENTRY_POINTS)
     register(id="Glass-v0", **_ENTRY_POINTS)
 
 
@@ -29,8 +30,9 @@ def __getattr__(name):
     import importlib
 
     homes = {
-        "Glass": "glass", "Simulator": "simulator", "WorldState": "simulator", "World": "checkpoint",
-        "load_world": "checkpoint", "save_world": "checkpoint", "GlassEnv": "env", "GlassVectorEnv": "vector_env",
+        "Glass": "glass", "Simulator": "simulator", "WorldState": "simulator", "NoAgentError": "simulator",
+        "World": "checkpoint", "load_world": "checkpoint", "save_world": "checkpoint", "EnvState": "core",
+        "GlassEnv": "env", "GlassVectorEnv": "vector_env",
     }  # fmt: skip
     if name in homes:
         return getattr(importlib.import_module(f"glass_gym.{homes[name]}"), name)
@@ -38,10 +40,12 @@ def __getattr__(name):
 
 
 __all__ = [
+    "EnvState",
     "Glass",
     "GlassConfig",
     "GlassEnv",
     "GlassVectorEnv",
+    "NoAgentError",
     "Simulator",
     "World",
     "WorldState",

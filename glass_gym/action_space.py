@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,26 +14,31 @@ COMPASS = {
 AXES = {name: COMPASS[name] for name in ("stay", "right", "up", "left", "down")}
 TABLES = {"compass": COMPASS, "axes": AXES}
 
+ARROWS = {"right": 1073741903, "left": 1073741904, "down": 1073741905, "up": 1073741906}
+"""SDL's key codes (pygame.K_RIGHT ...), so that nobody needs pygame to read the table."""
+
 
 @dataclass(frozen=True)
 class ActionTable:
     """Shifts in px and local action names.
 
     Attributes:
-        shifts: (S, 2) float32 px, (right, down); row 0 is stay.
+        shifts: (S, 2) float32 px, (right, down); row 0 is stay in the named tables.
         shift_names: S names.
         code_names: K names; code 0 is the neutral one.
+        usual_codes: for each shift, the local action that went with it most often in the training data.
     """
 
     shifts: np.ndarray
     shift_names: tuple[str, ...]
     code_names: tuple[str, ...]
-    keys: dict[str, tuple[int, int]] = field(default_factory=dict)
+    usual_codes: tuple[int, ...]
 
     @classmethod
     def build(
-        cls, step: Sequence[float], code_names: Sequence[str], shifts="compass", shift_scale: float = 1.0
-    ) -> ActionTable:
+        cls, step: Sequence[float], code_names: Sequence[str], shifts="compass", shift_scale: float = 1.0,
+        usual_codes: Sequence[int] | None = None,
+    ) -> ActionTable:  # fmt: skip
         """From the checkpoint's step length.
 
         Args:
@@ -41,6 +46,7 @@ class ActionTable:
             code_names: K names.
             shifts: ``"compass"`` (9 rows), ``"axes"`` (5 rows) or a list of (dx, dy) px, used as it is.
             shift_scale: multiplies the step.
+            usual_codes: nine codes, for the directions of COMPASS; None: all neutral.
 
         Raises:
             ValueError: an unknown table, or one without finite pairs.
@@ -60,7 +66,11 @@ class ActionTable:
                 raise ValueError(f"shifts must be a list of finite (dx, dy) in px, got {shifts!r}")
             table = table * shift_scale
             names = tuple(f"({dx:g}, {dy:g})" for dx, dy in table)
-        return cls(table, names, tuple(code_names))
+        usual = [0] * len(COMPASS) if usual_codes is None else list(usual_codes)
+        if len(usual) != len(COMPASS) or not all(0 <= int(code) < len(code_names) for code in usual):
+            raise ValueError(f"usual_codes must be {len(COMPASS)} codes below {len(code_names)}, got {usual}")
+        nearest = nearest_direction(table, step)
+        return cls(table, names, tuple(code_names), tuple(int(usual[i]) for i in nearest))
 
     @property
     def nvec(self) -> tuple[int, int]:
@@ -70,3 +80,43 @@ class ActionTable:
     def describe(self, action) -> str:
         """An action (shift, code) in words."""
         return f"{self.shift_names[int(action[0])]} + {self.code_names[int(action[1])]}"
+
+    def flatten(self, action) -> np.ndarray:
+        """Pairs (..., 2) -> flat indices (...): shift * K + code."""
+        action = np.asarray(action)
+        return action[..., 0] * len(self.code_names) + action[..., 1]
+
+    def unflatten(self, index) -> np.ndarray:
+        """Flat indices (...) -> pairs (..., 2)."""
+        return np.stack(np.divmod(np.asarray(index), len(self.code_names)), -1)
+
+    def shift_for(self, right: int, down: int) -> int:
+        """The shortest shift whose direction has these signs (-1, 0, 1); without one, 0."""
+        fits = np.flatnonzero((np.sign(self.shifts) == (right, down)).all(1))
+        return int(fits[np.linalg.norm(self.shifts[fits], axis=1).argmin()]) if len(fits) else 0
+
+    def keys(self) -> dict[tuple[int, ...], np.ndarray]:
+        """Keys held together -> (shift, code), as gymnasium.utils.play wants it: arrows (chords are diagonals), digits.
+
+        Digit k + 1 is code k; without a digit the code is the shift's usual one.
+        """
+        out = {}
+        for dx, dy in sorted(COMPASS.values()):
+            held = [ARROWS["right"]] * (dx > 0) + [ARROWS["left"]] * (dx < 0)
+            held += [ARROWS["down"]] * (dy > 0) + [ARROWS["up"]] * (dy < 0)
+            shift = self.shift_for(dx, dy)
+            if held:
+                out[tuple(held)] = np.array([shift, self.usual_codes[shift]])
+            for code in range(min(9, len(self.code_names))):
+                out[(*held, ord(str(code + 1)))] = np.array([shift, code])
+        return out
+
+
+def nearest_direction(shifts: np.ndarray, step: Sequence[float]) -> np.ndarray:
+    """For each shift (S, 2) px the row of COMPASS nearest to it in units of `step` (x, y) px: (S,) ints."""
+    units = np.asarray(shifts, np.float64) / np.maximum(np.asarray(step, np.float64), 1e-6)
+    compass = np.array(list(COMPASS.values()), np.float64)
+    compass /= np.maximum(np.linalg.norm(compass, axis=1, keepdims=True), 1)
+    length = np.linalg.norm(units, axis=1, keepdims=True)
+    units = np.where(length > 1, units / np.maximum(length, 1e-6), units)
+    return ((units[:, None] - compass) ** 2).sum(-1).argmin(1)

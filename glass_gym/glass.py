@@ -227,14 +227,37 @@ def inside_windows(corners: Tensor, side: int, height: int, width: int) -> Tenso
     return inside[:, None].float()
 
 
-def paste_windows(windows: Tensor, position: Tensor, height: int, width: int) -> Tensor:
-    """Place windows (N, C, s, s) in empty frames, centred on sub-pixel positions (N, 2) px.
+def blend_windows(windows: Tensor, background: Tensor, position: Tensor) -> Tensor:
+    """Compose layers over backgrounds, centred on sub-pixel positions; only the window's pixels are touched.
 
-    A window pixel i lands on frame pixel position - side / 2 + i. Returns (N, C, height, width).
+    A window pixel i lands on frame pixel position - s / 2 + i; fractions are bilinear; what lies outside is lost.
+
+    Args:
+        windows: (N, 4, s, s), colour * mask in [-1, 1] and mask.
+        background: (N, 3, H, W) uint8.
+        position: (N, 2) px.
+
+    Returns:
+        (N, 3, H, W) uint8, contiguous.
     """
+    height, width = background.shape[2:]
     side = windows.shape[-1]
-    x = torch.arange(width, device=windows.device) - position[:, :1] + side / 2  # (N, width), in window px
-    y = torch.arange(height, device=windows.device) - position[:, 1:] + side / 2
-    x, y = (2 * x + 1) / side - 1, (2 * y + 1) / side - 1
-    grid = torch.stack([x[:, None, :].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], -1)
-    return F.grid_sample(windows.float(), grid, padding_mode="zeros", align_corners=False)
+    corner = position - side / 2
+    whole = corner.floor()
+    fraction = (corner - whole).to(windows.dtype)
+    fx, fy = fraction[:, 0].view(-1, 1, 1, 1), fraction[:, 1].view(-1, 1, 1, 1)
+    padded = F.pad(windows, (1, 1, 1, 1))
+    across = padded[..., 1:] * (1 - fx) + padded[..., :-1] * fx
+    moved = across[:, :, 1:] * (1 - fy) + across[:, :, :-1] * fy  # (N, 4, s + 1, s + 1)
+    ruler = torch.arange(side + 1, device=windows.device)
+    x, y = whole[:, :1].long() + ruler, whole[:, 1:].long() + ruler  # (N, s + 1)
+    inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None]
+    index = y.clamp(0, height - 1)[:, :, None] * width + x.clamp(0, width - 1)[:, None]
+    flat = background.flatten(2)
+    behind = flat.gather(2, index.flatten(1)[:, None].expand(-1, 3, -1)).float() / 127.5 - 1
+    moved = moved.float().flatten(2)
+    drawn = ((compose(moved, behind) + 1) * 127.5).round().clamp(0, 255).byte()
+    spare = height * width  # pixels outside the frame are written to one spare place behind it
+    index = torch.where(inside, index, spare).flatten(1)[:, None].expand(-1, 3, -1)
+    out = torch.cat([flat, flat[..., :1]], 2).scatter(2, index, drawn)
+    return out[..., :spare].unflatten(2, (height, width)).contiguous()

@@ -1,6 +1,7 @@
 """The simulator: a batched, gradient-free world. start(frames) -> WorldState; step(state, shift, code) -> WorldState.
 
-Everything is tensors on one device; the state is an explicit value with one row per environment.
+Everything is tensors on one device; the state is an explicit value with one row per environment. Nothing in a step
+looks at a value on the host, so a step never waits for the device.
 """
 
 from __future__ import annotations
@@ -11,12 +12,57 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glass_gym.glass import Glass, compose, crop_windows, paste_windows
+from glass_gym.glass import Glass, blend_windows, crop_windows
 from glass_gym.networks.mask import densest_point
 from glass_gym.tracking import keep_agent
 
 PRESENT = 0.25
 """An agent is present while its mask keeps this share of the mass it started with."""
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+class NoAgentError(ValueError):
+    """A start picture in which the model finds no agent."""
+
+
+def pick_device(name: str | torch.device) -> torch.device:
+    """``"auto"`` (CUDA where there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:i"`` -> a device.
+
+    Raises:
+        ValueError: no such device here; the message names the fix.
+    """
+    if str(name) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:i', got {name!r}") from None
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError(
+                f"device {str(name)!r} asked for, but this torch sees no CUDA device; "
+                "use 'cpu' or 'auto', or install a CUDA build of torch (README)"
+            )
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise ValueError(f"device {str(name)!r} asked for; there are {torch.cuda.device_count()}, counted from 0")
+    return device
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """``"auto"``: bfloat16 where the device multiplies it in hardware (CUDA, AMX, AVX512-BF16), else float32."""
+    if name not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {name!r}")
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported()
+    else:
+        cpu = torch.backends.cpu.get_cpu_capability()
+        fast = cpu == "AMX" or any(
+            getattr(torch.cpu, name, bool)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+        )
+    return torch.bfloat16 if fast else torch.float32
 
 
 @dataclass
@@ -25,7 +71,7 @@ class WorldState:
 
     Attributes:
         layer: (B, 4, s, s) the agent: colour * mask and mask, in its window.
-        background: (B, 3, H, W) the inpainted first background; never re-smeared.
+        background: (B, 3, H, W) uint8, the inpainted first background; never re-smeared.
         position: (B, 2) px, (x, y), the window's centre.
         origin: (B, 2) px, the agent's centre of mass in its first window, from the window's centre.
         mass: (B,) sum of the mask at the start.
@@ -61,12 +107,26 @@ class WorldState:
 
     def write(self, index, other: WorldState) -> WorldState:
         """A state with rows `index` taken from `other` (as many rows as the index selects)."""
-        out = []
-        for mine, theirs in zip(self.tensors(), other.tensors(), strict=True):
-            mine = mine.clone()
-            mine[index] = theirs.to(mine.dtype)
-            out.append(mine)
-        return WorldState.from_tensors(out)
+        return WorldState.from_tensors(write_rows(self.tensors(), index, other.tensors()))
+
+    def where(self, mask: Tensor, other: WorldState) -> WorldState:
+        """A state with the rows of a (B,) bool mask taken from `other` (B rows); never looks at the mask's values."""
+        return WorldState.from_tensors(where_rows(mask, other.tensors(), self.tensors()))
+
+
+def write_rows(mine: list[Tensor], index, theirs: list[Tensor]) -> list[Tensor]:
+    """Copies of `mine` with rows `index` replaced by `theirs`."""
+    out = []
+    for old, new in zip(mine, theirs, strict=True):
+        old = old.clone()
+        old[index] = new.to(old)
+        out.append(old)
+    return out
+
+
+def where_rows(mask: Tensor, yes: list[Tensor], no: list[Tensor]) -> list[Tensor]:
+    """Row by row: `yes` where the mask is set, else `no`."""
+    return [torch.where(mask.view(-1, *[1] * (b.ndim - 1)), a.to(b.dtype), b) for a, b in zip(yes, no, strict=True)]
 
 
 class Simulator:
@@ -74,18 +134,29 @@ class Simulator:
 
     Args:
         model: trained; put into evaluation mode and moved to `device`.
-        device: torch device.
+        device: see :func:`pick_device`.
+        precision: of the networks, see :func:`pick_precision`; masks, layers and positions stay in float32.
     """
 
-    def __init__(self, model: Glass, device: str | torch.device = "cpu"):
+    def __init__(self, model: Glass, device: str | torch.device = "auto", precision: str = "auto"):
         if model.config.view != "agent":
             raise NotImplementedError("the simulator needs an agent-centred model (GlassConfig.view='agent')")
-        self.device = torch.device(device)
-        self.model = model.to(self.device).eval().requires_grad_(False)
+        self.device = pick_device(device)
+        self.precision = pick_precision(precision, self.device)
+        self.model = model.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
         self.config = model.config
         self.height, self.width = model.config.height, model.config.width
 
-    @torch.inference_mode()
+    def _autocast(self):
+        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+
+    def masks(self, frames: Tensor) -> Tensor:
+        """M on frames (B, 3, H, W) uint8 -> (B, 1, H, W) in [0, 1]."""
+        with torch.no_grad(), self._autocast():
+            images = _to_images(frames).contiguous(memory_format=torch.channels_last)
+            return self.model.mask(images).float()
+
+    @torch.no_grad()
     def start(self, frames: Tensor) -> WorldState:
         """Segment, inpaint, place.
 
@@ -95,11 +166,12 @@ class Simulator:
         if frames.ndim != 4 or tuple(frames.shape[1:]) != (self.height, self.width, 3) or frames.dtype != torch.uint8:
             raise ValueError(
                 f"start frames must be uint8 (B, {self.height}, {self.width}, 3), "
-                f"got {frames.dtype} {tuple(frames.shape)}; crop and resize them"
+                f"got {frames.dtype} {tuple(frames.shape)}; crop and resize them (glass_gym.pictures.fit_picture)"
             )
-        images = frames.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        masks = self.model.mask(images)
-        background = self.model.inpaint(images, masks)
+        images = _to_images(frames.to(self.device).permute(0, 3, 1, 2))
+        with self._autocast():
+            masks = self.model.mask(images).float()
+            background = self.model.inpaint(images, masks).float()
         side = self.config.window
         centre = densest_point(masks, self.config.agent_radius)
         position = centre.round()
@@ -108,9 +180,9 @@ class Simulator:
         layer = crop_windows(torch.cat([images * kept, kept], 1), corner, side)
         mass = layer[:, 3].sum((1, 2))
         memory = tuple(m.clone() for m in self.model.start_state(len(frames), side, side))
-        return WorldState(layer, background, position, centre - position, mass, memory)
+        return WorldState(layer, _to_bytes(background), position, centre - position, mass, memory)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def step(self, state: WorldState, shift: Tensor, code: Tensor) -> WorldState:
         """Animate and move.
 
@@ -122,22 +194,25 @@ class Simulator:
         """
         position = self.clamp(state.position + shift)
         moved = position - state.position
-        vectors = self.model.quantiser.embed(code)
-        drawn, memory = self.model.animate(state.layer, state.memory, moved, vectors)
-        return WorldState(drawn.layer, state.background, position, state.origin, state.mass, memory)
+        with self._autocast():
+            vectors = self.model.quantiser.embed(code)
+            drawn, memory = self.model.animate(state.layer, state.memory, moved, vectors)
+        return WorldState(drawn.layer.float(), state.background, position, state.origin, state.mass, memory)
 
     def clamp(self, position: Tensor) -> Tensor:
         """Positions (B, 2) px held inside the frame by the agent's half size."""
-        low = torch.full((2,), float(self.config.agent_radius), device=position.device)
-        high = torch.tensor([self.width, self.height], device=position.device) - low
-        return torch.minimum(torch.maximum(position, low), high)
+        low = float(self.config.agent_radius)
+        x, y = position.unbind(-1)
+        return torch.stack([x.clamp(low, self.width - low), y.clamp(low, self.height - low)], -1)
 
-    @torch.inference_mode()
+    @torch.no_grad()
+    def pictures(self, state: WorldState) -> Tensor:
+        """Composed frames (B, 3, H, W) uint8: the moved layer over the background."""
+        return blend_windows(state.layer, state.background, state.position)
+
     def frames(self, state: WorldState) -> Tensor:
         """Composed frames (B, H, W, 3) uint8."""
-        layer = paste_windows(state.layer, state.position, self.height, self.width)
-        images = compose(layer, state.background)
-        return ((images + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous()
+        return self.pictures(state).permute(0, 2, 3, 1).contiguous()
 
     def agent_position(self, state: WorldState) -> Tensor:
         """Where the agent is: (B, 2) px, its first centre of mass moved by all shifts."""
@@ -146,6 +221,14 @@ class Simulator:
     def agent_present(self, state: WorldState) -> Tensor:
         """(B,) bool: the mask keeps at least PRESENT of its first mass."""
         return state.layer[:, 3].sum((1, 2)) >= PRESENT * state.mass.clamp_min(1.0)
+
+
+def _to_images(frames: Tensor) -> Tensor:
+    return frames.float() / 127.5 - 1
+
+
+def _to_bytes(images: Tensor) -> Tensor:
+    return ((images + 1) * 127.5).round().clamp(0, 255).byte()
 
 
 def to_host(x: Tensor) -> np.ndarray:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
+
+TRIES = 16
+"""Targets drawn at once for each row; the first that is far enough from the agent is taken."""
+PROGRESS = 0.1
+"""Dense reward of one ordinary step straight toward the target."""
 
 
 @dataclass(frozen=True)
@@ -15,20 +19,26 @@ class ReachTask:
 
     Attributes:
         radius: arrival within this distance, px.
-        reward: ``"dense"`` (progress toward the target in units of one step, plus 1 on arrival) or
+        reward: ``"dense"`` (0.1 x progress toward the target in units of one step, plus 1 on arrival) or
             ``"sparse"`` (1 on arrival).
         margin: targets are drawn at least this far from the frame's edge, px.
-        min_distance: and at least this far from the agent, px.
+        min_distance: and at least this far from the agent, px, where that is possible.
+        terminates: arrival ends the episode. If not, every step within the radius counts as arrival.
     """
 
     radius: float = 6.0
     reward: str = "dense"
     margin: float = 16.0
     min_distance: float = 16.0
+    terminates: bool = True
 
     def __post_init__(self):
         if self.reward not in ("dense", "sparse"):
             raise ValueError(f"reward must be 'dense' or 'sparse', got {self.reward!r}")
+        if not 0 < self.radius < float("inf"):
+            raise ValueError(f"target_radius must be a positive number of px, got {self.radius}")
+        if not 0 <= self.margin < float("inf"):
+            raise ValueError(f"target_margin must be at least 0 px, got {self.margin}")
 
     def distance(self, position: Tensor, target: Tensor) -> Tensor:
         """(B,) px."""
@@ -40,28 +50,36 @@ class ReachTask:
 
     def rewards(self, before: Tensor, after: Tensor, target: Tensor, unit: float) -> Tensor:
         """(B,) rewards of moving from `before` to `after`; `unit` is one step, px."""
-        arrived = self.reached(after, target).float()
+        arrived = self.reached(after, target).to(after.dtype)
         if self.reward == "sparse":
             return arrived
-        return (self.distance(before, target) - self.distance(after, target)) / unit * 0.1 + arrived
+        return (self.distance(before, target) - self.distance(after, target)) / unit * PROGRESS + arrived
 
-    def draw_target(self, rng: np.random.Generator, position: np.ndarray, height: int, width: int) -> np.ndarray:
-        """A random target (2,) float32 px, away from the agent at `position`."""
-        low = np.array([self.margin, self.margin])
-        high = np.array([width - self.margin, height - self.margin])
-        for _ in range(100):
-            target = rng.uniform(low, high)
-            if np.linalg.norm(target - position) >= self.min_distance:
-                break
-        return target.astype(np.float32)
+    def targets(self, numbers: Tensor, position: Tensor, height: int, width: int) -> Tensor:
+        """Random targets away from the agents.
+
+        Args:
+            numbers: (B, 2 TRIES) uniform in [0, 1).
+            position: (B, 2) px.
+
+        Returns:
+            (B, 2) float32 px; where no try is far enough, the farthest.
+        """
+        left, top = min(self.margin, width / 2), min(self.margin, height / 2)
+        x, y = numbers.unflatten(1, (TRIES, 2)).unbind(-1)  # (B, TRIES)
+        tries = torch.stack([left + x * (width - 2 * left), top + y * (height - 2 * top)], -1).float()
+        distance = (tries - position[:, None]).norm(dim=-1)
+        far = distance >= self.min_distance
+        first = torch.where(far.any(1), far.float().argmax(1), distance.argmax(1))
+        return tries[torch.arange(len(tries), device=tries.device), first]
 
 
-def draw_targets(frames: Tensor, target: Tensor, radius: float) -> Tensor:
-    """Draw a ring around each target into frames (B, H, W, 3) uint8; returns new frames."""
-    _, height, width, _ = frames.shape
+def draw_rings(frames: Tensor, target: Tensor, radius: float) -> Tensor:
+    """Draw a ring and a dot at each target (B, 2) px into frames (B, 3, H, W) uint8; returns new frames."""
+    _, _, height, width = frames.shape
     x = torch.arange(width, device=frames.device)[None, None] - target[:, 0, None, None]
     y = torch.arange(height, device=frames.device)[None, :, None] - target[:, 1, None, None]
     distance = (x.square() + y.square()).sqrt()
     ring = ((distance - radius).abs() < 0.8) | (distance < 1.2)
-    colour = torch.tensor([255, 230, 0], dtype=torch.uint8, device=frames.device)
-    return torch.where(ring[..., None], colour, frames)
+    yellow = torch.stack([frames.new_full((), v) for v in (255, 230, 0)])
+    return torch.where(ring[:, None], yellow[None, :, None, None], frames)

@@ -8,7 +8,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LEVEL = {
     "config": 0, "networks": 1, "glass": 2, "tracking": 3, "checkpoint": 3, "simulator": 4, "action_space": 0,
-    "task": 0, "vector_env": 5, "env": 6, "demo": 7,
+    "task": 0, "pictures": 0, "randomness": 0, "render": 0, "core": 5, "vector_env": 6, "policy": 6, "env": 7,
+    "wrappers": 7, "sb3": 8, "demo": 8, "play": 8, "bench": 9,
 }  # fmt: skip
 
 

@@ -286,7 +286,7 @@ def local_actions(world: World, clips: Clips, folder: Path) -> dict:
 
 def simulate(world: World, store: Store, config: EvaluateConfig) -> dict:
     """Control, presence and control error by a detector on the frames."""
-    simulator = Simulator(world.model)
+    simulator = Simulator(world.model, "cpu")
     table = ActionTable.build(world.step, world.code_names)
     detector = _detector(world, store)
     pool = torch.from_numpy(world.start_frames)

@@ -67,7 +67,7 @@ class TrainConfig:
     sheets: Path | None = None
     """W-Sprites: folder of LPC sheets; default: built-in characters"""
     background: Path | None = None
-    """W-Sprites: background photograph; default: scikit-learn's china.jpg"""
+    """W-Sprites: an image file, or `china` for scikit-learn's photograph; default: a landscape drawn in code"""
     record_frames: int = 120_000
     """Tennis: frames to record"""
     vgg: Path | None = None

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from glass_gym.checkpoint import write_atomically
 from glass_gym.config import GlassConfig
 from glass_gym.glass import Glass
+from glass_gym.simulator import pick_device
 
 STATE_VERSION = 1
 
@@ -45,19 +46,6 @@ class LoopConfig:
     """minutes between sample sheets"""
     max_minutes: float = math.inf
     """stop (saved, resumable) after this time"""
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one.
-
-    Raises:
-        TrainingError: CUDA asked for and absent.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise TrainingError(f"device {name!r} asked for, but this torch sees no CUDA; use --loop.device cpu")
-    return torch.device(name)
 
 
 def read_state(path: Path, device: torch.device) -> dict:

@@ -1,7 +1,7 @@
 import torch
 
 from glass_gym.config import GlassConfig
-from glass_gym.glass import Glass, crop_windows, inside_windows, paste_windows
+from glass_gym.glass import Glass, blend_windows, crop_windows, inside_windows
 from glass_gym.networks.action import CosineQuantiser
 from glass_gym.networks.mask import densest_point
 from glass_gym.networks.shift import CorrelationShift, translate
@@ -63,13 +63,31 @@ def test_an_empty_mask_puts_the_agent_in_the_middle():
     assert densest_point(torch.zeros(1, 1, 60, 80), 8).tolist() == [[39.5, 29.5]]
 
 
-def test_a_window_cut_and_pasted_at_a_whole_position_is_where_it_was():
+def test_a_window_cut_and_blended_at_a_whole_position_is_where_it_was():
     torch.manual_seed(0)
-    image = torch.zeros(2, 4, 40, 50)
-    image[:, :, 12:20, 18:30] = torch.rand(2, 4, 8, 12)
+    frame = torch.randint(0, 256, (2, 3, 40, 50), dtype=torch.uint8)
+    mask = torch.zeros(2, 1, 40, 50)
+    mask[:, :, 12:20, 18:30] = 1
     corner = torch.tensor([[14, 6], [16, 8]])
-    windows = crop_windows(image, corner, 24)
-    assert torch.allclose(paste_windows(windows, corner.float() + 12, 40, 50), image, atol=1e-4)
+    layer = torch.cat([(frame / 127.5 - 1) * mask, mask], 1)
+    grey = torch.full_like(frame, 100)
+    drawn = blend_windows(crop_windows(layer, corner, 24), grey, corner.float() + 12)
+    assert torch.equal(drawn, torch.where(mask.bool(), frame, grey))
+
+
+def test_a_window_blended_between_pixels_is_bilinear():
+    layer = torch.zeros(1, 4, 4, 4)
+    layer[0, :, 1, 1] = 1  # one white pixel, window pixel (1, 1)
+    black = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    drawn = blend_windows(layer, black, torch.tensor([[4.25, 4.0]]))[0, 0]
+    assert drawn[3].tolist() == [0, 0, 0, 191, 64, 0, 0, 0] and int(drawn.sum()) == 255
+
+
+def test_what_a_window_holds_outside_the_frame_is_lost():
+    layer = torch.ones(1, 4, 4, 4)
+    black = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    drawn = blend_windows(layer, black, torch.tensor([[0.0, 8.0]]))[0, 0] // 255
+    assert drawn.sum() == 4 and drawn[6:, :2].all()
 
 
 def test_a_window_over_the_edge_is_zero_outside_the_frame():

@@ -16,7 +16,7 @@ from training.data.store import Store
 from training.export import build_world
 from training.stages import GmaConfig, GmaStage, LmaConfig, LmaStage
 from training.train import main
-from training.trainer import LoopConfig, Trainer, TrainingError, pick_device, schedule
+from training.trainer import LoopConfig, Trainer, TrainingError, schedule
 from training.windows import cut_windows
 
 LOOP = LoopConfig(device="cpu", bf16=False)
@@ -119,13 +119,6 @@ def test_resuming_nothing_or_rubbish_or_another_model_says_so(gma, tmp_path, tin
     other = Trainer(Glass(tiny_config.replace(codes=2)), tmp_path, LOOP)
     with pytest.raises(TrainingError, match="another model config"):
         other.load()
-
-
-def test_cuda_asked_for_and_absent_says_so():
-    if torch.cuda.is_available():
-        pytest.skip("there is a CUDA device")
-    with pytest.raises(TrainingError, match="sees no CUDA"):
-        pick_device("cuda")
 
 
 def test_the_rate_warms_up_and_decays_to_five_percent():

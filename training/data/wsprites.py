@@ -1,4 +1,4 @@
-"""W-Sprites (Sec. 5, App. C): sprites that walk, cast and slash over a moving photograph, with labels.
+"""W-Sprites (Sec. 5, App. C): sprites that walk, cast and slash over a moving scene, with labels.
 
 1296 characters = 6 bodies x 6 bottomwears x 6 topwears x 6 hairs. They are either drawn in code (built in, free of
 any licence) or cut from the LPC sheets of Li & Mandt's "Sprites" data set (`sheets=DIR`). Everything follows from
@@ -103,11 +103,17 @@ def characters(split: str, seed: int = 0) -> np.ndarray:
 
 
 def load_background(path: str | Path | None, walk: WalkConfig) -> np.ndarray:
-    """A photograph, cropped and resized to frame + walk range: (H + 2 r, W + 2 r, 3) uint8. None: scikit-learn's."""
+    """The scene behind the sprites, of the size of frame + walk range: (H + 2 r, W + 2 r, 3) uint8.
+
+    Args:
+        path: an image file (cropped and resized); ``"china"``: scikit-learn's photograph; None: a landscape drawn in code.
+    """
     from PIL import Image, UnidentifiedImageError
 
     height, width = HEIGHT + 2 * walk.background_range, WIDTH + 2 * walk.background_range
     if path is None:
+        return draw_landscape(height, width)
+    if str(path) == "china":
         from sklearn.datasets import load_sample_image
 
         image = Image.fromarray(load_sample_image("china.jpg"))
@@ -126,12 +132,66 @@ def load_background(path: str | Path | None, walk: WalkConfig) -> np.ndarray:
     return np.ascontiguousarray(np.asarray(image)[top : top + height, left : left + width])
 
 
+def draw_landscape(height: int, width: int) -> np.ndarray:
+    """Sky, hills, trees and a meadow, free of any licence: (height, width, 3) uint8, the same on every machine."""
+    from PIL import Image, ImageDraw, ImageFilter
+
+    rng = np.random.default_rng(7)
+
+    def noise(*cells: int) -> np.ndarray:
+        """Smooth noise about zero, one octave for each number of cells."""
+        total = np.zeros((height, width))
+        for n in cells:
+            small = Image.fromarray(rng.normal(size=(n, n)).astype(np.float32))
+            total += np.asarray(small.resize((width, height), Image.BICUBIC)) / n**0.5
+        return total
+
+    big = 4  # drawn large, then reduced: soft edges
+    picture = Image.new("RGB", (width * big, height * big))
+    draw = ImageDraw.Draw(picture)
+    horizon = 0.42 * height
+    for y in range(height * big):
+        share = min(1.0, y / (horizon * big))
+        draw.line(
+            [(0, y), (width * big, y)],
+            fill=tuple(int(a + (b - a) * share) for a, b in zip((96, 150, 214), (214, 228, 236), strict=True)),
+        )
+    x = np.arange(-8, width + 9)
+    for base, swell, colour in ((0.30, 16, "#7f93ac"), (0.38, 11, "#6c8a86"), (0.44, 6, "#5c8a4a")):
+        phase = rng.uniform(0, 6.28, 3)
+        ridge = base * height - swell * sum(np.sin(x / s + p) * s / 40 for s, p in zip((40, 17, 7), phase, strict=True))
+        outline = [(float(a) * big, float(b) * big) for a, b in zip(x, ridge, strict=True)]
+        draw.polygon([*outline, (width * big, height * big), (0, height * big)], fill=colour)
+    draw.rectangle([0, 0.55 * height * big, width * big, height * big], fill="#6a9a48")
+    for y in sorted(rng.uniform(0.46, 0.97, 26) * height):
+        size = 2.2 + 9 * (y / height - 0.4)
+        x0 = rng.uniform(0, width)
+        shade = rng.uniform(0.8, 1.15)
+        if rng.random() < 0.6:  # a tree
+            draw.rectangle([(x0 - size / 6) * big, (y - size) * big, (x0 + size / 6) * big, y * big], fill="#5a4028")
+            for dx, dy, r in ((0, -2.0, 1.0), (-0.6, -1.4, 0.8), (0.6, -1.4, 0.8)):
+                box = [
+                    (x0 + (dx - r) * size) * big,
+                    (y + (dy - r) * size) * big,
+                    (x0 + (dx + r) * size) * big,
+                    (y + (dy + r) * size) * big,
+                ]
+                draw.ellipse(box, fill=(int(52 * shade), int(112 * shade), int(50 * shade)))
+        else:  # a stone
+            box = [(x0 - size * 0.6) * big, (y - size * 0.6) * big, (x0 + size * 0.6) * big, y * big]
+            draw.ellipse(box, fill=tuple(int(v * shade) for v in (142, 138, 130)))
+    pixels = np.asarray(picture.filter(ImageFilter.BoxBlur(big / 3)).resize((width, height), Image.BOX)).astype(float)
+    ground = np.clip((np.arange(height) - 0.45 * height) / (0.2 * height), 0.25, 1)[:, None, None]
+    pixels += (22 * noise(12, 40, 110))[..., None] * ground * np.array([0.9, 1.0, 0.6])
+    return np.clip(pixels, 0, 255).astype(np.uint8)
+
+
 class WSprites:
     """The generator. `video(split, index, length)` is the same on every machine.
 
     Args:
         sheets: folder of LPC sheets, or None for the built-in characters.
-        background: an image file, or None for scikit-learn's china.jpg.
+        background: see :func:`load_background`.
         seed: of everything random.
     """
 

@@ -1,0 +1,87 @@
+"""Pictures from outside: any array -> a frame of the world's size, by one stated rule; and frames as they are shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+MAX_PIXELS = 64_000_000
+
+
+def fit_picture(picture: np.ndarray, height: int, width: int, pixel_aspect: float = 1.0) -> np.ndarray:
+    """A picture as a start frame.
+
+    A picture of exactly (height, width) is taken as it is. Any other is taken to have square pixels: its centre is
+    cropped to the aspect at which the world is shown (width * pixel_aspect : height) and resized with antialiasing.
+
+    Args:
+        picture: (h, w, 3) uint8; also (h, w) grey, (h, w, 4) with alpha (dropped), and floats in [0, 1].
+        height, width: of the world's frame, px.
+        pixel_aspect: displayed width of a pixel over its height.
+
+    Returns:
+        (height, width, 3) uint8.
+
+    Raises:
+        ValueError: not a picture; the message says what is wrong.
+    """
+    picture = _as_rgb(picture)
+    if picture.shape[:2] == (height, width):
+        return picture.copy()
+    from PIL import Image
+
+    rows, columns = picture.shape[:2]
+    aspect = width * pixel_aspect / height
+    crop_width, crop_height = min(columns, rows * aspect), min(rows, columns / aspect)
+    left, top = (columns - crop_width) / 2, (rows - crop_height) / 2
+    box = (left, top, left + crop_width, top + crop_height)
+    return np.asarray(Image.fromarray(picture).resize((width, height), Image.BICUBIC, box=box)).copy()
+
+
+def _as_rgb(picture) -> np.ndarray:
+    picture = np.asarray(picture)
+    if picture.ndim == 2:
+        picture = picture[..., None].repeat(3, -1)
+    if picture.ndim != 3 or picture.shape[2] not in (3, 4) or min(picture.shape) < 1:
+        raise ValueError(f"a picture must be (height, width, 3), got shape {picture.shape}")
+    if picture.shape[0] * picture.shape[1] > MAX_PIXELS:
+        raise ValueError(f"a picture may have {MAX_PIXELS:,} pixels, got {picture.shape[0]}x{picture.shape[1]}")
+    picture = picture[..., :3]
+    if np.issubdtype(picture.dtype, np.floating):
+        if not np.isfinite(picture).all():
+            raise ValueError(f"the picture holds {int((~np.isfinite(picture)).sum())} values that are NaN or infinite")
+        if picture.min() < 0 or picture.max() > 1:
+            raise ValueError(
+                f"a picture of floats must lie in [0, 1], got [{picture.min():g}, {picture.max():g}]; or pass uint8"
+            )
+        picture = (picture * 255 + 0.5).astype(np.uint8)
+    if picture.dtype != np.uint8:
+        raise ValueError(f"a picture must be uint8 (0..255) or floats in [0, 1], got {picture.dtype}")
+    return np.ascontiguousarray(picture)
+
+
+def read_picture(path: str | Path) -> np.ndarray:
+    """An image file -> (h, w, 3) uint8; orientation tags are obeyed.
+
+    Raises:
+        ValueError: missing, not an image, or too large; the message names the file.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{path}: {image.width}x{image.height} px is larger than {MAX_PIXELS:,} pixels")
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: not a readable image ({error})") from None
+
+
+def stretch(frames: np.ndarray, pixel_aspect: float) -> np.ndarray:
+    """Apply a pixel aspect: nearest-neighbour columns, (..., H, W, 3) -> (..., H, round(W * aspect), 3)."""
+    width = frames.shape[-2]
+    columns = (np.arange(round(width * pixel_aspect)) / pixel_aspect).astype(int).clip(0, width - 1)
+    return np.ascontiguousarray(frames[..., columns, :])

@@ -1,0 +1,354 @@
+"""glass-play: walk through a learned world with the keyboard, or watch an agent do it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from glass_gym.action_space import ActionTable
+from glass_gym.render import DisplayError, Event, Window
+
+KEYS = """arrows  walk (two arrows: diagonal)        1..9   local action (held or tapped)
+space   pause          n  one step          r      reset
+click   set the target a  human / agent     + -    speed
+v       record video   s  save a picture    q Esc  quit"""
+HINT = "space pause  n step  r reset  click target  a agent  v record  s picture  + - speed  q quit"
+SPEEDS = (1, 2, 4, 8, 15, 30, 60)
+WAYS = {"right": (1, 0), "left": (-1, 0), "up": (0, -1), "down": (0, 1)}
+MESSAGE_SECONDS = 2.5
+
+
+@dataclass
+class Controls:
+    """Keys -> (shift, code). A key tapped between two steps counts in the next step, even if it was let go before.
+
+    Attributes:
+        held: keys that are down.
+        tapped: keys pressed since the last step.
+        digit: the digit pressed last.
+    """
+
+    held: set[str] = field(default_factory=set)
+    tapped: set[str] = field(default_factory=set)
+    digit: str = ""
+
+    def press(self, key: str) -> bool:
+        """A key went down. Returns whether it is one of ours."""
+        key = key.strip("[]")  # pygame names the number pad's keys "[1]"
+        if key not in WAYS and not (key.isdigit() and key != "0"):
+            return False
+        self.held.add(key)
+        self.tapped.add(key)
+        if key.isdigit():
+            self.digit = key
+        return True
+
+    def release(self, key: str) -> None:
+        """A key went up; an empty name lets all go."""
+        self.held = self.held - {key.strip("[]")} if key else set()
+
+    def action(self, table: ActionTable) -> np.ndarray:
+        """(shift, code) of what is held or was tapped; consumes the taps.
+
+        Without a digit the code is the one that usually goes with the shift.
+        """
+        keys, self.tapped = self.held | self.tapped, set()
+        dx, dy = (sum(WAYS[key][axis] for key in keys & set(WAYS)) for axis in (0, 1))
+        shift = table.shift_for(dx, dy)
+        code = int(self.digit) - 1 if self.digit in keys and self.digit else table.usual_codes[shift]
+        return np.array([shift, code if code < len(table.code_names) else table.usual_codes[shift]])
+
+
+class Recorder:
+    """Writes frames to .mp4 or .gif through imageio.
+
+    Args:
+        path: the ending decides the format.
+        fps: frames a second.
+        scale: whole px a frame px.
+    """
+
+    def __init__(self, path: Path, fps: float, scale: int = 2):
+        import imageio.v2 as iio
+
+        self.path, self.scale, self.count = path, scale, 0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".gif":
+            self._writer = iio.get_writer(path, mode="I", duration=1000 / fps, loop=0)
+        else:
+            self._writer = iio.get_writer(path, fps=fps, macro_block_size=2)
+
+    def add(self, frame: np.ndarray) -> None:
+        """One frame (H, W, 3) uint8."""
+        self._writer.append_data(frame.repeat(self.scale, 0).repeat(self.scale, 1))
+        self.count += 1
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._writer.close()
+
+
+class Player:
+    """The loop: events in, steps, frames out. One tick is one screen refresh.
+
+    Args:
+        env: made by gym.make with render_mode="rgb_array"; any glass_gym id.
+        window: where it is shown.
+        agent: a :class:`glass_gym.policy.Policy`, or None.
+        fps: steps a second.
+        start_frame: start every episode from this picture.
+        folder: where recordings and pictures go.
+    """
+
+    def __init__(self, env, window: Window, agent=None, fps: float = 15, start_frame=None, folder: Path = Path(".")):
+        self.env, self.window, self.agent, self.fps, self.folder = env, window, agent, fps, folder
+        self.core, self.table = env.unwrapped.core, env.unwrapped.core.table
+        self.options = {} if start_frame is None else {"start_frame": start_frame}
+        self.controls = Controls()
+        self.running, self.paused, self.agent_plays = True, False, agent is not None
+        self.recorder: Recorder | None = None
+        self.total, self.episodes, self.reached, self.fps_now = 0, 0, 0, 0.0
+        self._message, self._until, self._once, self._over = "", 0.0, False, False
+
+    def reset(self, seed: int | None = None) -> None:
+        """Start an episode."""
+        _, self.info = self.env.reset(seed=seed, options=dict(self.options))
+        self.steps, self.value, self.last = 0, 0.0, None
+        self._over = False
+        if self.agent is not None:
+            self.agent.begin()
+        self.frame = self.env.render()
+
+    def run(self, max_steps: int | None = None) -> None:
+        """Until the user quits, or after so many steps."""
+        while self.running and (max_steps is None or self.total < max_steps):
+            self.tick()
+        if self.recorder:
+            self.record()
+
+    def tick(self) -> None:
+        """Handle events, step unless paused, show the newest frame, wait for the next."""
+        for event in self.window.poll():
+            self.handle(event)
+        if self.running and (not self.paused or self._once):
+            self._once = False
+            self.step()
+        self.window.show(self.frame, self.lines())
+        self.fps_now = self.window.wait(self.fps)
+
+    def step(self) -> None:
+        """One step of the world by whoever plays; an episode that is over starts anew instead."""
+        self.total += 1
+        if self._over:
+            self.reset()
+        else:
+            human = self.controls.action(self.table)
+            action = self.agent.act(self.core) if self.agent_plays else human
+            _, reward, terminated, truncated, self.info = self.env.step(action)
+            self.steps, self.value, self.last = self.steps + 1, self.value + reward, action
+            self.frame = self.env.render()
+            self._over = terminated or truncated
+            if self._over:
+                self.episodes += 1
+                self.reached += bool(self.info.get("is_success"))
+                self.say(f"arrived after {self.steps} steps" if terminated else f"time is up after {self.steps} steps")
+        if self.recorder:
+            self._try("recording stopped", lambda: self.recorder.add(self.frame))
+
+    def handle(self, event: Event) -> None:
+        """One event."""
+        if event.kind == "quit":
+            self.running = False
+        elif event.kind == "release":
+            self.controls.release(event.key)
+        elif event.kind == "click":
+            self.aim(event.place)
+        elif event.kind == "press" and not self.controls.press(event.key):
+            self.command(event.key)
+
+    def command(self, key: str) -> None:
+        """Keys that are not actions."""
+        if key in ("q", "escape"):
+            self.running = False
+        elif key == "space":
+            self.paused = not self.paused
+        elif key == "n":
+            self.paused = self._once = True
+        elif key == "r":
+            self.reset()
+        elif key == "a":
+            if self.agent is None:
+                self.say("no agent loaded; start glass-play with --agent policy.zip")
+            else:
+                self.agent_plays = not self.agent_plays
+                self.agent.begin()
+        elif key == "v":
+            self.record()
+        elif key == "s":
+            path = self._path(".png")
+            if self._try("no picture was saved", lambda: self._save(path)):
+                self.say(f"saved {path}")
+        elif key in ("+", "=", "[+]"):
+            self.fps = min((s for s in SPEEDS if s > self.fps), default=SPEEDS[-1])
+        elif key in ("-", "[-]"):
+            self.fps = max((s for s in SPEEDS if s < self.fps), default=SPEEDS[0])
+
+    def aim(self, place: tuple[float, float]) -> None:
+        """Move the target to a place in the shown frame."""
+        x, y = place[0] / self.core.world.pixel_aspect, place[1]
+        if self.core.task is None:
+            self.say("this world has no task, so no target")
+        elif 0 <= x <= self.core.width and 0 <= y <= self.core.height:
+            self.env.unwrapped.set_target((x, y))
+            self.info = self.info | {"distance": float(np.hypot(*(self.info["agent_position"] - (x, y))))}
+            self.frame = self.env.render()
+
+    def record(self, path: Path | None = None) -> None:
+        """Start or stop recording."""
+        if self.recorder:
+            recorder, self.recorder = self.recorder, None
+            recorder.close()
+            self.say(f"recorded {recorder.count} frames: {recorder.path}")
+            print(self._message)
+            return
+
+        def start():
+            self.recorder = Recorder(path or self._path(_video_suffix()), self.fps)
+            self.recorder.add(self.frame)
+
+        if self._try("nothing is recorded", start):
+            self.say(f"recording to {self.recorder.path}")
+
+    def say(self, text: str) -> None:
+        """A line that the window shows for a while."""
+        self._message, self._until = text, time.monotonic() + MESSAGE_SECONDS
+
+    def lines(self) -> list[str]:
+        """The text below the frame."""
+        who = "agent" if self.agent_plays else "you"
+        what = self.table.describe(self.last) if self.last is not None else "-"
+        state = "PAUSED" if self.paused else ("REC" if self.recorder else "")
+        distance = f"distance {self.info['distance']:5.1f}   " if "distance" in self.info else ""
+        counts = f"step {self.steps:3d}   return {self.value:6.2f}   {distance}reached {self.reached}/{self.episodes}"
+        message = self._message if time.monotonic() < self._until else HINT
+        return [f"{who}: {what}   {state}", f"{counts}   {self.fps_now:4.1f}/{self.fps:g} fps", message]
+
+    def _save(self, path: Path) -> None:
+        import imageio.v3 as iio
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        iio.imwrite(path, self.frame)
+
+    def _path(self, suffix: str) -> Path:
+        path = self.folder / f"glass_play-{time.strftime('%Y%m%d-%H%M%S')}{suffix}"
+        count = 1
+        while path.exists():
+            path, count = path.with_stem(f"{path.stem.split('_v')[0]}_v{count}"), count + 1
+        return path
+
+    def _try(self, what: str, do) -> bool:
+        """Files fail (full disk, no encoder): say so and play on."""
+        try:
+            do()
+            return True
+        except (OSError, ValueError, ImportError, RuntimeError) as error:
+            self.recorder = None
+            self.say(f"{what}: {error}")
+            print(f"{what}: {error}", file=sys.stderr)
+            return False
+
+
+def _video_suffix() -> str:
+    """.mp4 where imageio has ffmpeg, else .gif."""
+    from importlib.util import find_spec
+
+    return ".mp4" if find_spec("imageio_ffmpeg") else ".gif"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        "glass-play", description="Walk through a learned world.", formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"keys:\n{KEYS}\n\nexamples:\n  glass-play\n  glass-play GlassSprites-v0 --scale 5\n"
+        "  glass-play --checkpoint runs/mine/world.safetensors --free\n  glass-play --image photo.png\n"
+        "  glass-play --agent ppo.zip --record best.mp4",
+    )  # fmt: skip
+    parser.add_argument("id", nargs="?", help="environment id (default: GlassTennis-v0, or Glass-v0 with --checkpoint)")
+    parser.add_argument("--checkpoint", help="a world of your own (.safetensors), for the id Glass-v0")
+    parser.add_argument("--image", type=Path, help="start from this picture; cropped and resized to the world's frame")
+    parser.add_argument("--free", action="store_true", help="no target: roam freely")
+    parser.add_argument(
+        "--agent", type=Path, help="a Stable-Baselines3 policy (.zip). It is unpickled: trust its source"
+    )
+    parser.add_argument(
+        "--algo", default="ppo", help="of the policy: ppo, a2c, dqn, recurrent_ppo, qrdqn (default: ppo)"
+    )
+    parser.add_argument("--record", type=Path, metavar="FILE", help="record from the start, .mp4 or .gif")
+    parser.add_argument("--folder", type=Path, default=Path("."), help="for recordings and pictures (default: here)")
+    parser.add_argument("--fps", type=float, default=15, help="steps a second (default: 15)")
+    parser.add_argument("--scale", type=int, help="screen px a frame px (default: fits the screen)")
+    parser.add_argument("--seed", type=int, help="of the first episode")
+    parser.add_argument("--steps", type=int, help="quit after so many steps")
+    parser.add_argument("--max-episode-steps", type=int, help="time limit of an episode (default: the id's)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i (default: auto)")
+    arguments = parser.parse_args(argv)
+    if not arguments.fps > 0:
+        parser.error(f"--fps must be positive, got {arguments.fps}")
+    try:
+        play(arguments)
+    except (DisplayError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def play(arguments: argparse.Namespace) -> None:
+    """Open the window and play until the user quits."""
+    import gymnasium as gym
+
+    import glass_gym
+    from glass_gym.pictures import read_picture
+    from glass_gym.policy import load_policy
+
+    del glass_gym
+    kwargs = {"render_mode": "rgb_array", "device": arguments.device}
+    if arguments.checkpoint:
+        kwargs["checkpoint"] = arguments.checkpoint
+    if arguments.free:
+        kwargs["task"] = None
+    if arguments.max_episode_steps:
+        kwargs["max_episode_steps"] = arguments.max_episode_steps
+    name = arguments.id or ("Glass-v0" if arguments.checkpoint else "GlassTennis-v0")
+    try:
+        env = gym.make(name, **kwargs)
+    except (gym.error.Error, TypeError) as error:
+        known = ", ".join(sorted(key for key in gym.registry if key.startswith("Glass")))
+        raise ValueError(f"{name}: {error}. Worlds here: {known}") from None
+    if not hasattr(env.unwrapped, "core"):
+        raise ValueError(f"{name} is not a glass_gym world; for others there is gymnasium.utils.play")
+    window = None
+    try:
+        agent = load_policy(arguments.agent, arguments.algo, env.unwrapped.core) if arguments.agent else None
+        picture = read_picture(arguments.image) if arguments.image else None
+        player = Player(env, None, agent, arguments.fps, picture, arguments.folder)
+        player.reset(arguments.seed)
+        player.window = window = Window(player.frame.shape[:2], f"glass-play: {name}", arguments.scale, lines=3)
+        if arguments.record:
+            player.record(arguments.record)
+        player.run(arguments.steps)
+        print(f"{player.total} steps, {player.reached} of {player.episodes} targets reached")
+    finally:
+        if window:
+            window.close()
+        env.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""A pygame window: integer upscaling, lines of text, keys and clicks. Knows arrays and strings, nothing of worlds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+LINE = 20
+"""Height of a line of text, px."""
+SHARE = 0.75
+"""A new window takes at most this share of the screen."""
+INK, DIM, PAPER = (235, 235, 235), (150, 150, 150), (24, 24, 28)
+
+
+@dataclass(frozen=True)
+class Event:
+    """What the user did.
+
+    Attributes:
+        kind: ``"press"``, ``"release"``, ``"click"`` or ``"quit"``.
+        key: name of the key (pygame.key.name), for presses and releases.
+        place: (x, y) of a click in px of the shown frame; may lie outside.
+    """
+
+    kind: str
+    key: str = ""
+    place: tuple[float, float] = (0.0, 0.0)
+
+
+class DisplayError(RuntimeError):
+    """No window can be opened; the message says what to do."""
+
+
+def _pygame():
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    try:
+        import pygame
+    except ImportError:
+        raise DisplayError("a window needs pygame: pip install 'glass-gym[play]'") from None
+    return pygame
+
+
+class Window:
+    """Shows frames.
+
+    Args:
+        size: (height, width) px of the frames.
+        title: of the window.
+        scale: whole screen px a frame px; None fits the screen.
+        lines: how many lines of text fit below the frame.
+    """
+
+    def __init__(self, size: tuple[int, int], title: str = "glass_gym", scale: int | None = None, lines: int = 0):
+        self.pygame = pygame = _pygame()
+        self.height, self.width, self.lines = size[0], size[1], lines
+        try:
+            pygame.display.init()
+            if scale is None:
+                screen = pygame.display.get_desktop_sizes()[0]
+                room = (SHARE * screen[0] / self.width, (SHARE * screen[1] - lines * LINE) / self.height)
+                scale = int(min(8, *room))
+            scale = max(1, scale)
+            total = (self.width * scale, self.height * scale + lines * LINE)
+            self.screen = pygame.display.set_mode(total, pygame.RESIZABLE)
+        except pygame.error as error:
+            raise DisplayError(
+                f"no window can be opened ({error}). On a machine without a screen use `xvfb-run` "
+                "or SDL_VIDEODRIVER=dummy"
+            ) from None
+        pygame.display.set_caption(title)
+        pygame.font.init()
+        self.font = pygame.font.SysFont("dejavusansmono,couriernew,monospace", 14)
+        self.clock = pygame.time.Clock()
+        self._corner, self._scale = (0, 0), scale
+
+    def poll(self) -> list[Event]:
+        """Everything that happened since the last call, in order."""
+        pygame, out = self.pygame, []
+        for event in pygame.event.get():
+            if event.type == pygame.QUIT:
+                out.append(Event("quit"))
+            elif event.type in (pygame.KEYDOWN, pygame.KEYUP):
+                kind = "press" if event.type == pygame.KEYDOWN else "release"
+                out.append(Event(kind, pygame.key.name(event.key)))
+            elif event.type == pygame.MOUSEBUTTONDOWN and event.button == 1:
+                x, y = ((event.pos[i] - self._corner[i]) / self._scale for i in range(2))
+                out.append(Event("click", place=(x, y)))
+            elif event.type == getattr(pygame, "WINDOWFOCUSLOST", -1):
+                out.append(Event("release"))  # keys let go elsewhere are never reported: let all go
+        return out
+
+    def show(self, frame: np.ndarray, lines: Sequence[str] = ()) -> None:
+        """Draw a frame (h, w, 3) uint8 as large as whole px allow, and text below it, the first line brighter."""
+        pygame = self.pygame
+        width, height = self.screen.get_size()
+        room = height - self.lines * LINE
+        self._scale = max(1, min(width // self.width, room // self.height))
+        size = (self.width * self._scale, self.height * self._scale)
+        self._corner = ((width - size[0]) // 2, max(0, (room - size[1]) // 2))
+        self.screen.fill(PAPER)
+        picture = pygame.surfarray.make_surface(frame.swapaxes(0, 1))
+        self.screen.blit(pygame.transform.scale(picture, size), self._corner)
+        for row, text in enumerate(lines[: self.lines]):
+            ink = self.font.render(text, True, DIM if row else INK)
+            self.screen.blit(ink, (8, height - (self.lines - row) * LINE + 2))
+        pygame.display.flip()
+
+    def wait(self, fps: float) -> float:
+        """Sleep until the next frame is due; returns the frames a second of late."""
+        self.clock.tick(fps)
+        return self.clock.get_fps()
+
+    def close(self) -> None:
+        """Close the window."""
+        self.pygame.display.quit()
+        self.pygame.font.quit()

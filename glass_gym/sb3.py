@@ -1,0 +1,204 @@
+"""GlassVecEnv: the Stable-Baselines3 face of the core; and a rollout buffer whose observations stay on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+import glass_gym  # noqa: F401  (registers the ids)
+from glass_gym.core import emit
+from glass_gym.vector_env import GlassVectorEnv
+
+try:
+    from stable_baselines3.common.buffers import DictRolloutBuffer
+    from stable_baselines3.common.vec_env import VecEnv
+except ImportError as error:
+    raise ImportError("glass_gym.sb3 needs Stable-Baselines3: pip install 'glass-gym[agents]'") from error
+
+
+class GlassVecEnv(VecEnv):
+    """A batched world for Stable-Baselines3; one network call steps all rows.
+
+    Frames are (3, H, W), as SB3's CNNs want them. A done row is reset at once; its infos hold `terminal_observation`,
+    `TimeLimit.truncated` and `is_success`.
+
+    Example:
+        >>> from stable_baselines3 import PPO
+        >>> from glass_gym.sb3 import GlassVecEnv
+        >>> env = GlassVecEnv("GlassTennis-v0", num_envs=16, frame_size=(48, 80))
+        >>> model = PPO("CnnPolicy", env).learn(1000)  # doctest: +SKIP
+
+    Args:
+        id: a registered id.
+        num_envs: rows.
+        wrappers: of :mod:`glass_gym.wrappers.vector`, applied in order (DQN: FlattenAction; HER: GoalObservation).
+        output: ``"numpy"``; or ``"torch"``: observations are a dict of tensors that stay on the device (a frame alone
+            becomes ``{"frame": ...}``), for ``MultiInputPolicy`` with :class:`DeviceRolloutBuffer`.
+        seed: of row 0; row i gets seed + i.
+        kwargs: of the id and of :class:`GlassVectorEnv` (``stagger=True`` spreads the first time limits).
+    """
+
+    def __init__(
+        self, id: str = "GlassTennis-v0", num_envs: int = 8,
+        wrappers: Sequence[Callable[[VectorEnv], VectorEnv]] = (), output: str = "numpy", seed: int | None = None,
+        **kwargs: Any,
+    ):  # fmt: skip
+        kwargs.setdefault("channels_first", True)
+        self.env = gym.make_vec(id, num_envs=num_envs, autoreset_mode=AutoresetMode.DISABLED, output=output, **kwargs)
+        if not isinstance(self.env.unwrapped, GlassVectorEnv):
+            raise TypeError(f"{id} is not a glass_gym world; use SB3's make_vec_env")
+        for wrapper in wrappers:
+            self.env = wrapper(self.env)
+        self.output = output
+        space = self.env.single_observation_space
+        self._name = None  # torch output: SB3 takes tensors in dicts only
+        if output == "torch" and not isinstance(space, gym.spaces.Dict):
+            self._name = self.env.unwrapped.core.obs_type
+            space = gym.spaces.Dict({self._name: space})
+        self._actions: np.ndarray | None = None
+        super().__init__(num_envs, space, self.env.single_action_space)
+        self.metadata = self.metadata | {"render_fps": self.env.unwrapped.metadata["render_fps"]}
+        if seed is not None:
+            self.seed(seed)
+
+    def reset(self):
+        """All rows anew, with what `seed` and `set_options` left."""
+        unset = all(seed is None for seed in self._seeds)
+        observations, infos = self.env.reset(seed=None if unset else self._seeds, options=_merged(self._options))
+        self.reset_infos = self._split(_host(infos))
+        self._reset_seeds()
+        self._reset_options()
+        return self._named(observations)
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Keep the actions."""
+        self._actions = actions
+
+    def step_wait(self):
+        """Step, and reset what is done."""
+        observations, reward, terminated, truncated, infos = self.env.step(self._actions)
+        reward, terminated, truncated, infos = (_host(x) for x in (reward, terminated, truncated, infos))
+        done = terminated | truncated
+        rows = self._split(infos)
+        for info, late in zip(rows, (truncated & ~terminated).tolist(), strict=True):
+            info["TimeLimit.truncated"] = late
+        observations = self._named(observations)
+        if done.any():
+            last = _rows(observations, np.flatnonzero(done))
+            observations, fresh = self.env.reset(options={"reset_mask": done})
+            observations, fresh = self._named(observations), self._split(_host(fresh))
+            for place, row in enumerate(np.flatnonzero(done).tolist()):
+                rows[row]["terminal_observation"] = _rows(last, place)
+                self.reset_infos[row] = fresh[row]
+        return observations, reward.astype(np.float32), done, rows
+
+    def _named(self, observations):
+        return {self._name: observations} if self._name else observations
+
+    def _split(self, infos: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+        """Arrays -> one dict a row, Python scalars for scalars."""
+        keys = [key for key in infos if not key.startswith("_")]
+        columns = [infos[key].tolist() if infos[key].ndim == 1 else list(infos[key].copy()) for key in keys]
+        return [dict(zip(keys, values, strict=True)) for values in zip(*columns, strict=True)]
+
+    # --- SB3's way to reach through ----------------------------------------------------------------------------
+
+    def get_attr(self, attr_name: str, indices=None) -> list[Any]:
+        """An attribute of the environment (all rows share it), once an index."""
+        return [self._find(attr_name)] * len(self._indices(indices))
+
+    def set_attr(self, attr_name: str, value: Any, indices=None) -> None:
+        """Set an attribute for all rows; some rows alone cannot have another."""
+        if len(self._indices(indices)) != self.num_envs:
+            raise ValueError(f"the rows share one environment: set {attr_name!r} for all of them (indices=None)")
+        setattr(self.env.unwrapped, attr_name, value)
+
+    def env_method(self, method_name: str, *args: Any, indices=None, **kwargs: Any) -> list[Any]:
+        """Call a method once; its result once an index."""
+        return [self._find(method_name)(*args, **kwargs)] * len(self._indices(indices))
+
+    def env_is_wrapped(self, wrapper_class, indices=None) -> list[bool]:
+        """Whether a vector wrapper of that class is on."""
+        env, found = self.env, False
+        while env is not env.unwrapped:
+            found, env = found or isinstance(env, wrapper_class), env.env
+        return [found] * len(self._indices(indices))
+
+    def _find(self, name: str) -> Any:
+        env = self.env
+        while not hasattr(env, name) and env is not env.unwrapped:
+            env = env.env
+        return getattr(env, name)
+
+    def _indices(self, indices) -> list[int]:
+        return list(self._get_indices(indices))
+
+    def get_images(self) -> list[np.ndarray]:
+        """One frame (H, W', 3) uint8 a row, pixel aspect applied."""
+        return list(self.env.unwrapped.core.render())
+
+    def close(self) -> None:
+        """Let go of the world."""
+        self.env.close()
+
+
+class DeviceRolloutBuffer(DictRolloutBuffer):
+    """SB3's rollout buffer for dicts, with observations kept as tensors on the policy's device.
+
+    ``PPO("MultiInputPolicy", GlassVecEnv(..., output="torch"), rollout_buffer_class=DeviceRolloutBuffer)``
+    """
+
+    def reset(self) -> None:
+        """Empty it."""
+        super().reset()
+        self.observations = {
+            key: torch.zeros(value.shape, dtype=torch.from_numpy(value[:0]).dtype, device=self.device)
+            for key, value in self.observations.items()
+        }
+
+    def add(self, obs, *args: Any, **kwargs: Any) -> None:
+        """Keep a step; observations are tensors (rows, ...)."""
+        for key, kept in self.observations.items():
+            kept[self.pos] = torch.as_tensor(obs[key], device=self.device)
+        kept, self.observations = self.observations, {}
+        super().add({}, *args, **kwargs)
+        self.observations = kept
+
+    def to_torch(self, array, copy: bool = True) -> torch.Tensor:
+        """Tensors are there already."""
+        return array if isinstance(array, torch.Tensor) else super().to_torch(array, copy)
+
+    def _get_samples(self, batch_inds: np.ndarray, env=None):
+        index = torch.from_numpy(batch_inds).to(self.device)
+        whole, self.observations = self.observations, {}
+        samples = super()._get_samples(batch_inds, env)
+        self.observations = whole
+        return samples._replace(observations={key: value[index] for key, value in whole.items()})
+
+
+def _host(value):
+    """Tensors, or dicts of them -> numpy; numpy stays."""
+    if isinstance(value, dict):
+        return {key: _host(v) for key, v in value.items()}
+    return emit(value) if isinstance(value, torch.Tensor) else value
+
+
+def _rows(observations, index):
+    """Rows of observations, copied to the host."""
+    if isinstance(observations, dict):
+        return {key: _rows(value, index) for key, value in observations.items()}
+    picked = observations[index]
+    return emit(picked) if isinstance(picked, torch.Tensor) else np.array(picked)
+
+
+def _merged(options: list[dict]) -> dict:
+    """One dict of options a row -> one dict of arrays."""
+    keys = set(options[0])
+    if any(set(one) != keys for one in options):
+        raise ValueError("set_options: give every row the same options (or one dict for all)")
+    return {key: np.stack([np.asarray(one[key]) for one in options]) for key in keys}

@@ -1,0 +1,404 @@
+"""The vector environment: autoreset modes by hand, seeds, torch output, copies of rows, Gymnasium's wrappers."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import AutoresetMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from glass_gym.env import GlassEnv
+from glass_gym.vector_env import GlassVectorEnv
+
+NEXT, SAME, OFF = AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED
+FREE = {"target_radius": 0.01}  # nobody arrives by chance
+
+
+def stay(rows):
+    return np.zeros((rows, 2), int)
+
+
+def move(rows):
+    return np.tile([1, 1], (rows, 1))
+
+
+def host(x):
+    return x.numpy() if isinstance(x, torch.Tensor) else x
+
+
+# --- what happens around the end of an episode ----------------------------------------------------------------------
+#
+# Two rows, a limit of 3 steps, the second row starts one step late (its counter is set back), so the ends fall apart:
+#
+#   call            1       2       3       4       5       6
+#   NEXT_STEP row 0 step 1  step 2  step 3T reset   step 1  step 2
+#             row 1 step 0  step 1  step 2  step 3T reset   step 1
+#   SAME_STEP row 0 step 1  step 2  3T>0    step 1  step 2  3T>0
+#             row 1 step 0  step 1  step 2  3T>0    step 1  step 2
+
+
+def two_rows(world, mode, output="numpy", **kwargs):
+    envs = GlassVectorEnv(world, 2, max_episode_steps=3, autoreset_mode=mode, output=output, obs_type="dict", **FREE,
+                          **kwargs)  # fmt: skip
+    observation, info = envs.reset(seed=10)
+    envs.core.state.steps[1] = -1
+    return envs, observation, info
+
+
+def episode_starts(world, row, count):
+    """Frames and targets that a single environment seeded like the row starts its episodes with."""
+    env = GlassEnv(world, obs_type="dict", **FREE)
+    out = [env.reset(seed=10 + row)]
+    out += [env.reset() for _ in range(count - 1)]
+    return [(observation["frame"], info["target"]) for observation, info in out]
+
+
+@pytest.mark.parametrize("output", ["numpy", "torch"])
+def test_next_step_by_hand(tiny_world, output):
+    envs, first, _ = two_rows(tiny_world, NEXT, output)
+    starts = [episode_starts(tiny_world, row, 2) for row in (0, 1)]
+    table = [  # steps after the call, truncated, shows the start of a new episode
+        ([1, 0], [False, False], [False, False]),
+        ([2, 1], [False, False], [False, False]),
+        ([3, 2], [True, False], [False, False]),
+        ([0, 3], [False, True], [True, False]),
+        ([1, 0], [False, False], [False, True]),
+        ([2, 1], [False, False], [False, False]),
+    ]
+    assert all(np.abs(host(first["frame"])[row].astype(int) - starts[row][0][0]).max() <= 2 for row in (0, 1))
+    for steps, truncated, begins in table:
+        observation, reward, terminated, late, info = envs.step(move(2))
+        assert envs.core.state.steps.tolist() == steps
+        assert late.tolist() == truncated and terminated.tolist() == [False, False]
+        for row in (0, 1):
+            if begins[row]:
+                frame, target = starts[row][1]
+                assert np.abs(host(observation["frame"])[row].astype(int) - frame).max() <= 2
+                assert np.allclose(host(info["target"])[row], target)
+                assert float(reward[row]) == 0 and info["commanded_shift"][row].tolist() == [0, 0]
+            else:
+                assert info["commanded_shift"][row].tolist() == [3, 0]
+        assert "final_obs" not in info and "final_info" not in info
+
+
+@pytest.mark.parametrize("output", ["numpy", "torch"])
+def test_same_step_by_hand(tiny_world, output):
+    envs, _, _ = two_rows(tiny_world, SAME, output)
+    starts = [episode_starts(tiny_world, row, 2) for row in (0, 1)]
+    table = [  # steps after the call, truncated
+        ([1, 0], [False, False]), ([2, 1], [False, False]), ([0, 2], [True, False]), ([1, 0], [False, True]),
+        ([2, 1], [False, False]),
+    ]  # fmt: skip
+    before = None
+    for steps, truncated in table:
+        observation, reward, terminated, late, info = envs.step(move(2))
+        assert envs.core.state.steps.tolist() == steps
+        assert late.tolist() == truncated and terminated.tolist() == [False, False]
+        if output == "numpy" and not any(truncated):
+            assert "final_obs" not in info
+        elif any(truncated):
+            row = truncated.index(True)
+            assert info["_final_obs"].tolist() == truncated == info["_final_info"].tolist()
+            frame, target = starts[row][1]
+            assert np.abs(host(observation["frame"])[row].astype(int) - frame).max() <= 2
+            assert np.allclose(host(info["target"])[row], target)
+            last = info["final_obs"][row] if output == "numpy" else {k: v[row] for k, v in info["final_obs"].items()}
+            assert last["frame"].shape == (32, 48, 3)
+            assert np.allclose(host(last["position"])[2:], starts[row][0][1])  # the target of the episode that ended
+            final = info["final_info"]
+            assert final["commanded_shift"][row].tolist() == [3, 0] and bool(final["_distance"][row])
+            assert np.allclose(host(final["agent_position"])[row], host(last["position"])[:2])
+            assert np.allclose(host(final["previous_position"])[row], before[row])
+            assert info["commanded_shift"][row].tolist() == [0, 0]
+            assert abs(float(reward[row])) > 0
+        if output == "numpy" and any(truncated):
+            assert info["final_obs"][1 - truncated.index(True)] is None
+        before = host(info["agent_position"])
+
+
+def test_disabled_by_hand(tiny_world):
+    envs, _, _ = two_rows(tiny_world, OFF)
+    starts = [episode_starts(tiny_world, row, 2) for row in (0, 1)]
+    for _ in range(3):
+        observation, _, _, late, _ = envs.step(move(2))
+    assert late.tolist() == [True, False]
+    with pytest.raises(gym.error.ResetNeeded, match=r"rows \[0\] are done"):
+        envs.step(move(2))
+    stream = envs.core.state.key[1].item(), envs.core.state.episode[1].item()
+    options = {"reset_mask": np.array([True, False])}
+    fresh, info = envs.reset(options=options)
+    assert set(options) == {"reset_mask"}  # left in the caller's dict
+    assert np.abs(fresh["frame"][0].astype(int) - starts[0][1][0]).max() <= 2
+    assert np.allclose(info["target"][0], starts[0][1][1])
+    assert np.array_equal(fresh["frame"][1], observation["frame"][1])
+    assert envs.core.state.steps.tolist() == [0, 2] and info["_target"].tolist() == [True, False]
+    assert (envs.core.state.key[1].item(), envs.core.state.episode[1].item()) == stream
+    _, _, _, late, _ = envs.step(move(2))
+    assert late.tolist() == [False, True]
+
+
+def test_a_masked_reset_with_a_seed_reseeds_only_its_rows(tiny_world):
+    envs = GlassVectorEnv(tiny_world, 3, autoreset_mode=OFF, obs_type="position", **FREE)
+    envs.reset(seed=0)
+    keys = envs.core.state.key.tolist()
+    envs.reset(seed=50, options={"reset_mask": np.array([False, True, False])})
+    assert envs.core.state.key.tolist()[::2] == keys[::2]
+    other = GlassEnv(tiny_world, obs_type="position", **FREE)
+    assert np.allclose(other.reset(seed=51)[0], envs.observations()[1])
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        (np.array([True]), "bool array of shape"), (np.array([1, 0]), "bool array of shape"),
+        (np.array([False, False]), "selects no row"), ([True, False], "bool array of shape"),
+    ],
+)  # fmt: skip
+def test_a_wrong_mask_is_named(tiny_world, mask, words):
+    envs = GlassVectorEnv(tiny_world, 2, autoreset_mode=OFF)
+    envs.reset(seed=0)
+    with pytest.raises(ValueError, match=words):
+        envs.reset(options={"reset_mask": mask})
+
+
+def test_terminated_rows_restart_too_and_success_is_told(tiny_world):
+    envs = GlassVectorEnv(tiny_world, 2, target_radius=500.0, autoreset_mode=SAME, reward="sparse")
+    envs.reset(seed=0)
+    _, reward, terminated, _, info = envs.step(stay(2))
+    assert reward.tolist() == [1, 1] and terminated.tolist() == [True, True]
+    assert info["final_info"]["is_success"].tolist() == [True, True]
+
+
+def test_the_first_time_limits_can_be_staggered(tiny_world):
+    envs = GlassVectorEnv(tiny_world, 4, max_episode_steps=8, stagger=True, **FREE)
+    envs.reset(seed=0)
+    ends = [np.flatnonzero(envs.step(stay(4))[3]).tolist() for _ in range(8)]
+    assert ends == [[], [3], [], [2], [], [1], [], [0]]
+
+
+# --- seeds and rows -------------------------------------------------------------------------------------------------
+
+
+def test_equal_seeds_give_equal_rollouts(tiny_world):
+    def rollout():
+        envs = GlassVectorEnv(tiny_world, 3, max_episode_steps=4)
+        envs.reset(seed=5)
+        envs.action_space.seed(5)
+        return np.stack([envs.step(envs.action_space.sample())[0] for _ in range(12)])
+
+    assert np.array_equal(rollout(), rollout())
+
+
+@pytest.mark.parametrize("world", ["tiny", "tennis"])
+def test_row_i_is_the_same_for_1_and_16_environments(world, tiny_world):
+    # the tiny model's few channels pick other bfloat16 kernels for other batch sizes; trained worlds' do not
+    kwargs = {"checkpoint": tiny_world, "precision": "float32"} if world == "tiny" else {"checkpoint": "tennis"}
+    many = GlassVectorEnv(num_envs=16, max_episode_steps=9, **kwargs)
+    some = {row: GlassVectorEnv(num_envs=1, max_episode_steps=9, **kwargs) for row in (0, 11)}
+    frames, _ = many.reset(seed=3)
+    alone = {row: envs.reset(seed=3 + row)[0] for row, envs in some.items()}
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        for row in some:
+            assert np.abs(alone[row][0].astype(int) - frames[row].astype(int)).max() <= 2
+        actions = np.stack([rng.integers(9, size=16), rng.integers(3, size=16)], 1)
+        frames = many.step(actions)[0]
+        alone = {row: envs.step(actions[row : row + 1])[0] for row, envs in some.items()}
+
+
+def test_a_row_and_a_single_environment_with_its_seed_play_the_same(tiny_world):
+    envs = GlassVectorEnv(tiny_world, 4, precision="float32")
+    env = GlassEnv(tiny_world, precision="float32")
+    frames, infos = envs.reset(seed=20)
+    frame, info = env.reset(seed=22)
+    assert np.abs(frame.astype(int) - frames[2].astype(int)).max() <= 2
+    assert np.array_equal(info["target"], infos["target"][2])
+
+
+def test_seeds_can_be_given_one_a_row(tiny_world):
+    envs = GlassVectorEnv(tiny_world, 2, obs_type="position")
+    same, _ = envs.reset(seed=[4, 4])
+    assert np.array_equal(same[0], same[1])
+    with pytest.raises(ValueError, match="an int or 2 ints, got 3"):
+        envs.reset(seed=[1, 2, 3])
+
+
+def test_the_agent_never_leaves_the_frame(tiny_world):
+    envs = GlassVectorEnv(tiny_world, 4, **FREE)
+    envs.reset(seed=0)
+    for _ in range(40):
+        envs.step(np.tile([1, 0], (4, 1)))
+    assert (envs.core.state.world.position[:, 0] <= 48 - tiny_world.config.agent_radius).all()
+
+
+# --- torch output ---------------------------------------------------------------------------------------------------
+
+
+class HostLooks(TorchDispatchMode):
+    """Records the operations that make the host wait for a device's values."""
+
+    LOOKS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "item", "unique")
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        indexed_by_mask = name == "index" and any(i is not None and i.dtype == torch.bool for i in args[1])
+        if name in self.LOOKS or indexed_by_mask:
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("mode", [NEXT, SAME, OFF])
+def test_a_torch_step_never_looks_at_a_value(tiny_world, mode):
+    envs = GlassVectorEnv(tiny_world, 3, max_episode_steps=2, output="torch", autoreset_mode=mode, obs_type="dict")
+    envs.reset(seed=0)
+    with HostLooks() as looks:
+        for _ in range(5):
+            observation, reward, terminated, truncated, info = envs.step(torch.ones(3, 2, dtype=torch.long))
+        probe = list(looks.seen)
+        bool(reward.sum() > -100)
+    assert probe == [] and looks.seen != []  # and the recorder does notice
+    for value in (observation["frame"], reward, terminated, truncated, info["distance"]):
+        assert isinstance(value, torch.Tensor) and value.device == envs.core.device and not value.is_inference()
+
+
+def test_torch_and_numpy_output_are_the_same_rollout(tiny_world):
+    a = GlassVectorEnv(tiny_world, 3, max_episode_steps=3)
+    b = GlassVectorEnv(tiny_world, 3, max_episode_steps=3, output="torch")
+    assert np.array_equal(a.reset(seed=1)[0], b.reset(seed=1)[0].numpy())
+    for _ in range(8):
+        for x, y in zip(a.step(move(3))[:4], b.step(torch.from_numpy(move(3)))[:4], strict=True):
+            assert np.allclose(x, y.numpy())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("mode", [NEXT, SAME, OFF])
+def test_a_cuda_step_does_not_synchronise(tiny_world, mode):
+    envs = GlassVectorEnv(tiny_world, 3, 2, output="torch", autoreset_mode=mode, device="cuda")
+    envs.reset(seed=0)
+    actions = torch.ones(3, 2, dtype=torch.long, device="cuda")
+    envs.step(actions)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(5):
+            envs.step(actions)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+# --- copies of rows -------------------------------------------------------------------------------------------------
+
+
+def test_any_rows_copy_into_any_rows(tiny_world):
+    envs = GlassVectorEnv(tiny_world, 4, **FREE)
+    frames, _ = envs.reset(seed=0)
+    envs.set_state(envs.state([3, 1]), [0, 2])
+    now = envs.observations()
+    assert np.array_equal(now[0], frames[3]) and np.array_equal(now[2], frames[1]) and np.array_equal(now[1], frames[1])
+    envs.set_state(envs.state([1]), np.array([True, False, False, True]))
+    assert np.array_equal(envs.observations()[0], envs.observations()[3])
+    after = envs.step(move(4))[0]
+    assert np.array_equal(after[0], after[1]) and np.array_equal(after[0], after[3])
+
+
+def test_a_state_of_one_environment_goes_into_another(tiny_world):
+    a, b = GlassVectorEnv(tiny_world, 2, **FREE), GlassVectorEnv(tiny_world, 5, **FREE)
+    frames, _ = a.reset(seed=0)
+    b.reset(seed=1)
+    b.set_state(a.state(), [4, 2])
+    assert np.array_equal(b.observations()[4], frames[0]) and np.array_equal(b.observations()[2], frames[1])
+
+
+def test_wrong_rows_are_named(tiny_world):
+    envs = GlassVectorEnv(tiny_world, 3)
+    envs.reset(seed=0)
+    with pytest.raises(ValueError, match=r"rows must be ints in 0..2, got \[3\]"):
+        envs.state([3])
+    with pytest.raises(ValueError, match="set_state of 3 rows needs a state of as many rows or of one, got 2"):
+        envs.set_state(envs.state([0, 1]))
+    with pytest.raises(ValueError, match="a mask of rows must have shape"):
+        envs.state(np.array([True]))
+
+
+# --- bad input ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({"num_envs": 0}, "num_envs must be an integer of at least 1, got 0"), ({"num_envs": 2.5}, "num_envs"),
+        ({"autoreset_mode": "sometimes"}, "autoreset_mode must be one of AutoresetMode.NEXT_STEP"),
+        ({"output": "jax"}, "output must be one of numpy, torch"), ({"render_mode": "human"}, "render_mode"),
+        ({"max_episode_steps": 0}, "max_episode_steps"),
+    ],
+)  # fmt: skip
+def test_a_wrong_argument_is_named(tiny_world, kwargs, words):
+    with pytest.raises(ValueError, match=words):
+        GlassVectorEnv(tiny_world, **kwargs)
+
+
+def test_wrong_actions_and_calls_out_of_turn_are_named(tiny_world):
+    envs = GlassVectorEnv(tiny_world, 2, render_mode="rgb_array")
+    for call in (lambda: envs.step(stay(2)), envs.render, envs.state):
+        with pytest.raises(gym.error.ResetNeeded):
+            call()
+    with pytest.raises(gym.error.ResetNeeded, match="reset all rows once"):
+        envs.reset(options={"reset_mask": np.array([True, False])})
+    envs.reset(seed=0)
+    for actions, words in [(stay(3), "of shape"), (stay(2) + 0.5, "must be integers"), (stay(2) + 7, "must lie in")]:
+        for wrong in (actions, torch.from_numpy(actions)):
+            with pytest.raises(ValueError, match=words):
+                envs.step(wrong)
+    envs.close()
+    with pytest.raises(gym.error.ClosedEnvironmentError):
+        envs.step(stay(2))
+
+
+# --- Gymnasium's wrappers -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [NEXT, SAME])
+def test_gymnasiums_vector_wrappers_run(tiny_world, mode, tmp_path):
+    pytest.importorskip("cv2")
+    pytest.importorskip("moviepy")
+    wrap = gym.wrappers.vector
+    envs = gym.make_vec(
+        "Glass-v0", num_envs=2, checkpoint=tiny_world, render_mode="rgb_array", autoreset_mode=mode,
+        max_episode_steps=4, vectorization_mode="vector_entry_point", **FREE,
+    )  # fmt: skip
+    envs = wrap.RecordEpisodeStatistics(envs)
+    envs = wrap.RecordVideo(envs, str(tmp_path), video_length=6, step_trigger=lambda step: step == 0)
+    envs = wrap.NormalizeReward(envs)
+    envs = wrap.ResizeObservation(envs, (16, 24))
+    envs = wrap.NumpyToTorch(envs)
+    observation, _ = envs.reset(seed=0)
+    episodes = []
+    for _ in range(12):
+        observation, reward, _, _, info = envs.step(torch.from_numpy(move(2)))
+        if "episode" in info:
+            episodes += info["episode"]["l"][info["_episode"]].tolist()
+    assert observation.shape == (2, 16, 24, 3) and isinstance(reward, torch.Tensor)
+    assert episodes and set(episodes) == {4}
+    envs.close()
+    assert list(tmp_path.glob("*.mp4"))
+
+
+def test_gymnasiums_frame_stack_runs_over_single_environments_and_their_sync_vector(tiny_world):
+    envs = gym.make_vec(
+        "Glass-v0", num_envs=2, vectorization_mode="sync", checkpoint=tiny_world,
+        wrappers=[lambda env: gym.wrappers.FrameStackObservation(env, 3)],
+    )  # fmt: skip
+    observation, _ = envs.reset(seed=0)
+    assert observation.shape == (2, 3, 32, 48, 3) == envs.step(move(2))[0].shape
+
+
+def test_a_sync_vector_of_single_environments_plays_as_the_batched_one(tiny_world):
+    one = gym.make_vec("Glass-v0", num_envs=2, vectorization_mode="sync", checkpoint=tiny_world, obs_type="position")
+    two = gym.make_vec("Glass-v0", num_envs=2, checkpoint=tiny_world, obs_type="position")
+    assert np.allclose(one.reset(seed=4)[0], two.reset(seed=4)[0])
+    for _ in range(5):
+        for x, y in zip(one.step(move(2))[:4], two.step(move(2))[:4], strict=True):
+            assert np.allclose(x, y, atol=1e-4)
