@@ -323,8 +323,9 @@ def play(arguments: argparse.Namespace) -> None:
         kwargs["checkpoint"] = arguments.checkpoint
     if arguments.free:
         kwargs["task"] = None
-    if arguments.max_episode_steps:
-        kwargs["max_episode_steps"] = arguments.max_episode_steps
+    limit = arguments.max_episode_steps or (-1 if arguments.free else None)  # -1: gym.make leaves the limit out
+    if limit:
+        kwargs["max_episode_steps"] = limit
     name = arguments.id or ("Glass-v0" if arguments.checkpoint else "GlassTennis-v0")
     try:
         env = gym.make(name, **kwargs)

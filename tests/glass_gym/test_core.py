@@ -129,7 +129,7 @@ def test_grey_alpha_and_float_pictures_are_understood():
     ("picture", "words"),
     [
         (np.full((32, 48, 3), np.nan), "NaN or infinite"), (np.full((32, 48, 3), 2.0), r"must lie in \[0, 1\]"),
-        (np.zeros((32, 48, 2), np.uint8), "must be .height, width, 3."), (np.zeros((4, 4, 3), np.int64), "must be uint8"),
+        (np.zeros((32, 48, 2), np.uint8), "must be .height, width"), (np.zeros((4, 4, 3), np.int64), "must be uint8"),
     ],
 )  # fmt: skip
 def test_what_is_not_a_picture_is_named(picture, words):

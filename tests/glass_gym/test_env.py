@@ -159,7 +159,8 @@ def test_a_wrong_option_is_named(tiny_world, options, words):
         ({"task": "fly"}, "task must be one of 'reach', None"), ({"position_from": "ram"}, "position_from"),
         ({"target_radius": 0}, "target_radius"), ({"target_margin": -2}, "target_margin"),
         ({"frame_size": (500, 3)}, "frame_size must lie between"), ({"frame_size": (5.5, 3)}, "in whole px"),
-        ({"target": (99, 0)}, "target must be"), ({"render_mode": "ansi"}, "render_mode"), ({"device": "tpu9"}, "device"),
+        ({"target": (99, 0)}, "target must be"), ({"render_mode": "ansi"}, "render_mode"),
+        ({"device": "tpu9"}, "device must be"),
     ],
 )  # fmt: skip
 def test_a_wrong_argument_is_named(tiny_world, kwargs, words):

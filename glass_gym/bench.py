@@ -1,0 +1,232 @@
+"""glass-bench: how fast a world runs on this machine.
+
+Frames a second = rows x steps / seconds, warmed up, the device synchronised before the clock stops, resets included.
+Three columns as Isaac Lab reports them: step; step + policy; step + policy + learning.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+SWEEP = (1, 4, 16, 64, 256, 1024)
+LIMIT = 100
+"""Time limit of an episode in every measurement."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        "glass-bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="examples:\n  glass-bench\n  glass-bench --id GlassSprites-v0 --num-envs 64 256 --seconds 10\n"
+        "  glass-bench --device cuda --out bench.json",
+    )  # fmt: skip
+    parser.add_argument("--id", default="GlassTennis-v0", help="environment id (default: GlassTennis-v0)")
+    parser.add_argument("--checkpoint", help="a world of your own, for the id Glass-v0")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i (default: auto)")
+    parser.add_argument("--num-envs", type=int, nargs="+", default=list(SWEEP), help=f"rows (default: {SWEEP})")
+    parser.add_argument("--seconds", type=float, default=4.0, help="about how long each cell runs (default: 4)")
+    parser.add_argument("--precision", default="auto", help="auto, float32 or bfloat16 (default: auto)")
+    parser.add_argument("--out", type=Path, default=Path("glass_bench.json"), help="JSON; the Markdown goes beside it")
+    arguments = parser.parse_args(argv)
+    if min(arguments.num_envs) < 1 or not arguments.seconds > 0:
+        parser.error("--num-envs and --seconds must be positive")
+    try:
+        report = measure(arguments)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    text = markdown(report)
+    arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    arguments.out.with_suffix(".md").write_text(text)
+    print(f"\n{text}\nwritten: {arguments.out} and {arguments.out.with_suffix('.md')}")
+    return 0
+
+
+def measure(arguments: argparse.Namespace) -> dict:
+    """All cells -> the report."""
+    from tqdm import tqdm
+
+    settings = {"device": arguments.device, "precision": arguments.precision}
+    if arguments.checkpoint:
+        settings["checkpoint"] = arguments.checkpoint
+    report = {"id": arguments.id, "checkpoint": arguments.checkpoint, "machine": machine(), "rows": []}
+    learns = _has_sb3()
+    if not learns:
+        print("Stable-Baselines3 is not installed: only steps are measured (pip install 'glass-gym[agents]')")
+    kinds = ["step", *(["policy", "learning"] if learns else [])]
+    with tqdm(total=len(arguments.num_envs) * len(kinds), unit="cell", file=sys.stderr) as bar:
+        for rows in arguments.num_envs:
+            line: dict = {"num_envs": rows}
+            for kind in kinds:
+                bar.set_description(f"{rows} rows, {kind}")
+                line |= CELLS[kind](arguments.id, rows, arguments.seconds, settings)
+                bar.update()
+            report["rows"].append(line)
+    report |= {"device": line["device"], "precision": line["precision"], "peak_memory_mb": peak_memory(line["device"])}
+    for line in report["rows"]:
+        del line["device"], line["precision"]
+    return report
+
+
+def time_steps(id: str, rows: int, seconds: float, settings: dict) -> dict:
+    """The vector environment alone, NEXT_STEP, numpy out (on CUDA also torch out)."""
+    import gymnasium as gym
+
+    out: dict = {}
+    for output in ("numpy", "torch"):
+        envs = gym.make_vec(id, num_envs=rows, output=output, stagger=True, max_episode_steps=LIMIT, **settings)
+        core = envs.unwrapped.core
+        envs.reset(seed=0)
+        envs.action_space.seed(0)
+        actions = [envs.action_space.sample() for _ in range(16)]
+        if output == "torch":
+            actions = [torch.from_numpy(a).to(core.device) for a in actions]
+        timed = _timed(lambda step, envs=envs, actions=actions: envs.step(actions[step % 16]), seconds, core.device)
+        out[f"step_{output}_fps"] = round(rows / timed, 1)
+        if output == "numpy":
+            out["step_ms"] = round(1000 * timed, 2)
+        envs.close()
+    return out | {"device": str(core.device), "precision": str(core.simulator.precision).removeprefix("torch.")}
+
+
+def time_policy(id: str, rows: int, seconds: float, settings: dict) -> dict:
+    """Plus an SB3 CnnPolicy on frames of half size that chooses every action."""
+    model = _model(id, rows, settings)
+    env, observation = model.env, [model.env.reset()]
+
+    def step(_):
+        action, _ = model.predict(observation[0], deterministic=False)
+        observation[0] = env.step(action)[0]
+
+    timed = _timed(step, seconds, model.device)
+    env.close()
+    return {"step_policy_fps": round(rows / timed, 1)}
+
+
+def time_learning(id: str, rows: int, seconds: float, settings: dict) -> dict:
+    """Plus PPO's updates (8 steps a row, 4 epochs, minibatches of 256): whole learn() calls."""
+    model = _model(id, rows, settings)
+    batch = model.n_steps * rows
+    model.learn(batch)  # warm up
+    began, frames = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        model.learn(batch, reset_num_timesteps=False)
+        frames += batch
+    _wait(model.device)
+    speed = frames / (time.perf_counter() - began)
+    model.env.close()
+    return {"step_policy_learning_fps": round(speed, 1)}
+
+
+CELLS = {"step": time_steps, "policy": time_policy, "learning": time_learning}
+
+
+def _model(id: str, rows: int, settings: dict):
+    from stable_baselines3 import PPO
+
+    from glass_gym.sb3 import GlassVecEnv
+
+    env = GlassVecEnv(id, rows, stagger=True, max_episode_steps=LIMIT, **settings)
+    core = env.env.unwrapped.core
+    core.resize((max(36, core.height // 2), max(36, core.width // 2)))
+    env.env.unwrapped.set_spaces()
+    env.observation_space = env.env.single_observation_space
+    batch = min(256, 8 * rows)
+    return PPO("CnnPolicy", env, n_steps=8, batch_size=batch, n_epochs=4, device=core.device, seed=0)
+
+
+def _timed(step, seconds: float, device: torch.device) -> float:
+    """Seconds a step: the median over rounds of at least a fifth of the time, after a warm-up."""
+    for warm in range(3):
+        step(warm)
+    _wait(device)
+    rounds, count, began = [], 0, time.perf_counter()
+    while time.perf_counter() - began < seconds or not rounds:
+        start, steps = time.perf_counter(), 0
+        while time.perf_counter() - start < seconds / 5 or not steps:
+            step(count)
+            count, steps = count + 1, steps + 1
+        _wait(device)
+        rounds.append((time.perf_counter() - start) / steps)
+    return float(np.median(rounds))
+
+
+def _wait(device: torch.device) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _has_sb3() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("stable_baselines3") is not None
+
+
+def machine() -> dict:
+    """What the figures were measured on."""
+    from glass_gym import __version__
+
+    out = {
+        "processor": _processor(), "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(), "threads": torch.get_num_threads(), "python": platform.python_version(),
+        "torch": torch.__version__, "glass_gym": __version__,
+    }  # fmt: skip
+    if torch.cuda.is_available():
+        out["gpu"] = torch.cuda.get_device_name()
+    return out
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def peak_memory(device: str) -> float:
+    """MB: of the GPU's allocations, or of this process."""
+    if device.startswith("cuda"):
+        return round(torch.cuda.max_memory_allocated() / 1e6, 1)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1e6 if sys.platform == "darwin" else 1e3), 1)
+
+
+COLUMNS = {
+    "num_envs": "rows", "step_numpy_fps": "step", "step_torch_fps": "step, torch out", "step_policy_fps":
+    "step + policy", "step_policy_learning_fps": "step + policy + learning", "step_ms": "ms a step",
+}  # fmt: skip
+
+
+def markdown(report: dict) -> str:
+    """The report as a table."""
+    where = report["machine"]
+    on = where.get("gpu") if report["device"].startswith("cuda") else f"{where['cores']} cores of {where['processor']}"
+    names = [key for key in COLUMNS if key in report["rows"][0]]
+    lines = [
+        f"{report['id']} on {on} ({report['precision']}, torch {where['torch']}), frames a second; "
+        f"peak memory {report['peak_memory_mb']:.0f} MB", "",
+        "| " + " | ".join(COLUMNS[key] for key in names) + " |", "|" + "---:|" * len(names),
+    ]  # fmt: skip
+    for row in report["rows"]:
+        cells = [
+            f"{row[key]:,}" if key == "num_envs" else f"{row[key]:,.{1 if key == 'step_ms' else 0}f}" for key in names
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,283 @@
+"""glass-play: keys, the loop, recordings, a window; and a real window under Xvfb where there is one."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+pygame = pytest.importorskip("pygame")
+
+from glass_gym import play  # noqa: E402
+from glass_gym.action_space import ActionTable  # noqa: E402
+from glass_gym.checkpoint import save_world  # noqa: E402
+from glass_gym.render import DisplayError, Event, Window  # noqa: E402
+
+TABLE = ActionTable.build((3, 2), ("neutral", "swing", "turn"), usual_codes=[0, 2, 2, 0, 1, 1, 1, 0, 2])
+
+
+def press(*keys):
+    return [Event("press", key) for key in keys]
+
+
+# --- keys -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_tap_between_two_steps_is_not_lost():
+    controls = play.Controls()
+    controls.press("up")
+    controls.release("up")
+    assert controls.action(TABLE).tolist() == [3, 0]
+    assert controls.action(TABLE).tolist() == [0, 0]
+
+
+def test_held_arrows_go_on_and_two_are_a_diagonal():
+    controls = play.Controls()
+    controls.press("right")
+    controls.press("up")
+    assert [controls.action(TABLE).tolist() for _ in range(2)] == [[2, 2], [2, 2]]
+    controls.release("up")
+    assert controls.action(TABLE).tolist() == [1, 2]
+    controls.press("left")
+    assert controls.action(TABLE).tolist() == [0, 0]  # right and left at once: stay
+    controls.release("")
+    assert controls.action(TABLE).tolist() == [0, 0]
+
+
+def test_digits_are_codes_and_without_one_the_shifts_usual_code_is_used():
+    controls = play.Controls()
+    controls.press("left")
+    assert controls.action(TABLE).tolist() == [5, 1]
+    controls.press("3")
+    assert controls.action(TABLE).tolist() == [5, 2]
+    controls.release("3")
+    controls.press("[1]")
+    assert controls.action(TABLE).tolist() == [5, 0]
+    controls.release("[1]")
+    controls.press("9")
+    assert controls.action(TABLE).tolist() == [5, 1]  # no such code
+    assert not controls.press("0") and not controls.press("q")
+
+
+# --- the loop, over a window that is played by the test -------------------------------------------------------------
+
+
+class FakeWindow:
+    """Events in, frames out."""
+
+    def __init__(self, *ticks):
+        self.ticks, self.shown, self.texts = list(ticks), [], []
+
+    def poll(self):
+        return self.ticks.pop(0) if self.ticks else [Event("quit")]
+
+    def show(self, frame, lines):
+        self.shown.append(frame.copy())
+        self.texts.append(list(lines))
+
+    def wait(self, fps):
+        return fps
+
+
+def player(world, *ticks, agent=None, folder=None, **kwargs):
+    kwargs = {"target_radius": 0.01, "checkpoint": world, "render_mode": "rgb_array", **kwargs}
+    env = gym.make("Glass-v0", **kwargs)
+    out = play.Player(env, FakeWindow(*ticks), agent, folder=folder)
+    out.reset(seed=0)
+    return out
+
+
+def test_the_newest_frame_is_shown_and_the_text_tells_the_action(tiny_world):
+    p = player(tiny_world, press("right"), [])
+    p.tick()
+    assert np.array_equal(p.window.shown[-1], p.env.render()) and "right + neutral" in p.window.texts[-1][0]
+    assert "step   1" in p.window.texts[-1][1] and "distance" in p.window.texts[-1][1]
+
+
+def test_pause_single_step_reset_speed_and_quit(tiny_world):
+    p = player(
+        tiny_world, press("space"), [], press("n"), [], press("space"), press("r"), press("+", "+", "-"), press("q")
+    )
+    p.run()
+    assert p.total == 4  # n, then three running ticks
+    assert p.steps == 2 and p.fps == 30 and not p.running
+
+
+def test_an_episode_that_ends_starts_anew_and_is_counted(tiny_world):
+    p = player(tiny_world, *[[]] * 6, max_episode_steps=2)
+    p.run()
+    assert p.episodes == 2 and p.reached == 0 and "time is up after 2 steps" in p._message
+
+
+def test_a_click_sets_the_target_where_the_stretched_frame_shows_it(tiny_world):
+    p = player(tiny_world, [Event("click", place=(32.0, 10.0))], [Event("click", place=(300.0, 10.0))])
+    p.tick()
+    assert p.info["target"].tolist() == [20, 10]  # 32 / 1.6
+    p.tick()
+    assert p.info["target"].tolist() == [20, 10]
+    free = player(tiny_world, [Event("click", place=(32.0, 10.0))], task=None)
+    free.tick()
+    assert "no task" in free.window.texts[-1][2] and "distance" not in free.window.texts[-1][1]
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".mp4"])
+def test_recordings_hold_what_was_shown(tiny_world, tmp_path, suffix, monkeypatch):
+    import imageio.v3 as iio
+
+    if suffix == ".mp4":
+        pytest.importorskip("imageio_ffmpeg")
+    monkeypatch.setattr(play, "_video_suffix", lambda: suffix)
+    p = player(tiny_world, press("v"), press("right"), [], press("v"), press("s"), folder=tmp_path)
+    p.run()
+    (video,), (picture,) = tmp_path.glob(f"*{suffix}"), tmp_path.glob("*.png")
+    frames = iio.imread(video, index=None) if suffix == ".gif" else iio.imread(video)
+    assert len(frames) == 4 and frames[0].shape == (64, 154, 3)
+    if suffix == ".gif":
+        assert np.abs(frames[-1][::2, ::2].astype(int) - p.window.shown[2].astype(int)).mean() < 16
+    assert iio.imread(picture).shape == (32, 77, 3)
+
+
+def test_a_recording_that_cannot_be_written_is_told_and_play_goes_on(tiny_world, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    p = player(tiny_world, press("v"), press("s"), [], folder=tmp_path / "file")
+    p.run()
+    assert p.total == 3 and p.recorder is None and "nothing is recorded" in capsys.readouterr().err
+
+
+def test_the_agent_can_be_switched_on_and_off(tiny_world):
+    class Right:
+        def begin(self):
+            pass
+
+        def act(self, core):
+            return np.array([1, 2])
+
+    p = player(tiny_world, [], press("a"), press("left"), agent=Right())
+    p.tick()
+    assert p.last.tolist() == [1, 2] and p.window.texts[-1][0].startswith("agent: right + turn")
+    p.tick()
+    assert p.last.tolist() == [0, 0]
+    p.tick()
+    assert p.last.tolist() == [5, 0]
+    lone = player(tiny_world, press("a"))
+    lone.tick()
+    assert "no agent loaded" in lone.window.texts[-1][2]
+
+
+# --- the window -----------------------------------------------------------------------------------------------------
+
+
+def test_the_window_scales_by_whole_pixels_and_places_clicks():
+    window = Window((32, 77), scale=3, lines=2)
+    frame = np.random.default_rng(0).integers(0, 256, (32, 77, 3), dtype=np.uint8)
+    window.show(frame, ["one", "two"])
+    shown = pygame.surfarray.array3d(window.screen).swapaxes(0, 1)
+    assert shown.shape == (32 * 3 + 40, 77 * 3, 3) and np.array_equal(shown[:96], frame.repeat(3, 0).repeat(3, 1))
+    assert shown[96:].std() > 5  # there is text
+    window.poll()
+    pygame.event.post(pygame.event.Event(pygame.MOUSEBUTTONDOWN, button=1, pos=(30, 60)))
+    pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_LEFT))
+    pygame.event.post(pygame.event.Event(pygame.QUIT))
+    click, key, quitting = window.poll()
+    assert click.place == (10, 20) and key == Event("press", "left") and quitting.kind == "quit"
+    window.close()
+
+
+def test_no_screen_says_what_to_do(monkeypatch):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "nonsense")
+    pygame.display.quit()
+    with pytest.raises(DisplayError, match=r"no window can be opened .*xvfb-run"):
+        Window((32, 77))
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+def test_the_command_plays_a_checkpoint_from_a_picture_and_records(tiny_world, tmp_path, capsys):
+    import imageio.v3 as iio
+
+    path = save_world(tmp_path / "tiny.safetensors", tiny_world)
+    iio.imwrite(tmp_path / "start.png", tiny_world.start_frames[3])
+    status = play.main(
+        ["--checkpoint", str(path), "--image", str(tmp_path / "start.png"), "--steps", "4", "--fps", "500",
+         "--record", str(tmp_path / "a.gif"), "--seed", "1"]
+    )  # fmt: skip
+    out = capsys.readouterr().out
+    assert status == 0 and "4 steps" in out and "recorded 5 frames" in out and (tmp_path / "a.gif").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["GlassCricket-v0"], "Worlds here: Glass-v0, GlassSprites-v0, GlassTennis-v0"),
+        (["CartPole-v1"], "not a glass_gym world|unexpected keyword"),
+        (["--image", "none.png"], "none.png: no such file"),
+        (["--agent", "none.zip"], "none.zip: no such policy"), (["--device", "cuda:77"], "CUDA|counted from 0"),
+        (["--checkpoint", "none.safetensors"], "no checkpoint called"),
+    ],
+)  # fmt: skip
+def test_the_command_names_what_is_wrong(arguments, words, capsys):
+    import re
+
+    assert play.main([*arguments, "--steps", "1"]) == 1
+    assert re.search(words, capsys.readouterr().err)
+
+
+@pytest.mark.skipif(not (shutil.which("Xvfb") and shutil.which("xdotool")), reason="needs Xvfb and xdotool")
+def test_a_real_window_is_played_with_real_keys(tmp_path):
+    display = f":{90 + os.getpid() % 100}"
+    server = subprocess.Popen(["Xvfb", display, "-screen", "0", "1024x768x24"], stderr=subprocess.DEVNULL)
+    environment = {k: v for k, v in os.environ.items() if k != "SDL_VIDEODRIVER"} | {"DISPLAY": display}
+
+    def xdotool(*arguments):
+        return subprocess.run(
+            ["xdotool", *arguments], env=environment, capture_output=True, text=True, timeout=30
+        ).stdout
+
+    game = None
+    try:
+        time.sleep(1)
+        code = "import sys; from glass_gym.play import main; sys.exit(main())"
+        game = subprocess.Popen(
+            [sys.executable, "-c", code, "--free", "--seed", "1", "--folder", str(tmp_path), "--scale", "3"],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        window = ""
+        for _ in range(120):  # (its search does not see SDL's titles)
+            xdotool("mousemove", "512", "384")
+            place = dict(line.split("=") for line in xdotool("getmouselocation", "--shell").split())
+            if "glass-play" in xdotool("getwindowname", place.get("WINDOW", "0")):
+                window = place["WINDOW"]
+            if window or game.poll() is not None:
+                break
+            time.sleep(0.5)
+        assert window, "no window"
+        time.sleep(1)
+        xdotool("windowfocus", window)
+        for key in ("s", "Right", "Right", "Up", "2", "v"):
+            xdotool("key", "--delay", "150", key)
+            time.sleep(0.2)
+        xdotool("keydown", "Right")
+        time.sleep(1.0)
+        xdotool("keyup", "Right")
+        xdotool("key", "v")
+        time.sleep(1.2)  # pictures are named by the second
+        xdotool("key", "s")
+        time.sleep(0.5)
+        xdotool("key", "q")
+        out, _ = game.communicate(timeout=30)
+        assert game.returncode == 0, out
+    finally:
+        if game and game.poll() is None:
+            game.kill()
+        server.kill()
+    pictures = sorted(tmp_path.glob("*.png"))
+    videos = [*tmp_path.glob("*.mp4"), *tmp_path.glob("*.gif")]
+    assert len(pictures) == 2 and len(videos) == 1 and "recorded" in out and "steps" in out
+    import imageio.v3 as iio
+
+    assert (iio.imread(pictures[0]) != iio.imread(pictures[1])).any()
