@@ -28,7 +28,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "glass-bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="examples:\n  glass-bench\n  glass-bench --id GlassSprites-v0 --num-envs 64 256 --seconds 10\n"
-        "  glass-bench --device cuda --out bench.json",
+        "  glass-bench --device cuda --out bench.json\n"
+        "  glass-bench --soak 10000 --num-envs 32",
     )  # fmt: skip
     parser.add_argument("--id", default="GlassTennis-v0", help="environment id (default: GlassTennis-v0)")
     parser.add_argument("--checkpoint", help="a world of your own, for the id Glass-v0")
@@ -37,29 +38,35 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=4.0, help="about how long each cell runs (default: 4)")
     parser.add_argument("--precision", default="auto", help="auto, float32 or bfloat16 (default: auto)")
     parser.add_argument("--out", type=Path, default=Path("glass_bench.json"), help="JSON; the Markdown goes beside it")
+    parser.add_argument(
+        "--soak", type=int, metavar="STEPS", help="instead: so many random steps, watching memory, values and bounds"
+    )
     arguments = parser.parse_args(argv)
     if min(arguments.num_envs) < 1 or not arguments.seconds > 0:
         parser.error("--num-envs and --seconds must be positive")
     try:
-        report = measure(arguments)
+        report = soak(arguments) if arguments.soak else measure(arguments)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    text = markdown(report)
+    text = soak_text(report) if arguments.soak else markdown(report)
     arguments.out.write_text(json.dumps(report, indent=1) + "\n")
     arguments.out.with_suffix(".md").write_text(text)
     print(f"\n{text}\nwritten: {arguments.out} and {arguments.out.with_suffix('.md')}")
     return 0
 
 
+def _settings(arguments: argparse.Namespace) -> dict:
+    settings = {"device": arguments.device, "precision": arguments.precision}
+    return settings | ({"checkpoint": arguments.checkpoint} if arguments.checkpoint else {})
+
+
 def measure(arguments: argparse.Namespace) -> dict:
     """All cells -> the report."""
     from tqdm import tqdm
 
-    settings = {"device": arguments.device, "precision": arguments.precision}
-    if arguments.checkpoint:
-        settings["checkpoint"] = arguments.checkpoint
+    settings = _settings(arguments)
     report = {"id": arguments.id, "checkpoint": arguments.checkpoint, "machine": machine(), "rows": []}
     learns = _has_sb3()
     if not learns:
@@ -127,6 +134,51 @@ def time_learning(id: str, rows: int, seconds: float, settings: dict) -> dict:
     speed = frames / (time.perf_counter() - began)
     model.env.close()
     return {"step_policy_learning_fps": round(speed, 1)}
+
+
+def soak(arguments: argparse.Namespace) -> dict:
+    """Many random steps of the first --num-envs rows: memory after 500 steps and at the end, and what went wrong.
+
+    Raises:
+        ValueError: a value that is not finite, or an agent outside its bounds; the message names the step.
+    """
+    import gymnasium as gym
+    from tqdm import tqdm
+
+    rows = arguments.num_envs[0]
+    envs = gym.make_vec(arguments.id, num_envs=rows, max_episode_steps=LIMIT, **_settings(arguments))
+    core = envs.unwrapped.core
+    frames, _ = envs.reset(seed=0)
+    envs.action_space.seed(0)
+    memory, ends, began = {}, 0, time.perf_counter()
+    for step in tqdm(range(1, arguments.soak + 1), unit="step", file=sys.stderr):
+        frames, reward, terminated, truncated, infos = envs.step(envs.action_space.sample())
+        world = core.state.world
+        whole = all(bool(x.isfinite().all()) for x in (world.layer, world.position, *world.memory))
+        if not (whole and np.isfinite(reward).all() and np.isfinite(infos["distance"]).all()):
+            raise ValueError(f"step {step}: a value is not finite")
+        inside = torch.equal(core.simulator.clamp(world.position), world.position)
+        if not inside or frames.shape != envs.observation_space.shape or frames.dtype != np.uint8:
+            raise ValueError(f"step {step}: an agent or a frame is out of bounds")
+        ends += int((terminated | truncated).sum())
+        if step % 500 == 0:
+            memory[step] = resident_memory()
+    seconds = time.perf_counter() - began
+    envs.close()
+    return {
+        "id": arguments.id, "num_envs": rows, "steps": arguments.soak, "episodes": ends, "machine": machine(),
+        "fps": round(rows * arguments.soak / seconds, 1), "resident_mb": memory,
+    }  # fmt: skip
+
+
+def soak_text(report: dict) -> str:
+    """What a soak says."""
+    memory = list(report["resident_mb"].values()) or [resident_memory()]
+    return (
+        f"{report['id']}: {report['steps']:,} random steps of {report['num_envs']} rows ({report['episodes']:,} "
+        "episodes), all values finite, all agents inside; resident memory "
+        f"{memory[0]:.0f} MB after 500 steps, {max(memory):.0f} MB at most, {memory[-1]:.0f} MB at the end\n"
+    )
 
 
 CELLS = {"step": time_steps, "policy": time_policy, "learning": time_learning}
@@ -202,6 +254,14 @@ def peak_memory(device: str) -> float:
         return round(torch.cuda.max_memory_allocated() / 1e6, 1)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1e6 if sys.platform == "darwin" else 1e3), 1)
+
+
+def resident_memory() -> float:
+    """MB that this process holds now (Linux; elsewhere the peak)."""
+    status = Path("/proc/self/statm")
+    if status.exists():
+        return round(int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
+    return peak_memory("cpu")
 
 
 COLUMNS = {

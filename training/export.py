@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from glass_gym.action_space import COMPASS, nearest_direction
 from glass_gym.checkpoint import World
 from glass_gym.glass import Glass, crop_windows
 from training.data.store import Store, frames_to_tensor
 from training.windows import MARGIN, WindowSet
 
 POOL = 64
+RARE = 20
+"""A direction seen less often than this says nothing about codes."""
 
 
 @torch.no_grad()
@@ -39,6 +42,23 @@ def step_length(shifts: np.ndarray) -> tuple[float, float]:
         moved = np.abs(shifts[:, axis])[np.abs(shifts[:, axis]) >= 1]
         steps.append(float(np.median(moved)) if len(moved) else 1.0)
     return steps[0], steps[1]
+
+
+def usual_codes(statistics: dict[str, np.ndarray], step: tuple[float, float], codes: int) -> list[int]:
+    """For each direction of COMPASS the local action that more than half of its steps have, for keys and demos.
+
+    A diagonal that the data hardly has takes the code of its horizontal part; where no code has a majority it is 0.
+    """
+    counts = np.zeros((len(COMPASS), codes), int)
+    np.add.at(counts, (nearest_direction(statistics["shifts"], step), statistics["codes"]), 1)
+    names = list(COMPASS)
+    out = []
+    for row, name in enumerate(names):
+        if counts[row].sum() < RARE and "-" in name:
+            row = names.index(name.split("-")[1])
+        total = counts[row].sum()
+        out.append(int(counts[row].argmax()) if total >= RARE and 2 * counts[row].max() > total else 0)
+    return out
 
 
 def neutral_first(model: Glass, statistics: dict[str, np.ndarray]) -> list[int]:
@@ -94,10 +114,12 @@ def build_world(model: Glass, store: Store, windows: WindowSet, code_names=None,
     names = tuple(code_names or [f"code {k}" if k else "neutral" for k in range(model.config.codes)])
     if len(names) != model.config.codes:
         raise ValueError(f"{len(names)} code names for K = {model.config.codes} codes: {names}")
-    pool = start_pool(model, store)
+    pool, step = start_pool(model, store), step_length(statistics["shifts"])
+    statistics["codes"] = np.argsort(order)[statistics["codes"]]
     return World(
-        model, pool, step_length(statistics["shifts"]), names, store.pixel_aspect,
+        model, pool, step, names, store.pixel_aspect,
         {"frame_mean": pool.mean((0, 1, 2)).round(2).tolist(), "frame_std": pool.std((0, 1, 2)).round(2).tolist(),
-         "code_share": np.bincount(statistics["codes"], minlength=len(names))[order].tolist()},
+         "code_share": np.bincount(statistics["codes"], minlength=len(names)).tolist(),
+         "usual_codes": usual_codes(statistics, step, len(names))},
         provenance or {},
     )  # fmt: skip

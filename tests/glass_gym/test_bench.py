@@ -23,6 +23,12 @@ def test_the_bench_writes_its_table(tiny_world, tmp_path, capsys):
     assert path.exists()
 
 
+def test_a_soak_watches_memory_and_values(tmp_path, capsys):
+    out = tmp_path / "soak.json"
+    assert bench.main(["--soak", "12", "--num-envs", "2", "--device", "cpu", "--out", str(out)]) == 0
+    assert json.loads(out.read_text())["steps"] == 12 and "all values finite" in capsys.readouterr().out
+
+
 def test_a_wrong_argument_is_named(tmp_path, capsys):
     assert bench.main(["--device", "cuda:55", "--out", str(tmp_path / "b.json")]) == 1
     assert "error:" in capsys.readouterr().err and not (tmp_path / "b.json").exists()

@@ -210,6 +210,20 @@ def test_the_command_plays_a_checkpoint_from_a_picture_and_records(tiny_world, t
     assert status == 0 and "4 steps" in out and "recorded 5 frames" in out and (tmp_path / "a.gif").exists()
 
 
+def test_the_command_watches_an_agent(tiny_world, tmp_path, capsys):
+    sb3 = pytest.importorskip("stable_baselines3")
+    from glass_gym.sb3 import GlassVecEnv
+
+    path = save_world(tmp_path / "tiny.safetensors", tiny_world)
+    env = GlassVecEnv("Glass-v0", 2, checkpoint=str(path), obs_type="position", max_episode_steps=5)
+    sb3.PPO("MlpPolicy", env, n_steps=8, batch_size=16).save(tmp_path / "ppo.zip")
+    arguments = ["--checkpoint", str(path), "--agent", str(tmp_path / "ppo.zip"), "--steps", "6", "--fps", "500"]
+    assert play.main([*arguments, "--max-episode-steps", "5"]) == 0
+    assert "6 steps, " in capsys.readouterr().out
+    other = ["--agent", str(tmp_path / "ppo.zip"), "--steps", "1"]  # Tennis has four codes, the policy three
+    assert play.main(other) == 1 and "its actions are" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from glass_gym.action_space import COMPASS
 from glass_gym.checkpoint import CheckpointError, load_world
 from glass_gym.config import GlassConfig
 from glass_gym.glass import Glass
 from glass_gym.tracking import track
 from training import trainer as trainer_module
 from training.data.store import Store
-from training.export import build_world
+from training.export import build_world, usual_codes
 from training.stages import GmaConfig, GmaStage, LmaConfig, LmaStage
 from training.train import main
 from training.trainer import LoopConfig, Trainer, TrainingError, schedule
@@ -157,6 +158,15 @@ def test_the_lma_stage_learns_and_a_world_comes_out(tiny_model, block_store, tmp
     trainer.average.mask = PerfectMask()
     world = build_world(trainer.average, store, windows)
     assert len(world.start_frames) >= 32 and world.code_names[0] == "neutral" and 1 <= world.step[0] <= 3
+
+
+def test_a_directions_usual_code_is_the_one_that_more_than_half_of_its_steps_have():
+    shifts = np.repeat([[0, 0], [3, 0], [-3, 0], [0, 2]], [100, 60, 40, 10], axis=0).astype(np.float32)
+    codes = np.array([1] * 100 + [2] * 31 + [0] * 29 + [2] * 20 + [1] * 20 + [1] * 10)
+    usual = dict(zip(COMPASS, usual_codes({"shifts": shifts, "codes": codes}, (3.0, 2.0), 3), strict=True))
+    assert usual["stay"] == 1 and usual["right"] == 2 == usual["up-right"] == usual["down-right"]
+    assert usual["left"] == 0  # a tie is no majority
+    assert usual["down"] == 0  # ten steps are too few
 
 
 def test_the_paper_preset_trains_on_whole_frames_with_teacher_forcing(block_store, tmp_path):

@@ -106,7 +106,7 @@ def load_background(path: str | Path | None, walk: WalkConfig) -> np.ndarray:
     """The scene behind the sprites, of the size of frame + walk range: (H + 2 r, W + 2 r, 3) uint8.
 
     Args:
-        path: an image file (cropped and resized); ``"china"``: scikit-learn's photograph; None: a landscape drawn in code.
+        path: an image file (cropped and resized); ``"china"``: scikit-learn's photograph; None: a drawn landscape.
     """
     from PIL import Image, UnidentifiedImageError
 
