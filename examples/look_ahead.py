@@ -1,6 +1,6 @@
 """Planning with copies of states: try every shift three steps ahead, take the best first one.
 
-    python examples/look_ahead.py
+python examples/look_ahead.py
 """
 
 import gymnasium as gym

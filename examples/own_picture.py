@@ -1,6 +1,6 @@
 """Start a world from a picture of your own.
 
-    python examples/own_picture.py photo.png
+python examples/own_picture.py photo.png
 """
 
 import sys

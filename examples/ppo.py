@@ -1,7 +1,7 @@
 """Stable-Baselines3's PPO on generated frames.
 
-    pip install "glass-gym[agents]"
-    python examples/ppo.py 200000
+pip install "glass-gym[agents]"
+python examples/ppo.py 200000
 """
 
 import sys

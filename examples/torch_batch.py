@@ -1,6 +1,6 @@
 """64 worlds whose frames never leave the device: random play with torch in and torch out.
 
-    python examples/torch_batch.py
+python examples/torch_batch.py
 """
 
 import gymnasium as gym

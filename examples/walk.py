@@ -1,6 +1,6 @@
 """One world, one agent: walk straight to the target.
 
-    python examples/walk.py
+python examples/walk.py
 """
 
 import gymnasium as gym

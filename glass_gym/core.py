@@ -73,10 +73,6 @@ class EnvState:
         """Some rows (int64 or bool index), copied."""
         return EnvState.from_tensors([x[index].clone() for x in self.tensors()])
 
-    def forget(self) -> None:
-        """Let go of all states and pictures; the next reset needs seeds again."""
-        self.state = self._pool = self._picture = None
-
     def write(self, index, other: EnvState) -> EnvState:
         """A state with rows `index` taken from `other`."""
         return EnvState.from_tensors(write_rows(self.tensors(), index, other.tensors()))
@@ -105,15 +101,17 @@ class GlassCore:
         channels_first: observed frames are (3, H, W).
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:i"``.
         precision: ``"auto"``, ``"float32"`` or ``"bfloat16"`` for the networks.
-        blind: never look at a value on the host (no early exit when no row is done, no checks of values).
     """
+
+    blind = False
+    """Never look at a value on the host in a step or a masked reset: all rows are computed, the mask picks."""
 
     def __init__(
         self, checkpoint: str | World = "tennis", rows: int = 1, obs_type: str = "frame", task: str | None = "reach",
         reward: str = "dense", target_radius: float = 6.0, target_margin: float | None = None, target=None,
         terminate_on_arrival: bool = True, draw_target: bool = True, position_from: str = "state", shifts="compass",
         shift_scale: float = 1.0, frame_size: tuple[int, int] | None = None, channels_first: bool = False,
-        device: str = "auto", precision: str = "auto", blind: bool = False,
+        device: str = "auto", precision: str = "auto",
     ):  # fmt: skip
         if isinstance(rows, bool) or not isinstance(rows, (int, np.integer)) or rows < 1:
             raise ValueError(f"num_envs must be an integer of at least 1, got {rows!r}")
@@ -122,7 +120,7 @@ class GlassCore:
         _one_of("position_from", position_from, POSITION_SOURCES)
         self.world = checkpoint if isinstance(checkpoint, World) else load_world(checkpoint)
         self.simulator = Simulator(self.world.model, device, precision)
-        self.rows, self.obs_type, self.position_from, self.blind = int(rows), obs_type, position_from, blind
+        self.rows, self.obs_type, self.position_from = int(rows), obs_type, position_from
         self.height, self.width = self.simulator.height, self.simulator.width
         self.table = ActionTable.build(
             self.world.step, self.world.code_names, shifts, shift_scale, self.world.statistics.get("usual_codes")
@@ -130,7 +128,7 @@ class GlassCore:
         margin = self.world.config.agent_radius + 4.0 if target_margin is None else target_margin
         reach = ReachTask(target_radius, reward, margin, terminates=terminate_on_arrival)
         self.task = reach if task else None
-        self.fixed_target = None if target is None else self._checked_targets(target, 1)
+        self.fixed_target = None if target is None else self._checked_targets(target, 1).to(self.device)
         self.draw_target, self.channels_first = draw_target and task is not None, channels_first
         self.frame_size = (self.height, self.width)
         if frame_size is not None:
@@ -233,7 +231,7 @@ class GlassCore:
         if target is not None:
             target = self._checked_targets(target, self.rows)[rows.cpu()].to(self.device)
         elif self.fixed_target is not None:
-            target = self.fixed_target.to(self.device).expand(len(rows), 2).clone()
+            target = self.fixed_target.expand(len(rows), 2).clone()
         elif self.task is None:
             target = position.clone()
         else:

@@ -57,7 +57,8 @@ class GlassVectorEnv(VectorEnv):
             raise ValueError(f"output must be one of {', '.join(OUTPUTS)}, got {output!r}")
         if max_episode_steps is not None and max_episode_steps < 1:
             raise ValueError(f"max_episode_steps must be at least 1 or None, got {max_episode_steps}")
-        self.core = GlassCore(checkpoint, num_envs, blind=output == "torch", **kwargs)
+        self.core = GlassCore(checkpoint, num_envs, **kwargs)
+        self.core.blind = output == "torch" and self.core.device.type != "cpu"  # on the CPU looking costs nothing
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": RENDER_FPS, "autoreset_mode": self.mode}
         self.num_envs, self.render_mode, self.output = num_envs, render_mode, output
         self.max_episode_steps, self.stagger = max_episode_steps, stagger

@@ -1,5 +1,9 @@
 """A tiny random model in milliseconds, small data, and one thread."""
 
+import os
+
+os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # windows without a screen; before anybody imports pygame
+
 import numpy as np
 import pytest
 import torch

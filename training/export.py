@@ -12,6 +12,8 @@ from training.data.store import Store, frames_to_tensor
 from training.windows import MARGIN, WindowSet
 
 POOL = 64
+DEAD = 0.01
+"""Codes below this share of the training steps are left out of a world."""
 RARE = 20
 """A direction seen less often than this says nothing about codes."""
 
@@ -61,6 +63,25 @@ def usual_codes(statistics: dict[str, np.ndarray], step: tuple[float, float], co
     return out
 
 
+def drop_dead_codes(model: Glass, statistics: dict[str, np.ndarray]) -> tuple[Glass, np.ndarray]:
+    """Leave out codes that explain less than DEAD of the steps: an action that nobody ever took says nothing.
+
+    Returns:
+        the model (a copy with a smaller codebook if any is dead), and the codes (K',) that it kept.
+    """
+    share = np.bincount(statistics["codes"], minlength=model.config.codes) / max(1, len(statistics["codes"]))
+    kept = np.flatnonzero(share >= DEAD)
+    if len(kept) in (0, model.config.codes):
+        return model, np.arange(model.config.codes)
+    state = model.state_dict()
+    for name in ("quantiser.codebook", "quantiser.usage"):
+        if name in state:
+            state[name] = state[name][torch.from_numpy(kept)]
+    smaller = Glass(model.config.replace(codes=len(kept)))
+    smaller.load_state_dict(state)
+    return smaller.to(next(model.parameters()).device).eval(), kept
+
+
 def neutral_first(model: Glass, statistics: dict[str, np.ndarray]) -> list[int]:
     """Reorder the codebook in place: code 0 is the one under which the still agent changes least.
 
@@ -108,12 +129,19 @@ def start_pool(model: Glass, store: Store, count: int = POOL) -> np.ndarray:
 
 def build_world(model: Glass, store: Store, windows: WindowSet, code_names=None, provenance=None) -> World:
     """Everything a checkpoint holds, measured on the data."""
-    model.eval()
-    statistics = code_statistics(model, windows)
+    statistics = code_statistics(model.eval(), windows)
+    total = model.config.codes
+    model, kept = drop_dead_codes(model, statistics)
+    if len(kept) < len(np.unique(statistics["codes"])):  # the few steps of dropped codes belong to others now
+        statistics = code_statistics(model, windows)
+    else:
+        statistics["codes"] = np.searchsorted(kept, statistics["codes"])
     order = neutral_first(model, statistics)
     names = tuple(code_names or [f"code {k}" if k else "neutral" for k in range(model.config.codes)])
     if len(names) != model.config.codes:
-        raise ValueError(f"{len(names)} code names for K = {model.config.codes} codes: {names}")
+        raise ValueError(
+            f"{len(names)} code names for the {model.config.codes} codes that the data uses (of {total}): {names}"
+        )
     pool, step = start_pool(model, store), step_length(statistics["shifts"])
     statistics["codes"] = np.argsort(order)[statistics["codes"]]
     return World(

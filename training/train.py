@@ -58,6 +58,8 @@ class TrainConfig:
     """continue from OUT/state.pt"""
     init: Path | None = None
     """start from another run's state.pt (its finished stages are skipped)"""
+    again: tuple[str, ...] = ()
+    """with --init: stages (gma, lma) to train once more from the weights that they have"""
     codes: int | None = None
     """K, the number of local actions; default 4 for tennis, else 6"""
     window: int | None = None
@@ -108,10 +110,13 @@ def train(config: TrainConfig) -> bool:
     if config.gma.theta is None:
         config.gma.theta = THETA[kind]
     trainer = Trainer(model, config.out, config.loop)
+    if unknown := set(config.again) - {"gma", "lma"}:
+        raise TrainingError(f"--again takes gma and lma, got {', '.join(sorted(unknown))}")
     if config.resume:
         trainer.load()
     elif config.init:
         _load_from(trainer, config.init)
+        trainer.finished = [name for name in trainer.finished if name not in config.again]
     elif trainer.state_file.exists():
         raise TrainingError(f"{trainer.state_file} exists; add --resume to continue it, or choose another --out")
     (config.out / "config.json").write_text(json.dumps(dataclasses.asdict(config), default=str, indent=1))

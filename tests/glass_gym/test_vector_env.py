@@ -256,6 +256,7 @@ class HostLooks(TorchDispatchMode):
 @pytest.mark.parametrize("mode", [NEXT, SAME, OFF])
 def test_a_torch_step_never_looks_at_a_value(tiny_world, mode):
     envs = GlassVectorEnv(tiny_world, 3, max_episode_steps=2, output="torch", autoreset_mode=mode, obs_type="dict")
+    envs.core.blind = True  # as on a GPU
     envs.reset(seed=0)
     with HostLooks() as looks:
         for _ in range(5):
@@ -267,9 +268,11 @@ def test_a_torch_step_never_looks_at_a_value(tiny_world, mode):
         assert isinstance(value, torch.Tensor) and value.device == envs.core.device and not value.is_inference()
 
 
-def test_torch_and_numpy_output_are_the_same_rollout(tiny_world):
+@pytest.mark.parametrize("blind", [False, True])
+def test_torch_and_numpy_output_are_the_same_rollout(tiny_world, blind):
     a = GlassVectorEnv(tiny_world, 3, max_episode_steps=3)
     b = GlassVectorEnv(tiny_world, 3, max_episode_steps=3, output="torch")
+    b.core.blind = blind
     assert np.array_equal(a.reset(seed=1)[0], b.reset(seed=1)[0].numpy())
     for _ in range(8):
         for x, y in zip(a.step(move(3))[:4], b.step(torch.from_numpy(move(3)))[:4], strict=True):

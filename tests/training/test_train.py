@@ -14,7 +14,7 @@ from glass_gym.glass import Glass
 from glass_gym.tracking import track
 from training import trainer as trainer_module
 from training.data.store import Store
-from training.export import build_world, usual_codes
+from training.export import build_world, drop_dead_codes, usual_codes
 from training.stages import GmaConfig, GmaStage, LmaConfig, LmaStage
 from training.train import main
 from training.trainer import LoopConfig, Trainer, TrainingError, schedule
@@ -158,6 +158,15 @@ def test_the_lma_stage_learns_and_a_world_comes_out(tiny_model, block_store, tmp
     trainer.average.mask = PerfectMask()
     world = build_world(trainer.average, store, windows)
     assert len(world.start_frames) >= 32 and world.code_names[0] == "neutral" and 1 <= world.step[0] <= 3
+
+
+def test_codes_that_the_data_never_uses_are_left_out_of_a_world(tiny_model):
+    statistics = {"codes": np.array([0] * 60 + [2] * 60)}
+    smaller, kept = drop_dead_codes(tiny_model, statistics)
+    assert kept.tolist() == [0, 2] and smaller.config.codes == 2
+    assert torch.equal(smaller.quantiser.codebook, tiny_model.quantiser.codebook[[0, 2]])
+    same, kept = drop_dead_codes(tiny_model, {"codes": np.array([0, 1, 2])})
+    assert same is tiny_model and kept.tolist() == [0, 1, 2]
 
 
 def test_a_directions_usual_code_is_the_one_that_more_than_half_of_its_steps_have():
