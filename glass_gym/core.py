@@ -103,6 +103,8 @@ class GlassCore:
         precision: ``"auto"``, ``"float32"`` or ``"bfloat16"`` for the networks.
     """
 
+    begun = False
+    """All rows have been started."""
     blind = False
     """Never look at a value on the host in a step or a masked reset: all rows are computed, the mask picks."""
 
@@ -209,6 +211,7 @@ class GlassCore:
         if mask is None or self.blind:
             fresh = self._fresh(everyone, options)
             self.state = fresh if mask is None else self.state.where(mask, fresh)
+            self.begun = True
         else:
             chosen = everyone[mask]
             if not len(chosen):
@@ -298,9 +301,17 @@ class GlassCore:
     def forget(self) -> None:
         """Let go of all states and pictures; the next reset needs seeds again."""
         self.state = self._pool = self._picture = None
+        self.begun = False
 
     def write(self, index: Tensor, other: EnvState) -> None:
-        """Overwrite rows (B,) int64 with those of another state."""
+        """Overwrite rows (B,) int64 with those of another state of this world.
+
+        Raises:
+            ValueError: a state of another world.
+        """
+        sizes = [[tuple(x.shape[1:]) for x in state.tensors()] for state in (self.state, other)]
+        if sizes[0] != sizes[1]:
+            raise ValueError("the state is of another world: its sizes differ")
         self.state, self._picture = self.state.write(index, other), None
 
     # --- stepping ----------------------------------------------------------------------------------------------
@@ -366,7 +377,7 @@ class GlassCore:
         state = self.state
         out = {"agent_position": state.position.clone(), "previous_position": state.previous.clone()}
         out["agent_present"] = state.present.clone()
-        out["commanded_shift"] = torch.zeros_like(state.position) if commanded is None else commanded
+        out["commanded_shift"] = torch.zeros_like(state.position) if commanded is None else commanded.clone()
         if self.task is not None:
             distance = self.task.distance(state.position, state.target)
             success = distance < self.task.radius

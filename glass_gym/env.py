@@ -140,5 +140,5 @@ class GlassEnv(gym.Env):
 
     def _must_be_ready(self) -> None:
         self._must_be_open()
-        if self._stream is None:
+        if not self.core.begun:
             raise gym.error.ResetNeeded("call reset() first")

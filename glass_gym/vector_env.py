@@ -96,7 +96,7 @@ class GlassVectorEnv(VectorEnv):
         self._must_be_open()
         options = dict(options or {})
         mask = self._mask(options.pop("reset_mask", None))
-        if mask is not None and not self._seeded:
+        if mask is not None and not self.core.begun:
             raise gym.error.ResetNeeded("reset all rows once before resetting some with reset_mask")
         self._seed(seed, mask)
         device_mask = None if mask is None else torch.from_numpy(mask).to(self.core.device)
@@ -257,7 +257,7 @@ class GlassVectorEnv(VectorEnv):
 
     def _must_be_ready(self) -> None:
         self._must_be_open()
-        if not self._seeded:
+        if not self.core.begun:
             raise gym.error.ResetNeeded("call reset() first")
 
     def _out(self, value):

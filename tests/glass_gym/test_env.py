@@ -170,6 +170,8 @@ def test_a_wrong_argument_is_named(tiny_world, kwargs, words):
 
 def test_a_step_before_reset_says_so(tiny_world):
     env = GlassEnv(tiny_world, render_mode="rgb_array")
+    with pytest.raises(ValueError, match="inside the"):  # a reset that fails is none
+        env.reset(options={"target": (-5, 3)})
     for call in (lambda: env.step(np.array([0, 0])), env.render, env.state, lambda: env.set_target((1, 2))):
         with pytest.raises(gym.error.ResetNeeded):
             call()

@@ -109,7 +109,7 @@ def test_same_step_by_hand(tiny_world, output):
             assert final["commanded_shift"][row].tolist() == [3, 0] and bool(final["_distance"][row])
             assert np.allclose(host(final["agent_position"])[row], host(last["position"])[:2])
             assert np.allclose(host(final["previous_position"])[row], before[row])
-            assert info["commanded_shift"][row].tolist() == [0, 0]
+            assert info["commanded_shift"].tolist() == [[0, 0] if ended else [3, 0] for ended in truncated]
             there, ended = host(last["position"])[:2], starts[row][0][1]
             progress = np.linalg.norm(before[row] - ended) - np.linalg.norm(there - ended)
             assert float(reward[row]) == pytest.approx(0.1 * progress / 13**0.5, abs=1e-5)  # a diagonal step: 13 ** 0.5
@@ -326,6 +326,10 @@ def test_wrong_rows_are_named(tiny_world):
         envs.set_state(envs.state([0, 1]))
     with pytest.raises(ValueError, match="a mask of rows must have shape"):
         envs.state(np.array([True]))
+    tennis = GlassVectorEnv("tennis", 3)
+    tennis.reset(seed=0)
+    with pytest.raises(ValueError, match="of another world"):
+        envs.set_state(tennis.state())
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------
