@@ -156,7 +156,8 @@ def soak(arguments: argparse.Namespace) -> dict:
         whole = all(bool(x.isfinite().all()) for x in (world.layer, world.position, *world.memory))
         if not (whole and np.isfinite(reward).all() and np.isfinite(infos["distance"]).all()):
             raise ValueError(f"step {step}: a value is not finite")
-        inside = torch.equal(core.simulator.clamp(world.position), world.position)
+        place, size = world.position, torch.tensor([core.width, core.height], device=core.device)
+        inside = bool(((place >= 0) & (place <= size)).all())
         if not inside or frames.shape != envs.observation_space.shape or frames.dtype != np.uint8:
             raise ValueError(f"step {step}: an agent or a frame is out of bounds")
         ends += int((terminated | truncated).sum())

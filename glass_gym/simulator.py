@@ -186,24 +186,29 @@ class Simulator:
     def step(self, state: WorldState, shift: Tensor, code: Tensor) -> WorldState:
         """Animate and move.
 
-        The agent stays in the frame: a shift is cut short where its centre would leave the frame.
+        The agent stays in the frame: a shift is cut short where its centre would come too near to the edge.
 
         Args:
             shift: (B, 2) px, positive right and down.
             code: (B,) int64, local actions.
         """
-        position = self.clamp(state.position + shift)
+        position = self.clamp(state.position + shift, state.position)
         moved = position - state.position
         with self._autocast():
             vectors = self.model.quantiser.embed(code)
             drawn, memory = self.model.animate(state.layer, state.memory, moved, vectors)
         return WorldState(drawn.layer.float(), state.background, position, state.origin, state.mass, memory)
 
-    def clamp(self, position: Tensor) -> Tensor:
-        """Positions (B, 2) px held inside the frame by the agent's half size."""
-        low = float(self.config.agent_radius)
-        x, y = position.unbind(-1)
-        return torch.stack([x.clamp(low, self.width - low), y.clamp(low, self.height - low)], -1)
+    def clamp(self, position: Tensor, before: Tensor) -> Tensor:
+        """Positions (B, 2) px held inside the frame by the agent's half size.
+
+        An agent that starts nearer to the edge (at `before`) may stay there, but goes no farther out.
+        """
+        radius = float(self.config.agent_radius)
+        size = position.new_empty(2)
+        size[0], size[1] = self.width, self.height
+        low, high = before.clamp(max=radius), torch.maximum(before, size - radius)
+        return torch.minimum(torch.maximum(position, low), high)
 
     @torch.no_grad()
     def pictures(self, state: WorldState) -> Tensor:

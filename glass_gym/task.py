@@ -19,7 +19,7 @@ class ReachTask:
 
     Attributes:
         radius: arrival within this distance, px.
-        reward: ``"dense"`` (0.1 x progress toward the target in units of one step, plus 1 on arrival) or
+        reward: ``"dense"`` (0.1 x progress toward the target in units of the longest shift, plus 1 on arrival) or
             ``"sparse"`` (1 on arrival).
         margin: targets are drawn at least this far from the frame's edge, px.
         min_distance: and at least this far from the agent, px, where that is possible.
