@@ -191,10 +191,10 @@ def test_equal_seeds_give_equal_rollouts(tiny_world):
     assert np.array_equal(rollout(), rollout())
 
 
-@pytest.mark.parametrize("world", ["tiny", "tennis"])
+@pytest.mark.parametrize("world", ["tiny", "tennis", "sprites"])
 def test_row_i_is_the_same_for_1_and_16_environments(world, tiny_world):
     # the tiny model's few channels pick other bfloat16 kernels for other batch sizes; trained worlds' do not
-    kwargs = {"checkpoint": tiny_world, "precision": "float32"} if world == "tiny" else {"checkpoint": "tennis"}
+    kwargs = {"checkpoint": tiny_world, "precision": "float32"} if world == "tiny" else {"checkpoint": world}
     many = GlassVectorEnv(num_envs=16, max_episode_steps=9, **kwargs)
     some = {row: GlassVectorEnv(num_envs=1, max_episode_steps=9, **kwargs) for row in (0, 11)}
     frames, _ = many.reset(seed=3)
