@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import torch
 
@@ -73,13 +75,14 @@ def drop_dead_codes(model: Glass, statistics: dict[str, np.ndarray]) -> tuple[Gl
     kept = np.flatnonzero(share >= DEAD)
     if len(kept) in (0, model.config.codes):
         return model, np.arange(model.config.codes)
-    state = model.state_dict()
-    for name in ("quantiser.codebook", "quantiser.usage"):
-        if name in state:
-            state[name] = state[name][torch.from_numpy(kept)]
-    smaller = Glass(model.config.replace(codes=len(kept)))
-    smaller.load_state_dict(state)
-    return smaller.to(next(model.parameters()).device).eval(), kept
+    smaller = copy.deepcopy(model)
+    smaller.config = model.config.replace(codes=len(kept))
+    quantiser, index = smaller.quantiser, torch.from_numpy(kept).to(next(model.parameters()).device)
+    rows = quantiser.codebook.detach()[index]
+    quantiser.codebook = torch.nn.Parameter(rows) if isinstance(quantiser.codebook, torch.nn.Parameter) else rows
+    if hasattr(quantiser, "usage"):
+        quantiser.usage = quantiser.usage[index]
+    return smaller, kept
 
 
 def neutral_first(model: Glass, statistics: dict[str, np.ndarray]) -> list[int]:

@@ -165,6 +165,7 @@ def test_codes_that_the_data_never_uses_are_left_out_of_a_world(tiny_model):
     smaller, kept = drop_dead_codes(tiny_model, statistics)
     assert kept.tolist() == [0, 2] and smaller.config.codes == 2
     assert torch.equal(smaller.quantiser.codebook, tiny_model.quantiser.codebook[[0, 2]])
+    Glass(smaller.config).load_state_dict(smaller.state_dict())  # a whole model of its config
     same, kept = drop_dead_codes(tiny_model, {"codes": np.array([0, 1, 2])})
     assert same is tiny_model and kept.tolist() == [0, 1, 2]
 
