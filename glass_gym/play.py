@@ -17,7 +17,7 @@ KEYS = """arrows  walk (two arrows: diagonal)        1..9   local action (held o
 space   pause          n  one step          r      reset
 click   set the target a  human / agent     + -    speed
 v       record video   s  save a picture    q Esc  quit"""
-HINT = "space pause  n step  r reset  click target  a agent  v record  s picture  + - speed  q quit"
+HINT = "space pause  n step  r reset  a agent  v record  s picture  q quit"
 SPEEDS = (1, 2, 4, 8, 15, 30, 60)
 WAYS = {"right": (1, 0), "left": (-1, 0), "up": (0, -1), "down": (0, 1)}
 MESSAGE_SECONDS = 2.5
