@@ -150,6 +150,9 @@ def load_world(checkpoint: str | Path) -> World:
         raise CheckpointError(f"{path}: damaged or foreign ({str(error)[:200]}); copy or train it again") from None
     if len(names) != config.codes or tuple(shape[1:3]) != (config.height, config.width):
         raise CheckpointError(f"{path}: code names or start frames do not fit the config; train it again")
+    usual = header["statistics"].get("usual_codes") if isinstance(header.get("statistics"), dict) else ()
+    if usual is not None and (len(usual) != 9 or not all(isinstance(k, int) and 0 <= k < config.codes for k in usual)):
+        raise CheckpointError(f"{path}: its usual_codes are {usual!r}, expected nine codes; train it again")
     return World(
         model.eval(), pool, step, names, float(header["pixel_aspect"]), header["statistics"], header["provenance"],
         path.stem,

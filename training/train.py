@@ -98,6 +98,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def train(config: TrainConfig) -> bool:
     """Run the command's work. Returns False if it was interrupted or out of time (saved; --resume continues)."""
+    if unknown := set(config.again) - {"gma", "lma"}:
+        raise TrainingError(f"--again takes gma and lma, got {', '.join(sorted(unknown))}")
     kind = config.data if config.data in THETA else "wsprites"
     if config.data not in ("tennis", "wsprites") and Path(config.data).is_dir() and "Tennis" in _source(config.data):
         kind = "tennis"
@@ -110,8 +112,6 @@ def train(config: TrainConfig) -> bool:
     if config.gma.theta is None:
         config.gma.theta = THETA[kind]
     trainer = Trainer(model, config.out, config.loop)
-    if unknown := set(config.again) - {"gma", "lma"}:
-        raise TrainingError(f"--again takes gma and lma, got {', '.join(sorted(unknown))}")
     if config.resume:
         trainer.load()
     elif config.init:

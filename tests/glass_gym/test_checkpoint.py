@@ -78,3 +78,12 @@ def test_a_full_disk_keeps_the_file_before(tiny_world, tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match=r"No space left.*the file before it is kept; free some space"):
         save_world(path, tiny_world)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("usual", [[0] * 8, [0] * 8 + [3], [0] * 8 + ["a"]])
+def test_wrong_usual_codes_are_named(tiny_world, tmp_path, usual):
+    tiny_world.statistics["usual_codes"] = usual
+    with pytest.raises(CheckpointError, match=r"w\.safetensors: its usual_codes are"):
+        load_world(save_world(tmp_path / "w.safetensors", tiny_world))
+    tiny_world.statistics["usual_codes"] = [0] * 8 + [2]
+    assert load_world(save_world(tmp_path / "w.safetensors", tiny_world)).statistics["usual_codes"][8] == 2

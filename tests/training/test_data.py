@@ -9,7 +9,7 @@ from tests.conftest import block_video
 from training.data.clips import ClipDataset, open_data
 from training.data.layout import ReadConfig, find_videos, pack, read_annotations, write_layout
 from training.data.store import DataError, Store, StoreWriter
-from training.data.wsprites import LOCAL_ACTIONS, Sprites, WSprites, characters
+from training.data.wsprites import LOCAL_ACTIONS, Sprites, WalkConfig, WSprites, characters, load_background
 
 
 def write_png_video(folder, seed=0, length=6):
@@ -181,3 +181,11 @@ def test_missing_sheets_name_the_file(tmp_path):
     Image.new("RGBA", (64, 64)).save(tmp_path / "body/0.png")
     with pytest.raises(DataError, match=r"sheet is \(64, 64\), expected \(832, 1344\)"):
         Sprites(tmp_path).character(0)
+
+
+def test_the_drawn_scene_is_the_same_every_time_and_has_structure_everywhere():
+    one, two = load_background(None, WalkConfig()), load_background(None, WalkConfig())
+    assert one.shape == (146, 178, 3) and np.array_equal(one, two)
+    rows = one[60:].reshape(-1, 178 * 3).astype(int)
+    assert np.abs(np.diff(one[60:].astype(int), axis=1)).mean() > 2 and rows.std(1).min() > 5
+    assert not np.array_equal(one, load_background("china", WalkConfig()))

@@ -218,3 +218,8 @@ def test_the_command_names_bad_data_and_bad_presets(tmp_path, capsys):
     assert "holds no videos" in capsys.readouterr().err
     assert main(["wsprites", "--preset", "huge", "--cache", str(tmp_path), "--sheets", str(tmp_path)]) == 1
     assert "not found" in capsys.readouterr().err
+
+
+def test_a_stage_that_is_not_there_cannot_be_trained_again(block_store, tmp_path, capsys):
+    assert main([str(block_store), "--out", str(tmp_path), "--again", "dma"]) == 1
+    assert "--again takes gma and lma, got dma" in capsys.readouterr().err
