@@ -188,14 +188,16 @@ def _model(id: str, rows: int, settings: dict):
     from stable_baselines3 import PPO
 
     from glass_gym.sb3 import GlassVecEnv
+    from glass_gym.wrappers import core_of
+    from glass_gym.wrappers.vector import DownscaleFrame
 
-    env = GlassVecEnv(id, rows, stagger=True, max_episode_steps=LIMIT, **settings)
-    core = env.env.unwrapped.core
-    core.resize((max(36, core.height // 2), max(36, core.width // 2)))
-    env.env.unwrapped.set_spaces()
-    env.observation_space = env.env.single_observation_space
-    batch = min(256, 8 * rows)
-    return PPO("CnnPolicy", env, n_steps=8, batch_size=batch, n_epochs=4, device=core.device, seed=0)
+    def halve(env):
+        core = core_of(env)
+        return DownscaleFrame(env, (max(36, core.height // 2), max(36, core.width // 2)))
+
+    env = GlassVecEnv(id, rows, wrappers=[halve], stagger=True, max_episode_steps=LIMIT, **settings)
+    device, batch = core_of(env.env).device, min(256, 8 * rows)
+    return PPO("CnnPolicy", env, n_steps=8, batch_size=batch, n_epochs=4, device=device, seed=0)
 
 
 def _timed(step, seconds: float, device: torch.device) -> float:

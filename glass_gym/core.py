@@ -19,7 +19,7 @@ from glass_gym.checkpoint import World, load_world
 from glass_gym.networks.mask import densest_point
 from glass_gym.pictures import fit_picture, stretch
 from glass_gym.randomness import uniform
-from glass_gym.simulator import PRESENT, NoAgentError, Simulator, WorldState, to_host, where_rows, write_rows
+from glass_gym.simulator import PRESENT, NoAgentError, RowState, Simulator, WorldState, to_host, write_rows
 from glass_gym.task import TRIES, ReachTask, draw_rings
 
 OBS_TYPES = ("frame", "position", "dict")
@@ -28,7 +28,7 @@ OPTIONS = ("start_frame", "target")
 
 
 @dataclass
-class EnvState:
+class EnvState(RowState):
     """Everything about some rows: (B, ...) tensors. Copy rows out with `state()`, in with `set_state()`.
 
     Attributes:
@@ -62,24 +62,36 @@ class EnvState:
         own = len(fields(cls)) - 1
         return cls(WorldState.from_tensors(tensors[own:]), *tensors[:own])
 
-    def __len__(self) -> int:
-        return len(self.position)
 
-    def clone(self) -> EnvState:
-        """A copy that shares nothing."""
-        return EnvState.from_tensors([x.clone() for x in self.tensors()])
+class Face:
+    """What Gymnasium's single and vector faces of a core share; a face has `core` and `closed`."""
 
-    def rows(self, index) -> EnvState:
-        """Some rows (int64 or bool index), copied."""
-        return EnvState.from_tensors([x[index].clone() for x in self.tensors()])
+    core: GlassCore
+    closed: bool
 
-    def write(self, index, other: EnvState) -> EnvState:
-        """A state with rows `index` taken from `other`."""
-        return EnvState.from_tensors(write_rows(self.tensors(), index, other.tensors()))
+    @property
+    def shifts(self) -> np.ndarray:
+        """(S, 2) px; row 0 is stay, then right and on counter-clockwise."""
+        return self.core.table.shifts
 
-    def where(self, mask: Tensor, other: EnvState) -> EnvState:
-        """A state with the rows of a (B,) bool mask taken from `other`."""
-        return EnvState.from_tensors(where_rows(mask, other.tensors(), self.tensors()))
+    @property
+    def code_names(self) -> tuple[str, ...]:
+        """K names of the local actions; 0 is neutral."""
+        return self.core.table.code_names
+
+    def set_target(self, target) -> None:
+        """Move the targets: (x, y) px for all rows, or one a row."""
+        self._must_be_ready()
+        self.core.set_target(target)
+
+    def _must_be_open(self) -> None:
+        if self.closed:
+            raise gym.error.ClosedEnvironmentError("this environment is closed; make a new one")
+
+    def _must_be_ready(self) -> None:
+        self._must_be_open()
+        if not self.core.begun:
+            raise gym.error.ResetNeeded("call reset() first")
 
 
 class GlassCore:
@@ -418,8 +430,15 @@ class GlassCore:
 
 
 def emit(value):
-    """Fresh tensors (or dicts of them), which nobody else keeps -> numpy arrays."""
-    return {k: emit(v) for k, v in value.items()} if isinstance(value, dict) else value.cpu().numpy()
+    """Fresh tensors (or dicts of them), which nobody else keeps -> numpy arrays; what is numpy stays."""
+    if isinstance(value, dict):
+        return {key: emit(part) for key, part in value.items()}
+    return value.cpu().numpy() if isinstance(value, Tensor) else value
+
+
+def take(value, index):
+    """Rows of tensors, arrays or dicts of them."""
+    return {key: take(part, index) for key, part in value.items()} if isinstance(value, dict) else value[index]
 
 
 def _one_of(name: str, value, allowed: tuple) -> None:

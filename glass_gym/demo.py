@@ -65,8 +65,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def scripted_actions(table) -> list[tuple[int, int]]:
     """A round with each shift's usual code, then every local action four times on the spot."""
-    walk = [(table.shift_names.index(name),) for name, count in SCRIPT for _ in range(count)]
-    walk = [(shift, table.usual_codes[shift]) for (shift,) in walk]
+    shifts = [table.shift_names.index(name) for name, count in SCRIPT for _ in range(count)]
+    walk = [(shift, table.usual_codes[shift]) for shift in shifts]
     return walk + [(0, code) for code in range(len(table.code_names)) for _ in range(4)]
 
 

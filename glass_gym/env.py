@@ -8,12 +8,12 @@ import gymnasium as gym
 import numpy as np
 
 from glass_gym.checkpoint import World
-from glass_gym.core import EnvState, GlassCore, emit
+from glass_gym.core import EnvState, Face, GlassCore, emit, take
 from glass_gym.randomness import draw_key
 from glass_gym.vector_env import RENDER_FPS
 
 
-class GlassEnv(gym.Env):
+class GlassEnv(Face, gym.Env):
     """A learned world; the agent walks to a target.
 
     Action ``MultiDiscrete([S, K])`` = (global shift, local action). Observation: the generated frame with the target
@@ -42,22 +42,12 @@ class GlassEnv(gym.Env):
         self.set_spaces()
         self._stream: np.random.Generator | None = None
         self._window = None
-        self._closed = False
+        self.closed = False
 
     def set_spaces(self) -> None:
         """Take the spaces from the core (again, after it was changed)."""
         self.action_space = self.core.action_space
         self.observation_space = self.core.observation_space
-
-    @property
-    def shifts(self) -> np.ndarray:
-        """(S, 2) px; row 0 is stay, then right and on counter-clockwise."""
-        return self.core.table.shifts
-
-    @property
-    def code_names(self) -> tuple[str, ...]:
-        """K names of the local actions; 0 is neutral."""
-        return self.core.table.code_names
 
     def get_keys_to_action(self) -> dict[tuple[int, ...], np.ndarray]:
         """For :func:`gymnasium.utils.play.play` (with ``noop=np.array([0, 0])``): arrows, chords of them, digits."""
@@ -84,8 +74,7 @@ class GlassEnv(gym.Env):
         """Row 0 of observation and infos, with Python scalars for scalars; the window shows it."""
         if self.render_mode == "human":
             self.render()
-        batch = emit(self.core.observations())
-        observation = {k: v[0] for k, v in batch.items()} if isinstance(batch, dict) else batch[0]
+        observation = take(emit(self.core.observations()), 0)
         return observation, {key: v[0].item() if v[0].ndim == 0 else v[0] for key, v in infos.items()}
 
     def state(self) -> EnvState:
@@ -104,11 +93,6 @@ class GlassEnv(gym.Env):
         """The observation as it is now (after `set_state` or `set_target`)."""
         self._must_be_ready()
         return self._seen({})[0]
-
-    def set_target(self, target) -> None:
-        """Move the target to (x, y) px."""
-        self._must_be_ready()
-        self.core.set_target(target)
 
     def render(self):
         """The frame (H, W', 3) uint8 with the pixel aspect applied; ``"human"`` shows it and returns None."""
@@ -131,14 +115,5 @@ class GlassEnv(gym.Env):
         """Close the window and let go of the world; closing twice is fine."""
         if self._window is not None:
             self._window.close()
-        self._window, self._closed = None, True
+        self._window, self.closed = None, True
         self.core.forget()
-
-    def _must_be_open(self) -> None:
-        if self._closed:
-            raise gym.error.ClosedEnvironmentError("this environment is closed; make a new one")
-
-    def _must_be_ready(self) -> None:
-        self._must_be_open()
-        if not self.core.begun:
-            raise gym.error.ResetNeeded("call reset() first")

@@ -211,20 +211,32 @@ def crop_windows(images: Tensor, corners: Tensor, side: int) -> Tensor:
         (N, C, side, side).
     """
     count, channels, height, width = images.shape
-    ruler = torch.arange(side, device=images.device)
-    x, y = corners[:, :1] + ruler, corners[:, 1:] + ruler  # (N, side)
-    inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None]
-    index = y.clamp(0, height - 1)[:, :, None] * width + x.clamp(0, width - 1)[:, None]
+    index, inside = _places(corners, side, height, width)
     flat = images.reshape(count, channels, -1).gather(2, index.flatten(1)[:, None].expand(-1, channels, -1))
     return flat.unflatten(2, (side, side)) * inside[:, None].to(images.dtype)
 
 
 def inside_windows(corners: Tensor, side: int, height: int, width: int) -> Tensor:
     """Which pixels of the windows lie inside the frame: (N, 1, side, side) float."""
+    return _places(corners, side, height, width)[1][:, None].float()
+
+
+def _places(corners: Tensor, side: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """The windows' pixels (N, side, side): flat places int64, held inside the frame, and which lie inside, bool."""
     ruler = torch.arange(side, device=corners.device)
-    x, y = corners[:, :1] + ruler, corners[:, 1:] + ruler
+    x, y = corners[:, :1] + ruler, corners[:, 1:] + ruler  # (N, side)
     inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None]
-    return inside[:, None].float()
+    return y.clamp(0, height - 1)[:, :, None] * width + x.clamp(0, width - 1)[:, None], inside
+
+
+def to_images(frames: Tensor) -> Tensor:
+    """uint8 -> [-1, 1] float32."""
+    return frames.float() / 127.5 - 1
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """[-1, 1] -> uint8."""
+    return ((images + 1) * 127.5).round().clamp(0, 255).byte()
 
 
 def blend_windows(windows: Tensor, background: Tensor, position: Tensor) -> Tensor:
@@ -249,14 +261,11 @@ def blend_windows(windows: Tensor, background: Tensor, position: Tensor) -> Tens
     padded = F.pad(windows, (1, 1, 1, 1))
     across = padded[..., 1:] * (1 - fx) + padded[..., :-1] * fx
     moved = across[:, :, 1:] * (1 - fy) + across[:, :, :-1] * fy  # (N, 4, s + 1, s + 1)
-    ruler = torch.arange(side + 1, device=windows.device)
-    x, y = whole[:, :1].long() + ruler, whole[:, 1:].long() + ruler  # (N, s + 1)
-    inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None]
-    index = y.clamp(0, height - 1)[:, :, None] * width + x.clamp(0, width - 1)[:, None]
+    index, inside = _places(whole.long(), side + 1, height, width)
     flat = background.flatten(2)
-    behind = flat.gather(2, index.flatten(1)[:, None].expand(-1, 3, -1)).float() / 127.5 - 1
+    behind = to_images(flat.gather(2, index.flatten(1)[:, None].expand(-1, 3, -1)))
     moved = moved.float().flatten(2)
-    drawn = ((compose(moved, behind) + 1) * 127.5).round().clamp(0, 255).byte()
+    drawn = to_bytes(compose(moved, behind))
     spare = height * width  # pixels outside the frame are written to one spare place behind it
     index = torch.where(inside, index, spare).flatten(1)[:, None].expand(-1, 3, -1)
     out = torch.cat([flat, flat[..., :1]], 2).scatter(2, index, drawn)

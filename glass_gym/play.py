@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from glass_gym.action_space import ActionTable
+from glass_gym.action_space import ARROWS, COMPASS, ActionTable
 from glass_gym.render import DisplayError, Event, Window
 
 KEYS = """arrows  walk (two arrows: diagonal)        1..9   local action (held or tapped)
@@ -19,7 +19,7 @@ click   set the target a  human / agent     + -    speed
 v       record video   s  save a picture    q Esc  quit"""
 HINT = "space pause  n step  r reset  a agent  v record  s picture  q quit"
 SPEEDS = (1, 2, 4, 8, 15, 30, 60)
-WAYS = {"right": (1, 0), "left": (-1, 0), "up": (0, -1), "down": (0, 1)}
+WAYS = {name: COMPASS[name] for name in ARROWS}
 MESSAGE_SECONDS = 2.5
 
 

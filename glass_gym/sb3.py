@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any
 
 import gymnasium as gym
@@ -11,7 +12,7 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 import glass_gym  # noqa: F401  (registers the ids)
-from glass_gym.core import emit
+from glass_gym.core import emit, take
 from glass_gym.vector_env import GlassVectorEnv
 
 try:
@@ -70,7 +71,7 @@ class GlassVecEnv(VecEnv):
         """All rows anew, with what `seed` and `set_options` left."""
         unset = all(seed is None for seed in self._seeds)
         observations, infos = self.env.reset(seed=None if unset else self._seeds, options=_merged(self._options))
-        self.reset_infos = self._split(_host(infos))
+        self.reset_infos = self._split(emit(infos))
         self._reset_seeds()
         self._reset_options()
         return self._named(observations)
@@ -82,18 +83,18 @@ class GlassVecEnv(VecEnv):
     def step_wait(self):
         """Step, and reset what is done."""
         observations, reward, terminated, truncated, infos = self.env.step(self._actions)
-        reward, terminated, truncated, infos = (_host(x) for x in (reward, terminated, truncated, infos))
+        reward, terminated, truncated, infos = (emit(x) for x in (reward, terminated, truncated, infos))
         done = terminated | truncated
         rows = self._split(infos)
         for info, late in zip(rows, (truncated & ~terminated).tolist(), strict=True):
             info["TimeLimit.truncated"] = late
         observations = self._named(observations)
         if done.any():
-            last = _rows(observations, np.flatnonzero(done))
+            last = emit(take(observations, np.flatnonzero(done)))
             observations, fresh = self.env.reset(options={"reset_mask": done})
-            observations, fresh = self._named(observations), self._split(_host(fresh))
+            observations, fresh = self._named(observations), self._split(emit(fresh))
             for place, row in enumerate(np.flatnonzero(done).tolist()):
-                rows[row]["terminal_observation"] = _rows(last, place)
+                rows[row]["terminal_observation"] = deepcopy(take(last, place))
                 self.reset_infos[row] = fresh[row]
         return observations, reward.astype(np.float32), done, rows
 
@@ -179,21 +180,6 @@ class DeviceRolloutBuffer(DictRolloutBuffer):
         samples = super()._get_samples(batch_inds, env)
         self.observations = whole
         return samples._replace(observations={key: value[index] for key, value in whole.items()})
-
-
-def _host(value):
-    """Tensors, or dicts of them -> numpy; numpy stays."""
-    if isinstance(value, dict):
-        return {key: _host(v) for key, v in value.items()}
-    return emit(value) if isinstance(value, torch.Tensor) else value
-
-
-def _rows(observations, index):
-    """Rows of observations, copied to the host."""
-    if isinstance(observations, dict):
-        return {key: _rows(value, index) for key, value in observations.items()}
-    picked = observations[index]
-    return emit(picked) if isinstance(picked, torch.Tensor) else np.array(picked)
 
 
 def _merged(options: list[dict]) -> dict:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glass_gym.glass import Glass, blend_windows, crop_windows
+from glass_gym.glass import Glass, blend_windows, crop_windows, to_bytes, to_images
 from glass_gym.networks.mask import densest_point
 from glass_gym.tracking import keep_agent
 
@@ -65,8 +65,32 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+class RowState:
+    """What states of many rows share; a subclass lists its (B, ...) tensors with `tensors`, `from_tensors` undoes it."""
+
+    def __len__(self) -> int:
+        return len(self.position)
+
+    def clone(self):
+        """A copy that shares nothing."""
+        return self.from_tensors([x.clone() for x in self.tensors()])
+
+    def rows(self, index):
+        """Some rows (int64 or bool index), copied."""
+        return self.from_tensors([x[index] for x in self.tensors()])
+
+    def write(self, index, other):
+        """A state with rows `index` taken from `other` (as many rows as the index selects)."""
+        return self.from_tensors(write_rows(self.tensors(), index, other.tensors()))
+
+    def where(self, mask: Tensor, other):
+        """A state with the rows of a (B,) bool mask taken from `other` (B rows); never looks at the mask's values."""
+        pairs = zip(other.tensors(), self.tensors(), strict=True)
+        return self.from_tensors([torch.where(mask.view(-1, *[1] * (b.ndim - 1)), a.to(b.dtype), b) for a, b in pairs])
+
+
 @dataclass
-class WorldState:
+class WorldState(RowState):
     """One row per environment.
 
     Attributes:
@@ -94,25 +118,6 @@ class WorldState:
         """The inverse of :meth:`tensors`."""
         return cls(*tensors[:5], tuple(tensors[5:]))
 
-    def __len__(self) -> int:
-        return len(self.position)
-
-    def clone(self) -> WorldState:
-        """A copy that shares nothing."""
-        return WorldState.from_tensors([x.clone() for x in self.tensors()])
-
-    def rows(self, index) -> WorldState:
-        """Some rows (int64 or bool index)."""
-        return WorldState.from_tensors([x[index] for x in self.tensors()])
-
-    def write(self, index, other: WorldState) -> WorldState:
-        """A state with rows `index` taken from `other` (as many rows as the index selects)."""
-        return WorldState.from_tensors(write_rows(self.tensors(), index, other.tensors()))
-
-    def where(self, mask: Tensor, other: WorldState) -> WorldState:
-        """A state with the rows of a (B,) bool mask taken from `other` (B rows); never looks at the mask's values."""
-        return WorldState.from_tensors(where_rows(mask, other.tensors(), self.tensors()))
-
 
 def write_rows(mine: list[Tensor], index, theirs: list[Tensor]) -> list[Tensor]:
     """Copies of `mine` with rows `index` replaced by `theirs`."""
@@ -122,11 +127,6 @@ def write_rows(mine: list[Tensor], index, theirs: list[Tensor]) -> list[Tensor]:
         old[index] = new.to(old)
         out.append(old)
     return out
-
-
-def where_rows(mask: Tensor, yes: list[Tensor], no: list[Tensor]) -> list[Tensor]:
-    """Row by row: `yes` where the mask is set, else `no`."""
-    return [torch.where(mask.view(-1, *[1] * (b.ndim - 1)), a.to(b.dtype), b) for a, b in zip(yes, no, strict=True)]
 
 
 class Simulator:
@@ -153,7 +153,7 @@ class Simulator:
     def masks(self, frames: Tensor) -> Tensor:
         """M on frames (B, 3, H, W) uint8 -> (B, 1, H, W) in [0, 1]."""
         with torch.no_grad(), self._autocast():
-            images = _to_images(frames).contiguous(memory_format=torch.channels_last)
+            images = to_images(frames).contiguous(memory_format=torch.channels_last)
             return self.model.mask(images).float()
 
     @torch.no_grad()
@@ -168,7 +168,7 @@ class Simulator:
                 f"start frames must be uint8 (B, {self.height}, {self.width}, 3), "
                 f"got {frames.dtype} {tuple(frames.shape)}; crop and resize them (glass_gym.pictures.fit_picture)"
             )
-        images = _to_images(frames.to(self.device).permute(0, 3, 1, 2))
+        images = to_images(frames.to(self.device).permute(0, 3, 1, 2))
         with self._autocast():
             masks = self.model.mask(images).float()
             background = self.model.inpaint(images, masks).float()
@@ -180,7 +180,7 @@ class Simulator:
         layer = crop_windows(torch.cat([images * kept, kept], 1), corner, side)
         mass = layer[:, 3].sum((1, 2))
         memory = tuple(m.clone() for m in self.model.start_state(len(frames), side, side))
-        return WorldState(layer, _to_bytes(background), position, centre - position, mass, memory)
+        return WorldState(layer, to_bytes(background), position, centre - position, mass, memory)
 
     @torch.no_grad()
     def step(self, state: WorldState, shift: Tensor, code: Tensor) -> WorldState:
@@ -226,14 +226,6 @@ class Simulator:
     def agent_present(self, state: WorldState) -> Tensor:
         """(B,) bool: the mask keeps at least PRESENT of its first mass."""
         return state.layer[:, 3].sum((1, 2)) >= PRESENT * state.mass.clamp_min(1.0)
-
-
-def _to_images(frames: Tensor) -> Tensor:
-    return frames.float() / 127.5 - 1
-
-
-def _to_bytes(images: Tensor) -> Tensor:
-    return ((images + 1) * 127.5).round().clamp(0, 255).byte()
 
 
 def to_host(x: Tensor) -> np.ndarray:

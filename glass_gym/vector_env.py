@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from glass_gym.checkpoint import World
-from glass_gym.core import EnvState, GlassCore, emit
+from glass_gym.core import EnvState, Face, GlassCore, emit, take
 from glass_gym.randomness import draw_key, key_of_seed
 from glass_gym.simulator import to_host
 
@@ -21,7 +22,7 @@ RENDER_FPS = 15
 OUTPUTS = ("numpy", "torch")
 
 
-class GlassVectorEnv(VectorEnv):
+class GlassVectorEnv(Face, VectorEnv):
     """Batched GLASS worlds.
 
     Row i draws from its own stream, seeded seed + i, and does not depend on the number of rows. A row seeded s and a
@@ -72,16 +73,6 @@ class GlassVectorEnv(VectorEnv):
         self.single_observation_space = self.core.observation_space
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
-
-    @property
-    def shifts(self) -> np.ndarray:
-        """(S, 2) px; row 0 is stay, then right and on counter-clockwise."""
-        return self.core.table.shifts
-
-    @property
-    def code_names(self) -> tuple[str, ...]:
-        """K names of the local actions; 0 is neutral."""
-        return self.core.table.code_names
 
     # --- reset -------------------------------------------------------------------------------------------------
 
@@ -153,9 +144,9 @@ class GlassVectorEnv(VectorEnv):
         reward, terminated, commanded = outcome["reward"], outcome["terminated"], outcome["commanded_shift"]
         if resetting is not None:
             core.reset(resetting)
-            reward = torch.where(resetting, torch.zeros_like(reward), reward)
+            reward = reward.masked_fill(resetting, 0)
             terminated = terminated & ~resetting
-            commanded = torch.where(resetting[:, None], torch.zeros_like(commanded), commanded)
+            commanded = commanded.masked_fill(resetting[:, None], 0)
         truncated = torch.zeros_like(terminated)
         if self.max_episode_steps:
             truncated = core.state.steps >= self.max_episode_steps
@@ -165,7 +156,7 @@ class GlassVectorEnv(VectorEnv):
         if self.mode == AutoresetMode.SAME_STEP and (self.output == "torch" or done.any()):
             final = self._final(done, core.observations(), core.infos(commanded))
             core.reset(done)
-            commanded = torch.where(done[:, None], torch.zeros_like(commanded), commanded)
+            commanded = commanded.masked_fill(done[:, None], 0)
         infos = self._infos(core.infos(commanded)) | final
         observations = self._out(core.observations())
         if self.output == "torch":
@@ -174,20 +165,15 @@ class GlassVectorEnv(VectorEnv):
 
     def _final(self, done: Tensor, observations, infos: dict[str, Tensor]) -> dict[str, Any]:
         """`final_obs` and `final_info` with their masks, as Gymnasium's own vector environments give them."""
+        info = self._infos(infos, done)
         if self.output == "torch":
-            info = dict(infos) | {f"_{key}": done for key in infos}
             return {"final_obs": observations, "_final_obs": done, "final_info": info, "_final_info": done}
         mask, observations = to_host(done), emit(observations)
         last = np.full(self.num_envs, None, dtype=object)
         for row in np.flatnonzero(mask):
-            if isinstance(observations, dict):
-                last[row] = {key: value[row].copy() for key, value in observations.items()}
-            else:
-                last[row] = observations[row].copy()
-        info: dict[str, Any] = {}
-        for key, value in emit(infos).items():
-            value[~mask] = 0
-            info |= {key: value, f"_{key}": mask.copy()}
+            last[row] = deepcopy(take(observations, row))
+        for key in infos:
+            info[key][~mask] = 0
         return {"final_obs": last, "_final_obs": mask.copy(), "final_info": info, "_final_info": mask.copy()}
 
     # --- the rest ----------------------------------------------------------------------------------------------
@@ -235,11 +221,6 @@ class GlassVectorEnv(VectorEnv):
         self._must_be_ready()
         return self._out(self.core.observations())
 
-    def set_target(self, target) -> None:
-        """Move the targets: (x, y) px for all rows, or (num_envs, 2)."""
-        self._must_be_ready()
-        self.core.set_target(target)
-
     def render(self):
         """A tuple of frames (H, W', 3) uint8, pixel aspect applied; None without a render mode."""
         if self.render_mode != "rgb_array":
@@ -250,15 +231,6 @@ class GlassVectorEnv(VectorEnv):
     def close_extras(self, **kwargs: Any) -> None:
         """Let go of the world's tensors."""
         self.core.forget()
-
-    def _must_be_open(self) -> None:
-        if self.closed:
-            raise gym.error.ClosedEnvironmentError("this environment is closed; make a new one")
-
-    def _must_be_ready(self) -> None:
-        self._must_be_open()
-        if not self.core.begun:
-            raise gym.error.ResetNeeded("call reset() first")
 
     def _out(self, value):
         return value if self.output == "torch" else emit(value)

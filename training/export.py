@@ -77,12 +77,16 @@ def drop_dead_codes(model: Glass, statistics: dict[str, np.ndarray]) -> tuple[Gl
         return model, np.arange(model.config.codes)
     smaller = copy.deepcopy(model)
     smaller.config = model.config.replace(codes=len(kept))
-    quantiser, index = smaller.quantiser, torch.from_numpy(kept).to(next(model.parameters()).device)
+    _pick_codes(smaller.quantiser, kept.tolist())
+    return smaller, kept
+
+
+def _pick_codes(quantiser: torch.nn.Module, index: list[int]) -> None:
+    """Make `index` the quantiser's codes, in this order."""
     rows = quantiser.codebook.detach()[index]
     quantiser.codebook = torch.nn.Parameter(rows) if isinstance(quantiser.codebook, torch.nn.Parameter) else rows
     if hasattr(quantiser, "usage"):
         quantiser.usage = quantiser.usage[index]
-    return smaller, kept
 
 
 def neutral_first(model: Glass, statistics: dict[str, np.ndarray]) -> list[int]:
@@ -99,10 +103,7 @@ def neutral_first(model: Glass, statistics: dict[str, np.ndarray]) -> list[int]:
     frequent = [m if count[k] >= 0.03 * len(codes) else np.inf for k, m in enumerate(mean)]
     first = int(np.argmin(frequent))
     order = [first] + [k for k in np.argsort(-count).tolist() if k != first]
-    with torch.no_grad():
-        model.quantiser.codebook.copy_(model.quantiser.codebook[torch.tensor(order)])
-        if hasattr(model.quantiser, "usage"):
-            model.quantiser.usage.copy_(model.quantiser.usage[torch.tensor(order)])
+    _pick_codes(model.quantiser, order)
     return order
 
 
