@@ -222,7 +222,7 @@ def inside_windows(corners: Tensor, side: int, height: int, width: int) -> Tenso
 
 
 def _places(corners: Tensor, side: int, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """The windows' pixels (N, side, side): flat places int64, held inside the frame, and which lie inside, bool."""
+    """Pixels of windows (N, side, side): flat places int64, held inside the frame; and which lie inside, bool."""
     ruler = torch.arange(side, device=corners.device)
     x, y = corners[:, :1] + ruler, corners[:, 1:] + ruler  # (N, side)
     inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None]

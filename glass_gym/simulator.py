@@ -66,7 +66,7 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 class RowState:
-    """What states of many rows share; a subclass lists its (B, ...) tensors with `tensors`, `from_tensors` undoes it."""
+    """What states of many rows share; `tensors` lists the (B, ...) tensors, `from_tensors` undoes it."""
 
     def __len__(self) -> int:
         return len(self.position)
