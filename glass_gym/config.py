@@ -37,7 +37,16 @@ class GlassConfig:
         bilinear_channels: widths of the chain's three inner maps.
         code_channels: size of a code vector in the codebook.
         codes: K, the number of local actions.
-        quantiser: ``"ema"`` (cosine codebook, moving averages, revival) or ``"plain"`` (VQ loss, as published).
+        directions: how A compares two frames: ``"bilinear"`` (a chain of four bilinear maps, as published) or
+            ``"difference"`` (psi_{t+1} - psi_t, as in CADDY).
+        quantiser: ``"ema"`` (cosine codebook, moving averages, revival), ``"plain"`` (VQ loss, as published) or
+            ``"gumbel"`` (soft Gumbel-softmax over K, as in CADDY).
+        variability: with ``"gumbel"``, what a direction holds beyond its code goes to the RNN too (CADDY's action
+            variability); zero where only a code is given.
+        action_input: ``"joint"`` (every block of a residual RNN hears both actions) or ``"separate"`` (the first two
+            the shift, the others the code, as published; ``dynamics="paper"`` is always separate).
+        modulated: actions scale (and shift) the channels of the RNN and of D; False: they only enter as input channels.
+        gated_copy: D may copy the foreground before, pixel by pixel (residual RNN only).
         action_channels: size of the embedding that modulates the RNN.
         skip: D sees E's half-resolution features of the foreground it starts from, under both actions (ours).
         action_view: what A sees: ``"shape"`` (mask and contrast, without the agent's own colours, so that a code cannot
@@ -68,7 +77,12 @@ class GlassConfig:
     bilinear_channels: int = 64
     code_channels: int = 16
     codes: int = 4
+    directions: str = "bilinear"
     quantiser: str = "ema"
+    variability: bool = False
+    action_input: str = "joint"
+    modulated: bool = True
+    gated_copy: bool = False
     action_channels: int = 64
     skip: bool = True
     action_view: str = "shape"
@@ -89,6 +103,10 @@ class GlassConfig:
             raise ValueError("view='whole' needs dynamics='paper'")
         if self.skip and self.dynamics == "paper":
             raise ValueError("skip=True needs dynamics='residual'")
+        if self.gated_copy and self.dynamics == "paper":
+            raise ValueError("gated_copy=True needs dynamics='residual'")
+        if self.variability and self.quantiser != "gumbel":
+            raise ValueError("variability=True needs quantiser='gumbel'")
         if self.codes < 1:
             raise ValueError(f"codes (K) must be at least 1, got {self.codes}")
 
@@ -135,7 +153,9 @@ _CHOICES = {
     "view": ("agent", "whole"),
     "norm": ("group", "batch"),
     "dynamics": ("residual", "paper"),
-    "quantiser": ("ema", "plain"),
+    "quantiser": ("ema", "plain", "gumbel"),
+    "directions": ("bilinear", "difference"),
+    "action_input": ("joint", "separate"),
     "action_view": ("shape", "colour"),
 }
 

@@ -91,9 +91,11 @@ class Glass(nn.Module):
         self.dynamics = build_dynamics(config)
         self.decoder = Decoder(config)
 
+    LONG = ("compressor", "dynamics", "decoder")
+
     def boxes(self, stage: str) -> list[nn.Module]:
-        """The boxes that a stage ("gma" or "lma") trains."""
-        return [getattr(self, name) for name in (self.GMA if stage == "gma" else self.LMA)]
+        """The boxes that a stage ("gma", "lma" or "long") trains."""
+        return [getattr(self, name) for name in {"gma": self.GMA, "lma": self.LMA, "long": self.LONG}[stage]]
 
     # --- GMA ---------------------------------------------------------------------------------------------------
 
@@ -171,9 +173,12 @@ class Glass(nn.Module):
         """
         features, _, half = self.encode(layer)
         hidden, state, actions = self.dynamics(self.compressor(features), state, shift / SHIFT_UNIT, code)
-        colour, logits, coarse = self.decoder(hidden, scales, half, actions)
+        colour, logits, coarse, gate = self.decoder(hidden, scales, half, actions)
         mask = torch.sigmoid(logits)
-        return Drawn(torch.cat([colour * mask, mask], 1), colour, logits, coarse), state
+        drawn = torch.cat([colour * mask, mask], 1)
+        if gate is not None:
+            drawn = torch.lerp(drawn, layer.float(), torch.sigmoid(gate))
+        return Drawn(drawn, colour, logits, coarse), state
 
     def rollout(self, layers: Tensor, shifts: Tensor, codes: Tensor, teacher: Tensor | None = None, scales=False):
         """Generate T foregrounds from frame 0, feeding back what was drawn.

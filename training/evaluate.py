@@ -1,7 +1,8 @@
 """Measure a world: python -m training.evaluate tennis tennis --cache data --out evaluation.json
 
 Everything is measured on held-out videos. Free running means from frame 0, without frame 0; the frozen player (the
-first foreground, moved by the same shifts and otherwise unchanged) is the baseline of every LMA figure.
+first foreground, moved by the same shifts and otherwise unchanged) is the baseline of every LMA figure. Tables go to
+OUT (JSON) and beside it (Markdown), contact sheets and curves into its folder.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -17,19 +19,22 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from glass_gym.action_space import ActionTable
 from glass_gym.checkpoint import CheckpointError, World, load_world, resolve
 from glass_gym.config import GlassConfig
-from glass_gym.glass import Glass, crop_windows
-from glass_gym.simulator import Simulator
+from glass_gym.glass import Glass, blend_windows, crop_windows, to_bytes
+from glass_gym.networks.shift import translate
 from glass_gym.tracking import track
 from training import sheets
 from training.data.clips import open_data
 from training.data.store import DataError, Store, frames_to_tensor
+from training.metrics import instrument, learned
 from training.metrics.actions import mutual_information, usage
-from training.metrics.detection import MaskDetector, TennisDetector
+from training.metrics.images import picture_errors
+from training.metrics.instrument import Instrument
 from training.metrics.motion import shift_errors
-from training.metrics.segmentation import centroids, iou
+from training.metrics.poses import true_positions
+from training.metrics.segmentation import centroids, iou, soft_iou
+from training.perceptual import load_features
 from training.trainer import TrainingError, read_state
 
 try:
@@ -38,6 +43,9 @@ except ImportError:
     tyro = None
 
 HORIZON = 15
+"""Steps of a held-out clip (the paper's Tennis clips have 16 frames)."""
+STEPS_RE = 12
+"""Steps of mIoU_RE (the paper's W-Sprites clips have 12 frames)."""
 
 
 @dataclass
@@ -57,6 +65,10 @@ class EvaluateConfig:
     """held-out videos to measure on"""
     rollouts: int = 256
     """random-play rollouts"""
+    vgg: Path | None = None
+    """VGG16 weights (.safetensors): adds feature distances, called VGG-HED"""
+    learned: bool = False
+    """add LPIPS and FID (extra `metrics`; downloads their networks)"""
     seed: int = 0
 
 
@@ -71,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         world = load_state(path) if path.suffix == ".pt" else load_world(path)
         store = open_data(config.data, config.cache, sheets=config.sheets)
         result = evaluate(world, store, config)
-    except (CheckpointError, DataError, TrainingError) as error:
+    except (CheckpointError, DataError, TrainingError, ImportError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -86,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def evaluate(world: World, store: Store, config: EvaluateConfig) -> dict:
-    """All figures as a nested dict."""
+    """All figures as a nested dict; sheets are written beside `config.out`."""
     videos = [v for v in store.videos if v.split == config.split and v.length > HORIZON] or [
         v for v in store.videos if v.length > HORIZON
     ]
@@ -94,13 +106,25 @@ def evaluate(world: World, store: Store, config: EvaluateConfig) -> dict:
         raise DataError(f"{store.root}: no video has the {HORIZON + 1} frames of an evaluation clip")
     videos = videos[:: max(1, len(videos) // config.videos)][: config.videos]
     result: dict = {}
+    folder = config.out.parent
+    features = load_features(config.vgg, "cpu")
     with torch.inference_mode():
+        sheets.save_picture(folder / "layers.png", sheets.layers_sheet(world.model, store, config.split))
         clips = analyse(world, store, videos, result)
         if not len(world.start_frames):
             return result | {"training_minutes": world.provenance["minutes"]}
-        result["lma"] = animate(world, clips, config.out.parent)
-        result["codes"] = local_actions(world, clips, config.out.parent)
-        result["simulator"] = simulate(world, store, config)
+        tool = Instrument.build(world, store, features)
+        result["lma"], free = animate(world, clips, folder)
+        result["video"] = reconstruct(tool, store, clips, free, config)
+        result["codes"] = local_actions(tool, clips, folder)
+        result["transfer"] = transfer(world, clips, folder)
+        result["simulator"] = {
+            "starts": len(tool.start), "detectors_on_real_video": instrument.floor(tool, store, videos),
+            "right": instrument.walk_right(tool), "cycle": instrument.cycle(tool),
+            "random_play": instrument.random_play(tool, config.rollouts, config.seed, folder),
+        }  # fmt: skip
+        sheets.save_picture(folder / "global_actions.png", global_actions(tool))
+        sheets.curves(folder / "curves.png", result["simulator"]["random_play"]["curves"])
     return result
 
 
@@ -114,20 +138,32 @@ def load_state(path: Path) -> World:
 
 @dataclass
 class Clips:
-    """Held-out clips in the agent's window: layers (N, T + 1, 4, s, s), shifts (N, T, 2), masks or None, labels."""
+    """Held-out clips in the agent's window.
+
+    Attributes:
+        layers (N, T + 1, 4, s, s), shifts (N, T, 2) px, positions (N, T + 1, 2) px, starts (N,) frames of the store,
+        background (N, T, 2) px, steps of the scene; true_masks in the windows, or None; labels (N, T) and groups
+        (N, T), or None; codes, code_shifts, code_labels, code_groups: of every step of the whole videos.
+    """
 
     layers: torch.Tensor
     shifts: torch.Tensor
+    positions: torch.Tensor
+    starts: np.ndarray
+    background: torch.Tensor
     true_masks: torch.Tensor | None
     labels: np.ndarray | None
     groups: np.ndarray | None
+    codes: np.ndarray
+    code_shifts: np.ndarray
+    code_labels: np.ndarray | None
+    code_groups: np.ndarray | None
 
 
-def analyse(world: World, store: Store, videos, result: dict) -> Clips:
-    """GMA figures into `result`, and the clips that LMA is measured on."""
+def analyse(world: World, store: Store, videos, result: dict, clips: bool = True) -> Clips | None:
+    """GMA figures into `result`, and (with `clips`) the clips that LMA is measured on."""
     model, side = world.model, world.config.window
-    overlap, around, distance, found, true, pairs_found, background = [], [], [], [], [], [], [[], []]
-    layers, shifts, masks, labels, groups = [], [], [], [], []
+    found: dict[str, list] = defaultdict(list)
     pixels = np.zeros(2)
     for video in tqdm(videos, desc="held-out videos", leave=False):
         span = slice(video.start, video.start + video.length)
@@ -138,86 +174,85 @@ def analyse(world: World, store: Store, videos, result: dict) -> Clips:
         pairs = torch.stack([frames[:-1], frames[1:]], 1)
         pair_masks = torch.stack([raw[:-1], raw[1:]], 1)
         estimate = model.shift_foreground(pairs, pair_masks).numpy()
+        scene = model.shift_background(pairs, 1 - pair_masks)
         corner = tracked.position.long() - side // 2
-        window = crop_windows(torch.cat([frames * tracked.masks, tracked.masks], 1), corner, side)
-        if store.has_masks:
-            truth = store.masks(span.start, span.stop)
-            overlap.append(iou((raw[:, 0] > 0.5).numpy(), truth))
+        truth = store.masks(span.start, span.stop) if store.has_masks else None
+        if truth is not None:
+            found["iou"].append(iou((raw[:, 0] > 0.5).numpy(), truth))
+            found["soft"].append(soft_iou(raw[:, 0].numpy(), truth.astype(np.float32)))
             kept = (tracked.masks[:, 0] > 0.5).numpy()
-            around.append(iou(kept, truth))
+            found["around"].append(iou(kept, truth))
             pixels += [(kept & truth).sum(), (kept | truth).sum()]
-            distance.append(np.linalg.norm(centroids(kept) - centroids(truth), axis=1))
-            true_window = crop_windows(torch.from_numpy(truth)[:, None].float(), corner, side)
-        move = true_shifts(store, video, masks=truth if store.has_masks else None)
+            found["distance"].append(np.linalg.norm(centroids(kept) - centroids(truth), axis=1))
+        move = true_shifts(store, video, truth)
         if move is not None:
-            found.append(moves.numpy())
-            pairs_found.append(estimate)
-            true.append(move)
+            found["tracked"].append(moves.numpy())
+            found["pairwise"].append(estimate)
+            found["true"].append(move)
         if "background_shift" in store.labels:
-            background[0].append(model.shift_background(pairs, 1 - pair_masks).numpy())
-            background[1].append(store.labels["background_shift"][span][:-1])
-        for begin in range(0, video.length - HORIZON, HORIZON + 1):
-            part = slice(begin, begin + HORIZON + 1)
-            layers.append(window[part])
-            shifts.append(moves[begin : begin + HORIZON])
-            if store.has_masks:
-                masks.append(true_window[part])
+            found["scene"].append(scene.numpy())
+            found["true_scene"].append(store.labels["background_shift"][span][:-1])
+        if not clips:
+            continue
+        window = crop_windows(torch.cat([frames * tracked.masks, tracked.masks], 1), corner, side)
+        true_window = None if truth is None else crop_windows(torch.from_numpy(truth)[:, None].float(), corner, side)
+        if model.config.view == "agent" and len(world.start_frames):
+            found["codes"].append(model.infer_codes(window[None], moves[None])[0].numpy())
+            found["code_shifts"].append(moves.numpy())
             if "local_action" in store.labels:
-                labels.append(store.labels["local_action"][span][part][1:])
-                groups.append(store.labels["character"][span][part][1:])
+                found["code_labels"].append(store.labels["local_action"][span][1:])
+                found["code_groups"].append(store.labels["character"][span][1:])
+        for begin in range(0, video.length - HORIZON, HORIZON + 1):
+            part, steps = slice(begin, begin + HORIZON + 1), slice(begin, begin + HORIZON)
+            found["layers"].append(window[part])
+            found["shifts"].append(moves[steps])
+            found["positions"].append(tracked.position[part])
+            found["starts"].append(span.start + begin)
+            found["background"].append(scene[steps])
+            if true_window is not None:
+                found["masks"].append(true_window[part])
+            if "local_action" in store.labels:
+                found["labels"].append(store.labels["local_action"][span][part][1:])
+                found["groups"].append(store.labels["character"][span][part][1:])
     if store.has_masks:
         result["segmentation"] = {
-            "miou": _mean(overlap), "miou_around_agent": _mean(around),
+            "miou": _mean(found["iou"]), "soft_iou": _mean(found["soft"]), "miou_around_agent": _mean(found["around"]),
             "pixel_iou_around_agent": float(pixels[0] / pixels[1]),
-            "centroid_distance_px": _finite(np.nanmean, np.concatenate(distance)),
+            "centroid_distance_px": _finite(np.nanmean, np.concatenate(found["distance"])),
         }  # fmt: skip
-    if true:
-        result["foreground_shift_pairwise"] = shift_errors(np.concatenate(pairs_found), np.concatenate(true))
-        result["foreground_shift_tracked"] = shift_errors(np.concatenate(found), np.concatenate(true))
-    if background[0]:
-        result["background_shift"] = shift_errors(*(np.concatenate(b) for b in background))
+    if found["true"]:
+        true = np.concatenate(found["true"])
+        result["foreground_shift_pairwise"] = shift_errors(np.concatenate(found["pairwise"]), true)
+        result["foreground_shift_tracked"] = shift_errors(np.concatenate(found["tracked"]), true)
+    if found["scene"]:
+        result["background_shift"] = shift_errors(np.concatenate(found["scene"]), np.concatenate(found["true_scene"]))
+    if not clips:
+        return None
+    stack = lambda name: torch.stack(found[name]) if found[name] else None  # noqa: E731
+    array = lambda name, join=np.concatenate: join(found[name]) if found[name] else None  # noqa: E731
     return Clips(
-        torch.stack(layers), torch.stack(shifts), torch.stack(masks) if masks else None,
-        np.stack(labels) if labels else None, np.stack(groups) if groups else None,
+        stack("layers"), stack("shifts"), stack("positions"), np.array(found["starts"]), stack("background"),
+        stack("masks"), array("labels", np.stack), array("groups", np.stack), array("codes"), array("code_shifts"),
+        array("code_labels"), array("code_groups"),
     )  # fmt: skip
 
 
 def true_shifts(store: Store, video, masks: np.ndarray | None) -> np.ndarray | None:
-    """True shifts (T - 1, 2) px of a video, or None without labels.
-
-    Tennis: the change of the RAM position; where the sprite turns round, its body jumps inside the sprite, and the
-    RAM does not say so: these steps are compared with the body's position on the pixels (the mask's head rows).
-    """
-    span = slice(video.start, video.start + video.length)
+    """True shifts (T - 1, 2) px of a video from labels, or None without them; see :func:`true_positions`."""
     if "foreground_shift" in store.labels:
-        return store.labels["foreground_shift"][span][:-1]
-    if "position" not in store.labels:
-        return None
-    position = store.labels["position"][span].astype(np.float64)
-    if masks is not None:
-        position[:, 0] += np.array([_body_column(m, p) for m, p in zip(masks, position, strict=True)])
-    return np.diff(position, axis=0)
-
-
-def _body_column(mask: np.ndarray, position: np.ndarray) -> float:
-    """Where the body stands in a Tennis sprite, px from RAM x: 15 with the racket on the left, 7 on the right.
-
-    Read from the columns of the leg rows: the racket is never that low.
-    """
-    feet = int(position[1])
-    rows = mask[max(0, feet - 9) : feet + 1]
-    columns = np.nonzero(rows)[1]
-    if not len(columns):
-        return 11.0
-    return 15.0 if columns.mean() - position[0] > 11 else 7.0
+        return store.labels["foreground_shift"][video.start : video.start + video.length][:-1]
+    if masks is None:
+        masks = np.zeros((video.length, store.height, store.width), bool)
+    position = true_positions(store, video, masks)
+    return None if position is None else np.diff(position, axis=0)
 
 
 def _mean(parts: list[np.ndarray]) -> float:
     return float(np.concatenate(parts).mean())
 
 
-def animate(world: World, clips: Clips, folder: Path) -> dict:
-    """LMA against the frozen player, one-step and free-running, with inferred codes."""
+def animate(world: World, clips: Clips, folder: Path) -> tuple[dict, torch.Tensor]:
+    """LMA against the frozen player, one-step and free-running, with inferred codes; and the free-running layers."""
     model, layers, shifts = world.model, clips.layers, clips.shifts
     codes = model.quantise(model.directions(layers, shifts)).vector.unflatten(0, shifts.shape[:2])
     free = torch.stack([d.layer for d in model.rollout(layers, shifts, codes)], 1)
@@ -245,12 +280,20 @@ def animate(world: World, clips: Clips, folder: Path) -> dict:
         "foreground_mse": _squared(one_step, real), "copy_mse": _squared(previous, real),
         "mask_iou": _window_iou(one_step.flatten(0, 1), real[:, :, 3:].flatten(0, 1)),
     }  # fmt: skip
+    if clips.true_masks is not None:
+        truth = clips.true_masks[:, 1 : STEPS_RE + 1].flatten(0, 1)
+        out["miou_re"] = {
+            "free_running_12": _window_iou(free[:, :STEPS_RE].flatten(0, 1), truth),
+            "one_step_12": _window_iou(one_step[:, :STEPS_RE].flatten(0, 1), truth),
+            "frozen_12": _window_iou(frozen[:, :STEPS_RE].flatten(0, 1), truth),
+            "m_on_real_frames_12": _window_iou(real[:, :STEPS_RE].flatten(0, 1), truth),
+        }  # fmt: skip
     rows = []
     for n in np.linspace(0, len(layers) - 1, 8).astype(int):
         rows.append([sheets.to_picture(x[:3]) for x in layers[n]])
         rows.append([sheets.to_picture(layers[n, 0, :3])] + [sheets.to_picture(x[:3]) for x in free[n]])
     sheets.save_picture(folder / "free_running.png", sheets.grid(rows))
-    return out
+    return out, free
 
 
 def _squared(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -261,98 +304,133 @@ def _window_iou(layer: torch.Tensor, mask: torch.Tensor) -> float:
     return float(iou((layer[:, 3] > 0.5).numpy(), (mask[:, 0] > 0.5).numpy()).mean())
 
 
-def local_actions(world: World, clips: Clips, folder: Path) -> dict:
+def reconstruct(tool: Instrument, store: Store, clips: Clips, free: torch.Tensor, config: EvaluateConfig) -> dict:
+    """Whole frames of the clips, free running: the drawn agent over the first background, moved by the estimated
+    shifts. Picture errors, and ADD / MDR (Table 5): distance of the detections in real and reconstructed frames, px,
+    and the share of real detections that the reconstruction lacks."""
+    model, rows = tool.world.model, []
+    drawn, real = [], []
+    for n, start in enumerate(clips.starts):
+        frames = store.frames[start : start + HORIZON + 1]
+        first = frames_to_tensor(frames[:1])
+        background = model.inpaint(first, model.mask(first)).float()
+        total = clips.background[n].cumsum(0)
+        if total.abs().max() < 0.25:
+            behind = to_bytes(background).expand(HORIZON, -1, -1, -1)
+        else:
+            behind = to_bytes(translate(background.expand(HORIZON, -1, -1, -1), total, "border"))
+        made = blend_windows(free[n], behind, clips.positions[n, 1:]).permute(0, 2, 3, 1).numpy()
+        drawn.append(made)
+        real.append(np.asarray(frames[1:]))
+        if n % max(1, len(clips.starts) // 5) == 0 and len(rows) < 12:
+            rows += [list(real[-1][::3]), list(made[::3])]
+    drawn, real = np.stack(drawn), np.stack(real)  # (N, T, H, W, 3)
+    sheets.save_picture(config.out.parent / "reconstruction.png", sheets.grid(rows, scale=1))
+    out: dict = {}
+    for step in (1, 5, HORIZON):
+        at = step - 1
+        out[f"step_{step}"] = picture_errors(drawn[:, at], real[:, at])
+        if store.has_masks:
+            truth = np.stack([store.masks(s + step, s + step + 1)[0] for s in clips.starts])
+            out[f"step_{step}"]["foreground"] = picture_errors(drawn[:, at], real[:, at], truth)
+        if tool.features is not None:
+            a, b = (torch.from_numpy(x[:, at]).permute(0, 3, 1, 2) / 127.5 - 1 for x in (drawn, real))
+            pad = torch.zeros_like(a[:, :1])
+            out[f"step_{step}"]["vgg_hed_distance"] = float(
+                tool.distance(torch.cat([a, pad], 1), torch.cat([b, pad], 1)).mean()
+            )
+    flat, true = drawn.reshape(-1, *drawn.shape[2:]), real.reshape(-1, *real.shape[2:])
+    sides = None
+    if "colour" in store.labels:
+        sides = np.repeat(store.labels["colour"][clips.starts], HORIZON)
+    found, wanted = tool.detector(flat, sides), tool.detector(true, sides)
+    seen = wanted.pieces > 0
+    both = seen & (found.pieces > 0)
+    distance = np.linalg.norm(found.centroid - wanted.centroid, axis=1)[both]
+    out["detection"] = {
+        "detector": type(tool.detector).__name__, "frames": int(seen.sum()), "add_px": _finite(np.mean, distance),
+        "add_median_px": _finite(np.median, distance), "mdr_percent": float(100 * (1 - both.sum() / max(1, seen.sum()))),
+    }  # fmt: skip
+    if tool.matcher is not None:
+        a, b = tool.matcher(found.largest)[0], tool.matcher(wanted.largest)[0]
+        apart = np.linalg.norm(a - b, axis=1)
+        out["detection"]["add_by_template_px"] = _finite(np.nanmean, apart)
+    if tool.features is not None:
+        sample = np.linspace(0, len(flat) - 1, min(512, len(flat))).astype(int)
+        a, b = (learned.pooled_features(tool.features, x[sample]) for x in (flat, true))
+        out["vgg_hed_frechet_distance"] = learned.frechet_distance(a, b)
+    if config.learned:
+        a, b = (torch.from_numpy(x).permute(0, 3, 1, 2) for x in (flat, true))
+        out["lpips"] = learned.lpips(a / 127.5 - 1, b / 127.5 - 1)
+        out["fid"] = learned.fid(a, b)
+    return out
+
+
+def local_actions(tool: Instrument, clips: Clips, folder: Path) -> dict:
     """Usage on held-out pairs, mutual information with labels, and what each code does to a standing agent."""
-    model, count = world.model, world.config.codes
-    codes = model.infer_codes(clips.layers, clips.shifts).numpy()
-    out = {"usage": usage(codes.ravel(), count)}
-    if clips.labels is not None:
-        out |= mutual_information(codes.ravel(), clips.labels.ravel(), clips.groups.ravel())
-    starts = clips.layers[:: max(1, len(clips.layers) // 64), 0][:64]
-    still = torch.zeros(len(starts), 8, 2)
-    ends, rows = [], []
-    for code in range(count):
+    world, model = tool.world, tool.world.model
+    out = {"usage": usage(clips.codes, world.config.codes)}
+    if clips.code_labels is not None:
+        out |= mutual_information(clips.codes, clips.code_labels, clips.code_groups, clips.code_shifts)
+    out["effect"] = instrument.code_effect(tool)
+    starts = tool.start.layer
+    still, rows = torch.zeros(len(starts), 8, 2), []
+    for code in range(world.config.codes):
         vectors = model.quantiser.embed(torch.full((len(starts) * 8,), code)).unflatten(0, (len(starts), 8))
         drawn = model.rollout(starts[:, None], still, vectors)
-        ends.append(drawn[-1].layer)
         for n in (0, len(starts) // 3, 2 * len(starts) // 3):
             rows.append([sheets.to_picture(starts[n, :3])] + [sheets.to_picture(d.layer[n, :3]) for d in drawn])
-    effect = [[_squared(a, b) for b in ends] for a in ends]
-    out["mse_between_codes_after_8"] = np.round(effect, 5).tolist()
-    out["mse_from_start_after_8"] = [round(_squared(end, starts), 5) for end in ends]
     sheets.save_picture(folder / "local_actions.png", sheets.grid(rows))
     return out
 
 
-def simulate(world: World, store: Store, config: EvaluateConfig) -> dict:
-    """Control, presence and control error by a detector on the frames."""
-    simulator = Simulator(world.model, "cpu")
-    table = ActionTable.build(world.step, world.code_names)
-    detector = _detector(world, store)
-    pool = torch.from_numpy(world.start_frames)
-    state = simulator.start(pool)
-    begin = detector(world.start_frames)
-    sides = detector.sides(world.start_frames) if hasattr(detector, "sides") else None
-    out: dict = {"starts": len(pool), "detector": type(detector).__name__}
-    out["right"] = _walk_right(simulator, state, table, detector, begin, sides)
-    rng = np.random.default_rng(config.seed)
-    rows = np.arange(config.rollouts) % len(pool)
-    play = state.rows(torch.from_numpy(rows))
-    previous = begin.centroid[rows]
-    errors = []
-    for step in tqdm(range(1, 51), desc="random play", leave=False):
-        action = np.stack([rng.integers(n, size=config.rollouts) for n in table.nvec], 1)
-        before = play.position
-        play = simulator.step(play, torch.from_numpy(table.shifts[action[:, 0]]), torch.from_numpy(action[:, 1]))
-        if step in (1, 10, 50) or step + 1 in (1, 10, 50):
-            now = detector(simulator.frames(play).numpy(), None if sides is None else sides[rows])
-            if step in (1, 10, 50):
-                moved = (play.position - before).numpy()
-                errors.append((step, np.linalg.norm(now.centroid - previous - moved, axis=1)))
-                good = (now.pieces == 1) & (now.area >= detector.plausible[0]) & (now.area <= detector.plausible[1])
-                out[f"present_at_{step}"] = float(good.mean())
-            previous = now.centroid
-    for step, error in errors:
-        valid = error[np.isfinite(error)]
-        out[f"control_rmse_px_at_{step}"] = float(np.sqrt((valid**2).mean())) if len(valid) else None
-    frames = simulator.frames(play).numpy()
-    picture = sheets.grid([list(frames[i : i + 4]) for i in range(0, min(16, len(frames)), 4)], scale=1)
-    sheets.save_picture(config.out.parent / "after_50_random_steps.png", picture)
-    return out
-
-
-def _walk_right(simulator, state, table, detector, begin, sides) -> dict:
-    """8 steps right with the neutral code: achieved over commanded displacement, where the walk stays in the frame."""
-    right = table.shift_names.index("right")
-    commanded = 8 * float(table.shifts[right, 0])
-    walk = state
-    shift = torch.from_numpy(table.shifts[[right]]).expand(len(state), 2)
-    for _ in range(8):
-        walk = simulator.step(walk, shift, torch.zeros(len(state), dtype=torch.long))
-    end = detector(simulator.frames(walk).numpy(), sides)
-    inside = (state.position[:, 0] + commanded <= simulator.width - simulator.config.agent_radius).numpy()
-    inside &= np.isfinite(begin.centroid[:, 0])
-    achieved = (end.centroid - begin.centroid)[inside, 0]
-    good = np.abs(achieved - commanded) <= 0.15 * commanded
+def transfer(world: World, clips: Clips, folder: Path, pairs: int = 64) -> dict:
+    """Actions decoded from one clip, played on the first frame of another (Figs. 5, 11, 12): does A read them back?"""
+    model = world.model
+    count = min(pairs, len(clips.layers))
+    donor = clips.layers[:count]
+    target = donor.roll(count // 2, 0)
+    shifts = clips.shifts[:count]
+    z = model.directions(donor, shifts)
+    quantised = model.quantise(z)
+    codes, vectors = quantised.index.unflatten(0, z.shape[:2]), quantised.vector.unflatten(0, z.shape[:2])
+    drawn = torch.stack([d.layer for d in model.rollout(target, shifts, vectors)], 1)
+    again = model.infer_codes(torch.cat([target[:, :1], drawn], 1), shifts)
+    rows = []
+    for n in np.linspace(0, count - 1, min(4, count)).astype(int):
+        rows.append([sheets.to_picture(x[:3]) for x in donor[n]])
+        rows.append([sheets.to_picture(target[n, 0, :3])] + [sheets.to_picture(x[:3]) for x in drawn[n]])
+    sheets.save_picture(folder / "transfer.png", sheets.grid(rows))
+    own = model.infer_codes(target, shifts)
     return {
-        "commanded_px": commanded, "starts_inside": int(inside.sum()),
-        "within_15_percent": _finite(np.mean, good * 1.0),
-        "achieved_mean_px": _finite(np.nanmean, achieved), "achieved_std_px": _finite(np.nanstd, achieved),
+        "pairs": count, "codes_read_back": float((again == codes).float().mean()),
+        "codes_of_the_target_before": float((own == codes).float().mean()),
     }  # fmt: skip
+
+
+def global_actions(tool: Instrument, steps: int = 4) -> np.ndarray:
+    """Each direction from a few starts (Figs. 7, 13-15): the agent before in red, after in green."""
+    rows = []
+    x = tool.simulator.width / 2
+    start = instrument.placed(tool, x).rows(torch.linspace(0, len(tool.start) - 1, 4).long())
+    begin = tool.simulator.frames(start).numpy()
+    for n in range(len(start)):
+        rows.append([begin[n]])
+    for name in tool.table.shift_names:
+        after = instrument.go(tool, start, [(name, 0)] * steps)
+        frames = tool.simulator.frames(after).numpy()
+        old, new = (instrument.silhouettes(tool, s) for s in (start, after))
+        for n in range(len(start)):
+            picture = frames[n].astype(np.float32)
+            picture[old[n]] = 0.4 * picture[old[n]] + 0.6 * np.array([255, 0, 0])
+            picture[new[n]] = 0.6 * picture[new[n]] + 0.4 * np.array([0, 255, 0])
+            rows[n].append(picture.astype(np.uint8))
+    return sheets.grid(rows, scale=1)
 
 
 def _finite(reduce, values: np.ndarray) -> float | None:
     """A statistic as a float; None where nothing was measured."""
     return float(reduce(values)) if np.isfinite(values).any() else None
-
-
-def _detector(world: World, store: Store):
-    courts = store.root / "courts.npy"
-    if courts.exists():
-        return TennisDetector(np.load(courts, allow_pickle=False))
-    frames = frames_to_tensor(world.start_frames)
-    area = float((world.model.mask(frames) > 0.5).float().sum((1, 2, 3)).median())
-    return MaskDetector(world.model, area)
 
 
 def markdown(result: dict, depth: int = 2) -> str:
@@ -364,7 +442,7 @@ def markdown(result: dict, depth: int = 2) -> str:
         lines += [f"| {k} | {f'{v:.4g}' if isinstance(v, float) else v} |" for k, v in plain.items()]
     for key, value in result.items():
         if isinstance(value, dict):
-            lines += ["", f"{'#' * depth} {key}", "", markdown(value, depth + 1)]
+            lines += ["", f"{'#' * min(6, depth)} {key}", "", markdown(value, depth + 1)]
     return "\n".join(lines) + "\n"
 
 

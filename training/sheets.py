@@ -62,3 +62,26 @@ def rollout_sheet(model: Glass, batch: dict[str, Tensor], quantised: bool, rows:
         out.append([to_picture(x[:3]) for x in layers[row]])
         out.append([to_picture(layers[row, 0, :3])] + [to_picture(d.layer[row, :3]) for d in drawn])
     return grid(out)
+
+
+def curves(path: Path, figures: dict[str, list]) -> Path:
+    """Line plots of `figures` over its list "step", one panel each, as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    names = [n for n, values in figures.items() if n != "step" and any(v is not None for v in values)]
+    figure, axes = plt.subplots(1, len(names), figsize=(4 * len(names), 3), squeeze=False)
+    for axis, name in zip(axes[0], names, strict=True):
+        points = [(s, v) for s, v in zip(figures["step"], figures[name], strict=True) if v is not None]
+        axis.plot(*zip(*points, strict=True), marker=".")
+        axis.set_title(name.replace("_", " "), fontsize=9)
+        axis.set_xlabel("step")
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
+    return path

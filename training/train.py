@@ -27,7 +27,7 @@ from training.data.layout import ReadConfig
 from training.data.store import DataError, Store
 from training.export import build_world
 from training.perceptual import load_features
-from training.stages import GmaConfig, GmaStage, LmaConfig, LmaStage
+from training.stages import GmaConfig, GmaStage, LmaConfig, LmaStage, LongConfig, LongStage
 from training.trainer import LoopConfig, Trainer, TrainingError
 from training.windows import WindowSet, cut_windows
 
@@ -59,7 +59,7 @@ class TrainConfig:
     init: Path | None = None
     """start from another run's state.pt (its finished stages are skipped)"""
     again: tuple[str, ...] = ()
-    """with --init: stages (gma, lma) to train once more from the weights that they have"""
+    """with --init: stages (gma, lma, long) to train once more from the weights that they have"""
     codes: int | None = None
     """K, the number of local actions; default 4 for tennis, else 6"""
     window: int | None = None
@@ -78,6 +78,7 @@ class TrainConfig:
     """names of the K codes, stored in the checkpoint"""
     gma: GmaConfig = field(default_factory=GmaConfig)
     lma: LmaConfig = field(default_factory=LmaConfig)
+    long: LongConfig = field(default_factory=LongConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     read: ReadConfig = field(default_factory=ReadConfig)
 
@@ -98,8 +99,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def train(config: TrainConfig) -> bool:
     """Run the command's work. Returns False if it was interrupted or out of time (saved; --resume continues)."""
-    if unknown := set(config.again) - {"gma", "lma"}:
-        raise TrainingError(f"--again takes gma and lma, got {', '.join(sorted(unknown))}")
+    if unknown := set(config.again) - {"gma", "lma", "long"}:
+        raise TrainingError(f"--again takes gma, lma and long, got {', '.join(sorted(unknown))}")
     kind = config.data if config.data in THETA else "wsprites"
     if config.data not in ("tennis", "wsprites") and Path(config.data).is_dir() and "Tennis" in _source(config.data):
         kind = "tennis"
@@ -132,6 +133,10 @@ def train(config: TrainConfig) -> bool:
     report.held_out = LmaStage(trainer.average, _windows(config, trainer, store, "val"), config.lma)
     if not trainer.run(stage, report.step, report.sheet):
         return report.interrupted()
+    if config.long.iterations > 0:
+        stage = LongStage(model, windows, config.long, config.lma, features)
+        if not trainer.run(stage, report.step, report.sheet):
+            return report.interrupted()
     world = build_world(
         trainer.average.cpu(), store, windows, config.code_names,
         {"data": store.source, "minutes": trainer.minutes, "argv": sys.argv[1:], "torch": torch.__version__},
@@ -164,9 +169,8 @@ def _open(config: TrainConfig) -> Store:
 
 def _load_from(trainer: Trainer, path: Path) -> None:
     """Take weights and finished stages from another run, keep the own run folder."""
-    own, trainer.out = trainer.out, path.parent
-    trainer.load()
-    trainer.out, trainer._resume, trainer.minutes = own, None, {}
+    trainer.load(path)
+    trainer._resume, trainer.minutes = None, {}
 
 
 def _windows(config: TrainConfig, trainer: Trainer, store: Store, split: str) -> WindowSet:

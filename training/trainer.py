@@ -93,28 +93,30 @@ class Trainer:
         """The resumable state."""
         return self.out / "state.pt"
 
-    def load(self) -> None:
-        """Take up where `state.pt` left off.
+    def load(self, path: Path | None = None) -> None:
+        """Take up where `state.pt` (or the state at `path`) left off.
 
         Raises:
             TrainingError: no state, a damaged one, or one of another model.
         """
-        state = read_state(self.state_file, self.device)
+        path = path or self.state_file
+        state = read_state(path, self.device)
         if GlassConfig.from_dict(json.loads(state["config"])) != self.model.config:
-            raise TrainingError(f"{self.state_file}: was trained with another model config; use the same options")
+            raise TrainingError(f"{path}: was trained with another model config; use the same options")
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.finished = list(state["finished"])
         self.minutes = dict(state["minutes"])
         self._resume = state
 
-    def save(self, stage: str, iteration: int, optimiser: torch.optim.Optimizer | None) -> None:
-        """Write the state to a temporary file, then rename."""
+    def save(self, stage: str, iteration: int, optimiser: torch.optim.Optimizer | None, owner=None) -> None:
+        """Write the state to a temporary file, then rename; `owner`: the stage, if it has a state of its own."""
         state = {
             "version": STATE_VERSION, "config": json.dumps(self.model.config.to_dict()), "stage": stage,
             "iteration": iteration, "finished": self.finished, "minutes": self.minutes,
             "model": self.model.state_dict(), "average": self.average.state_dict(),
             "optimiser": optimiser.state_dict() if optimiser else {},
+            "stage_state": owner.state_dict() if hasattr(owner, "state_dict") else {},
         }  # fmt: skip
         write_atomically(self.state_file, lambda part: torch.save(state, part))
 
@@ -139,6 +141,8 @@ class Trainer:
         if self._resume and self._resume["stage"] == stage.name:
             optimiser.load_state_dict(self._resume["optimiser"])
             first = int(self._resume["iteration"])
+            if state := self._resume.get("stage_state"):
+                stage.load_state_dict(state)
         self._resume = None
         began = saved = sheeted = time.monotonic()
         spent = self.minutes.get(stage.name, 0.0)
@@ -150,10 +154,10 @@ class Trainer:
                 self.minutes[stage.name] = spent + (now - began) / 60
                 out_of_time = sum(self.minutes.values()) >= self.config.max_minutes
                 if self._stop or out_of_time:
-                    self.save(stage.name, iteration + 1, optimiser)
+                    self.save(stage.name, iteration + 1, optimiser, stage)
                     return False
                 if now - saved > self.config.save_minutes * 60:
-                    self.save(stage.name, iteration + 1, optimiser)
+                    self.save(stage.name, iteration + 1, optimiser, stage)
                     saved = time.monotonic()
                 if now - sheeted > self.config.sheet_minutes * 60:
                     on_sheet(stage)

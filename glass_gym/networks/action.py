@@ -51,7 +51,7 @@ class ActionNet(nn.Module):
                 ResBlock(config.feature_channels, size, down=True, norm=norm), nn.AdaptiveAvgPool2d(4),
                 nn.Flatten(), nn.Linear(16 * size, size), nn.LayerNorm(size),
             )  # fmt: skip
-        widths = [size, wide, wide, wide, size]
+        widths = [size, wide, wide, wide, size] if config.directions == "bilinear" else []
         self.chain = nn.ModuleList(
             BilinearStep(size, a, b, last=i == 3, norm=norm) for i, (a, b) in enumerate(pairwise(widths))
         )
@@ -176,6 +176,56 @@ class CosineQuantiser(nn.Module):
         return self.codebook[index]
 
 
+class GumbelQuantiser(nn.Module):
+    """Soft Gumbel-softmax over K actions, each with a trained embedding (CADDY, Menapace et al. 2021).
+
+    With `variability` what the vector holds beyond its action's mean goes on beside the embedding. In evaluation the
+    probabilities are taken without noise.
+    """
+
+    def __init__(self, config: GlassConfig, decay: float = 0.99):
+        super().__init__()
+        size, self.decay, self.variability = config.code_channels, decay, config.variability
+        self.logits = nn.Linear(size, config.codes)
+        self.codebook = nn.Parameter(torch.randn(config.codes, size))
+        if self.variability:
+            self.rest = nn.Linear(size, size)
+            self.register_buffer("centre", torch.zeros(config.codes, size))
+
+    def normalise(self, z: Tensor) -> Tensor:
+        """Vectors stay as they are."""
+        return z
+
+    def forward(self, z: Tensor) -> Quantised:
+        logits = self.logits(z.float())
+        share = F.gumbel_softmax(logits, 1.0) if self.training else logits.softmax(-1)
+        vector = share @ self.codebook
+        if self.variability:
+            vector = vector + self.rest(z.float() - share @ self.centre)
+            if self.training:
+                self._move(z.detach().float(), logits.argmax(1))
+        return Quantised(vector, logits.argmax(1), vector)
+
+    @torch.no_grad()
+    def _move(self, z: Tensor, index: Tensor) -> None:
+        assigned = F.one_hot(index, len(self.centre)).float()
+        count = assigned.sum(0)[:, None]
+        self.centre.lerp_(assigned.T @ z / count.clamp_min(1), (1 - self.decay) * (count > 0))
+
+    def information(self, z: Tensor) -> Tensor:
+        """Mutual information between vectors (N, code_channels) and actions, in nats: high if all K are used."""
+        share = self.logits(z.float()).softmax(-1)
+        entropy = lambda p: -(p * p.clamp_min(1e-8).log()).sum(-1)  # noqa: E731
+        return entropy(share.mean(0)) - entropy(share).mean()
+
+    def embed(self, index: Tensor) -> Tensor:
+        """Code vectors (B, code_channels) of code indices (B,); no variability."""
+        return self.codebook[index]
+
+
+QUANTISERS = {"ema": CosineQuantiser, "plain": PlainQuantiser, "gumbel": GumbelQuantiser}
+
+
 def build_quantiser(config: GlassConfig) -> nn.Module:
     """The quantiser that the config names."""
-    return CosineQuantiser(config) if config.quantiser == "ema" else PlainQuantiser(config)
+    return QUANTISERS[config.quantiser](config)

@@ -77,8 +77,9 @@ class ModulatedConv(nn.Module):
     The style is a linear map of an embedding; its bias starts at one, so an unknown action changes nothing.
     """
 
-    def __init__(self, inputs: int, outputs: int, style: int, down: bool = False):
+    def __init__(self, inputs: int, outputs: int, style: int, down: bool = False, modulated: bool = True):
         super().__init__()
+        self.modulated = modulated
         self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3) * (1 / (inputs * 9) ** 0.5))
         self.style = nn.Linear(style, inputs)
         nn.init.ones_(self.style.bias)
@@ -86,6 +87,8 @@ class ModulatedConv(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         style = self.style(embedding)  # (B, inputs)
+        if not self.modulated:
+            style = torch.ones_like(style)
         y = F.conv2d(x * style[:, :, None, None], self.weight.to(x.dtype), padding=1)
         energy = self.weight.float().square().sum((2, 3))  # (outputs, inputs)
         demodulate = torch.rsqrt(style.float().square() @ energy.T + 1e-6)  # (B, outputs)

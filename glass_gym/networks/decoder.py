@@ -28,10 +28,11 @@ class Decoder(nn.Module):
             self.res = ResBlock(width, width, norm=norm)
             self.skip = None
             if config.skip:
-                self.skip = ModulatedConv(width + config.feature_channels, width, 2 * config.action_channels)
-                self.hear = Adaptive(width, 2 * config.action_channels, norm)
+                both, on = 2 * config.action_channels, config.modulated
+                self.skip = ModulatedConv(width + config.feature_channels, width, both, modulated=on)
+                self.hear = Adaptive(width, both, norm, on)
             self.head_half = nn.Conv2d(width, 4, 3, padding=1)
-            self.head_full = nn.Conv2d(width, 16, 3, padding=1)
+            self.head_full = nn.Conv2d(width, 20 if config.gated_copy else 16, 3, padding=1)
         else:
             self.up1, self.res1 = ConvBlock(config.hidden, width, up=True, norm=norm), ResBlock(width, width, norm=norm)
             half = width // 2
@@ -42,7 +43,8 @@ class Decoder(nn.Module):
             self.head_full = nn.Conv2d(half // 2, 4, 7, padding=3)
 
     def forward(self, x: Tensor, scales: bool = True, half: Tensor | None = None, actions: Tensor | None = None):
-        """(B, hidden, h, w) -> colour (B, 3, H, W) in [-1, 1], mask logits (B, 1, H, W), coarser heads' outputs.
+        """(B, hidden, h, w) -> colour (B, 3, H, W) in [-1, 1], mask logits (B, 1, H, W), coarser heads' outputs, and
+        the logits (B, 1, H, W) of a gate that copies the foreground before, or None.
 
         `half` (B, F, h/2, w/2) are E's features of the foreground before and `actions` (B, 2 S) both embeddings,
         for the skip. The coarser outputs (1/4, 1/2) serve training only; `scales=False` leaves them out.
@@ -63,4 +65,5 @@ class Decoder(nn.Module):
                 coarse = [self.head_quarter(y), self.head_half(z)]
             full = self.head_full(self.up3(z))
         full = full.float()
-        return torch.tanh(full[:, :3]), full[:, 3:], [c.float() for c in coarse]
+        gate = full[:, 4:] if full.shape[1] > 4 else None
+        return torch.tanh(full[:, :3]), full[:, 3:4], [c.float() for c in coarse], gate

@@ -30,12 +30,15 @@ class Embedding(nn.Module):
 class Adaptive(nn.Module):
     """Normalise, then scale and shift every channel by what an embedding says: hearing an action at full strength."""
 
-    def __init__(self, channels: int, embedding: int, norm: str):
+    def __init__(self, channels: int, embedding: int, norm: str, modulated: bool = True):
         super().__init__()
+        self.modulated = modulated
         self.norm = normaliser(norm, channels)
         self.says = nn.Linear(embedding, 2 * channels)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        if not self.modulated:
+            return F.leaky_relu(self.norm(x).to(x.dtype), 0.2)
         scale, shift = self.says(embedding)[:, :, None, None].to(x.dtype).chunk(2, 1)
         return F.leaky_relu(self.norm(x).to(x.dtype) * (1 + scale) + shift, 0.2)
 
@@ -55,21 +58,22 @@ class ResidualDynamics(nn.Module):
         width, style, norm = config.hidden, config.action_channels, config.norm
         half, self.grid = width // 2, config.window // 4
         both = 2 * style
+        self.joint, on = config.action_input == "joint", config.modulated
         self.global_embedding = Embedding(2, style)
         self.local_embedding = Embedding(config.code_channels, style)
         self.map = nn.Linear(both, self.MAP * self.grid**2)
         self.enter = nn.Conv2d(config.compressed_channels + self.MAP, width, 3, padding=1)
         self.base = ResBlock(width, width, norm=norm)
-        self.block1 = ModulatedConv(width, width, both)
-        self.hear1 = Adaptive(width, both, norm)
+        self.block1 = ModulatedConv(width, width, both, modulated=on)
+        self.hear1 = Adaptive(width, both, norm, on)
         self.block2 = ConvLSTM(width, half)
-        self.block3 = ModulatedConv(half + width, width, both, down=True)
-        self.hear3 = Adaptive(width, both, norm)
+        self.block3 = ModulatedConv(half + width, width, both, down=True, modulated=on)
+        self.hear3 = Adaptive(width, both, norm, on)
         self.block4 = ConvLSTM(width, half)
-        self.block5 = ModulatedConv(half, width, both)
-        self.hear5 = Adaptive(width, both, norm)
-        self.block6 = ModulatedConv(2 * width, width, both)
-        self.hear6 = Adaptive(width, both, norm)
+        self.block5 = ModulatedConv(half, width, both, modulated=on)
+        self.hear5 = Adaptive(width, both, norm, on)
+        self.block6 = ModulatedConv(2 * width, width, both, modulated=on)
+        self.hear6 = Adaptive(width, both, norm, on)
         self.leave = ResBlock(width, width, norm=norm)
 
     def start(self, batch: int, height: int, width: int) -> State:
@@ -82,16 +86,21 @@ class ResidualDynamics(nn.Module):
         Returns:
             (B, hidden, h, w), next state, both embeddings side by side (B, 2 action_channels).
         """
-        act = torch.cat([self.global_embedding(shift), self.local_embedding(code)], 1)
+        move, local = self.global_embedding(shift), self.local_embedding(code)
+        act = torch.cat([move, local], 1)
+        first, then = act, act
+        if not self.joint:
+            first = torch.cat([move, torch.zeros_like(local)], 1)
+            then = torch.cat([torch.zeros_like(move), local], 1)
         where = self.map(act).unflatten(1, (self.MAP, self.grid, self.grid)).to(features.dtype)
         base = self.base(self.enter(torch.cat([features, where], 1)))
-        x = self.hear1(self.block1(base, act), act)
+        x = self.hear1(self.block1(base, first), first)
         h2, state2 = self.block2(x, state[0])
-        y = self.hear3(self.block3(torch.cat([h2.to(x.dtype), x], 1), act), act)
+        y = self.hear3(self.block3(torch.cat([h2.to(x.dtype), x], 1), then), then)
         h4, state4 = self.block4(y, state[1])
         y = F.interpolate(h4, scale_factor=2.0, mode="nearest")
-        y = self.hear5(self.block5(y.to(x.dtype), act), act)
-        y = self.hear6(self.block6(torch.cat([y, x], 1), act), act)
+        y = self.hear5(self.block5(y.to(x.dtype), then), then)
+        y = self.hear6(self.block6(torch.cat([y, x], 1), then), then)
         return self.leave(base + y), (state2, state4), act
 
 
@@ -108,12 +117,12 @@ class PaperDynamics(nn.Module):
         self.global_embedding = nn.Linear(2, style)
         self.local_embedding = nn.Linear(config.code_channels, style)
         self.block1 = ConvLSTM(config.compressed_channels + style, width)
-        self.block2 = ModulatedConv(width, 2 * width, style, down=True)
+        self.block2 = ModulatedConv(width, 2 * width, style, down=True, modulated=config.modulated)
         self.norm2 = normaliser(norm, 2 * width)
         self.block3 = ConvLSTM(2 * width + style, 2 * width)
         self.block4 = ConvBlock(2 * width + style, width, up=True, norm=norm)
         self.block5 = ConvLSTM(width + style, width)
-        self.block6 = ModulatedConv(width, width, style)
+        self.block6 = ModulatedConv(width, width, style, modulated=config.modulated)
         self.norm6 = normaliser(norm, width)
 
     def start(self, batch: int, height: int, width: int) -> State:

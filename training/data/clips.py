@@ -47,7 +47,8 @@ def open_data(
     data: str | Path, cache: Path, read: ReadConfig | None = None, sheets: Path | None = None,
     background: Path | None = None, frames: int = 120_000, progress=lambda done, total: None,
 ) -> Store:  # fmt: skip
-    """`tennis` (recorded), `wsprites` (generated), a clip store, or a folder of videos -> an open store.
+    """`tennis` (recorded), `wsprites` (generated), `wsprites-actions` (8 unseen characters, 40 test videos each, to
+    measure codes within a character), a clip store, or a folder of videos -> an open store.
 
     What has to be made is made once, under `cache`.
     """
@@ -57,12 +58,15 @@ def open_data(
 
             record(RecordConfig(out=cache / "tennis", frames=frames), lambda kept: progress(kept, frames))
         return Store(cache / "tennis")
-    if str(data) == "wsprites":
-        out = cache / ("wsprites-sheets" if sheets else "wsprites")
+    if str(data) in ("wsprites", "wsprites-actions"):
+        out = cache / (f"{data}-sheets" if sheets else str(data))
         if not (out / "index.json").exists():
             from training.data.wsprites import write_store
 
-            write_store(out, sheets, background, progress=lambda done: progress(done, 828))
+            videos, cast = ((700, 64, 64), None) if str(data) == "wsprites" else ((40, 0, 320), 8)
+            write_store(
+                out, sheets, background, videos=videos, cast=cast, progress=lambda done: progress(done, sum(videos))
+            )
         return Store(out)
     root = Path(data)
     if (root / "index.json").exists():

@@ -201,8 +201,8 @@ class WSprites:
         self.background = load_background(background, self.walk)
         self.seed = seed
 
-    def video(self, split: str, index: int, length: int) -> dict[str, np.ndarray]:
-        """One video.
+    def video(self, split: str, index: int, length: int, cast: int | None = None) -> dict[str, np.ndarray]:
+        """One video; with `cast`, of the split's first so many characters in turn.
 
         Returns:
             frames (T, H, W, 3) uint8; masks (T, H, W) bool; position (T, 2) px, the tile's top-left corner;
@@ -211,7 +211,8 @@ class WSprites:
         """
         rng = np.random.default_rng([self.seed, {"train": 0, "val": 1, "test": 2}[split], index])
         chosen = characters(split)
-        character = int(chosen[rng.integers(len(chosen))])
+        drawn = int(rng.integers(len(chosen)))
+        character = int(chosen[drawn if cast is None else index % cast])
         tiles = self.sprites.character(character)
         position, action, frame = self._walk(rng, length)
         corner = self._background_walk(rng, length)
@@ -287,14 +288,17 @@ def _steps(path: np.ndarray) -> np.ndarray:
 
 def write_store(
     out: str | Path, sheets=None, background=None, seed: int = 0, length: int = 24,
-    videos: tuple[int, int, int] = (700, 64, 64), progress=lambda done: None,
+    videos: tuple[int, int, int] = (700, 64, 64), cast: int | None = None, progress=lambda done: None,
 ) -> Path:  # fmt: skip
-    """Write train / val / test videos as a clip store."""
+    """Write train / val / test videos as a clip store.
+
+    `cast`: only so many characters of each split, so that each has many videos (for NMI within a character).
+    """
     source = WSprites(sheets, background, seed)
     writer = StoreWriter(out, HEIGHT, WIDTH, 1.0, f"W-Sprites, {'LPC sheets' if sheets else 'built-in characters'}")
     for split, count in zip(("train", "val", "test"), videos, strict=True):
         for index in range(count):
-            video = source.video(split, index, length)
+            video = source.video(split, index, length, cast)
             writer.add(f"{split}_{index:05d}", split, video.pop("frames"), video.pop("masks"), **video)
             progress(len(writer.videos))
     writer.close()

@@ -15,14 +15,29 @@ def usage(codes: np.ndarray, count: int) -> dict:
     }  # fmt: skip
 
 
-def mutual_information(codes: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None) -> dict[str, float]:
-    """NMI_G over all pairs; with `groups` (characters) NMI_S averaged over them and CON = NMI_S - NMI_G."""
+def mutual_information(
+    codes: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None, shifts: np.ndarray | None = None
+) -> dict[str, float]:
+    """NMI_G over all pairs; with `groups` (characters) NMI_S averaged over them and CON = NMI_S - NMI_G.
+
+    NMI of few pairs is too large by chance. So NMI_S is also taken over random groups of the same sizes: codes that
+    mean the same for everybody reach that value, and `con_corrected` = NMI_S - NMI_S of random groups is 0 for them.
+    With `shifts` (N, 2) px also NMI given the global action: within each direction of motion, averaged over pairs.
+    """
     from sklearn.metrics import normalized_mutual_info_score as nmi
 
-    out = {"nmi_g": float(nmi(labels, codes))}
-    out["nmi_random"] = float(nmi(labels, np.random.default_rng(0).permutation(codes)))
+    rng = np.random.default_rng(0)
+    out = {"nmi_g": float(nmi(labels, codes)), "pairs": len(codes)}
+    out["nmi_random"] = float(nmi(labels, rng.permutation(codes)))
     if groups is not None:
-        each = [nmi(labels[groups == g], codes[groups == g]) for g in np.unique(groups)]
-        out["nmi_s"] = float(np.mean(each))
+        each = lambda g: float(np.mean([nmi(labels[g == k], codes[g == k]) for k in np.unique(g)]))  # noqa: E731
+        out["nmi_s"] = each(groups)
         out["con"] = out["nmi_s"] - out["nmi_g"]
+        out["nmi_s_random_groups"] = float(np.mean([each(rng.permutation(groups)) for _ in range(5)]))
+        out["con_corrected"] = out["nmi_s"] - out["nmi_s_random_groups"]
+        out["pairs_a_group"] = float(len(codes) / len(np.unique(groups)))
+    if shifts is not None:
+        ways = np.where(np.abs(shifts) > 0.5, np.sign(shifts), 0) @ [3, 1]
+        parts = [(w == ways) for w in np.unique(ways)]
+        out["nmi_given_shift"] = float(sum(nmi(labels[p], codes[p]) * p.mean() for p in parts))
     return out

@@ -13,9 +13,10 @@ from training.data.store import frames_to_tensor
 
 @dataclass
 class Detections:
-    """masks (N, H, W) bool; centroid (N, 2) px of the largest piece; area (N,) px; pieces (N,) of plausible size."""
+    """masks and the largest piece alone (N, H, W) bool; its centroid (N, 2) px and area (N,) px; pieces (N,)."""
 
     masks: np.ndarray
+    largest: np.ndarray
     centroid: np.ndarray
     area: np.ndarray
     pieces: np.ndarray
@@ -24,6 +25,7 @@ class Detections:
 def find_pieces(masks: np.ndarray, least: int, reach: int = 2) -> Detections:
     """Connected pieces of masks (N, H, W), strokes under `reach` px apart joined; those under `least` px dropped."""
     centroid = np.full((len(masks), 2), np.nan)
+    largest = np.zeros_like(masks)
     area, pieces = np.zeros(len(masks), int), np.zeros(len(masks), int)
     for n, mask in enumerate(masks):
         labels, count = ndimage.label(ndimage.binary_dilation(mask, np.ones((3, 3)), iterations=reach))
@@ -31,9 +33,10 @@ def find_pieces(masks: np.ndarray, least: int, reach: int = 2) -> Detections:
         pieces[n] = int((sizes >= least).sum())
         if pieces[n]:
             best = int(np.argmax(sizes)) + 1
-            y, x = np.nonzero(mask & (labels == best))
+            largest[n] = mask & (labels == best)
+            y, x = np.nonzero(largest[n])
             centroid[n], area[n] = (x.mean(), y.mean()), len(x)
-    return Detections(masks, centroid, area, pieces)
+    return Detections(masks, largest, centroid, area, pieces)
 
 
 class TennisDetector:

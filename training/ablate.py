@@ -1,0 +1,452 @@
+"""The paper's experiments, one switch at a time: python -m training.ablate wsprites --sheets DIR --out runs/ablation
+
+A resumable queue. Every row is a short training at the same stated budget and its measurement; it is written to
+OUT/rows/NAME.json as soon as it is done, and the table (OUT/ablation.md, OUT/ablation.json) is written again. Run the
+same command to go on after an interruption: finished rows stay, the unfinished one continues from its checkpoint.
+
+GMA rows (Tables 1 and 2) train M, N, P_f, P_b on frames. LMA rows (Table 3, Fig. 4, ours, CADDY) share one frozen GMA
+and work on its windows (or whole frames) reduced by two, so that a row converges within its budget on two cores.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from glass_gym.checkpoint import World, write_atomically
+from glass_gym.config import preset
+from glass_gym.glass import Glass
+from glass_gym.networks.shift import translate
+from glass_gym.tracking import track
+from training.data.clips import open_data
+from training.data.store import DataError, Store, frames_to_tensor
+from training.evaluate import HORIZON, analyse, load_state
+from training.metrics.actions import mutual_information, usage
+from training.metrics.segmentation import iou
+from training.perceptual import load_features
+from training.stages import GmaConfig, GmaStage, LmaConfig, LmaStage
+from training.trainer import LoopConfig, Trainer, TrainingError
+from training.windows import MARGIN, WindowSet, cut_windows
+
+try:
+    import tyro
+except ImportError:
+    tyro = None
+
+SCALE = 2
+"""LMA rows see windows and frames reduced by this."""
+STEPS = 12
+"""Free-running steps of mIoU_RE (the paper's clips have 12 frames)."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One experiment: what differs from the base row."""
+
+    name: str
+    table: str
+    what: str
+    model: dict = field(default_factory=dict)
+    gma: dict = field(default_factory=dict)
+    lma: dict = field(default_factory=dict)
+    preset: str = "lean"
+    data: str = "window"
+    """LMA rows: "window", "whole" (frames of foregrounds) or "frame" (raw frames, no segmentation)"""
+
+
+GMA_ROWS = (
+    Row("gma-base", "1-2", "all losses, lean()"),
+    Row("gma-no-recf", "1-2", "without L_RECF", gma={"rec_f": 0.0}),
+    Row("gma-no-recb", "1-2", "without L_RECB", gma={"rec_b": 0.0}),
+    Row("gma-no-recj", "1-2", "without L_RECJ", gma={"rec_j": 0.0}),
+    Row("gma-no-bin", "1-2", "without L_BIN", gma={"binary": 0.0}),
+    Row("gma-no-size", "1-2", "without L_SIZE", gma={"size": 0.0}),
+    Row("gma-regressor", "ours", "P_f, P_b as regressors (Fig. 9) instead of correlation",
+        {"foreground_shift": "regressor", "background_shift": "regressor"}),
+    Row("gma-vgg", "1-2", "with L_VGG", gma={"perceptual": 0.01}),
+    Row("gma-paper", "ours", "paper(), the minutes of gma-base", preset="paper",
+        gma={"rec_j": 1.0, "size": 0.1, "binary_ramp": 0, "rate": 4e-4, "batch": 4}),
+)  # fmt: skip
+LMA_ROWS = (
+    Row("lma-base", "3", "lean(), K = 6"),
+    Row("lma-plain-directions", "3", "plain directions: psi_{t+1} - psi_t", {"directions": "difference"}),
+    Row("lma-gumbel", "3", "Gumbel-softmax instead of vector quantisation", {"quantiser": "gumbel"},
+        lma={"continuous": 0}),
+    Row("lma-no-modulation", "3", "no modulated convolutions: actions as input channels",
+        {"modulated": False}),
+    Row("lma-separate", "3", "separate input: shift to the first blocks, code to the others (ours is joint)",
+        {"action_input": "separate"}),
+    Row("lma-no-recs", "3", "without L_RECS", lma={"rec_s": 0.0}),
+    *(Row(f"lma-k{k}", "Fig. 4", f"K = {k}", {"codes": k}) for k in (2, 4, 8, 10, 12)),
+    Row("lma-plain-vq", "ours", "plain VQ (trained codebook), no k-means start", {"quantiser": "plain"},
+        lma={"continuous": 0}),
+    Row("lma-no-continuous", "ours", "EMA codebook from the first step (no k-means start)", lma={"continuous": 0}),
+    Row("lma-gated-copy", "ours", "with a gated copy of the foreground before", {"gated_copy": True}),
+    Row("lma-no-skip", "ours", "without the E-to-D skip", {"skip": False}),
+    Row("lma-show-shift", "ours", "the shift is never hidden from the RNN", lma={"hide_shift": 0.0}),
+    Row("lma-colour-view", "ours", "A sees colours", {"action_view": "colour"}),
+    Row("lma-paper", "ours", "paper(): whole frame, the minutes of lma-base", preset="paper", data="whole",
+        lma={"continuous": 0, "cycle": 0.2, "commitment": 0.25, "rec_s": 1.0}),
+    Row("lma-centred-paper", "ours", "paper() networks on agent-centred windows, the minutes of lma-base",
+        {"view": "agent"}, preset="paper", lma={"continuous": 0, "cycle": 0.2, "commitment": 0.25, "rec_s": 1.0}),
+    Row("caddy", "CADDY", "no segmentation, soft Gumbel actions, plain directions, action variability",
+        {"quantiser": "gumbel", "directions": "difference", "variability": True}, preset="paper", data="frame",
+        lma={"continuous": 0, "rec_s": 1.0, "mask_weight": 0.0, "mask": 0.0}),
+)  # fmt: skip
+ROWS = {row.name: row for row in (*GMA_ROWS, *LMA_ROWS)}
+TIMED = ("gma-paper", "lma-paper", "lma-centred-paper", "caddy")
+"""Rows of other networks get the base row's minutes, all others its steps."""
+
+
+@dataclass
+class AblateConfig:
+    """Train and measure the rows of the ablation tables, one by one."""
+
+    data: Annotated[str, tyro.conf.Positional] if tyro else str
+    """as for training; needs labels (W-Sprites)"""
+    out: Path = Path("runs/ablation")
+    """folder of the queue"""
+    cache: Path = Path("data")
+    sheets: Path | None = None
+    rows: tuple[str, ...] = tuple(ROWS)
+    """which rows, in this order; default: all"""
+    gma: Path | None = None
+    """state.pt whose GMA the LMA rows stand on; default: the one of gma-base"""
+    vgg: Path | None = None
+    """VGG16 weights; needed by gma-vgg, which is skipped without"""
+    gma_iterations: int = 400
+    lma_iterations: int = 350
+    """optimiser steps of a row: the equal budget"""
+    lma_frames: int = 64
+    """frames drawn a step in LMA rows"""
+    videos: int = 64
+    """held-out videos to measure on"""
+    max_minutes: float = float("inf")
+    """stop (resumable) after this time"""
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    if tyro is None:
+        print("ablation needs tyro: pip install 'glass-gym[train]'", file=sys.stderr)
+        return 2
+    config = tyro.cli(AblateConfig, args=argv, prog="python -m training.ablate", description=__doc__)
+    try:
+        if unknown := set(config.rows) - set(ROWS):
+            raise TrainingError(f"no rows called {', '.join(sorted(unknown))}; there are: {', '.join(ROWS)}")
+        finished = Queue(config, open_data(config.data, config.cache, sheets=config.sheets)).run()
+    except (DataError, TrainingError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0 if finished else 3
+
+
+class Queue:
+    """The rows of one folder over one store."""
+
+    def __init__(self, config: AblateConfig, store: Store):
+        self.config, self.store = config, store
+        (config.out / "rows").mkdir(parents=True, exist_ok=True)
+        self.began = time.monotonic()
+        self._cut: dict[str, WindowSet] = {}
+        self._clips = None
+        videos = [v for v in store.videos if v.split == "test" and v.length > HORIZON]
+        if not videos or "local_action" not in store.labels or not store.has_masks:
+            raise DataError(f"{store.root}: ablations need held-out videos with masks and local_action labels")
+        self.videos = videos[: config.videos]
+
+    def result(self, name: str) -> Path:
+        """Where a finished row is written."""
+        return self.config.out / "rows" / f"{name}.json"
+
+    def run(self) -> bool:
+        """All rows that are not finished; False if interrupted or out of time (resumable)."""
+        names = list(self.config.rows)
+        for name in tqdm(names, desc="rows", unit="row"):
+            if self.result(name).exists():
+                continue
+            row = ROWS[name]
+            if row.gma.get("perceptual") and self.config.vgg is None:
+                print(f"{name}: left out, it needs --vgg", file=sys.stderr)
+                continue
+            measured = self._gma(row) if name.startswith("gma") else self._lma(row)
+            if measured is None:
+                print(f"\nstopped; run the same command to go on. Finished rows: {self.config.out / 'rows'}")
+                return False
+            measured = {"name": name, "table": row.table, "what": row.what, "seed": self.config.loop.seed} | measured
+            measured["switches"] = {"model": row.model, "gma": row.gma, "lma": row.lma, "preset": row.preset}
+            write_atomically(
+                self.result(name), lambda part, m=measured: part.write_text(json.dumps(m, indent=1) + "\n")
+            )
+            self.write_tables()
+        print(f"tables: {self.write_tables()}")
+        return True
+
+    def write_tables(self) -> Path:
+        """ablation.json and ablation.md from the finished rows."""
+        rows = [json.loads(self.result(n).read_text()) for n in ROWS if self.result(n).exists()]
+        out = self.config.out / "ablation.json"
+        head = {"data": self.store.source, "command": " ".join(sys.argv[1:]), "test_videos": len(self.videos)}
+        out.write_text(json.dumps(head | {"rows": rows}, indent=1) + "\n")
+        out.with_suffix(".md").write_text(tables(rows))
+        return out.with_suffix(".md")
+
+    # --- rows --------------------------------------------------------------------------------------------------
+
+    def _train(self, row: Row, model: Glass, stage, folder: Path) -> Trainer | None:
+        """Run a stage within the row's budget; None if interrupted before it is spent."""
+        left = self.config.max_minutes - (time.monotonic() - self.began) / 60
+        base = self.result("gma-base" if row.name.startswith("gma") else "lma-base")
+        budget = np.inf
+        if row.name in TIMED:
+            if not base.exists():
+                raise TrainingError(f"{row.name} gets the minutes of {base.stem}, which is not finished; run it first")
+            budget = json.loads(base.read_text())["minutes"]
+        trainer = Trainer(model, folder, dataclasses.replace(self.config.loop, max_minutes=min(left, budget)))
+        if trainer.state_file.exists():
+            trainer.load()
+            trainer.config.max_minutes = min(left + sum(trainer.minutes.values()), budget)
+        bar = tqdm(total=stage.iterations, desc=row.name, leave=False, mininterval=5.0)
+
+        def step(_, iteration, terms):
+            bar.n = iteration + 1
+            bar.update(0)
+
+        done = trainer.run(stage, step)
+        bar.close()
+        self.iterations = bar.n
+        return trainer if done or sum(trainer.minutes.values()) >= budget else None
+
+    def _gma(self, row: Row) -> dict | None:
+        torch.manual_seed(self.config.loop.seed)
+        iterations = self.config.gma_iterations * (10 if row.name in TIMED else 1)  # those stop by the clock
+        gma = GmaConfig(**({"iterations": iterations, "theta": 0.06, "perceptual": 0.0} | row.gma))
+        changes = row.model | ({"window": 64, "agent_radius": 24} if row.preset == "lean" else {"codes": 6})
+        model = Glass(preset(row.preset, self.store.height, self.store.width, **changes))
+        features = load_features(self.config.vgg, "cpu") if gma.perceptual else None
+        trainer = self._train(row, model, GmaStage(model, self.store, gma, features), self.config.out / row.name)
+        if trainer is None:
+            return None
+        result: dict = {"minutes": sum(trainer.minutes.values()), "iterations": self.iterations}
+        model = trainer.average.cpu().eval()
+        with torch.inference_mode():
+            if row.preset == "paper":  # no window to cut: the tracker only needs its size
+                model.config = dataclasses.replace(model.config, window=64, agent_radius=24)
+            analyse(World(model, np.empty((0,)), (1.0, 1.0), ()), self.store, self.videos, result, clips=False)
+        return result
+
+    def _base_gma(self) -> Glass:
+        path = self.config.gma or self.config.out / "gma-base" / "state.pt"
+        return load_state(path).model
+
+    def _data(self, kind: str) -> WindowSet:
+        """Training windows or frames, reduced; kept on disk."""
+        if kind in self._cut:
+            return self._cut[kind]
+        path = self.config.out / f"data-{kind}.npz"
+        if not path.exists():
+            videos = [v for v in self.store.videos if v.split == "train"]
+            if kind == "window":
+                full = self.config.out / "windows-train.npz"
+                model = self._base_gma()
+                with tqdm(total=len(videos), desc="tracking the agent", unit="video") as bar, torch.inference_mode():
+                    windows = WindowSet.load(full) if full.exists() else cut_windows(
+                        model, self.store, videos, lambda done: bar.update(1)
+                    )  # fmt: skip
+                made = reduce_windows(windows)
+            else:
+                made = whole_frames(self._base_gma() if kind == "whole" else None, self.store, videos)
+            made.save(path)
+        self._cut[kind] = WindowSet.load(path)
+        return self._cut[kind]
+
+    def _held_out(self):
+        if self._clips is None:
+            model = self._base_gma()
+            with torch.inference_mode():
+                world = World(model, np.empty((0,)), (1.0, 1.0), ())
+                self._clips = analyse(world, self.store, self.videos, {})
+        return self._clips
+
+    def _lma(self, row: Row) -> dict | None:
+        torch.manual_seed(self.config.loop.seed)
+        timed = row.name in TIMED
+        settings = {
+            "iterations": self.config.lma_iterations, "frames": self.config.lma_frames, "jitter": 1,
+            "continuous": self.config.lma_iterations // 3, "horizons": (2, 4, 8, STEPS),
+        } | row.lma  # fmt: skip
+        lma = LmaConfig(**(settings | ({"rate": 4e-4} if row.preset == "paper" else {})))
+        height, width = self.store.height // SCALE, self.store.width // SCALE
+        changes = {"codes": 6} | ({} if row.data != "window" else {"window": 32, "agent_radius": 12}) | row.model
+        model = Glass(preset(row.preset, height, width, **changes))
+        windows = self._data(row.data)
+        trainer = self._train(row, model, LmaStage(model, windows, lma), self.config.out / row.name)
+        if trainer is None:
+            return None
+        result = {
+            "minutes": sum(trainer.minutes.values()), "iterations": self.iterations,
+            "by": "minutes" if timed else "steps",
+            "parameters": sum(p.numel() for b in model.boxes("lma") for p in b.parameters()),
+        }  # fmt: skip
+        with torch.inference_mode():
+            return result | self._measure(row, trainer.average.cpu().eval())
+
+    def _measure(self, row: Row, model: Glass) -> dict:
+        """Codes against labels, and free-running quality, on held-out clips."""
+        clips = self._held_out()
+        if row.data == "window":
+            layers, masks = F.avg_pool2d(clips.layers.flatten(0, 1), SCALE).unflatten(0, clips.layers.shape[:2]), None
+            shifts = clips.shifts / SCALE
+            masks = F.avg_pool2d(clips.true_masks.flatten(0, 1), SCALE).unflatten(0, clips.layers.shape[:2]) > 0.5
+        else:
+            layers, shifts, masks = whole_clips(None if row.data == "frame" else self._base_gma(), self.store, clips)
+        parts = []
+        for a, b in zip(layers.split(16), shifts.split(16), strict=True):
+            z = model.directions(a, b)
+            found = model.quantise(z)
+            codes, vectors = found.index.unflatten(0, z.shape[:2]), found.vector.unflatten(0, z.shape[:2])
+            free = torch.stack([d.layer for d in model.rollout(a, b, vectors)], 1)
+            forced = torch.ones(b.shape[:2], dtype=torch.bool)
+            once = torch.stack([d.layer for d in model.rollout(a, b, vectors, forced)], 1)
+            parts.append((codes, free, once))
+        codes, free, once = (torch.cat(x) for x in zip(*parts, strict=True))
+        flat = codes.numpy().ravel()
+        out = {"usage": usage(flat, model.config.codes)}
+        out |= mutual_information(flat, clips.labels.ravel(), clips.groups.ravel(), shifts.numpy().reshape(-1, 2))
+        frozen = layers[:, :1].expand_as(free)
+        if row.data != "window":  # windows follow the agent; whole frames need it moved
+            total = shifts.cumsum(1).flatten(0, 1)
+            frozen = translate(frozen.flatten(0, 1), total).unflatten(0, free.shape[:2])
+        for step in (1, 5, STEPS):
+            at = step - 1
+            error = (free[:, at, :3] - layers[:, step, :3]).square().mean()
+            base = (frozen[:, at, :3] - layers[:, step, :3]).square().mean()
+            out[f"mse_over_frozen_step_{step}"] = float(error / base)
+        real = masks[:, 1:, 0]
+        for name, drawn in (("free", free), ("one_step", once)):
+            if row.data == "frame":
+                drawn = masks_of(self._base_gma(), drawn)
+            else:
+                drawn = drawn[:, :, 3] > 0.5
+            both = iou(drawn[:, :STEPS].flatten(0, 1).numpy(), real[:, :STEPS].flatten(0, 1).numpy())
+            out[f"miou_re_{name}"] = float(both.mean())
+        still = frozen[:, :, 3] > 0.5
+        if row.data != "frame":
+            both = iou(still[:, :STEPS].flatten(0, 1).numpy(), real[:, :STEPS].flatten(0, 1).numpy())
+            out["miou_re_frozen"] = float(both.mean())
+        return out
+
+
+def reduce_windows(windows: WindowSet) -> WindowSet:
+    """Windows averaged over SCALE x SCALE pixels; their margin stays MARGIN of the smaller pixels where it can."""
+    side = windows.layers.shape[-1] - 2 * MARGIN
+    wanted = side // SCALE + 2 * MARGIN
+    layers = []
+    for part in np.array_split(windows.layers, max(1, len(windows.layers) // 2048)):
+        small = F.avg_pool2d(torch.from_numpy(part).float(), SCALE)
+        border = (wanted - small.shape[-1]) // 2
+        empty = torch.tensor([127.5, 127.5, 127.5, 0.0]).view(1, 4, 1, 1)
+        small = F.pad(small - empty, (border,) * 4) + empty
+        layers.append(small.round().byte().numpy())
+    return WindowSet(
+        np.concatenate(layers), windows.position / SCALE, windows.starts, windows.lengths,
+        windows.height // SCALE, windows.width // SCALE,
+    )  # fmt: skip
+
+
+@torch.inference_mode()
+def whole_frames(model: Glass | None, store: Store, videos) -> WindowSet:
+    """Whole reduced frames as "windows": foregrounds and masks of `model`, or raw frames with a full mask (None)."""
+    layers, positions, starts, lengths, total = [], [], [], [], 0
+    for video in tqdm(videos, desc="whole frames", leave=False):
+        frames = frames_to_tensor(store.frames[video.start : video.start + video.length])
+        stack, position = _whole(model, frames)
+        packed = torch.cat([(stack[:, :3] + 1) * 127.5, stack[:, 3:] * 255], 1)
+        layers.append(packed.round().clamp(0, 255).byte().numpy())
+        positions.append(position.numpy())
+        starts.append(total)
+        lengths.append(video.length)
+        total += video.length
+    return WindowSet(
+        np.concatenate(layers), np.concatenate(positions), starts, lengths, store.height // SCALE, store.width // SCALE
+    )
+
+
+def _whole(model: Glass | None, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    if model is None:
+        small = F.avg_pool2d(frames, SCALE)
+        return torch.cat([small, torch.ones_like(small[:, :1])], 1), torch.zeros(len(frames), 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        tracked = track(model, frames)
+    return F.avg_pool2d(torch.cat([frames * tracked.masks, tracked.masks], 1).float(), SCALE), tracked.position / SCALE
+
+
+def whole_clips(model: Glass | None, store: Store, clips):
+    """The held-out clips as whole reduced frames: layers, shifts, true masks."""
+    layers, shifts, masks = [], [], []
+    for start in clips.starts:
+        span = slice(start, start + HORIZON + 1)
+        stack, position = _whole(model, frames_to_tensor(store.frames[span]))
+        layers.append(stack)
+        shifts.append(position.diff(dim=0))
+        truth = torch.from_numpy(store.masks(span.start, span.stop))[:, None].float()
+        masks.append((F.avg_pool2d(truth, SCALE) if model is not None else truth) > 0.5)
+    return torch.stack(layers), torch.stack(shifts), torch.stack(masks)
+
+
+def masks_of(model: Glass, drawn: torch.Tensor) -> torch.Tensor:
+    """M on generated reduced frames (N, T, 4, h, w), enlarged to what M knows -> (N, T, H, W) bool."""
+    out = []
+    for part in drawn[:, :, :3].flatten(0, 1).split(32):
+        large = F.interpolate(part, scale_factor=float(SCALE), mode="bilinear")
+        out.append(model.mask(large)[:, 0] > 0.5)
+    return torch.cat(out).unflatten(0, drawn.shape[:2])
+
+
+def tables(rows: list[dict]) -> str:
+    """Markdown tables of GMA and LMA rows."""
+    number = lambda v, f="{:.3f}": "" if v is None else f.format(v)  # noqa: E731
+    lines = [
+        "| row | what | mIoU | bg error px | fg error px | angle accuracy | steps | minutes |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        if "segmentation" in row:
+            back, fore = row["background_shift"], row["foreground_shift_pairwise"]
+            lines.append(
+                f"| {row['name']} | {row['what']} | {number(row['segmentation']['miou'])} | {number(back['mean'])} | "
+                f"{number(fore['mean'])} | {number(fore.get('angle_accuracy'))} | {row['iterations']} | "
+                f"{number(row['minutes'], '{:.1f}')} |"
+            )
+    lines += [
+        "", "| row | what | NMI_G | NMI_S | CON | NMI given shift | perplexity | dead | MSE over frozen, step 1 / 12 | "
+        "mIoU_RE free 12 | one-step | frozen | steps | minutes |",
+        "|---|---|---:|---:|---:|---:|---:|---|---:|---:|---:|---:|---:|---:|",
+    ]  # fmt: skip
+    for row in rows:
+        if "nmi_g" in row:
+            lines.append(
+                f"| {row['name']} | {row['what']} | {number(row['nmi_g'])} | {number(row['nmi_s'])} | "
+                f"{number(row['con'])} | {number(row['nmi_given_shift'])} | "
+                f"{number(row['usage']['perplexity'], '{:.2f}')} | "
+                f"{', '.join(map(str, row['usage']['dead']))} | {number(row['mse_over_frozen_step_1'])} / "
+                f"{number(row[f'mse_over_frozen_step_{STEPS}'])} | {number(row['miou_re_free'])} | "
+                f"{number(row['miou_re_one_step'])} | {number(row.get('miou_re_frozen'))} | {row['iterations']} | "
+                f"{number(row['minutes'], '{:.1f}')} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
