@@ -349,7 +349,8 @@ def reconstruct(tool: Instrument, store: Store, clips: Clips, free: torch.Tensor
     distance = np.linalg.norm(found.centroid - wanted.centroid, axis=1)[both]
     out["detection"] = {
         "detector": type(tool.detector).__name__, "frames": int(seen.sum()), "add_px": _finite(np.mean, distance),
-        "add_median_px": _finite(np.median, distance), "mdr_percent": float(100 * (1 - both.sum() / max(1, seen.sum()))),
+        "add_median_px": _finite(np.median, distance),
+        "mdr_percent": float(100 * (1 - both.sum() / max(1, seen.sum()))),
     }  # fmt: skip
     if tool.matcher is not None:
         a, b = tool.matcher(found.largest)[0], tool.matcher(wanted.largest)[0]

@@ -87,16 +87,16 @@ def true_positions(store: Store, video, masks: np.ndarray) -> np.ndarray | None:
 
 
 def _body_column(mask: np.ndarray, position: np.ndarray) -> float:
-    """Where the body stands in a Tennis sprite, px from RAM x: 15 with the racket on the left, 7 on the right.
+    """Where the body stands in a Tennis sprite, px from RAM x: 1 or 8, for the sprite is mirrored in its frame.
 
-    Read from the columns of the leg rows: the racket is never that low.
+    Read from the densest columns: body and legs are above each other, the racket is held out to the side.
     """
-    feet = int(position[1])
-    rows = mask[max(0, feet - 9) : feet + 1]
-    columns = np.nonzero(rows)[1]
-    if not len(columns):
-        return 11.0
-    return 15.0 if columns.mean() - position[0] > 11 else 7.0
+    x, feet = int(position[0]), int(position[1])
+    rows = mask[max(0, feet - 24) : feet + 1, max(0, x - 8) : x + 28].sum(0)
+    if not rows.any():
+        return 5.0
+    dense = np.convolve(rows, np.ones(3), "same").argmax() + max(0, x - 8)
+    return 8.0 if dense - x > 5 else 1.0
 
 
 def matcher_of(store: Store, side: int, videos: int = 150) -> PoseMatcher | None:

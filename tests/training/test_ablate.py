@@ -1,0 +1,84 @@
+import json
+
+import pytest
+
+from training import ablate
+from training.ablate import ROWS, Queue, main, tables
+from training.data.wsprites import write_store
+from training.report import report
+
+
+@pytest.fixture(scope="module")
+def sprites(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sprites")
+    write_store(root, length=17, videos=(3, 1, 2))
+    return root
+
+
+def command(sprites, out, *rows, **more):
+    options = [f"--{k.replace('_', '-')}={v}" for k, v in more.items()]
+    return main([str(sprites), "--out", str(out), "--rows", *rows, "--gma-iterations", "2", "--lma-iterations", "3",
+                 "--lma-frames", "8", "--loop.device", "cpu", *options])  # fmt: skip
+
+
+def test_rows_finish_one_by_one_and_a_finished_row_is_not_run_again(sprites, tmp_path):
+    assert command(sprites, tmp_path, "gma-base") == 0
+    first = (tmp_path / "rows" / "gma-base.json").stat().st_mtime_ns
+    assert command(sprites, tmp_path, "gma-base", "lma-base", "lma-gumbel", "caddy") == 0
+    assert (tmp_path / "rows" / "gma-base.json").stat().st_mtime_ns == first
+    rows = {row["name"]: row for row in json.loads((tmp_path / "ablation.json").read_text())["rows"]}
+    assert set(rows) == {"gma-base", "lma-base", "lma-gumbel", "caddy"}
+    assert rows["lma-base"]["iterations"] == 3 and 0 <= rows["lma-base"]["nmi_g"] <= 1
+    assert rows["caddy"]["minutes"] > 0 and 0 <= rows["caddy"]["miou_re_free"] <= 1
+    table = (tmp_path / "ablation.md").read_text()
+    assert all(f"| {name} |" in table for name in rows)
+
+
+def test_an_interrupted_queue_goes_on(sprites, tmp_path, capsys):
+    assert command(sprites, tmp_path, "gma-base", max_minutes=0) == 3
+    assert "run the same command to go on" in capsys.readouterr().out
+    assert not (tmp_path / "rows" / "gma-base.json").exists() and (tmp_path / "gma-base" / "state.pt").exists()
+    assert command(sprites, tmp_path, "gma-base") == 0
+    assert json.loads((tmp_path / "rows" / "gma-base.json").read_text())["iterations"] == 2
+
+
+def test_every_switch_of_a_row_makes_a_model(sprites, tmp_path):
+    for row in ablate.LMA_ROWS:
+        changes = {"codes": 6} | ({} if row.data != "window" else {"window": 32, "agent_radius": 12}) | row.model
+        model = ablate.Glass(ablate.preset(row.preset, 48, 64, **changes))
+        assert all(getattr(model.config, key) == value for key, value in row.model.items())
+
+
+def test_an_unknown_row_lists_the_known_ones(sprites, tmp_path, capsys):
+    assert command(sprites, tmp_path, "lma-nothing") == 1
+    assert "no rows called lma-nothing" in capsys.readouterr().err
+
+
+def test_a_timed_row_needs_the_base_row(sprites, tmp_path, capsys):
+    assert command(sprites, tmp_path, "caddy") == 1
+    assert "run it first" in capsys.readouterr().err
+
+
+def test_data_without_labels_is_refused(block_store, tmp_path, capsys):
+    assert main([str(block_store), "--out", str(tmp_path)]) == 1
+    assert "local_action" in capsys.readouterr().err
+
+
+def test_the_report_shows_what_the_json_says_and_what_is_not_measured(tmp_path):
+    real = {"segmentation": {"miou": 0.93}, "background_shift": {"mean": 0.5}}
+    text = report(tmp_path)
+    assert "not measured" in text
+    (tmp_path / "wsprites").mkdir()
+    lines = ablate_bars(tmp_path, real)
+    assert any("W-Sprites mIoU " in line and "0.93" in line and "| yes |" in line for line in lines)
+    assert any("background shift error" in line and "**no**" in line for line in lines)
+
+
+def ablate_bars(folder, real):
+    from training.report import bars
+
+    return bars(None, None, real, None).splitlines()
+
+
+def test_tables_leave_out_what_a_row_lacks():
+    assert tables([]).count("\n") == 5 and "caddy" in ROWS and Queue

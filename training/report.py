@@ -1,0 +1,298 @@
+"""Write docs/results.md from the committed JSON: python -m training.report docs/results
+
+FOLDER holds {tennis,sprites,wsprites}/evaluation.json, wsprites/actions.json, ablation/ablation.json, speed/*.json, as
+`training.evaluate`, `training.ablate` and `glass-bench` wrote them, and notes.md beside a JSON for what a person has
+to say about it. Nothing in the page is typed by hand but those notes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from training.ablate import tables
+
+try:
+    import tyro
+except ImportError:
+    tyro = None
+
+
+@dataclass
+class ReportConfig:
+    """Write the results page from the figures."""
+
+    folder: Annotated[Path, tyro.conf.Positional] if tyro else Path = Path("docs/results")
+    """figures, as the commands wrote them"""
+    out: Path = Path("docs/results.md")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    if tyro is None:
+        print("the report needs tyro: pip install 'glass-gym[train]'", file=sys.stderr)
+        return 2
+    config = tyro.cli(ReportConfig, args=argv, prog="python -m training.report", description=__doc__)
+    try:
+        text = report(config.folder)
+    except (OSError, json.JSONDecodeError, KeyError) as error:
+        print(f"error: {config.folder}: {type(error).__name__}: {error}; write the figure again", file=sys.stderr)
+        return 1
+    config.out.write_text(text)
+    print(f"written: {config.out}")
+    return 0
+
+
+def report(folder: Path) -> str:
+    """The page as Markdown."""
+    read = lambda name: json.loads((folder / name).read_text()) if (folder / name).exists() else None  # noqa: E731
+    tennis, sprites = read("tennis/evaluation.json"), read("sprites/evaluation.json")
+    real, actions = read("wsprites/evaluation.json"), read("wsprites/actions.json")
+    parts = [HEAD, bars(tennis, sprites, real, actions)]
+    for name, result in (("tennis", tennis), ("sprites", sprites)):
+        if result:
+            parts += [
+                f"## The bundled {name.title()} world (`docs/results/{name}/evaluation.json`)",
+                _world(result),
+                _notes(folder / name),
+            ]
+            parts.append("\n".join(
+                f"{text}:\n\n![{text}](results/{name}/{picture}.png)\n"
+                for picture, text in PICTURES.items() if (folder / name / f"{picture}.png").exists()
+            ))  # fmt: skip
+    if real:
+        parts += ["## W-Sprites, real LPC sheets, characters that training never saw (`docs/results/wsprites/`)"]
+        parts += [_wsprites(real, actions), _notes(folder / "wsprites")]
+    if ablation := read("ablation/ablation.json"):
+        parts += ["## One switch at a time (`docs/results/ablation/ablation.json`)", _notes(folder / "ablation")]
+        parts += [tables(ablation["rows"])]
+    parts += ["## Speed (`docs/results/speed/`)", _notes(folder / "speed"), _speed(folder / "speed")]
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+
+HEAD = """# Results
+
+Written by `python -m training.report` from the JSON files named in each section, which the commands in them wrote, with
+the seed and the checkpoint's hash; do not edit. 2 CPU cores (Intel Xeon with AMX), no GPU: **no CUDA figure has been
+measured.**
+
+How to read it: *free running* means from frame 0 with actions inferred from the real clip, without frame 0; *one
+step* starts every step from the real frame before it. The *frozen* agent is the first foreground, moved by the same
+shifts and otherwise unchanged. Mean squared errors are averaged before any ratio or logarithm. *Control error* is the
+commanded minus the achieved displacement of one step, L2 in px; achieved is measured on the composed frames by
+matching the agent's silhouette (by colour in Tennis, by M run afresh elsewhere) against real silhouettes of known
+position, because the centre of mass of a *real* agent moves when it changes its pose (both are given, and what both
+say about real video). *Present* means exactly one agent of plausible size. Random play draws every action
+independently."""
+
+PICTURES = {
+    "layers": "Layers (Fig. 8): frame, mask, foreground, inpainted scene, next frame from the moved layers",
+    "free_running": "Real foregrounds above, free running below",
+    "reconstruction": "Real frames above, free-running reconstruction below, every third step",
+    "global_actions": "Global actions (Figs. 7, 13-15): four steps in each direction, before in red, after in green",
+    "local_actions": "Local actions (Figs. 16-18): each code 8 times with zero shift, three agents a code",
+    "transfer": "Action transfer (Figs. 5, 11, 12): the actions of the clip above, played on another first frame",
+    "curves": "Over 200 steps of random play",
+    "after_200_random_steps": "After 200 random steps",
+}
+
+
+def _value(tree: dict | None, path: str):
+    for key in path.split("/"):
+        if tree is None or key not in tree:
+            return None
+        tree = tree[key]
+    return tree
+
+
+def _show(value, digits: int = 3) -> str:
+    if value is None:
+        return "not measured"
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+
+
+PLAY = "simulator/random_play/"
+TENNIS, SPRITES, REAL, ACTIONS = range(4)
+AIMS = (
+    # what, of which figures, where, aim, at least?, the paper
+    ("control error at step 100 of random play, Tennis, px", TENNIS, PLAY + "control/step_100/rmse_px", 0.5, False),
+    ("the same, Sprites", SPRITES, PLAY + "control/step_100/rmse_px", 0.5, False),
+    ("one plausible agent at step 200 of random play, Tennis", TENNIS, PLAY + "present/step_200", 0.99, True),
+    ("the same, Sprites", SPRITES, PLAY + "present/step_200", 0.99, True),
+    ("feature distance to the start, 10 right and 10 left over 20 stays, Tennis", TENNIS, "simulator/cycle/ratio", 1.25,
+     False),
+    ("the same, Sprites", SPRITES, "simulator/cycle/ratio", 1.25, False),
+    ("W-Sprites mIoU", REAL, "segmentation/miou", 0.92, True, "0.88 (60,000 steps)"),
+    ("W-Sprites background shift error, mean px", REAL, "background_shift/mean", 0.2, False),
+    ("W-Sprites foreground shift error, mean px", REAL, "foreground_shift_pairwise/mean", 0.7, False),
+    ("W-Sprites angle accuracy", REAL, "foreground_shift_pairwise/angle_accuracy", 1.0, True),
+    ("W-Sprites NMI_G, K = 6", ACTIONS, "codes/nmi_g", 0.45, True, "0.39"),
+    ("W-Sprites CON, K = 6", ACTIONS, "codes/con", 0.02, False, "0.02 to 0.01"),
+    ("W-Sprites mIoU_RE over 12 frames, free running", REAL, "lma/miou_re/free_running_12", 0.90, True,
+     "0.93 (one step)"),
+    ("Tennis ADD on 16-frame clips, free running, px", TENNIS, "video/detection/add_px", 1.5, False,
+     "2.00 (broadcast, 256 px wide)"),
+    ("Tennis MDR, percent", TENNIS, "video/detection/mdr_percent", 0.3, False, "0.214 (broadcast)"),
+)  # fmt: skip
+
+
+def _value(tree: dict | None, path: str):
+    for key in path.split("/"):
+        if tree is None or key not in tree:
+            return None
+        tree = tree[key]
+    return tree
+
+
+def _show(value, digits: int = 3) -> str:
+    if value is None:
+        return "not measured"
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+
+
+def _list(values, join: str = " / ") -> str:
+    return join.join(_show(v) for v in values)
+
+
+def _percent(value: float | None, digits: int = 0) -> str:
+    return "not measured" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def bars(*figures: dict | None) -> str:
+    """What is aimed at, what was measured and what the paper has; figures of Tennis, Sprites, W-Sprites, its codes."""
+    lines = ["## Aims and measurements", "", "| what | aim | measured | reached | the paper |", "|---|---|---|---|---|"]
+    for what, which, path, aim, high, *paper in AIMS:
+        value = _value(figures[which], path)
+        reached = "" if value is None else "yes" if (value >= aim if high else value <= aim) else "**no**"
+        bound = f"at {'least' if high else 'most'} {aim:g}"
+        lines.append(f"| {what} | {bound} | {_show(value)} | {reached} | {''.join(paper)} |")
+    return "\n".join(lines)
+
+
+def _world(r: dict) -> str:
+    lines = ["| what | measured |", "|---|---|"]
+    lines += [f"| {what} | {value} |" for part in (_split, _animation, _codes, _simulator) for what, value in part(r)]
+    head = f"`{r['data']}`, split `{r['split']}`, checkpoint sha256 `{r['checkpoint_sha256'][:16]}`."
+    return "\n".join([head, "", *lines])
+
+
+def _split(r: dict):
+    if s := r.get("segmentation"):
+        yield "mIoU of M's masks / around the agent", _list([s["miou"], s["miou_around_agent"]])
+    if s := r.get("background_shift"):
+        yield "background shift error, mean / median / max px", _list([s["mean"], s["median"], s["max"]])
+    if s := r.get("foreground_shift_pairwise"):
+        yield "foreground shift error of P_f, mean / median px", _list([s["mean"], s["median"]])
+        yield "angle accuracy of P_f, moving pairs", _show(s.get("angle_accuracy"))
+
+
+def _animation(r: dict):
+    steps = {k[5:]: v for k, v in r["lma"].items() if k.startswith("step_")}
+    yield (
+        f"foreground MSE over the frozen agent's, free running, step {' / '.join(steps)}",
+        _list(v["ratio"] for v in steps.values()),
+    )
+    if re := r["lma"].get("miou_re"):
+        names = ("free_running_12", "one_step_12", "frozen_12", "m_on_real_frames_12")
+        yield "mIoU_RE over 12 frames: free running / one step / frozen / M on real frames", _list(re[k] for k in names)
+    for step in steps:
+        v = r["video"][f"step_{step}"]
+        value = f"{_show(v['psnr'])} dB / {_show(v['ssim'])} / {_show(v['l1'])}"
+        if "foreground" in v:
+            value += f"; foreground {_show(v['foreground']['psnr'])} dB"
+        if "vgg_hed_distance" in v:
+            value += f"; VGG-HED distance {_show(v['vgg_hed_distance'])}"
+        yield f"free-running reconstruction, step {step}: PSNR / SSIM / L1", value
+    d = r["video"]["detection"]
+    yield f"ADD / MDR, {d['frames']} reconstructed frames", f"{_show(d['add_px'])} px / {_show(d['mdr_percent'])} %"
+
+
+def _codes(r: dict):
+    u = r["codes"]["usage"]
+    yield "share of each code", ", ".join(f"{v:.3f}" for v in u["share"])
+    yield "perplexity; dead codes", f"{_show(u['perplexity'])}; {u['dead'] or 'none'}"
+    if "nmi_g" in r["codes"]:
+        c = r["codes"]
+        yield "NMI_G / NMI_S / CON / given the shift", _list(c[k] for k in ("nmi_g", "nmi_s", "con", "nmi_given_shift"))
+    for name, e in r["codes"]["effect"]["each"].items():
+        yield (
+            f"code {name}, 8 times on the spot: MSE from the start; read back by A; silhouettes alike (IoU)",
+            f"{_show(e['mse_from_start'])}; {_percent(e['read_back'])}; {_show(e['silhouette_agreement'])}",
+        )
+    t = r["transfer"]
+    yield (
+        "action transfer: codes that A reads back off the target (off the target's own video)",
+        f"{_percent(t['codes_read_back'])} ({_percent(t['codes_of_the_target_before'])})",
+    )
+
+
+def _simulator(r: dict):
+    s, play = r["simulator"], r["simulator"]["random_play"]
+    yield (
+        "8 steps right: starts within 15 %",
+        f"{_percent(s['right']['within_15_percent'])} of {s['right']['starts_inside']}",
+    )
+    c = s["cycle"]
+    yield (
+        f"cycle, {c['measure']}: after 10 right and 10 left / after 20 stays / between agents",
+        _list([c["after_walk"], c["after_standing"], c["between_agents"]]),
+    )
+    for kind, by in (("control", play["control_by"]), ("control_by_centre_of_mass", "centre of mass")):
+        for key, what in (("rmse_px", "RMSE"), ("p95_px", "95th percentile")):
+            yield (
+                f"control error by {by}, {what} px, step 1 / 10 / 50 / 100 / 200",
+                _list(step.get(key) for step in play[kind].values()),
+            )
+    if f := s.get("detectors_on_real_video"):
+        yield (
+            "the same on real video with known shifts, RMSE px: template / centre of mass",
+            _list([f["template"]["rmse_px"], f["centre_of_mass"]["rmse_px"]]),
+        )
+    yield "present at step 1 / 10 / 50 / 100 / 200", " / ".join(_percent(v, 1) for v in play["present"].values())
+
+
+def _wsprites(r: dict, actions: dict | None) -> str:
+    text = _world(r)
+    if actions:
+        c = actions["codes"]
+        text += (
+            f"\n\nCodes against true actions (`actions.json`: 8 unseen characters, {c['pairs']} pairs): NMI_G "
+            f"{_show(c['nmi_g'])}, NMI_S {_show(c['nmi_s'])}, CON {_show(c['con'])}; random codes "
+            f"{_show(c['nmi_random'])}; given the shift {_show(c['nmi_given_shift'])}. NMI of few pairs is too large "
+            f"by chance: random groups of the same sizes ({c['pairs_a_group']:.0f} pairs) have an NMI_S of "
+            f"{_show(c['nmi_s_random_groups'])}; against them CON is {_show(c['con_corrected'])}."
+        )
+    return text
+
+
+SPEEDS = {
+    "step_numpy_fps": "step", "step_torch_fps": "step, torch out", "step_policy_fps": "step + policy",
+    "step_policy_learning_fps": "step + policy + learning",
+}  # fmt: skip
+
+
+def _speed(folder: Path) -> str:
+    out = []
+    for path in sorted(folder.glob("*.json")):
+        figures = json.loads(path.read_text())
+        if "rows" not in figures:
+            continue
+        out += [f"{figures['id']}, frames a second:", ""]
+        out += [f"| rows | {' | '.join(SPEEDS.values())} | ms a step |", "|---:" * (len(SPEEDS) + 2) + "|"]
+        for row in figures["rows"]:
+            cells = ("" if row.get(k) is None else f"{row[k]:,.0f}" for k in SPEEDS)
+            out.append(f"| {row['num_envs']:,} | {' | '.join(cells)} | {row['step_ms']:.1f} |")
+        out.append("")
+    return "\n".join(out)
+
+
+def _notes(folder: Path) -> str:
+    path = folder / "notes.md"
+    return path.read_text() if path.exists() else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
