@@ -61,7 +61,15 @@ def test_the_command_measures_a_world(tiny_world, block_store, tmp_path, capsys)
     result = json.loads(out.read_text())
     assert 0 <= result["segmentation"]["miou"] <= 1 and len(result["checkpoint_sha256"]) == 64
     assert result["lma"]["step_15"]["ratio"] > 0 and len(result["codes"]["usage"]["share"]) == 3
-    assert {p.name for p in out.parent.iterdir()} >= {"evaluation.md", "free_running.png", "local_actions.png"}
+    assert 0 <= result["lma"]["miou_re"]["free_running_12"] <= 1 and result["video"]["step_15"]["psnr"] > 0
+    play = result["simulator"]["random_play"]
+    assert set(play["control"]) == {"step_1", "step_10", "step_50", "step_100", "step_200"}
+    assert len(play["curves"]["present"]) == len(play["curves"]["step"]) and 0 <= play["present"]["step_200"] <= 1
+    assert result["simulator"]["cycle"]["returned_within_px"] == 0
+    assert set(result["codes"]["effect"]["each"]) == {"0 neutral", "1 swing", "2 turn"}
+    sheets = ("layers", "free_running", "reconstruction", "global_actions", "local_actions", "transfer", "curves")
+    assert {p.name for p in out.parent.iterdir()} >= {"evaluation.md", *(f"{name}.png" for name in sheets)}
+    assert "NaN" not in out.read_text()
     assert "| miou |" in capsys.readouterr().out
 
 

@@ -220,6 +220,18 @@ def test_the_command_names_bad_data_and_bad_presets(tmp_path, capsys):
     assert "not found" in capsys.readouterr().err
 
 
+def test_a_run_starts_from_a_state_of_any_name_and_adds_the_long_stage(block_store, tmp_path):
+    sizes = ["--window", "16", "--agent-radius", "5", "--codes", "3", "--loop.device", "cpu", "--lma.frames", "8"]
+    steps = ["--gma.iterations", "1", "--lma.iterations", "2", "--lma.continuous", "1", "--lma.horizons", "2", "4"]
+    assert main([str(block_store), "--out", str(tmp_path / "a"), *sizes, *steps]) == 0
+    other = (tmp_path / "a" / "state.pt").rename(tmp_path / "before.pt")
+    long = ["--long.iterations", "2", "--long.pool", "4", "--long.rows", "2", "--long.real-frames", "8"]
+    assert main([str(block_store), "--out", str(tmp_path / "b"), "--init", str(other), *sizes, *steps, *long]) == 0
+    a, b = load_world(tmp_path / "a" / "world.safetensors"), load_world(tmp_path / "b" / "world.safetensors")
+    assert torch.equal(a.model.mask.net.head.weight, b.model.mask.net.head.weight)
+    assert not torch.equal(a.model.decoder.head_full.weight, b.model.decoder.head_full.weight)
+
+
 def test_a_stage_that_is_not_there_cannot_be_trained_again(block_store, tmp_path, capsys):
     assert main([str(block_store), "--out", str(tmp_path), "--again", "dma"]) == 1
-    assert "--again takes gma and lma, got dma" in capsys.readouterr().err
+    assert "--again takes gma, lma and long, got dma" in capsys.readouterr().err
