@@ -118,6 +118,8 @@ class AblateConfig:
     """folder of the queue"""
     cache: Path = Path("data")
     sheets: Path | None = None
+    background: Path | None = None
+    """W-Sprites: as for training, when its data is not generated yet"""
     rows: tuple[str, ...] = tuple(ROWS)
     """which rows, in this order; default: all"""
     gma: Path | None = None
@@ -145,7 +147,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if unknown := set(config.rows) - set(ROWS):
             raise TrainingError(f"no rows called {', '.join(sorted(unknown))}; there are: {', '.join(ROWS)}")
-        finished = Queue(config, open_data(config.data, config.cache, sheets=config.sheets)).run()
+        store = open_data(config.data, config.cache, sheets=config.sheets, background=config.background)
+        finished = Queue(config, store).run()
     except (DataError, TrainingError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -60,6 +60,9 @@ class EvaluateConfig:
     """JSON to write; tables in Markdown go beside it (.md), pictures into its folder"""
     cache: Path = Path("data")
     sheets: Path | None = None
+    """W-Sprites: folder of LPC sheets; default: built-in characters"""
+    background: Path | None = None
+    """W-Sprites: as for training, when its data is not generated yet"""
     split: str = "test"
     videos: int = 120
     """held-out videos to measure on"""
@@ -81,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         path = Path(config.checkpoint) if config.checkpoint.endswith(".pt") else resolve(config.checkpoint)
         world = load_state(path) if path.suffix == ".pt" else load_world(path)
-        store = open_data(config.data, config.cache, sheets=config.sheets)
+        store = open_data(config.data, config.cache, sheets=config.sheets, background=config.background)
         result = evaluate(world, store, config)
     except (CheckpointError, DataError, TrainingError, ImportError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

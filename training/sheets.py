@@ -78,7 +78,7 @@ def curves(path: Path, figures: dict[str, list]) -> Path:
         axis.plot(*zip(*points, strict=True), marker=".")
         axis.set_title(name.replace("_", " "), fontsize=9)
         axis.set_xlabel("step")
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.1 * max(max(v for _, v in points), 1e-3))
         axis.grid(alpha=0.3)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -92,8 +92,8 @@ class LmaConfig:
 class LongConfig:
     """The long-horizon stage: free running under random actions, for hundreds of steps, must stay plausible."""
 
-    iterations: int = 0
-    """optimiser steps; 0 skips the stage"""
+    iterations: int | None = None
+    """optimiser steps; 0 skips the stage; default: a third of LMA's (agent-centred models only)"""
     rate: float = 4e-4
     """peak learning rate"""
     pool: int = 192
@@ -327,7 +327,7 @@ class LongStage:
 
     @property
     def iterations(self) -> int:
-        return self.config.iterations
+        return self.config.iterations or 0
 
     def state_dict(self) -> dict[str, Tensor]:
         """The pool, for a checkpoint."""

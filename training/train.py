@@ -133,6 +133,8 @@ def train(config: TrainConfig) -> bool:
     report.held_out = LmaStage(trainer.average, _windows(config, trainer, store, "val"), config.lma)
     if not trainer.run(stage, report.step, report.sheet):
         return report.interrupted()
+    if config.long.iterations is None:
+        config.long.iterations = 0 if windows.whole else config.lma.iterations // 3
     if config.long.iterations > 0:
         stage = LongStage(model, windows, config.long, config.lma, features)
         if not trainer.run(stage, report.step, report.sheet):
