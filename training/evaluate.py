@@ -13,7 +13,7 @@ import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -70,6 +70,8 @@ class EvaluateConfig:
     """random-play rollouts"""
     vgg: Path | None = None
     """VGG16 weights (.safetensors): adds feature distances, called VGG-HED"""
+    only: tuple[Literal["lma", "video", "codes", "transfer", "simulator"], ...] = ()
+    """measure only these parts beside the segmentation; default: all"""
     learned: bool = False
     """add LPIPS and FID (extra `metrics`; downloads their networks)"""
     seed: int = 0
@@ -117,18 +119,31 @@ def evaluate(world: World, store: Store, config: EvaluateConfig) -> dict:
         if not len(world.start_frames):
             return result | {"training_minutes": world.provenance["minutes"]}
         tool = Instrument.build(world, store, features)
-        result["lma"], free = animate(world, clips, folder)
-        result["video"] = reconstruct(tool, store, clips, free, config)
-        result["codes"] = local_actions(tool, clips, folder)
-        result["transfer"] = transfer(world, clips, folder)
-        result["simulator"] = {
-            "starts": len(tool.start), "detectors_on_real_video": instrument.floor(tool, store, videos),
-            "right": instrument.walk_right(tool), "cycle": instrument.cycle(tool),
-            "random_play": instrument.random_play(tool, config.rollouts, config.seed, folder),
-        }  # fmt: skip
-        sheets.save_picture(folder / "global_actions.png", global_actions(tool))
-        sheets.curves(folder / "curves.png", result["simulator"]["random_play"]["curves"])
+        wanted = config.only or ("lma", "video", "codes", "transfer", "simulator")
+        if "lma" in wanted or "video" in wanted:
+            result["lma"], free = animate(world, clips, folder)
+        if "video" in wanted:
+            result["video"] = reconstruct(tool, store, clips, free, config)
+        if "codes" in wanted:
+            result["codes"] = local_actions(tool, clips, folder)
+        if "transfer" in wanted:
+            result["transfer"] = transfer(world, clips, folder)
+        if "simulator" in wanted:
+            result["simulator"] = simulate(tool, store, videos, config)
     return result
+
+
+def simulate(tool: Instrument, store: Store, videos, config: EvaluateConfig) -> dict:
+    """The simulator as an instrument, with its sheets."""
+    folder = config.out.parent
+    out = {
+        "starts": len(tool.start), "detectors_on_real_video": instrument.floor(tool, store, videos),
+        "right": instrument.walk_right(tool), "cycle": instrument.cycle(tool),
+        "random_play": instrument.random_play(tool, config.rollouts, config.seed, folder),
+    }  # fmt: skip
+    sheets.save_picture(folder / "global_actions.png", global_actions(tool))
+    sheets.curves(folder / "curves.png", out["random_play"]["curves"])
+    return out
 
 
 def load_state(path: Path) -> World:

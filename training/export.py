@@ -16,6 +16,8 @@ from training.windows import MARGIN, WindowSet
 POOL = 64
 DEAD = 0.01
 """Codes below this share of the training steps are left out of a world."""
+TWIN = 0.05
+"""Codes whose pictures differ by less than this share of what codes usually differ by are one code."""
 RARE = 20
 """A direction seen less often than this says nothing about codes."""
 
@@ -65,20 +67,47 @@ def usual_codes(statistics: dict[str, np.ndarray], step: tuple[float, float], co
     return out
 
 
-def drop_dead_codes(model: Glass, statistics: dict[str, np.ndarray]) -> tuple[Glass, np.ndarray]:
-    """Leave out codes that explain less than DEAD of the steps: an action that nobody ever took says nothing.
+def drop_dead_codes(
+    model: Glass, statistics: dict[str, np.ndarray], twins: list[int] = ()
+) -> tuple[Glass, np.ndarray]:
+    """Leave out codes that explain less than DEAD of the steps: an action that nobody ever took says nothing; and
+    `twins`, which draw the same as another.
 
     Returns:
         the model (a copy with a smaller codebook if any is dead), and the codes (K',) that it kept.
     """
     share = np.bincount(statistics["codes"], minlength=model.config.codes) / max(1, len(statistics["codes"]))
-    kept = np.flatnonzero(share >= DEAD)
+    kept = np.setdiff1d(np.flatnonzero(share >= DEAD), twins)
     if len(kept) in (0, model.config.codes):
         return model, np.arange(model.config.codes)
     smaller = copy.deepcopy(model)
     smaller.config = model.config.replace(codes=len(kept))
     _pick_codes(smaller.quantiser, kept.tolist())
     return smaller, kept
+
+
+@torch.no_grad()
+def twin_codes(model: Glass, windows: WindowSet, statistics: dict[str, np.ndarray], steps: int = 8) -> list[int]:
+    """Codes that draw the same as a more frequent one: played from 64 real windows on the spot, they end nearer to it
+    than TWIN of the mean distance between codes."""
+    count, side = model.config.codes, model.config.window
+    if windows.whole or count < 2:
+        return []
+    index = windows.inner(np.random.default_rng(0), 64, side)
+    start = crop_windows(windows.layers_at(index), torch.full((len(index), 2), MARGIN), side)
+    start = start.to(next(model.parameters()).device)
+    still = torch.zeros(len(start), steps, 2, device=start.device)
+    ends = []
+    for code in range(count):
+        vectors = model.quantiser.embed(torch.full((len(start), steps), code, device=start.device).flatten())
+        ends.append(model.rollout(start[:, None], still, vectors.unflatten(0, (len(start), steps)))[-1].layer)
+    far = torch.stack([torch.stack([(a - b).square().mean() for b in ends]) for a in ends]).cpu().numpy()
+    usual = far.sum() / (count * (count - 1))
+    kept, twins = [], []
+    for code in np.argsort(-np.bincount(statistics["codes"], minlength=count)).tolist():
+        same = [k for k in kept if far[code, k] < TWIN * usual]
+        (twins if same else kept).append(code)
+    return sorted(twins)
 
 
 def _pick_codes(quantiser: torch.nn.Module, index: list[int]) -> None:
@@ -135,7 +164,7 @@ def build_world(model: Glass, store: Store, windows: WindowSet, code_names=None,
     """Everything a checkpoint holds, measured on the data."""
     statistics = code_statistics(model.eval(), windows)
     total = model.config.codes
-    model, kept = drop_dead_codes(model, statistics)
+    model, kept = drop_dead_codes(model, statistics, twin_codes(model, windows, statistics))
     if len(kept) < len(np.unique(statistics["codes"])):  # the few steps of dropped codes belong to others now
         statistics = code_statistics(model, windows)
     else:

@@ -14,7 +14,7 @@ from glass_gym.glass import Glass
 from glass_gym.tracking import track
 from training import trainer as trainer_module
 from training.data.store import Store
-from training.export import build_world, drop_dead_codes, usual_codes
+from training.export import build_world, drop_dead_codes, twin_codes, usual_codes
 from training.stages import GmaConfig, GmaStage, LmaConfig, LmaStage
 from training.train import main
 from training.trainer import LoopConfig, Trainer, TrainingError, schedule
@@ -235,3 +235,15 @@ def test_a_run_starts_from_a_state_of_any_name_and_adds_the_long_stage(block_sto
 def test_a_stage_that_is_not_there_cannot_be_trained_again(block_store, tmp_path, capsys):
     assert main([str(block_store), "--out", str(tmp_path), "--again", "dma"]) == 1
     assert "--again takes gma, lma and long, got dma" in capsys.readouterr().err
+
+
+def test_a_code_that_draws_like_a_more_frequent_one_is_a_twin(tiny_model, block_store):
+    store = Store(block_store)
+    windows = cut_windows(tiny_model, store, [v for v in store.videos if v.split == "train"][:3])
+    book = tiny_model.quantiser.codebook
+    book[2] = book[0]
+    book[1] = -book[0]
+    codes = np.repeat([0, 1, 2], [5, 3, 9])
+    assert twin_codes(tiny_model, windows, {"codes": codes}) == [0]
+    _, kept = drop_dead_codes(tiny_model, {"codes": codes}, [0])
+    assert kept.tolist() == [1, 2]
