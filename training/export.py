@@ -67,9 +67,7 @@ def usual_codes(statistics: dict[str, np.ndarray], step: tuple[float, float], co
     return out
 
 
-def drop_dead_codes(
-    model: Glass, statistics: dict[str, np.ndarray], twins: list[int] = ()
-) -> tuple[Glass, np.ndarray]:
+def drop_dead_codes(model: Glass, statistics: dict[str, np.ndarray], twins: list[int] = ()) -> tuple[Glass, np.ndarray]:
     """Leave out codes that explain less than DEAD of the steps: an action that nobody ever took says nothing; and
     `twins`, which draw the same as another.
 

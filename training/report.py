@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from training.ablate import tables
+from training.ablation import tables
 
 try:
     import tyro

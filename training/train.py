@@ -26,8 +26,9 @@ from training.data.clips import open_data
 from training.data.layout import ReadConfig
 from training.data.store import DataError, Store
 from training.export import build_world
+from training.long import LongConfig, LongStage
 from training.perceptual import load_features
-from training.stages import GmaConfig, GmaStage, LmaConfig, LmaStage, LongConfig, LongStage
+from training.stages import GmaConfig, GmaStage, LmaConfig, LmaStage
 from training.trainer import LoopConfig, Trainer, TrainingError
 from training.windows import WindowSet, cut_windows
 

@@ -2,8 +2,10 @@ import json
 
 import pytest
 
-from training import ablate
-from training.ablate import ROWS, Queue, main, tables
+from glass_gym.config import preset
+from glass_gym.glass import Glass
+from training.ablate import Queue, main
+from training.ablation import LMA_ROWS, ROWS, tables
 from training.data.wsprites import write_store
 from training.report import report
 
@@ -43,9 +45,9 @@ def test_an_interrupted_queue_goes_on(sprites, tmp_path, capsys):
 
 
 def test_every_switch_of_a_row_makes_a_model(sprites, tmp_path):
-    for row in ablate.LMA_ROWS:
+    for row in LMA_ROWS:
         changes = {"codes": 6} | ({} if row.data != "window" else {"window": 32, "agent_radius": 12}) | row.model
-        model = ablate.Glass(ablate.preset(row.preset, 48, 64, **changes))
+        model = Glass(preset(row.preset, 48, 64, **changes))
         assert all(getattr(model.config, key) == value for key, value in row.model.items())
 
 

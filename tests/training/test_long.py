@@ -4,9 +4,10 @@ import torch
 
 from glass_gym.config import GlassConfig
 from glass_gym.glass import Glass
-from training.stages import LmaConfig, LongConfig, LongStage
+from training.long import LongConfig, LongStage, Manifold
+from training.stages import LmaConfig
 from training.trainer import LoopConfig, Trainer
-from training.windows import MARGIN, Manifold, WindowSet
+from training.windows import MARGIN, WindowSet
 
 SIDE = 16
 
