@@ -28,7 +28,7 @@ from glass_gym.config import preset
 from glass_gym.glass import Glass
 from glass_gym.networks.shift import translate
 from glass_gym.tracking import track
-from training.ablation import ROWS, STEPS, TIMED, Row, tables
+from training.ablation import ROWS, STEPS, Row, tables
 from training.data.clips import open_data
 from training.data.store import DataError, Store, frames_to_tensor
 from training.evaluate import load_state
@@ -69,7 +69,7 @@ class AblateConfig:
     """VGG16 weights; needed by gma-vgg, which is skipped without"""
     gma_iterations: int = 400
     lma_iterations: int = 350
-    """optimiser steps of a row: the equal budget"""
+    """optimiser steps of a row; steps, and frames a step, are the equal budget (minutes are told beside them)"""
     lma_frames: int = 64
     """frames drawn a step in LMA rows"""
     videos: int = 64
@@ -149,18 +149,12 @@ class Queue:
     # --- rows --------------------------------------------------------------------------------------------------
 
     def _train(self, row: Row, model: Glass, stage, folder: Path) -> Trainer | None:
-        """Run a stage within the row's budget; None if interrupted before it is spent."""
+        """Run a row's stage; None if interrupted."""
         left = self.config.max_minutes - (time.monotonic() - self.began) / 60
-        base = self.result("gma-base" if row.name.startswith("gma") else "lma-base")
-        budget = np.inf
-        if row.name in TIMED:
-            if not base.exists():
-                raise TrainingError(f"{row.name} gets the minutes of {base.stem}, which is not finished; run it first")
-            budget = json.loads(base.read_text())["minutes"]
-        trainer = Trainer(model, folder, dataclasses.replace(self.config.loop, max_minutes=min(left, budget)))
+        trainer = Trainer(model, folder, dataclasses.replace(self.config.loop, max_minutes=left))
         if trainer.state_file.exists():
             trainer.load()
-            trainer.config.max_minutes = min(left + sum(trainer.minutes.values()), budget)
+            trainer.config.max_minutes = left + sum(trainer.minutes.values())
         bar = tqdm(total=stage.iterations, desc=row.name, leave=False, mininterval=5.0)
 
         def step(_, iteration, terms):
@@ -170,12 +164,11 @@ class Queue:
         done = trainer.run(stage, step)
         bar.close()
         self.iterations = bar.n
-        return trainer if done or sum(trainer.minutes.values()) >= budget else None
+        return trainer if done else None
 
     def _gma(self, row: Row) -> dict | None:
         torch.manual_seed(self.config.loop.seed)
-        iterations = self.config.gma_iterations * (10 if row.name in TIMED else 1)  # those stop by the clock
-        gma = GmaConfig(**({"iterations": iterations, "theta": 0.06, "perceptual": 0.0} | row.gma))
+        gma = GmaConfig(**({"iterations": self.config.gma_iterations, "theta": 0.06, "perceptual": 0.0} | row.gma))
         changes = row.model | ({"window": 64, "agent_radius": 24} if row.preset == "lean" else {"codes": 6})
         model = Glass(preset(row.preset, self.store.height, self.store.width, **changes))
         features = load_features(self.config.vgg, "cpu") if gma.perceptual else None
@@ -225,7 +218,6 @@ class Queue:
 
     def _lma(self, row: Row) -> dict | None:
         torch.manual_seed(self.config.loop.seed)
-        timed = row.name in TIMED
         settings = {
             "iterations": self.config.lma_iterations, "frames": self.config.lma_frames, "jitter": 1,
             "continuous": self.config.lma_iterations // 3, "horizons": (2, 4, 8, STEPS),
@@ -240,7 +232,6 @@ class Queue:
             return None
         result = {
             "minutes": sum(trainer.minutes.values()), "iterations": self.iterations,
-            "by": "minutes" if timed else "steps",
             "parameters": sum(p.numel() for b in model.boxes("lma") for p in b.parameters()),
         }  # fmt: skip
         with torch.inference_mode():

@@ -33,7 +33,7 @@ GMA_ROWS = (
     Row("gma-regressor", "ours", "P_f, P_b as regressors (Fig. 9) instead of correlation",
         {"foreground_shift": "regressor", "background_shift": "regressor"}),
     Row("gma-vgg", "1-2", "with L_VGG", gma={"perceptual": 0.01}),
-    Row("gma-paper", "ours", "paper(), the minutes of gma-base", preset="paper",
+    Row("gma-paper", "ours", "paper(), with its own loss weights, rate and batch", preset="paper",
         gma={"rec_j": 1.0, "size": 0.1, "binary_ramp": 0, "rate": 4e-4, "batch": 4}),
 )  # fmt: skip
 LMA_ROWS = (
@@ -54,17 +54,15 @@ LMA_ROWS = (
     Row("lma-no-skip", "ours", "without the E-to-D skip", {"skip": False}),
     Row("lma-show-shift", "ours", "the shift is never hidden from the RNN", lma={"hide_shift": 0.0}),
     Row("lma-colour-view", "ours", "A sees colours", {"action_view": "colour"}),
-    Row("lma-paper", "ours", "paper(): whole frame, the minutes of lma-base", preset="paper", data="whole",
+    Row("lma-paper", "ours", "paper(): its networks on whole frames", preset="paper", data="whole",
         lma={"continuous": 0, "cycle": 0.2, "commitment": 0.25, "rec_s": 1.0}),
-    Row("lma-centred-paper", "ours", "paper() networks on agent-centred windows, the minutes of lma-base",
+    Row("lma-centred-paper", "ours", "paper() networks on agent-centred windows",
         {"view": "agent"}, preset="paper", lma={"continuous": 0, "cycle": 0.2, "commitment": 0.25, "rec_s": 1.0}),
     Row("caddy", "CADDY", "no segmentation, soft Gumbel actions, plain directions, action variability",
         {"quantiser": "gumbel", "directions": "difference", "variability": True}, preset="paper", data="frame",
         lma={"continuous": 0, "rec_s": 1.0, "mask_weight": 0.0, "mask": 0.0}),
 )  # fmt: skip
 ROWS = {row.name: row for row in (*GMA_ROWS, *LMA_ROWS)}
-TIMED = ("gma-paper", "lma-paper", "lma-centred-paper", "caddy")
-"""Rows of other networks get the base row's minutes, all others its steps."""
 
 
 def tables(rows: list[dict]) -> str:

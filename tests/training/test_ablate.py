@@ -56,11 +56,6 @@ def test_an_unknown_row_lists_the_known_ones(sprites, tmp_path, capsys):
     assert "no rows called lma-nothing" in capsys.readouterr().err
 
 
-def test_a_timed_row_needs_the_base_row(sprites, tmp_path, capsys):
-    assert command(sprites, tmp_path, "caddy") == 1
-    assert "run it first" in capsys.readouterr().err
-
-
 def test_data_without_labels_is_refused(block_store, tmp_path, capsys):
     assert main([str(block_store), "--out", str(tmp_path)]) == 1
     assert "local_action" in capsys.readouterr().err
