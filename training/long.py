@@ -44,7 +44,8 @@ class LongConfig:
     look: float = 1.0
     """weight of the distance between a drawn layer and the nearest real layer of the same agent"""
     obey: float = 0.02
-    """weight of the cross-entropy of A reading the commanded code off what was drawn (L_CYC for random codes)"""
+    """weight of the cross-entropy of A reading the commanded code off what was drawn (L_CYC for random codes);
+    cosine codebooks only"""
 
 
 class Manifold:
@@ -220,7 +221,7 @@ class LongStage:
         silhouette, look = self.manifold.distances(aligned, rows["index"].repeat(c.steps))
         terms["silhouette"] = c.silhouette * silhouette
         terms["look"] = c.look * look
-        if c.obey:
+        if c.obey and model.config.quantiser == "ema":
             z = model.quantiser.normalise(model.directions(clip, torch.zeros(len(clip), c.steps, 2).to(clip)))
             logits = 4 * z.flatten(0, 1) @ model.quantiser.codebook.T / z.shape[-1]
             terms["obey"] = c.obey * F.cross_entropy(logits, torch.stack(codes, 1).flatten())

@@ -2,7 +2,7 @@ import torch
 
 from glass_gym.config import GlassConfig
 from glass_gym.glass import Glass, blend_windows, crop_windows, inside_windows
-from glass_gym.networks.action import CosineQuantiser
+from glass_gym.networks.action import CosineQuantiser, build_quantiser
 from glass_gym.networks.mask import densest_point
 from glass_gym.networks.shift import CorrelationShift, translate
 
@@ -129,3 +129,40 @@ def test_both_presets_roll_out_and_reach_every_parameter_of_the_lma():
         sum(d.layer.sum() + sum(c.sum() for c in d.coarse) for d in drawn).backward()
         silent = [n for n, p in model.named_parameters() if n.split(".")[0] in Glass.LMA and p.grad is None]
         assert [n for n in silent if "codebook" not in n] == []
+
+
+def test_an_open_gate_copies_the_foreground_before_and_a_closed_one_does_not(tiny_config):
+    model = Glass(tiny_config.replace(gated_copy=True)).eval()
+    layer, state = torch.rand(1, 4, 16, 16), model.start_state(1, 16, 16)
+    head = model.decoder.head_full
+    torch.nn.init.zeros_(head.weight)
+    for bias, copied in ((30.0, True), (-30.0, False)):
+        torch.nn.init.zeros_(head.bias)
+        head.bias.data[16:] = bias
+        drawn, _ = model.animate(layer, state, torch.zeros(1, 2), torch.zeros(1, tiny_config.code_channels))
+        assert torch.allclose(drawn.layer, layer, atol=1e-5) == copied
+
+
+def test_with_separate_inputs_the_code_does_not_reach_the_first_blocks(tiny_config):
+    for kind, reaches in (("joint", True), ("separate", False)):
+        torch.manual_seed(0)
+        model = Glass(tiny_config.replace(action_input=kind)).eval()
+        states = []
+        for code in (-1.0, 1.0):
+            vector = torch.full((1, tiny_config.code_channels), code)
+            model.dynamics.map.weight.data.zero_()  # the map is heard before the blocks
+            _, state = model.animate(torch.ones(1, 4, 16, 16), model.start_state(1, 16, 16), torch.ones(1, 2), vector)
+            states.append(state[0])  # of block 2
+        assert torch.equal(*states) != reaches
+
+
+def test_soft_gumbel_actions_are_sure_in_evaluation_and_random_in_training(tiny_config):
+    torch.manual_seed(0)
+    quantiser = build_quantiser(tiny_config.replace(quantiser="gumbel", variability=True))
+    z = torch.randn(64, tiny_config.code_channels)
+    assert not torch.equal(quantiser.train()(z).vector, quantiser(z).vector)
+    assert quantiser.centre.abs().sum() > 0
+    quantiser.eval()
+    assert torch.equal(quantiser(z).vector, quantiser(z).vector)
+    assert quantiser.information(z).item() >= 0
+    assert torch.equal(quantiser.embed(torch.tensor([1])), quantiser.codebook[1:2])

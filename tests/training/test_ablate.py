@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import torch
 
 from glass_gym.config import preset
 from glass_gym.glass import Glass
@@ -49,6 +50,12 @@ def test_every_switch_of_a_row_makes_a_model(sprites, tmp_path):
         changes = {"codes": 6} | ({} if row.data != "window" else {"window": 32, "agent_radius": 12}) | row.model
         model = Glass(preset(row.preset, 48, 64, **changes))
         assert all(getattr(model.config, key) == value for key, value in row.model.items())
+        side = (32, 32) if row.data == "window" else (48, 64)
+        layers, shifts = torch.rand(2, 3, 4, *side), torch.zeros(2, 2, 2)
+        found = model.eval().quantise(model.directions(layers, shifts))
+        drawn = model.rollout(layers, shifts, found.vector.unflatten(0, (2, 2)))
+        assert drawn[-1].layer.shape == (2, 4, *side) and torch.isfinite(drawn[-1].layer).all()
+        assert int(found.index.max()) < model.config.codes
 
 
 def test_an_unknown_row_lists_the_known_ones(sprites, tmp_path, capsys):
