@@ -72,9 +72,9 @@ class Manifold:
         self.energy = self.coarse.square().sum(1)
         self.video = np.searchsorted(windows.starts, np.arange(len(windows.layers)), side="right") - 1
 
-    def _crop(self, index: np.ndarray, device) -> Tensor:
+    def _crop(self, index) -> Tensor:
         layers = self.windows.layers_at(index)
-        return layers[..., MARGIN : MARGIN + self.side, MARGIN : MARGIN + self.side].to(device)
+        return layers[..., MARGIN : MARGIN + self.side, MARGIN : MARGIN + self.side]
 
     def nearest(self, layers: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The nearest real mask of any agent (N, 1, s, s), the nearest real layer of the same agent (N, 4, s, s), and
@@ -92,10 +92,10 @@ class Manifold:
             best = far.topk(min(self.CANDIDATES, far.shape[1]), largest=False).indices.numpy()
             masks, looks, known = [], [], []
             for n, video in enumerate(self.video[index.cpu().numpy()]):
-                candidates = self._crop(self.index[best[n]], "cpu")[:, 3:]
+                candidates = self._crop(self.index[best[n]])[:, 3:]
                 far_mask = (candidates - drawn[n, 3:]).square().sum((1, 2, 3)) / area
                 start, length = int(self.windows.starts[video]), int(self.windows.lengths[video])
-                own = self._crop(slice(start, start + length), "cpu")
+                own = self._crop(slice(start, start + length))
                 far_own = (own - drawn[n]).square().sum((1, 2, 3))
                 pick = int(far_own.argmin())
                 masks.append(candidates[int(far_mask.argmin())])
