@@ -174,7 +174,16 @@ def bars(*figures: dict | None) -> str:
 
 def _world(r: dict) -> str:
     lines = ["| what | measured |", "|---|---|"]
-    lines += [f"| {what} | {value} |" for part in (_split, _animation, _codes, _simulator) for what, value in part(r)]
+    parts = {
+        "": _split,
+        "lma": _animation,
+        "video": _video,
+        "codes": _codes,
+        "transfer": _transfer,
+        "simulator": _simulator,
+    }
+    measured = (part for key, part in parts.items() if not key or key in r)
+    lines += [f"| {what} | {value} |" for part in measured for what, value in part(r)]
     head = f"`{r['data']}`, split `{r['split']}`, checkpoint sha256 `{r['checkpoint_sha256'][:16]}`."
     return "\n".join([head, "", *lines])
 
@@ -198,8 +207,11 @@ def _animation(r: dict):
     if re := r["lma"].get("miou_re"):
         names = ("free_running_12", "one_step_12", "frozen_12", "m_on_real_frames_12")
         yield "mIoU_RE over 12 frames: free running / one step / frozen / M on real frames", _list(re[k] for k in names)
-    for step in steps:
-        v = r["video"][f"step_{step}"]
+
+
+def _video(r: dict):
+    for key in (k for k in r["video"] if k.startswith("step_")):
+        v, step = r["video"][key], key[5:]
         value = f"{_show(v['psnr'])} dB / {_show(v['ssim'])} / {_show(v['l1'])}"
         if "foreground" in v:
             value += f"; foreground {_show(v['foreground']['psnr'])} dB"
@@ -222,6 +234,9 @@ def _codes(r: dict):
             f"code {name}, 8 times on the spot: MSE from the start; read back by A; silhouettes alike (IoU)",
             f"{_show(e['mse_from_start'])}; {_percent(e['read_back'])}; {_show(e['silhouette_agreement'])}",
         )
+
+
+def _transfer(r: dict):
     t = r["transfer"]
     yield (
         "action transfer: codes that A reads back off the target (off the target's own video)",
