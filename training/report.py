@@ -100,20 +100,6 @@ PICTURES = {
 }
 
 
-def _value(tree: dict | None, path: str):
-    for key in path.split("/"):
-        if tree is None or key not in tree:
-            return None
-        tree = tree[key]
-    return tree
-
-
-def _show(value, digits: int = 3) -> str:
-    if value is None:
-        return "not measured"
-    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
-
-
 PLAY = "simulator/random_play/"
 TENNIS, SPRITES, REAL, ACTIONS = range(4)
 AIMS = (
