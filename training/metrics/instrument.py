@@ -242,8 +242,8 @@ def _agreement(layers: torch.Tensor) -> float:
     side = masks.shape[-1]
     ruler = torch.arange(side, dtype=torch.float32)
     mass = masks.sum((1, 2)).clamp_min(1)
-    x = ((masks.sum(1) * ruler).sum(1) / mass - side / 2).round().long()
-    y = ((masks.sum(2) * ruler).sum(1) / mass - side / 2).round().long()
+    x = ((masks.sum(1) * ruler).sum(1) / mass - side / 2).floor().long()
+    y = ((masks.sum(2) * ruler).sum(1) / mass - side / 2).floor().long()
     moved = torch.stack([m.roll((-int(b), -int(a)), (0, 1)) for m, a, b in zip(masks, x, y, strict=True)]).flatten(1)
     moved = moved.float()
     both = moved @ moved.T
