@@ -76,6 +76,7 @@ class Glass(nn.Module):
 
     GMA = ("mask", "inpaint", "shift_foreground", "shift_background")
     LMA = ("encoder", "compressor", "action", "quantiser", "dynamics", "decoder")
+    LONG = ("compressor", "dynamics", "decoder")
 
     def __init__(self, config: GlassConfig):
         super().__init__()
@@ -90,8 +91,6 @@ class Glass(nn.Module):
         self.quantiser = build_quantiser(config)
         self.dynamics = build_dynamics(config)
         self.decoder = Decoder(config)
-
-    LONG = ("compressor", "dynamics", "decoder")
 
     def boxes(self, stage: str) -> list[nn.Module]:
         """The boxes that a stage ("gma", "lma" or "long") trains."""

@@ -11,6 +11,7 @@ and work on its windows (or whole frames) reduced by two, so that a row converge
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import sys
 import time
@@ -33,12 +34,13 @@ from training.data.clips import open_data
 from training.data.store import DataError, Store, frames_to_tensor
 from training.evaluate import load_state
 from training.metrics.actions import mutual_information, usage
-from training.metrics.held_out import HORIZON, analyse
+from training.metrics.animation import roll_out
+from training.metrics.held_out import HORIZON, Clips, analyse
 from training.metrics.segmentation import iou
 from training.perceptual import load_features
 from training.stages import GmaConfig, GmaStage, LmaConfig, LmaStage
 from training.trainer import LoopConfig, Trainer, TrainingError
-from training.windows import MARGIN, WindowSet, cut_windows
+from training.windows import MARGIN, WindowSet, cut_windows, pack_windows
 
 try:
     import tyro
@@ -104,7 +106,6 @@ class Queue:
         (config.out / "rows").mkdir(parents=True, exist_ok=True)
         self.began = time.monotonic()
         self._cut: dict[str, WindowSet] = {}
-        self._clips = None
         videos = [v for v in store.videos if v.split == "test" and v.length > HORIZON]
         if not videos or "local_action" not in store.labels or not store.has_masks:
             raise DataError(f"{store.root}: ablations need held-out videos with masks and local_action labels")
@@ -183,9 +184,16 @@ class Queue:
             analyse(World(model, np.empty((0,)), (1.0, 1.0), ()), self.store, self.videos, result, clips=False)
         return result
 
-    def _base_gma(self) -> Glass:
-        path = self.config.gma or self.config.out / "gma-base" / "state.pt"
-        return load_state(path).model
+    @functools.cached_property
+    def base(self) -> Glass:
+        """The GMA that the LMA rows stand on."""
+        return load_state(self.config.gma or self.config.out / "gma-base" / "state.pt").model
+
+    @functools.cached_property
+    def clips(self) -> Clips:
+        """The held-out clips that the LMA rows are measured on."""
+        with torch.inference_mode():
+            return analyse(World(self.base, np.empty((0,)), (1.0, 1.0), ()), self.store, self.videos, {})
 
     def _data(self, kind: str) -> WindowSet:
         """Training windows or frames, reduced; kept on disk."""
@@ -196,25 +204,16 @@ class Queue:
             videos = [v for v in self.store.videos if v.split == "train"]
             if kind == "window":
                 full = self.config.out / "windows-train.npz"
-                model = self._base_gma()
                 with tqdm(total=len(videos), desc="tracking the agent", unit="video") as bar, torch.inference_mode():
                     windows = WindowSet.load(full) if full.exists() else cut_windows(
-                        model, self.store, videos, lambda done: bar.update(1)
+                        self.base, self.store, videos, lambda done: bar.update(1)
                     )  # fmt: skip
                 made = reduce_windows(windows)
             else:
-                made = whole_frames(self._base_gma() if kind == "whole" else None, self.store, videos)
+                made = whole_frames(self.base if kind == "whole" else None, self.store, videos)
             made.save(path)
         self._cut[kind] = WindowSet.load(path)
         return self._cut[kind]
-
-    def _held_out(self):
-        if self._clips is None:
-            model = self._base_gma()
-            with torch.inference_mode():
-                world = World(model, np.empty((0,)), (1.0, 1.0), ())
-                self._clips = analyse(world, self.store, self.videos, {})
-        return self._clips
 
     def _lma(self, row: Row) -> dict | None:
         torch.manual_seed(self.config.loop.seed)
@@ -239,22 +238,14 @@ class Queue:
 
     def _measure(self, row: Row, model: Glass) -> dict:
         """Codes against labels, and free-running quality, on held-out clips."""
-        clips = self._held_out()
+        clips = self.clips
         if row.data == "window":
-            layers, masks = F.avg_pool2d(clips.layers.flatten(0, 1), SCALE).unflatten(0, clips.layers.shape[:2]), None
+            layers = F.avg_pool2d(clips.layers.flatten(0, 1), SCALE).unflatten(0, clips.layers.shape[:2])
             shifts = clips.shifts / SCALE
             masks = F.avg_pool2d(clips.true_masks.flatten(0, 1), SCALE).unflatten(0, clips.layers.shape[:2]) > 0.5
         else:
-            layers, shifts, masks = whole_clips(None if row.data == "frame" else self._base_gma(), self.store, clips)
-        parts = []
-        for a, b in zip(layers.split(16), shifts.split(16), strict=True):
-            z = model.directions(a, b)
-            found = model.quantise(z)
-            codes, vectors = found.index.unflatten(0, z.shape[:2]), found.vector.unflatten(0, z.shape[:2])
-            free = torch.stack([d.layer for d in model.rollout(a, b, vectors)], 1)
-            forced = torch.ones(b.shape[:2], dtype=torch.bool)
-            once = torch.stack([d.layer for d in model.rollout(a, b, vectors, forced)], 1)
-            parts.append((codes, free, once))
+            layers, shifts, masks = whole_clips(None if row.data == "frame" else self.base, self.store, clips)
+        parts = [roll_out(model, a, b) for a, b in zip(layers.split(16), shifts.split(16), strict=True)]
         codes, free, once = (torch.cat(x) for x in zip(*parts, strict=True))
         flat = codes.numpy().ravel()
         out = {"usage": usage(flat, model.config.codes)}
@@ -271,7 +262,7 @@ class Queue:
         real = masks[:, 1:, 0]
         for name, drawn in (("free", free), ("one_step", once)):
             if row.data == "frame":
-                drawn = masks_of(self._base_gma(), drawn)
+                drawn = masks_of(self.base, drawn)
             else:
                 drawn = drawn[:, :, 3] > 0.5
             both = iou(drawn[:, :STEPS].flatten(0, 1).numpy(), real[:, :STEPS].flatten(0, 1).numpy())
@@ -303,19 +294,11 @@ def reduce_windows(windows: WindowSet) -> WindowSet:
 @torch.inference_mode()
 def whole_frames(model: Glass | None, store: Store, videos) -> WindowSet:
     """Whole reduced frames as "windows": foregrounds and masks of `model`, or raw frames with a full mask (None)."""
-    layers, positions, starts, lengths, total = [], [], [], [], 0
-    for video in tqdm(videos, desc="whole frames", leave=False):
-        frames = frames_to_tensor(store.frames[video.start : video.start + video.length])
-        stack, position = _whole(model, frames)
-        packed = torch.cat([(stack[:, :3] + 1) * 127.5, stack[:, 3:] * 255], 1)
-        layers.append(packed.round().clamp(0, 255).byte().numpy())
-        positions.append(position.numpy())
-        starts.append(total)
-        lengths.append(video.length)
-        total += video.length
-    return WindowSet(
-        np.concatenate(layers), np.concatenate(positions), starts, lengths, store.height // SCALE, store.width // SCALE
-    )
+    with tqdm(total=len(videos), desc="whole frames", leave=False) as bar:
+        return pack_windows(
+            store, videos, lambda frames: _whole(model, frames), store.height // SCALE, store.width // SCALE,
+            lambda done: bar.update(1),
+        )  # fmt: skip
 
 
 def _whole(model: Glass | None, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -97,22 +97,36 @@ def cut_windows(model: Glass, store: Store, videos: list[Video], progress=lambda
     """Track the agent through the videos and cut its windows."""
     side = model.config.window + 2 * MARGIN
     device = next(model.parameters()).device
-    layers, positions, starts, lengths, total = [], [], [], [], 0
-    for done, video in enumerate(videos):
-        frames = frames_to_tensor(store.frames[video.start : video.start + video.length]).to(device)
+
+    def look(frames: Tensor) -> tuple[Tensor, Tensor]:
+        frames = frames.to(device)
         with torch.autocast(device.type, torch.bfloat16):
             tracked = track(model, frames)
-        corner = tracked.position.long() - side // 2
-        stack = torch.cat([frames * tracked.masks, tracked.masks], 1)
+        layers = torch.cat([frames * tracked.masks, tracked.masks], 1)
         if model.config.view == "agent":
-            stack = crop_windows(stack, corner, side)
+            layers = crop_windows(layers, tracked.position.long() - side // 2, side)
+        return layers, tracked.position
+
+    return pack_windows(store, videos, look, store.height, store.width, progress)
+
+
+def pack_windows(
+    store: Store, videos: list[Video], look, height: int, width: int, progress=lambda done: None
+) -> WindowSet:
+    """What `look` sees in each video, as uint8.
+
+    Args:
+        look: maps frames (T, 3, H, W) in [-1, 1] to layers (T, 4, s, s) and positions (T, 2) px.
+        height, width: of the frames that the positions are in.
+    """
+    layers, positions, starts, lengths, total = [], [], [], [], 0
+    for done, video in enumerate(videos):
+        stack, position = look(frames_to_tensor(store.frames[video.start : video.start + video.length]))
         packed = torch.cat([(stack[:, :3] + 1) * 127.5, stack[:, 3:] * 255], 1)
         layers.append(packed.round().clamp(0, 255).byte().cpu().numpy())
-        positions.append(tracked.position.cpu().numpy())
+        positions.append(position.cpu().numpy())
         starts.append(total)
         lengths.append(video.length)
         total += video.length
         progress(done + 1)
-    return WindowSet(
-        np.concatenate(layers), np.concatenate(positions), starts, lengths, store.height, store.width
-    )  # fmt: skip
+    return WindowSet(np.concatenate(layers), np.concatenate(positions), starts, lengths, height, width)

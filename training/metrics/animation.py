@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from glass_gym.checkpoint import World
-from glass_gym.glass import blend_windows, to_bytes
+from glass_gym.glass import Glass, blend_windows, to_bytes
 from glass_gym.networks.shift import translate
 from training import sheets
 from training.data.store import Store, frames_to_tensor
@@ -23,13 +23,21 @@ STEPS_RE = 12
 """Steps of mIoU_RE (the paper's W-Sprites clips have 12 frames)."""
 
 
+def roll_out(model: Glass, layers: torch.Tensor, shifts: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Clips drawn under their own inferred actions: codes (N, T), free running and one step (N, T, 4, h, w)."""
+    found = model.quantise(model.directions(layers, shifts))
+    codes, vectors = (x.unflatten(0, shifts.shape[:2]) for x in (found.index, found.vector))
+    always = torch.ones(shifts.shape[:2], dtype=torch.bool)
+    free, once = (
+        torch.stack([d.layer for d in model.rollout(layers, shifts, vectors, teacher)], 1) for teacher in (None, always)
+    )
+    return codes, free, once
+
+
 def animate(world: World, clips: Clips, folder: Path) -> tuple[dict, torch.Tensor]:
     """LMA against the frozen player, one-step and free-running, with inferred codes; and the free-running layers."""
     model, layers, shifts = world.model, clips.layers, clips.shifts
-    codes = model.quantise(model.directions(layers, shifts)).vector.unflatten(0, shifts.shape[:2])
-    free = torch.stack([d.layer for d in model.rollout(layers, shifts, codes)], 1)
-    always = torch.ones(shifts.shape[:2], dtype=torch.bool)
-    one_step = torch.stack([d.layer for d in model.rollout(layers, shifts, codes, teacher=always)], 1)
+    _, free, one_step = roll_out(model, layers, shifts)
     real, frozen = layers[:, 1:], layers[:, :1].expand(-1, HORIZON, -1, -1, -1)
     out = {"clips": len(layers), "protocol": "free running from frame 0, inferred codes, shifts by the tracker; "
            "frozen = first foreground moved by the same shifts; MSE averaged over clips before any ratio"}  # fmt: skip

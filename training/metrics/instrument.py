@@ -19,6 +19,7 @@ from glass_gym.simulator import Simulator, WorldState
 from training import sheets
 from training.data.store import Store, frames_to_tensor
 from training.metrics.detection import MaskDetector, TennisDetector
+from training.metrics.held_out import finite
 from training.metrics.poses import PoseMatcher, matcher_of, true_positions
 
 STEPS = (1, 10, 50, 100, 200)
@@ -62,9 +63,9 @@ class Instrument:
         """Detections on the composed frames; `rows` are the start frames' indices."""
         return self.detector(self.simulator.frames(state).numpy(), None if self.sides is None else self.sides[rows])
 
-    def position(self, found) -> np.ndarray:
-        """Where the agents stand, px (B, 2): by template, else by centre of mass."""
-        return found.centroid if self.matcher is None else self.matcher(found.largest)[0]
+    def position(self, found) -> tuple[np.ndarray, np.ndarray | None]:
+        """Where the agents stand, px (B, 2), and the best template's IoU (B,); else by centre of mass, and None."""
+        return (found.centroid, None) if self.matcher is None else self.matcher(found.largest)
 
     def plausible(self, found) -> np.ndarray:
         """(B,) bool: exactly one agent, of plausible size."""
@@ -115,8 +116,8 @@ def random_play(tool: Instrument, rollouts: int, seed: int, folder: Path | None)
     rng = np.random.default_rng(seed)
     rows = np.arange(rollouts) % len(tool.start)
     play = tool.start.rows(torch.from_numpy(rows))
-    first = tool.detect(play, rows)
-    was = {0: first}
+    before_found = tool.detect(play, rows)
+    before_place, _ = tool.position(before_found)
     presence, control, centre, quality, drift = {}, {}, {}, {}, {}
     wanted = set(CURVE)
     for step in tqdm(range(1, max(CURVE) + 1), desc="random play", leave=False):
@@ -128,19 +129,20 @@ def random_play(tool: Instrument, rollouts: int, seed: int, folder: Path | None)
         if step not in wanted and step + 1 not in wanted:
             continue
         found = tool.detect(play, rows)
+        place, likeness = tool.position(found)
         if step in wanted:
             moved = (play.position - before).numpy()
-            centre[step] = np.linalg.norm(found.centroid - was[step - 1].centroid - moved, axis=1)
-            control[step] = np.linalg.norm(tool.position(found) - tool.position(was[step - 1]) - moved, axis=1)
+            centre[step] = np.linalg.norm(found.centroid - before_found.centroid - moved, axis=1)
+            control[step] = np.linalg.norm(place - before_place - moved, axis=1)
             presence[step] = float(tool.plausible(found).mean())
-            if tool.matcher is not None:
-                quality[step] = float(tool.matcher(found.largest)[1].mean())
+            if likeness is not None:
+                quality[step] = float(likeness.mean())
             drift[step] = float((play.layer[:, 3].sum((1, 2)) / play.mass.clamp_min(1)).mean())
             if folder is not None and step in (50, 200):
                 frames = tool.simulator.frames(play).numpy()
                 picture = sheets.grid([list(frames[i : i + 4]) for i in range(0, min(16, len(frames)), 4)], scale=1)
                 sheets.save_picture(folder / f"after_{step}_random_steps.png", picture)
-        was = {step: found}
+        before_found, before_place = found, place
     out = {
         "rollouts": rollouts, "detector": type(tool.detector).__name__,
         "control_by": "template" if tool.matcher else "centre of mass",
@@ -176,9 +178,9 @@ def walk_right(tool: Instrument, steps: int = 8) -> dict:
     rows = np.arange(len(tool.start))
     right = tool.table.shift_names.index("right")
     commanded = steps * float(tool.table.shifts[right, 0])
-    begin = tool.position(tool.detect(tool.start, rows))
+    begin, _ = tool.position(tool.detect(tool.start, rows))
     walk = go(tool, tool.start, [("right", 0)] * steps)
-    end = tool.position(tool.detect(walk, rows))
+    end, _ = tool.position(tool.detect(walk, rows))
     inside = (
         tool.start.position[:, 0] + commanded <= tool.simulator.width - tool.simulator.config.agent_radius
     ).numpy()
@@ -187,9 +189,8 @@ def walk_right(tool: Instrument, steps: int = 8) -> dict:
     good = np.abs(achieved - commanded) <= 0.15 * commanded
     return {
         "commanded_px": commanded, "starts_inside": int(inside.sum()),
-        "within_15_percent": float(good.mean()) if len(good) else None,
-        "achieved_mean_px": float(np.nanmean(achieved)) if len(good) else None,
-        "achieved_std_px": float(np.nanstd(achieved)) if len(good) else None,
+        "within_15_percent": finite(np.mean, good),
+        "achieved_mean_px": finite(np.nanmean, achieved), "achieved_std_px": finite(np.nanstd, achieved),
     }  # fmt: skip
 
 
