@@ -12,7 +12,6 @@ import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from glass_gym.action_space import ActionTable
 from glass_gym.checkpoint import World, load_world
@@ -20,7 +19,7 @@ from glass_gym.networks.mask import densest_point
 from glass_gym.pictures import fit_picture, stretch
 from glass_gym.randomness import uniform
 from glass_gym.simulator import PRESENT, NoAgentError, RowState, Simulator, WorldState, to_host, write_rows
-from glass_gym.task import TRIES, ReachTask, draw_rings
+from glass_gym.task import TRIES, ReachTask, draw_rings, observed_frames
 
 OBS_TYPES = ("frame", "position", "dict")
 POSITION_SOURCES = ("state", "frame")
@@ -416,12 +415,7 @@ class GlassCore:
         position = torch.cat(both, 1)
         if obs_type == "position":
             return position
-        frames = self.pictures(ring)
-        if frame_size is not None and tuple(frame_size) != (self.height, self.width):
-            frames = F.interpolate(frames.float(), tuple(frame_size), mode="area").round().byte()
-        if not channels_first:
-            frames = frames.permute(0, 2, 3, 1)
-        frames = frames.clone(memory_format=torch.contiguous_format) if frames.is_contiguous() else frames.contiguous()
+        frames = observed_frames(self.pictures(ring), frame_size, channels_first)
         return frames if obs_type == "frame" else {"frame": frames, "position": position}
 
     def render(self) -> np.ndarray:

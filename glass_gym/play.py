@@ -148,7 +148,7 @@ class Player:
             self.reset()
         else:
             human = self.controls.action(self.table)
-            action = self.agent.act(self.core) if self.agent_plays else human
+            action = self.agent.act(self.core)[0] if self.agent_plays else human
             _, reward, terminated, truncated, self.info = self.env.step(action)
             self.steps, self.value, self.last = self.steps + 1, self.value + reward, action
             self.frame = self.env.render()
@@ -183,7 +183,7 @@ class Player:
             self.reset()
         elif key == "a":
             if self.agent is None:
-                self.say("no agent loaded; start glass-play with --agent policy.zip")
+                self.say("no agent loaded; start glass-play with --agent policy.safetensors")
             else:
                 self.agent_plays = not self.agent_plays
                 self.agent.begin()
@@ -276,18 +276,17 @@ def main(argv: list[str] | None = None) -> int:
         "glass-play", description="Walk through a learned world.", formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"keys:\n{KEYS}\n\nexamples:\n  glass-play\n  glass-play GlassSprites-v0 --scale 5\n"
         "  glass-play --checkpoint runs/mine/world.safetensors --free\n  glass-play --image photo.png\n"
-        "  glass-play --agent ppo.zip --record best.mp4",
+        "  glass-play --agent agents/trained/GlassTennis-v0/ppo.safetensors --record best.mp4",
     )  # fmt: skip
     parser.add_argument("id", nargs="?", help="environment id (default: GlassTennis-v0, or Glass-v0 with --checkpoint)")
     parser.add_argument("--checkpoint", help="a world of your own (.safetensors), for the id Glass-v0")
     parser.add_argument("--image", type=Path, help="start from this picture; cropped and resized to the world's frame")
     parser.add_argument("--free", action="store_true", help="no target: roam freely")
     parser.add_argument(
-        "--agent", type=Path, help="a Stable-Baselines3 policy (.zip). It is unpickled: trust its source"
-    )
-    parser.add_argument(
-        "--algo", default="ppo", help="of the policy: ppo, a2c, dqn, recurrent_ppo, qrdqn (default: ppo)"
-    )
+        "--agent", type=Path, help="a policy: .safetensors (only data), or Stable-Baselines3's .zip (it is unpickled, "
+        "which can run code: trust its source)",
+    )  # fmt: skip
+    parser.add_argument("--algo", default="ppo", help="of a .zip: ppo, a2c, dqn, recurrent_ppo, qrdqn (default: ppo)")
     parser.add_argument("--record", type=Path, metavar="FILE", help="record from the start, .mp4 or .gif")
     parser.add_argument("--folder", type=Path, default=Path("."), help="for recordings and pictures (default: here)")
     parser.add_argument("--fps", type=float, default=15, help="steps a second (default: 15)")

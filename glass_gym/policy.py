@@ -1,19 +1,43 @@
-"""A trained Stable-Baselines3 policy as a function of a core: whatever it was trained to observe is made for it."""
+"""Trained Stable-Baselines3 policies: as functions of a core, and as files without pickle.
+
+`model.save` of SB3 writes a zip of pickles, and loading one can run code. :func:`save_policy` writes the same policy as
+one .safetensors file: weights, and JSON that names classes from a fixed table.
+"""
 
 from __future__ import annotations
 
-from collections import deque
+import importlib
+import json
+import math
 from pathlib import Path
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
+from glass_gym.checkpoint import write_atomically
 from glass_gym.core import GlassCore, emit
 
+FORMAT_VERSION = 1
 ALGORITHMS = {
     "ppo": ("stable_baselines3", "PPO"), "a2c": ("stable_baselines3", "A2C"), "dqn": ("stable_baselines3", "DQN"),
     "recurrent_ppo": ("sb3_contrib", "RecurrentPPO"), "qrdqn": ("sb3_contrib", "QRDQN"),
 }  # fmt: skip
 """Names as in RL Zoo's --algo; HER is dqn."""
+CLASSES = {
+    "ReLU": "torch.nn", "Tanh": "torch.nn", "ELU": "torch.nn", "SiLU": "torch.nn",
+    "NatureCNN": "stable_baselines3.common.torch_layers", "FlattenExtractor": "stable_baselines3.common.torch_layers",
+    "CombinedExtractor": "stable_baselines3.common.torch_layers", "GlassExtractor": "glass_gym.sb3",
+}  # fmt: skip
+"""What a policy file may name, and where it lives."""
+ARGUMENTS = {
+    "net_arch", "activation_fn", "ortho_init", "features_extractor_class", "features_extractor_kwargs",
+    "share_features_extractor", "normalize_images", "lstm_hidden_size", "n_lstm_layers", "shared_lstm",
+    "enable_critic_lstm", "lstm_kwargs", "n_quantiles",
+}  # fmt: skip
+"""Arguments of a policy that are kept; optimisers are not."""
+LARGEST_LAYER = 4096
+LARGEST_OBSERVATION = 1 << 22
 
 
 class PolicyError(ValueError):
@@ -21,32 +45,25 @@ class PolicyError(ValueError):
 
 
 def load_policy(path: str | Path, algorithm: str = "ppo", core: GlassCore | None = None) -> Policy:
-    """Load an SB3 zip. It is unpickled, which can run code: load only files that you trust.
+    """Load a policy: .safetensors from :func:`save_policy`, or an SB3 zip.
+
+    A zip is unpickled, which can run code: load only zips that you trust. A .safetensors file is only data.
 
     Args:
-        path: the .zip that `model.save` wrote.
-        algorithm: a key of ALGORITHMS.
+        path: the file.
+        algorithm: of a zip; a key of ALGORITHMS.
         core: where it shall act; checked against the policy's spaces.
 
     Raises:
-        PolicyError: no such file or algorithm, SB3 is not installed, or the policy does not fit the world.
+        PolicyError: no such file or algorithm, SB3 is not installed, a damaged or foreign file, or a policy that does
+            not fit the world.
     """
-    import importlib
-
+    path = Path(path)
     if algorithm not in ALGORITHMS:
         raise PolicyError(f"no algorithm called {algorithm!r}; there are: {', '.join(ALGORITHMS)}")
-    if not Path(path).is_file():
+    if not path.is_file():
         raise PolicyError(f"{path}: no such policy file")
-    package, name = ALGORITHMS[algorithm]
-    try:
-        module = importlib.import_module(package)
-    except ImportError:
-        raise PolicyError(f"{algorithm} needs {package}: pip install 'glass-gym[agents]'") from None
-    try:
-        model = getattr(module, name).load(path, device="cpu")
-    except Exception as error:  # SB3 lets zip, pickle, JSON and torch errors through
-        raise PolicyError(f"{path}: not a policy of {name} ({type(error).__name__}: {error})") from None
-    policy = Policy(model)
+    policy = Policy(_read(path) if path.suffix == ".safetensors" else _unzip(path, algorithm))
     if core is not None:
         try:
             policy.check(core)
@@ -55,20 +72,207 @@ def load_policy(path: str | Path, algorithm: str = "ppo", core: GlassCore | None
     return policy
 
 
-class Policy:
-    """Acts in row 0 of a core.
+def _class(algorithm: str):
+    package, name = ALGORITHMS[algorithm]
+    try:
+        return getattr(importlib.import_module(package), name)
+    except ImportError:
+        raise PolicyError(f"{algorithm} needs {package}: pip install 'glass-gym[agents]'") from None
+
+
+def _unzip(path: Path, algorithm: str):
+    kind = _class(algorithm)
+    try:
+        return kind.load(path, device="cpu")
+    except Exception as error:  # SB3 lets zip, pickle, JSON and torch errors through
+        raise PolicyError(f"{path}: not a policy of {kind.__name__} ({type(error).__name__}: {error})") from None
+
+
+# --- files without pickle --------------------------------------------------------------------------------------
+
+
+def save_policy(path: str | Path, model, algorithm: str, provenance: dict | None = None) -> Path:
+    """Write an SB3 model's policy (not its optimiser or buffers) as .safetensors.
 
     Args:
-        model: an SB3 model.
+        model: an SB3 model of a class in ALGORITHMS.
+        algorithm: its key.
+        provenance: how it was made, JSON.
+
+    Raises:
+        PolicyError: the policy uses something that a file cannot name.
+    """
+    from safetensors.torch import save_file
+
+    header = {
+        "format_version": FORMAT_VERSION, "algorithm": algorithm, "provenance": provenance or {},
+        "policy": _policy_name(model, algorithm), "arguments": _arguments_out(model.policy_kwargs),
+        "observation_space": _space_out(model.observation_space), "action_space": _space_out(model.action_space),
+    }  # fmt: skip
+    tensors, seen = {}, set()
+    for key, value in model.policy.state_dict().items():
+        if key.startswith("q_net_target") or value.data_ptr() in seen:
+            continue  # shared parts are written once
+        seen.add(value.data_ptr())
+        tensors[key] = value.detach().cpu().contiguous()
+    path = Path(path)
+    write_atomically(path, lambda part: save_file(tensors, part, metadata={"glass_policy": json.dumps(header)}))
+    return path
+
+
+def _policy_name(model, algorithm: str) -> str:
+    for name, kind in _class(algorithm).policy_aliases.items():
+        if type(model.policy) is kind:
+            return name
+    raise PolicyError(f"policies of class {type(model.policy).__name__} cannot be written; use model.save")
+
+
+def _arguments_out(arguments: dict) -> dict:
+    out = {}
+    for key, value in arguments.items():
+        if key in ("optimizer_class", "optimizer_kwargs") or (key == "use_sde" and not value):
+            continue
+        if key not in ARGUMENTS:
+            raise PolicyError(f"the policy argument {key!r} cannot be written; use model.save")
+        if isinstance(value, type):
+            if value.__name__ not in CLASSES:
+                raise PolicyError(f"{key}={value.__name__} cannot be written; there are: {', '.join(CLASSES)}")
+            value = {"class": value.__name__}
+        out[key] = value
+    return out
+
+
+def _arguments_in(arguments: dict) -> dict:
+    if not isinstance(arguments, dict) or not set(arguments) <= ARGUMENTS:
+        raise ValueError(f"its policy arguments are {str(arguments)[:200]}")
+    for number in _numbers(arguments):
+        if not 0 <= abs(number) <= LARGEST_LAYER:
+            raise ValueError(f"a size of {number} in its policy arguments is more than {LARGEST_LAYER}")
+    out = dict(arguments)
+    for key, value in arguments.items():
+        if isinstance(value, dict) and set(value) == {"class"}:
+            home = CLASSES.get(value["class"])
+            if home is None:
+                raise ValueError(f"it names the class {value['class']!r}")
+            out[key] = getattr(importlib.import_module(home), value["class"])
+    return out
+
+
+def _numbers(value: Any, depth: int = 0) -> list:
+    """All numbers in nested lists and dicts."""
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return []
+    if isinstance(value, (int, float)):
+        return [value]
+    parts = list(value.values()) if isinstance(value, dict) else list(value)
+    if depth > 4 or len(parts) > 32:
+        raise ValueError("its policy arguments are nested too deep or too long")
+    return [number for part in parts for number in _numbers(part, depth + 1)]
+
+
+def _space_out(space: gym.Space) -> dict:
+    if isinstance(space, gym.spaces.Dict):
+        return {"kind": "dict", "parts": {name: _space_out(part) for name, part in space.items()}}
+    if isinstance(space, gym.spaces.Box):
+        low, high = (x.ravel()[0].item() if x.min() == x.max() else x.tolist() for x in (space.low, space.high))
+        return {"kind": "box", "low": low, "high": high, "shape": list(space.shape), "dtype": space.dtype.name}
+    if isinstance(space, gym.spaces.Discrete):
+        return {"kind": "discrete", "n": int(space.n)}
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return {"kind": "multidiscrete", "nvec": space.nvec.tolist()}
+    raise PolicyError(f"the space {space} cannot be written; use model.save")
+
+
+def _space_in(data: dict, depth: int = 0) -> gym.Space:
+    kind = data["kind"]
+    if kind == "dict" and depth == 0 and len(data["parts"]) <= 8:
+        return gym.spaces.Dict({str(name): _space_in(part, 1) for name, part in data["parts"].items()})
+    if kind == "box" and data["dtype"] in ("uint8", "float32"):
+        shape = tuple(int(v) for v in data["shape"])
+        if not shape or min(shape) < 1 or math.prod(shape) > LARGEST_OBSERVATION:
+            raise ValueError(f"it observes boxes of shape {shape}")
+        low, high = (np.broadcast_to(np.asarray(data[k], data["dtype"]), shape).copy() for k in ("low", "high"))
+        return gym.spaces.Box(low, high, dtype=np.dtype(data["dtype"]).type)
+    if kind == "discrete" and 1 <= int(data["n"]) <= 1 << 16:
+        return gym.spaces.Discrete(int(data["n"]))
+    if kind == "multidiscrete" and len(data["nvec"]) <= 8 and all(1 <= int(n) <= LARGEST_LAYER for n in data["nvec"]):
+        return gym.spaces.MultiDiscrete([int(n) for n in data["nvec"]])
+    raise ValueError(f"its space is {str(data)[:200]}")
+
+
+def policy_header(path: str | Path) -> dict:
+    """What a policy file says of itself: algorithm, spaces, provenance.
+
+    Raises:
+        PolicyError: damaged, foreign or newer.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise PolicyError(f"{path}: not a whole .safetensors file ({error}); copy or export it again") from None
+    if "glass_policy" not in metadata:
+        raise PolicyError(f"{path}: a .safetensors file, but no policy (no 'glass_policy' metadata)")
+    try:
+        header = json.loads(metadata["glass_policy"])
+        version = int(header["format_version"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise PolicyError(f"{path}: its metadata is not readable ({error})") from None
+    if version > FORMAT_VERSION:
+        raise PolicyError(f"{path}: format {version} is newer than {FORMAT_VERSION}; upgrade glass_gym")
+    return header
+
+
+def _read(path: Path):
+    """An SB3 policy from a file of :func:`save_policy`."""
+    from safetensors.torch import load_file
+
+    header = policy_header(path)
+    algorithm = header.get("algorithm")
+    if algorithm not in ALGORITHMS:
+        raise PolicyError(f"{path}: its algorithm is {algorithm!r}; there are: {', '.join(ALGORITHMS)}")
+    known = _class(algorithm).policy_aliases
+    try:
+        if header["policy"] not in known:
+            raise ValueError(f"its policy is called {header['policy']!r}; there are: {', '.join(known)}")
+        spaces = [_space_in(header[key]) for key in ("observation_space", "action_space")]
+        policy = known[header["policy"]](*spaces, lambda _: 0.0, **_arguments_in(header["arguments"]))
+        missing, unexpected = policy.load_state_dict(load_file(path), strict=False)
+        own = policy.state_dict()
+        read = {value.data_ptr() for key, value in own.items() if key not in missing}
+        lost = [k for k in missing if own[k].data_ptr() not in read and not k.startswith("q_net_target")]
+        if lost or unexpected:
+            raise ValueError(f"weights do not fit: missing {lost[:3]}, unexpected {unexpected[:3]}")
+    except (KeyError, TypeError, ValueError, RuntimeError, AssertionError, AttributeError) as error:
+        why = " ".join(str(error).split())[:300]
+        raise PolicyError(f"{path}: damaged or foreign ({why}); export it again") from None
+    policy.set_training_mode(False)
+    return policy
+
+
+# --- acting ----------------------------------------------------------------------------------------------------
+
+
+class Policy:
+    """Acts in all rows of a core; whatever it was trained to observe is made for it.
+
+    Args:
+        model: an SB3 model or policy.
+        deterministic: take the likeliest action, or draw.
     """
 
-    def __init__(self, model):
-        self.model = model
+    def __init__(self, model, deterministic: bool = True):
+        self.model, self.deterministic = model, deterministic
         self.begin()
 
-    def begin(self) -> None:
-        """A new episode: forget recurrent state and stacked frames."""
-        self._memory, self._first, self._frames = None, np.ones(1, bool), None
+    def begin(self, rows: np.ndarray | None = None) -> None:
+        """New episodes, in all rows or in those of a bool mask: forget recurrent state and stacked frames."""
+        if rows is None:
+            self._memory, self._first, self._frames = None, None, {}
+        elif self._first is not None:
+            self._first = self._first | np.asarray(rows, bool)
 
     def check(self, core: GlassCore) -> None:
         """Raise PolicyError if the policy's spaces do not fit the core."""
@@ -80,13 +284,15 @@ class Policy:
         self._plan(core)
 
     def act(self, core: GlassCore) -> np.ndarray:
-        """(shift, code) for row 0."""
+        """(rows, 2) int64: shift and code of each row."""
+        if self._first is None:
+            self._first = np.ones(core.rows, bool)
         action, self._memory = self.model.predict(
-            self._observation(core), state=self._memory, episode_start=self._first, deterministic=True
+            self._observation(core), state=self._memory, episode_start=self._first, deterministic=self.deterministic
         )
-        self._first = np.zeros(1, bool)
-        action = np.asarray(action)[0]
-        return core.table.unflatten(action) if np.ndim(action) == 0 else action
+        self._first = np.zeros(core.rows, bool)
+        action = np.asarray(action)
+        return core.table.unflatten(action) if action.ndim == 1 else action
 
     def _plan(self, core: GlassCore) -> dict:
         """How to make each part of the observation: name -> (kind, shape)."""
@@ -110,18 +316,22 @@ class Policy:
         goal = "desired_goal" in plan
         for name, (kind, shape) in plan.items():
             if kind == "position":
-                place = emit(core.observe("position"))[:1]
+                place = emit(core.observe("position"))
                 out[name] = place[:, 2:] if name == "desired_goal" else place[:, : shape[0]]
             else:
                 first = shape[0] % 3 == 0 and shape[0] < shape[2]
                 size = shape[1:] if first else shape[:2]
-                frame = emit(core.observe("frame", size, first, ring=core.task is not None and not goal))[:1]
-                out[name] = self._stacked(frame, shape[0] if first else shape[2], 1 if first else 3)
+                frame = emit(core.observe("frame", size, first, ring=core.task is not None and not goal))
+                out[name] = self._stacked(name, frame, shape[0] if first else shape[2], 1 if first else 3)
         return out[""] if "" in out else out
 
-    def _stacked(self, frame: np.ndarray, channels: int, axis: int) -> np.ndarray:
+    def _stacked(self, name: str, frame: np.ndarray, channels: int, axis: int) -> np.ndarray:
+        """The last frames side by side, oldest first; zeros before an episode's first."""
         count = channels // 3
-        if self._frames is None:
-            self._frames = deque([np.zeros_like(frame)] * count, maxlen=count)
-        self._frames.append(frame)
-        return np.concatenate(self._frames, axis)
+        if count == 1:
+            return frame
+        kept = self._frames.get(name, [np.zeros_like(frame)] * count)
+        old = ~self._first.reshape(-1, 1, 1, 1)
+        kept = [*(one * old for one in kept[1:]), frame]
+        self._frames[name] = kept
+        return np.concatenate(kept, axis)

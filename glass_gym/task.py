@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 TRIES = 16
 """Targets drawn at once for each row; the first that is far enough from the agent is taken."""
@@ -83,3 +84,16 @@ def draw_rings(frames: Tensor, target: Tensor, radius: float) -> Tensor:
     ring = ((distance - radius).abs() < 0.8) | (distance < 1.2)
     yellow = torch.stack([frames.new_full((), v) for v in (255, 230, 0)])
     return torch.where(ring[:, None], yellow[None, :, None, None], frames)
+
+
+def observed_frames(frames: Tensor, size: tuple[int, int] | None = None, channels_first: bool = False) -> Tensor:
+    """Frames (B, 3, H, W) uint8 as observations: reduced by area to (height, width), in fresh contiguous memory.
+
+    Returns:
+        (B, height, width, 3) uint8, or (B, 3, height, width).
+    """
+    if size is not None and tuple(size) != tuple(frames.shape[2:]):
+        frames = F.interpolate(frames.float(), tuple(size), mode="area").round().byte()
+    if not channels_first:
+        frames = frames.permute(0, 2, 3, 1)
+    return frames.clone(memory_format=torch.contiguous_format) if frames.is_contiguous() else frames.contiguous()

@@ -29,6 +29,7 @@ from training.export import build_world
 from training.long import LongConfig, LongStage
 from training.perceptual import load_features
 from training.stages import GmaConfig, GmaStage, LmaConfig, LmaStage
+from training.team import Team
 from training.trainer import LoopConfig, Trainer, TrainingError
 from training.windows import WindowSet, cut_windows
 
@@ -105,7 +106,9 @@ def train(config: TrainConfig) -> bool:
     kind = config.data if config.data in THETA else "wsprites"
     if config.data not in ("tennis", "wsprites") and Path(config.data).is_dir() and "Tennis" in _source(config.data):
         kind = "tennis"
-    store = _open(config)
+    team = Team(config.loop.device)
+    with team.first_alone():
+        store = _open(config)
     torch.manual_seed(config.loop.seed)
     changes = {"codes": config.codes or CODES[kind]}
     if config.preset == "lean":
@@ -113,7 +116,7 @@ def train(config: TrainConfig) -> bool:
     model = Glass(preset(config.preset, store.height, store.width, **changes))
     if config.gma.theta is None:
         config.gma.theta = THETA[kind]
-    trainer = Trainer(model, config.out, config.loop)
+    trainer = Trainer(model, config.out, config.loop, team)
     if config.resume:
         trainer.load()
     elif config.init:
@@ -121,17 +124,20 @@ def train(config: TrainConfig) -> bool:
         trainer.finished = [name for name in trainer.finished if name not in config.again]
     elif trainer.state_file.exists():
         raise TrainingError(f"{trainer.state_file} exists; add --resume to continue it, or choose another --out")
-    (config.out / "config.json").write_text(json.dumps(dataclasses.asdict(config), default=str, indent=1))
-    report = Reporter(config, trainer, store)
+    team.wait()  # all have looked for state.pt before anybody writes it
+    if team.first:
+        (config.out / "config.json").write_text(json.dumps(dataclasses.asdict(config), default=str, indent=1))
+    report = Reporter(config, trainer, store) if team.first else Silence()
     features = load_features(config.vgg, trainer.device)
     if not trainer.run(GmaStage(model, store, config.gma, features), report.step, report.sheet):
         return report.interrupted()
     if config.lma.iterations <= 0:
         print(f"GMA is done; LMA was skipped (--lma.iterations 0). State: {trainer.state_file}")
         return True
-    windows = _windows(config, trainer, store, "train")
+    with team.first_alone():
+        windows, held_out = (_windows(config, trainer, store, split) for split in ("train", "val"))
     stage = LmaStage(model, windows, config.lma, features)
-    report.held_out = LmaStage(trainer.average, _windows(config, trainer, store, "val"), config.lma)
+    report.held_out = LmaStage(trainer.average, held_out, config.lma)
     if not trainer.run(stage, report.step, report.sheet):
         return report.interrupted()
     if config.long.iterations is None:
@@ -140,6 +146,8 @@ def train(config: TrainConfig) -> bool:
         stage = LongStage(model, windows, config.long, config.lma, features)
         if not trainer.run(stage, report.step, report.sheet):
             return report.interrupted()
+    if not team.first:
+        return True
     world = build_world(
         trainer.average.cpu(), store, windows, config.code_names,
         {"data": store.source, "minutes": trainer.minutes, "argv": sys.argv[1:], "torch": torch.__version__},
@@ -238,6 +246,21 @@ class Reporter:
     def interrupted(self) -> bool:
         """Say how to go on."""
         print(f"\nstopped and saved: {self.trainer.state_file}. Continue with the same command and --resume")
+        return False
+
+
+class Silence:
+    """The reporter of all processes but the first."""
+
+    held_out: LmaStage | None = None
+
+    def step(self, *_) -> None:
+        """Nothing."""
+
+    sheet = step
+
+    def interrupted(self) -> bool:
+        """As the first's."""
         return False
 
 

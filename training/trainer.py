@@ -17,6 +17,7 @@ from glass_gym.checkpoint import write_atomically
 from glass_gym.config import GlassConfig
 from glass_gym.glass import Glass
 from glass_gym.simulator import pick_device
+from training.team import Team
 
 STATE_VERSION = 1
 
@@ -73,10 +74,12 @@ class Trainer:
         model: the model under training.
         out: run folder: state.pt, TensorBoard events and sample sheets.
         config: :class:`LoopConfig`.
+        team: the processes that train together; by default this one alone, or those that a launcher started.
     """
 
-    def __init__(self, model: Glass, out: Path, config: LoopConfig):
-        self.device = pick_device(config.device)
+    def __init__(self, model: Glass, out: Path, config: LoopConfig, team: Team | None = None):
+        self.team = team or Team(config.device)
+        self.device = pick_device(self.team.device(config.device))
         self.model = model.to(self.device, memory_format=torch.channels_last)
         self.average = Glass(model.config).to(self.device, memory_format=torch.channels_last)
         self.average.load_state_dict(model.state_dict())
@@ -111,6 +114,8 @@ class Trainer:
 
     def save(self, stage: str, iteration: int, optimiser: torch.optim.Optimizer | None, owner=None) -> None:
         """Write the state to a temporary file, then rename; `owner`: the stage, if it has a state of its own."""
+        if not self.team.first:
+            return
         state = {
             "version": STATE_VERSION, "config": json.dumps(self.model.config.to_dict()), "stage": stage,
             "iteration": iteration, "finished": self.finished, "minutes": self.minutes,
@@ -144,16 +149,17 @@ class Trainer:
             if state := self._resume.get("stage_state"):
                 stage.load_state_dict(state)
         self._resume = None
+        losses = self.team.losses(stage)
         began = saved = sheeted = time.monotonic()
         spent = self.minutes.get(stage.name, 0.0)
         with _Signals(self._request_stop):
             for iteration in range(first, stage.iterations):
-                terms = self._step(stage, iteration, optimiser, parameters)
+                terms = self._step(stage, losses, iteration, optimiser, parameters)
                 on_step(stage, iteration, terms)
                 now = time.monotonic()
                 self.minutes[stage.name] = spent + (now - began) / 60
                 out_of_time = sum(self.minutes.values()) >= self.config.max_minutes
-                if self._stop or out_of_time:
+                if self.team.any(self._stop or out_of_time):
                     self.save(stage.name, iteration + 1, optimiser, stage)
                     return False
                 if now - saved > self.config.save_minutes * 60:
@@ -167,15 +173,16 @@ class Trainer:
         self.save(stage.name, stage.iterations, None)
         return True
 
-    def _step(self, stage, iteration: int, optimiser, parameters: list[nn.Parameter]) -> dict[str, float]:
-        rng = np.random.default_rng([self.config.seed, len(stage.name), sum(map(ord, stage.name)), iteration])
+    def _step(self, stage, losses, iteration: int, optimiser, parameters: list[nn.Parameter]) -> dict[str, float]:
+        seed = [self.config.seed, len(stage.name), sum(map(ord, stage.name)), iteration]
+        rng = np.random.default_rng(seed + [self.team.rank] * (self.team.rank > 0))
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
         for group in optimiser.param_groups:
             group["lr"] = stage.config.rate * schedule(iteration, stage.iterations)
         stage.prepare(iteration, generator)
         batch = {k: v.to(self.device, non_blocking=True) for k, v in stage.batch(rng, iteration).items()}
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
-            terms = stage.losses(batch, iteration, generator)
+            terms = losses(batch, iteration, generator)
         loss: Tensor = torch.stack([term.float() for term in terms.values()]).sum()
         if not math.isfinite(loss.item()):
             values = {k: float(v.detach()) for k, v in terms.items()}

@@ -167,7 +167,7 @@ def test_a_short_training_runs_and_its_policy_acts_in_a_core(tiny_world, name):
     acting = Policy(model)
     acting.check(single.core)
     for _ in range(3):
-        single.step(acting.act(single.core))
+        single.step(acting.act(single.core)[0])
 
 
 def test_recurrent_ppo_trains(tiny_world):
@@ -178,7 +178,7 @@ def test_recurrent_ppo_trains(tiny_world):
     single.reset(seed=0)
     acting = Policy(model)
     for _ in range(3):
-        single.step(acting.act(single.core))
+        single.step(acting.act(single.core)[0])
     assert acting._memory is not None
 
 

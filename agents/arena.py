@@ -1,0 +1,88 @@
+"""Rows of a reach-the-target game that a policy acts in: a learned world here, the real game in real_tennis.py."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode
+
+import glass_gym  # noqa: F401  (registers the ids)
+from glass_gym.action_space import ActionTable
+from glass_gym.task import ReachTask
+
+
+class Arena(Protocol):
+    """What :func:`agents.evaluation.evaluate` needs. A row that is done stays so until it is reset."""
+
+    rows: int
+    table: ActionTable
+    task: ReachTask
+    limit: int
+    """Steps of an episode."""
+
+    def reset(self, mask: np.ndarray | None = None) -> None:
+        """Start the rows of a bool mask anew, or all."""
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """One step under (rows, 2) -> rewards (rows,), reached (rows,) bool."""
+
+    def observe(self, obs_type: str, frame_size=None, channels_first: bool = False, ring: bool = True):
+        """As :meth:`glass_gym.core.GlassCore.observe`."""
+
+    def pictures(self) -> np.ndarray:
+        """The rows as people see them, (rows, H, W', 3) uint8."""
+
+
+class LearnedArena:
+    """Rows of a glass_gym id.
+
+    Args:
+        id: a registered id with a target.
+        rows: number of rows.
+        seed: of row 0; row i gets seed + i.
+        kwargs: of the id.
+    """
+
+    def __init__(self, id: str, rows: int, seed: int = 0, **kwargs):
+        for taken in ("obs_type", "frame_size", "channels_first", "stagger"):
+            kwargs.pop(taken, None)
+        self.env = gym.make_vec(id, num_envs=rows, obs_type="position", autoreset_mode=AutoresetMode.DISABLED, **kwargs)
+        self.core = self.env.unwrapped.core
+        if self.core.task is None:
+            raise ValueError("this needs a target to reach: task='reach'")
+        self.rows, self.table, self.task = rows, self.core.table, self.core.task
+        self.limit = self.env.unwrapped.max_episode_steps or 100
+        self._seed: int | None = seed
+
+    def reset(self, mask=None) -> None:
+        """Start rows anew."""
+        self.env.reset(seed=self._seed, options=None if mask is None else {"reset_mask": mask})
+        self._seed = None
+
+    def step(self, actions):
+        """One step."""
+        _, reward, reached, _, _ = self.env.step(actions)
+        return reward, reached
+
+    def observe(self, *args, **kwargs):
+        """The core's."""
+        return self.core.observe(*args, **kwargs)
+
+    def pictures(self) -> np.ndarray:
+        """The rendered frames."""
+        return self.core.render()
+
+
+def make_arena(id: str, rows: int, seed: int = 0, **kwargs) -> Arena:
+    """Rows of an id to judge policies in; arguments that only change observations are left out.
+
+    Raises:
+        ValueError: an environment without a target.
+    """
+    if id == "RealTennis-v0":
+        from agents.real_tennis import RealArena
+
+        return RealArena(min(rows, 8), seed, **{k: kwargs[k] for k in ("codes", "fire_codes") if k in kwargs})
+    return LearnedArena(id, rows, seed, **kwargs)

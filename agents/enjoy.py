@@ -1,0 +1,114 @@
+"""Watch a trained policy, or measure it: python -m agents.enjoy --env GlassTennis-v0
+
+Without --trained-agent or a run of your own in --folder, the policy that comes with this repository plays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from agents import evaluation
+from agents.arena import make_arena
+from agents.options import AgentError, changes_of
+from glass_gym.policy import ALGORITHMS, PolicyError, load_policy
+
+TRAINED = Path(__file__).with_name("trained")
+EXAMPLES = """examples:
+  python -m agents.enjoy --env GlassTennis-v0
+  python -m agents.enjoy --env GlassSprites-v0 --algo ppo -f logs --no-render --n-episodes 1000
+  python -m agents.enjoy --env GlassTennis-v0 --record best.gif --no-render"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    p = argparse.ArgumentParser(
+        "python -m agents.enjoy", description=__doc__, epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    p.add_argument("--algo", default="ppo", choices=list(ALGORITHMS), help="algorithm (default: ppo)")
+    p.add_argument("--env", default="GlassTennis-v0", help="environment id (default: GlassTennis-v0)")
+    p.add_argument("-f", "--folder", type=Path, default=Path("logs"), help="where runs are (default: logs)")
+    p.add_argument("--exp-id", type=int, default=0, help="number of the run (default: the newest)")
+    p.add_argument("--load-best", action="store_true", help="best_model.zip of the run instead of policy.safetensors")
+    p.add_argument(
+        "-i", "--trained-agent", type=Path, help="a policy: .safetensors, or .zip (unpickled: trust its source)"
+    )
+    p.add_argument("--no-render", action="store_true", help="no window: measure, and print a table")
+    p.add_argument("--n-episodes", type=int, default=100, help="episodes to measure (default: 100)")
+    p.add_argument("--n-envs", type=int, default=16, help="rows that play them (default: 16)")
+    p.add_argument("--record", type=Path, help="film of the best episode, .gif or .mp4")
+    p.add_argument("--stochastic", action="store_true", help="draw actions instead of taking the likeliest")
+    p.add_argument("--out", type=Path, help="write the figures as JSON (and .md)")
+    p.add_argument("--seed", type=int, default=30_000, help="of the first episode (default: 30000)")
+    p.add_argument(
+        "--env-kwargs", nargs="+", default=[], metavar="KEY:VALUE", help="change the environment's arguments"
+    )
+    arguments = p.parse_args(argv)
+    try:
+        enjoy(arguments)
+    except (AgentError, PolicyError, ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def enjoy(arguments: argparse.Namespace) -> None:
+    """Show the policy in a window, or measure it."""
+    path = find_policy(arguments)
+    print(f"policy: {path}")
+    if not arguments.no_render:
+        from glass_gym.play import main as play
+
+        play([arguments.env, "--agent", str(path), "--algo", arguments.algo, "--seed", str(arguments.seed)])
+        return
+    policy = load_policy(path, arguments.algo)
+    policy.deterministic = not arguments.stochastic
+    kwargs = changes_of(arguments.env_kwargs)
+    figures = evaluation.compare(
+        lambda: make_arena(arguments.env, arguments.n_envs, arguments.seed, **kwargs), policy, arguments.n_episodes,
+        arguments.record,
+    )  # fmt: skip
+    print(evaluation.table(figures), end="")
+    if arguments.out:
+        about = {"env": arguments.env, "policy": str(path), "command": " ".join(sys.argv[1:])}
+        print(evaluation.write(arguments.out, about | {"policies": figures}))
+
+
+def find_policy(arguments: argparse.Namespace) -> Path:
+    """The file that the options name: a given one, a run's, or the one that comes with the repository.
+
+    Raises:
+        AgentError: there is none.
+    """
+    if arguments.trained_agent:
+        return arguments.trained_agent
+    runs = sorted(
+        (
+            p
+            for p in (arguments.folder / arguments.algo).glob(f"{arguments.env}_*")
+            if p.name.rpartition("_")[2].isdigit()
+        ),
+        key=lambda p: int(p.name.rpartition("_")[2]),
+    )
+    if arguments.exp_id:
+        runs = [p for p in runs if p.name == f"{arguments.env}_{arguments.exp_id}"]
+    names = ["best_model.zip"] if arguments.load_best else ["policy.safetensors", "best_model.zip", "last.zip"]
+    for run in reversed(runs):
+        for name in names:
+            if (run / name).is_file():
+                return run / name
+    bundled = TRAINED / arguments.env / f"{arguments.algo}.safetensors"
+    if bundled.is_file() and not arguments.exp_id:
+        return bundled
+    raise AgentError(
+        f"no policy of {arguments.algo} for {arguments.env} in {arguments.folder} or {TRAINED}; train one: "
+        f"python -m agents.train --algo {arguments.algo} --env {arguments.env}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

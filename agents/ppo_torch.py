@@ -1,0 +1,208 @@
+"""PPO (Schulman et al. 2017) in one file; frames never leave the device: python -m agents.ppo_torch
+
+The world steps in batches of tensors, the policy reads them where they are, and nothing waits for the host inside a
+roll-out. The networks are Stable-Baselines3's actor-critic, so that the policy is saved, watched and measured like any
+other: OUT/policy.safetensors, OUT/evaluation.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import gymnasium as gym
+import torch
+from gymnasium.vector import AutoresetMode
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import glass_gym  # noqa: F401  (registers the ids)
+from agents import evaluation
+from agents.arena import make_arena
+from glass_gym.policy import Policy, save_policy
+
+
+@dataclass
+class Settings:
+    """PPO's numbers."""
+
+    n_envs: int = 64
+    n_steps: int = 32
+    batch_size: int = 512
+    n_epochs: int = 4
+    learning_rate: float = 1e-3
+    gamma: float = 0.9
+    gae_lambda: float = 0.9
+    clip_range: float = 0.2
+    ent_coef: float = 0.005
+    vf_coef: float = 0.5
+    max_grad_norm: float = 0.5
+
+
+@dataclass
+class Rollout:
+    """(n_steps, n_envs, ...) tensors of what happened."""
+
+    observations: Tensor
+    actions: Tensor
+    log_probs: Tensor
+    values: Tensor
+    rewards: Tensor
+    ends: Tensor  # the step ended an episode
+
+    @classmethod
+    def empty(cls, settings: Settings, observation: Tensor) -> Rollout:
+        """Memory for one roll-out."""
+        shape, device = (settings.n_steps, settings.n_envs), observation.device
+        numbers = [torch.zeros(shape, device=device) for _ in range(4)]
+        return cls(
+            observation.new_zeros(settings.n_steps, *observation.shape),
+            torch.zeros(*shape, 2, dtype=torch.long, device=device), *numbers,
+        )  # fmt: skip
+
+
+def make_policy(env, learning_rate: float, device):
+    """SB3's actor-critic over keypoints, and an object that :func:`save_policy` can write."""
+    from stable_baselines3.common.policies import ActorCriticCnnPolicy
+
+    from glass_gym.sb3 import GlassExtractor
+
+    kwargs = {"features_extractor_class": GlassExtractor, "net_arch": [128]}
+    spaces = env.single_observation_space, env.single_action_space
+    policy = ActorCriticCnnPolicy(*spaces, lambda _: learning_rate, **kwargs).to(device)
+    return policy, SimpleNamespace(
+        policy=policy, policy_kwargs=kwargs, observation_space=spaces[0], action_space=spaces[1]
+    )
+
+
+@torch.no_grad()
+def collect(env, policy, rollout: Rollout, observation: Tensor, settings: Settings) -> Tensor:
+    """Fill a roll-out; returns the next observation.
+
+    An episode that the time limit cut is worth the value of its last state more, as if it stood still once.
+    """
+    for t in range(settings.n_steps):
+        actions, values, log_probs = policy(observation)
+        rollout.observations[t], rollout.actions[t] = observation, actions
+        rollout.values[t], rollout.log_probs[t] = values[:, 0], log_probs
+        observation, reward, terminated, truncated, _ = env.step(actions)
+        late = truncated & ~terminated
+        rollout.rewards[t] = reward + settings.gamma * values[:, 0] * late
+        rollout.ends[t] = (terminated | truncated).float()
+    return observation
+
+
+def advantages(rollout: Rollout, last: Tensor, gamma: float, lam: float) -> Tensor:
+    """Generalised advantage estimates (Schulman et al. 2016, eq. 16), (n_steps, n_envs).
+
+    Args:
+        last: (n_envs,) values of the states after the last step.
+    """
+    out, running = torch.zeros_like(rollout.rewards), torch.zeros_like(last)
+    for t in reversed(range(len(out))):
+        goes_on = 1 - rollout.ends[t]
+        error = rollout.rewards[t] + gamma * goes_on * last - rollout.values[t]
+        running = error + gamma * lam * goes_on * running
+        out[t], last = running, rollout.values[t]
+    return out
+
+
+def update(policy, optimiser, rollout: Rollout, advantage: Tensor, settings: Settings) -> None:
+    """Several epochs of clipped policy gradient (eq. 9 of the PPO paper) over shuffled batches."""
+    returns = (advantage + rollout.values).flatten()
+    advantage = advantage.flatten()
+    parts = (rollout.observations, rollout.actions, rollout.log_probs)
+    observations, actions, log_probs = (part.flatten(0, 1) for part in parts)
+    for _ in range(settings.n_epochs):
+        for index in torch.randperm(len(returns), device=returns.device).split(settings.batch_size):
+            values, log_prob, entropy = policy.evaluate_actions(observations[index], actions[index])
+            gain = advantage[index]
+            gain = (gain - gain.mean()) / (gain.std() + 1e-8)
+            ratio = (log_prob - log_probs[index]).exp()
+            clipped = ratio.clamp(1 - settings.clip_range, 1 + settings.clip_range)
+            loss = (
+                -torch.minimum(ratio * gain, clipped * gain).mean()
+                + settings.vf_coef * (values[:, 0] - returns[index]).square().mean()
+                - settings.ent_coef * entropy.mean()
+            )
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(policy.parameters(), settings.max_grad_norm)
+            optimiser.step()
+
+
+def train(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Train, save, measure."""
+    torch.manual_seed(arguments.seed)
+    env = gym.make_vec(
+        arguments.env, num_envs=settings.n_envs, output="torch", autoreset_mode=AutoresetMode.SAME_STEP, stagger=True,
+        frame_size=tuple(arguments.frame_size), channels_first=True, device=arguments.device,
+    )  # fmt: skip
+    observation, _ = env.reset(seed=arguments.seed)
+    policy, whole = make_policy(env, settings.learning_rate, observation.device)
+    optimiser = torch.optim.Adam(policy.parameters(), settings.learning_rate, eps=1e-5)
+    rollout = Rollout.empty(settings, observation)
+    chunk = settings.n_envs * settings.n_steps
+    rounds, done, began = -(-arguments.n_timesteps // chunk), 0, time.monotonic()
+    with tqdm(total=rounds * chunk, unit="step", unit_scale=True) as bar:
+        for number in range(rounds):
+            for group in optimiser.param_groups:
+                group["lr"] = settings.learning_rate * (1 - number / rounds)
+            policy.set_training_mode(False)
+            observation = collect(env, policy, rollout, observation, settings)
+            with torch.no_grad():
+                last = policy.predict_values(observation)[:, 0]
+            policy.set_training_mode(True)
+            update(policy, optimiser, rollout, advantages(rollout, last, settings.gamma, settings.gae_lambda), settings)
+            done += chunk
+            bar.update(chunk)
+            ends = rollout.ends.sum().clamp_min(1)
+            bar.set_postfix(steps_an_episode=f"{chunk / ends.item():.1f}")
+            if time.monotonic() - began > arguments.max_minutes * 60:
+                break
+    minutes = (time.monotonic() - began) / 60
+    policy.set_training_mode(False)
+    policy.cpu()
+    about = {
+        "env": arguments.env, "timesteps": done, "minutes": round(minutes, 2), "seed": arguments.seed,
+        "device": str(observation.device), "command": " ".join(sys.argv[1:]),
+    }  # fmt: skip
+    print(f"policy: {save_policy(arguments.out / 'policy.safetensors', whole, 'ppo', about)}")
+    figures = evaluation.compare(
+        lambda: make_arena(arguments.env, min(64, arguments.final_episodes), arguments.seed + 20_000),
+        Policy(policy), arguments.final_episodes, arguments.out / "best_episode.gif",
+    )  # fmt: skip
+    evaluation.write(arguments.out / "evaluation.json", {"algo": "ppo_torch", **about, "policies": figures})
+    print(evaluation.table(figures) + str(arguments.out / "evaluation.json"))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    p = argparse.ArgumentParser(
+        "python -m agents.ppo_torch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("--env", default="GlassTennis-v0", help="environment id (default: GlassTennis-v0)")
+    p.add_argument("-n", "--n-timesteps", type=int, default=500_000, help="steps of all rows (default: 500000)")
+    p.add_argument("--frame-size", type=int, nargs=2, default=(48, 80), help="height, width px (default: 48 80)")
+    p.add_argument("--final-episodes", type=int, default=1000, help="episodes of the evaluation (default: 1000)")
+    p.add_argument("--max-minutes", type=float, default=float("inf"), help="stop training after this time")
+    p.add_argument("--out", type=Path, default=Path("logs/ppo_torch"), help="folder (default: logs/ppo_torch)")
+    p.add_argument("--device", default="auto", help="of world and policy: auto, cpu, cuda (default: auto)")
+    p.add_argument("--seed", type=int, default=0)
+    for name, default in vars(Settings()).items():
+        p.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default, help=f"(default: {default})")
+    arguments = p.parse_args(argv)
+    try:
+        train(arguments, Settings(**{name: getattr(arguments, name) for name in vars(Settings())}))
+    except (gym.error.Error, ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,250 @@
+"""The real game: reach a target in ALE Tennis, in the dress of ``GlassTennis-v0``.
+
+Spaces, target, reward and time limit are those of the learned world, so that a policy moves from one to the other as it
+is. The near half court goes through the preprocessing of the recordings (rows 96..191, native resolution, four game
+frames a step); a shift is the joystick's direction; codes press the fire button or nothing.
+"""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from glass_gym.action_space import ActionTable
+from glass_gym.core import emit
+from glass_gym.pictures import stretch
+from glass_gym.task import TRIES, ReachTask, draw_rings, observed_frames
+
+TOP, HEIGHT, WIDTH, PIXEL_ASPECT, FRAMESKIP = 96, 96, 160, 1.6, 4
+STEP = 4.0
+"""px that the player runs in a step"""
+JOYSTICK = (0, 3, 6, 2, 7, 4, 9, 5, 8)
+"""ALE's actions in the order of the compass: stay, right, up-right, up, ..."""
+FIRE = (1, 11, 14, 10, 15, 12, 17, 13, 16)
+"""the same with the button"""
+RAM_Y, RAM_X = 25, 27
+BODY = (5.6, 79.3)
+"""px: the body's middle is (RAM x + 5.6, 79.3 - RAM y). Its x is 2.2 or 8.6 right of RAM's, as the player faces."""
+REACH = ((20, 144), (24, 80))
+"""px, x and y: where targets may be, so that the player can come within their radius"""
+AGENT, OPPONENT = (240, 128, 128), (117, 128, 240)
+"""colours of the side lines before whom they play"""
+FREE_STEPS = 16
+"""a rally's beginning counts as a start if the player can then run for so many steps"""
+WALK = 6
+"""an episode starts up to so many steps from there"""
+LIMIT = 100
+
+
+class RealTennis(gym.Env):
+    """Reach the target in ALE Tennis.
+
+    An episode begins in a rally in which the agent plays the near court, and the game goes on whatever happens: balls
+    fly by, points end, the players are put back to their places and stand still until the serve.
+
+    Args:
+        codes: K, local actions of the learned world.
+        fire_codes: codes that press the button. Pressing serves; without it a game stands still when the agent serves.
+        obs_type: ``"frame"``, ``"position"`` or ``"dict"``, as in the learned world.
+        frame_size: (height, width) px of observed frames.
+        reward, target_radius: see :class:`ReachTask`.
+        starts: rally beginnings that are recorded once, to start from.
+        channels_first: observed frames are (3, H, W).
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012
+
+    def __init__(
+        self, codes: int = 4, fire_codes: tuple[int, ...] = (), obs_type: str = "frame",
+        frame_size: tuple[int, int] | None = None, reward: str = "dense", target_radius: float = 6.0,
+        starts: int = 32, channels_first: bool = True, render_mode: str | None = "rgb_array",
+    ):  # fmt: skip
+        self.ale = _load()
+        self.table = ActionTable.build((STEP, STEP), tuple(f"code {k}" for k in range(codes)), "compass", 1.0)
+        self.task = ReachTask(target_radius, reward, 0.0)
+        self.fire_codes, self.obs_type, self.frame_size = set(fire_codes), obs_type, frame_size
+        self.channels_first, self.starts, self.render_mode = channels_first, starts, render_mode
+        self.action_space = gym.spaces.MultiDiscrete(self.table.nvec)
+        size = frame_size or (HEIGHT, WIDTH)
+        frame = gym.spaces.Box(0, 255, (3, *size) if channels_first else (*size, 3), np.uint8)
+        limits = np.array([WIDTH, HEIGHT] * 2, np.float32)
+        position = gym.spaces.Box(-limits, 2 * limits, dtype=np.float32)
+        spaces = {"frame": frame, "position": position, "dict": gym.spaces.Dict(frame=frame, position=position)}
+        if obs_type not in spaces:
+            raise ValueError(f"obs_type must be one of {', '.join(spaces)}, got {obs_type!r}")
+        self.observation_space = spaces[obs_type]
+        self.bank: list | None = None
+        self._screen = np.zeros((210, 160, 3), np.uint8)
+
+    # --- the game --------------------------------------------------------------------------------------------------
+
+    @property
+    def position(self) -> np.ndarray:
+        """(2,) float32 px, where the player of the near court is."""
+        memory = self.ale.getRAM()
+        return np.array([memory[RAM_X] + BODY[0], BODY[1] - memory[RAM_Y]], np.float32)
+
+    def near(self) -> bool:
+        """Whether the agent plays the near court: its side lines wear the player's colour."""
+        lines = self._look()[TOP + 20 : TOP + 80].reshape(-1, 3)
+        mine, theirs = ((lines == colour).all(-1).sum() for colour in (AGENT, OPPONENT))
+        return bool(mine > theirs)
+
+    def _look(self) -> np.ndarray:
+        self.ale.getScreenRGB(self._screen)
+        return self._screen
+
+    def _act(self, shift: int, fire: bool) -> None:
+        for _ in range(FRAMESKIP):
+            self.ale.act((FIRE if fire else JOYSTICK)[shift])
+
+    def _record_starts(self) -> None:
+        """Play random matches, and keep the beginnings of rallies: our player is near, and free to run for a while."""
+        rng, self.bank = np.random.default_rng(int(self.np_random.integers(2**31))), []
+        self.ale.reset_game()
+        shift, rested = 0, 0
+        while len(self.bank) < self.starts:
+            if self.ale.game_over():
+                self.ale.reset_game()
+            if rng.random() < 0.15:
+                shift = int(rng.integers(9))
+            before = self.position
+            self._act(shift, rng.random() < 0.3)
+            if np.abs(self.position - before).max() < 1:
+                rested += 1
+            elif rested >= 10 and self.near() and self._free():
+                self.bank.append(self.ale.cloneState())
+                rested = 0
+
+    def _free(self) -> bool:
+        """Whether from here the player runs up and down, or left and right, as told; the game is put back."""
+        here, free = self.ale.cloneState(), True
+        for turn in range(FREE_STEPS):
+            before = self.position
+            self._act((1, 3, 5, 7)[turn // 2 % 4], False)
+            free = free and STEP - 2 <= np.abs(self.position - before).max() <= 2 * STEP
+        self.ale.restoreState(here)
+        return free
+
+    # --- the environment -------------------------------------------------------------------------------------------
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        """Start in a rally. Options: `target` (x, y) px."""
+        super().reset(seed=seed)
+        if self.bank is None:
+            self._record_starts()
+        self.ale.restoreState(self.bank[int(self.np_random.integers(len(self.bank)))])
+        shift = int(self.np_random.integers(9))
+        for _ in range(1 + int(self.np_random.integers(WALK))):  # the screen follows the state
+            self._act(shift, False)
+        numbers = torch.from_numpy(self.np_random.random((1, 2 * TRIES)))
+        (left, right), (top, bottom) = REACH
+        corner = np.array([left, top], np.float32)
+        drawn = self.task.targets(numbers, torch.from_numpy(self.position - corner)[None], bottom - top, right - left)[
+            0
+        ].numpy()
+        self.target = np.asarray((options or {}).get("target", drawn + corner), np.float32)
+        self.steps, self.before = 0, self.position
+        return self._observation(), self._info()
+
+    def step(self, action):
+        """One step under (shift, code); four frames of the game."""
+        shift, code = (int(v) for v in action)
+        self.before = self.position
+        self._act(shift, code in self.fire_codes)
+        if self.ale.game_over():
+            self.ale.reset_game()
+        self.steps += 1
+        before, after, target = (torch.from_numpy(x)[None] for x in (self.before, self.position, self.target))
+        unit = float(np.linalg.norm(self.table.shifts, axis=1).max())
+        reward = self.task.rewards(before, after, target, unit).item()
+        return self._observation(), reward, self.task.reached(after, target).item(), False, self._info()
+
+    def _info(self) -> dict:
+        position = self.position
+        distance = float(np.linalg.norm(position - self.target))
+        return {
+            "agent_position": position, "target": self.target.copy(), "distance": distance,
+            "is_success": distance < self.task.radius,
+        }  # fmt: skip
+
+    def frame(self, ring: bool = True) -> torch.Tensor:
+        """(1, 3, 96, 160) uint8, the near half court, with the target or without."""
+        court = torch.from_numpy(self._look()[TOP : TOP + HEIGHT].copy()).permute(2, 0, 1)[None]
+        return draw_rings(court, torch.from_numpy(self.target)[None], self.task.radius) if ring else court
+
+    def observe(self, obs_type: str, frame_size=None, channels_first: bool = False, ring: bool = True):
+        """As :meth:`glass_gym.core.GlassCore.observe`, for one row."""
+        position = np.concatenate([self.position, self.target])[None]
+        if obs_type == "position":
+            return position
+        frame = emit(observed_frames(self.frame(ring), frame_size, channels_first))
+        return frame if obs_type == "frame" else {"frame": frame, "position": position}
+
+    def _observation(self):
+        seen = self.observe(self.obs_type, self.frame_size, self.channels_first)
+        return {key: value[0] for key, value in seen.items()} if isinstance(seen, dict) else seen[0]
+
+    def render(self) -> np.ndarray:
+        """The near half court as people see it, with the target, (96, 256, 3) uint8."""
+        return stretch(emit(self.frame())[0].transpose(1, 2, 0), PIXEL_ASPECT)
+
+
+class RealArena:
+    """Rows of the real game, for :func:`agents.evaluation.evaluate`.
+
+    Args:
+        rows: number of games.
+        seed: of row 0; row i gets seed + i.
+        kwargs: of :class:`RealTennis`.
+    """
+
+    limit = LIMIT
+
+    def __init__(self, rows: int, seed: int = 0, **kwargs):
+        self.games = [RealTennis(**kwargs) for _ in range(rows)]
+        self.rows, self.table, self.task = rows, self.games[0].table, self.games[0].task
+        self._seed: int | None = seed
+
+    def reset(self, mask=None) -> None:
+        """Start rows anew. All share the starts that the first has recorded."""
+        for row, game in enumerate(self.games):
+            if mask is None or mask[row]:
+                game.bank = self.games[0].bank
+                game.reset(seed=None if self._seed is None else self._seed + row)
+        self._seed = None
+
+    def step(self, actions):
+        """One step."""
+        played = [game.step(action) for game, action in zip(self.games, actions, strict=True)]
+        return np.array([p[1] for p in played]), np.array([p[2] for p in played])
+
+    def observe(self, *args, **kwargs):
+        """Stacked rows."""
+        seen = [game.observe(*args, **kwargs) for game in self.games]
+        if isinstance(seen[0], dict):
+            return {key: np.concatenate([one[key] for one in seen]) for key in seen[0]}
+        return np.concatenate(seen)
+
+    def pictures(self) -> np.ndarray:
+        """(rows, 96, 256, 3) uint8."""
+        return np.stack([game.render() for game in self.games])
+
+
+def _load():
+    try:
+        import ale_py
+        from ale_py.roms import get_rom_path
+    except ImportError:
+        raise ImportError("the real game needs ale-py: pip install 'glass-gym[train]'") from None
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+    ale = ale_py.ALEInterface()
+    ale.setFloat("repeat_action_probability", 0.0)
+    ale.setInt("random_seed", 0)
+    ale.loadROM(get_rom_path("tennis"))
+    return ale
+
+
+if "RealTennis-v0" not in gym.registry:
+    gym.register("RealTennis-v0", entry_point="agents.real_tennis:RealTennis", max_episode_steps=LIMIT)

@@ -1,0 +1,226 @@
+"""Train a policy in a learned world with Stable-Baselines3: python -m agents.train --algo ppo --env GlassTennis-v0
+
+Flags are RL Zoo's. The run folder LOG_FOLDER/ALGO/ENV_N gets TensorBoard events, checkpoints (last.zip,
+best_model.zip), the best policy without pickle (policy.safetensors), its evaluation (evaluation.json, .md) and a film
+of its best episode. Ctrl-C stops and saves; --resume goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from agents import evaluation
+from agents.arena import make_arena
+from agents.options import HYPERPARAMETERS, AgentError, changes_of, hyperparameters, make_env, make_model, model_class
+from glass_gym.policy import ALGORITHMS, Policy, save_policy
+
+EXAMPLES = """examples:
+  python -m agents.train --algo ppo --env GlassTennis-v0
+  python -m agents.train --algo ppo --env GlassSprites-v0 --obs-type position -n 100000
+  python -m agents.train --algo dqn --env GlassTennis-v0 --obs-type position       (with hindsight: HER)
+  python -m agents.train --algo ppo --env Glass-v0 --env-kwargs checkpoint:runs/mine/world.safetensors
+  python -m agents.train --algo ppo --env RealTennis-v0                            (the real game, for comparison)
+  python -m agents.train --algo ppo --env GlassTennis-v0 --resume"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    p = argparse.ArgumentParser(
+        "python -m agents.train", description=__doc__, epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    p.add_argument("--algo", default="ppo", choices=list(ALGORITHMS), help="algorithm (default: ppo)")
+    p.add_argument("--env", default="GlassTennis-v0", help="environment id (default: GlassTennis-v0)")
+    p.add_argument(
+        "--obs-type", choices=("frame", "position", "dict"), help="what the policy sees (default: frame; dqn: position)"
+    )
+    p.add_argument("-n", "--n-timesteps", type=int, help="steps of all rows together (default: hyperparams.yml)")
+    p.add_argument("--n-envs", type=int, help="rows (default: hyperparams.yml)")
+    p.add_argument("-f", "--log-folder", type=Path, default=Path("logs"), help="where runs go (default: logs)")
+    p.add_argument(
+        "-i", "--trained-agent", type=Path, help="start from this SB3 zip (it is unpickled: trust its source)"
+    )
+    p.add_argument("--resume", action="store_true", help="go on with the newest run of this algorithm and id")
+    p.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    p.add_argument("--eval-freq", type=int, default=50_000, help="steps between evaluations; -1: none (default: 50000)")
+    p.add_argument("--eval-episodes", type=int, default=64, help="episodes of each (default: 64)")
+    p.add_argument("--n-eval-envs", type=int, default=64, help="rows of the evaluation (default: 64)")
+    p.add_argument(
+        "--final-episodes", type=int, default=1000, help="episodes of the last evaluation; 0: none (default: 1000)"
+    )
+    p.add_argument("--save-minutes", type=float, default=3.0, help="minutes between checkpoints (default: 3)")
+    p.add_argument("--max-minutes", type=float, default=float("inf"), help="stop, saved and resumable, after this time")
+    p.add_argument("--save-replay-buffer", action="store_true", help="off-policy: save the replay buffer too (large)")
+    p.add_argument(
+        "-params", "--hyperparams", nargs="+", default=[], metavar="KEY:VALUE", help="change hyperparameters"
+    )
+    p.add_argument(
+        "--env-kwargs", nargs="+", default=[], metavar="KEY:VALUE", help="change the environment's arguments"
+    )
+    p.add_argument("-conf", "--conf-file", type=Path, default=HYPERPARAMETERS, help="hyperparameters (default: ours)")
+    p.add_argument(
+        "--device", default="auto", help="of the policy: auto, cpu, cuda (the world's: --env-kwargs device:cuda)"
+    )
+    p.add_argument("--verbose", type=int, default=0, help="SB3's (default: 0)")
+    p.add_argument("--no-progress", action="store_true", help="no progress bar")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    arguments = parser().parse_args(argv)
+    try:
+        return 0 if train(arguments) else 3
+    except (AgentError, ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def train(arguments: argparse.Namespace) -> bool:
+    """Train; returns False if it was interrupted (saved; --resume goes on)."""
+    from stable_baselines3.common.callbacks import EvalCallback
+
+    obs_type = arguments.obs_type or ("position" if arguments.algo in ("dqn", "qrdqn") else "frame")
+    settings = hyperparameters(
+        arguments.env, arguments.algo, obs_type, changes_of(arguments.hyperparams), arguments.conf_file
+    )
+    env_kwargs = settings.get("env_kwargs", {}) | {"obs_type": obs_type} | changes_of(arguments.env_kwargs)
+    steps = arguments.n_timesteps or settings["n_timesteps"]
+    rows, wrappers = arguments.n_envs or settings.get("n_envs", 8), settings.get("env_wrapper")
+    folder = run_folder(arguments.log_folder, arguments.algo, arguments.env, arguments.resume)
+    env = make_env(arguments.env, rows, arguments.seed, wrappers, **env_kwargs)
+    common = {
+        "env": env, "device": arguments.device, "verbose": arguments.verbose,
+        "tensorboard_log": str(folder / "tensorboard"),
+    }  # fmt: skip
+    if arguments.resume or arguments.trained_agent:
+        source = folder / "last.zip" if arguments.resume else arguments.trained_agent
+        model = _load(arguments.algo, source, common)
+        buffer = folder / "replay_buffer.pkl"
+        if arguments.resume and buffer.is_file():
+            model.load_replay_buffer(buffer)
+    else:
+        model = make_model(arguments.algo, settings, **common, seed=arguments.seed)
+    (folder / "arguments.json").write_text(
+        json.dumps({**vars(arguments), "settings": settings, "env_kwargs": env_kwargs}, default=str, indent=1)
+    )
+    clock = _Clock(folder, arguments)
+    callbacks = [clock.callback()]
+    if arguments.eval_freq > 0:
+        judged = {key: value for key, value in env_kwargs.items() if key != "stagger"}
+        eval_env = make_env(arguments.env, arguments.n_eval_envs, arguments.seed + 10_000, wrappers, **judged)
+        evaluations = {"n_eval_episodes": arguments.eval_episodes, "eval_freq": max(1, arguments.eval_freq // rows)}
+        callbacks.append(
+            EvalCallback(eval_env, best_model_save_path=str(folder), log_path=str(folder), verbose=0, **evaluations)
+        )
+    print(f"{arguments.algo} in {arguments.env} ({obs_type}), {steps:,} steps of {rows} rows -> {folder}")
+    left = steps - model.num_timesteps if arguments.resume else steps
+    stopped = False
+    try:
+        if left > 0:
+            model.learn(
+                left, callback=callbacks, reset_num_timesteps=not arguments.resume, log_interval=10,
+                progress_bar=not arguments.no_progress,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        stopped = True
+    clock.save(model)
+    if stopped or clock.out_of_time:
+        print(f"stopped and saved after {model.num_timesteps:,} steps: {folder / 'last.zip'}. Go on with --resume")
+        return False
+    env.close()
+    finish(arguments, model, folder, env_kwargs, clock.minutes)
+    return True
+
+
+def finish(arguments: argparse.Namespace, model, folder: Path, env_kwargs: dict, minutes: float) -> None:
+    """Export the better of the best and the last policy, evaluate it, film its best episode."""
+    best = folder / "best_model.zip"
+    chosen = model_class(arguments.algo).load(best, device="cpu") if best.is_file() else model
+    about = {
+        "env": arguments.env, "timesteps": model.num_timesteps, "minutes": round(minutes, 2), "seed": arguments.seed,
+        "command": " ".join(sys.argv[1:]),
+    }  # fmt: skip
+    path = save_policy(folder / "policy.safetensors", chosen, arguments.algo, about)
+    print(f"policy: {path}. Watch it: python -m agents.enjoy --env {arguments.env} --trained-agent {path}")
+    if arguments.final_episodes > 0:
+        rows = min(arguments.n_eval_envs, arguments.final_episodes)
+        figures = evaluation.compare(
+            lambda: make_arena(arguments.env, rows, arguments.seed + 20_000, **env_kwargs), Policy(chosen),
+            arguments.final_episodes, folder / "best_episode.gif",
+        )  # fmt: skip
+        evaluation.write(folder / "evaluation.json", {"algo": arguments.algo, **about, "policies": figures})
+        print(evaluation.table(figures) + f"{folder / 'evaluation.json'}, {folder / 'best_episode.gif'}")
+
+
+def run_folder(log_folder: Path, algorithm: str, id: str, resume: bool) -> Path:
+    """LOG_FOLDER/ALGO/ID_N: the newest for --resume, else a new one.
+
+    Raises:
+        AgentError: nothing to resume.
+    """
+    parent = Path(log_folder) / algorithm
+    numbers = [int(p.name.rpartition("_")[2]) for p in parent.glob(f"{id}_*") if p.name.rpartition("_")[2].isdigit()]
+    newest = max(numbers, default=0)
+    folder = parent / f"{id}_{newest if resume else newest + 1}"
+    if resume and not (folder / "last.zip").is_file():
+        raise AgentError(f"{parent}: no run of {id} with a last.zip to resume; leave --resume out to start")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _load(algorithm: str, path: Path, common: dict):
+    try:
+        return model_class(algorithm).load(path, **common)
+    except Exception as error:  # SB3 lets zip, pickle, JSON and torch errors through
+        raise AgentError(f"{path}: not a {algorithm} model for this environment ({error})") from None
+
+
+class _Clock:
+    """Saves every few minutes and stops in time."""
+
+    def __init__(self, folder: Path, arguments: argparse.Namespace):
+        self.folder, self.arguments = folder, arguments
+        self.began = self.saved = time.monotonic()
+        self.out_of_time = False
+        self.before = 0.0
+        file = folder / "minutes.json"
+        if arguments.resume and file.is_file():
+            self.before = float(json.loads(file.read_text()))
+
+    @property
+    def minutes(self) -> float:
+        """Of training, evaluations included, all sessions."""
+        return self.before + (time.monotonic() - self.began) / 60
+
+    def callback(self):
+        """An SB3 callback."""
+        from stable_baselines3.common.callbacks import ConvertCallback
+
+        return ConvertCallback(lambda locals_, _: self.step(locals_["self"]))
+
+    def step(self, model) -> bool:
+        """After every step; False stops."""
+        now = time.monotonic()
+        if now - self.saved > self.arguments.save_minutes * 60:
+            self.save(model)
+            self.saved = now
+        self.out_of_time = (now - self.began) / 60 > self.arguments.max_minutes
+        return not self.out_of_time
+
+    def save(self, model) -> None:
+        """last.zip, written beside and renamed."""
+        part = self.folder / "part.zip"
+        model.save(part)
+        part.replace(self.folder / "last.zip")
+        (self.folder / "minutes.json").write_text(json.dumps(self.minutes))
+        if self.arguments.save_replay_buffer and hasattr(model, "save_replay_buffer"):
+            model.save_replay_buffer(self.folder / "replay_buffer.pkl")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""A policy from the learned world in the real game: python -m agents.transfer --out docs/results/policies/transfer.json
+
+Plays the same policy in GlassTennis-v0 and in ALE Tennis (agents/real_tennis.py), beside random and greedy play and,
+with --direct, a policy that was trained in the real game. Writes the table, and a film of both worlds side by side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from agents import evaluation
+from agents.arena import LearnedArena, make_arena
+from agents.enjoy import TRAINED
+from agents.real_tennis import RealArena
+from glass_gym.policy import PolicyError, load_policy
+
+REAL, LEARNED = "RealTennis-v0", "GlassTennis-v0"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    p = argparse.ArgumentParser(
+        "python -m agents.transfer", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument(
+        "--policy", type=Path, default=TRAINED / LEARNED / "ppo.safetensors", help="default: the bundled one"
+    )
+    p.add_argument(
+        "--direct",
+        type=Path,
+        default=TRAINED / REAL / "ppo.safetensors",
+        help="a policy trained in the real game; left out if there is none",
+    )
+    p.add_argument("--episodes", type=int, default=200, help="episodes of each row of the table (default: 200)")
+    p.add_argument("--rows", type=int, default=8, help="games side by side (default: 8)")
+    p.add_argument(
+        "--fire-codes", type=int, nargs="*", default=[0, 1, 2, 3], help="codes that press the button (default: all)"
+    )
+    p.add_argument("--seed", type=int, default=40_000)
+    p.add_argument("--out", type=Path, default=Path("transfer.json"), help="figures; .md and .gif go beside it")
+    arguments = p.parse_args(argv)
+    try:
+        transfer(arguments)
+    except (PolicyError, ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def transfer(arguments: argparse.Namespace) -> dict[str, dict]:
+    """Measure, print, write; returns the rows of the table."""
+    policy = load_policy(arguments.policy)
+    codes = int(policy.model.action_space.nvec[1])
+    real = {"codes": codes, "fire_codes": tuple(arguments.fire_codes)}
+    play = {
+        "learned world": (LEARNED, policy, {}), "real game, zero-shot": (REAL, policy, real),
+        "real game, random": (REAL, evaluation.RandomPolicy(), real),
+        "real game, greedy on RAM": (REAL, evaluation.GreedyPolicy(), real),
+    }  # fmt: skip
+    if arguments.direct.is_file():
+        play["real game, trained in it"] = (REAL, load_policy(arguments.direct), real)
+    figures = {}
+    for name, (id, player, kwargs) in play.items():
+        arena = make_arena(id, arguments.rows, arguments.seed, **kwargs)
+        figures[name] = evaluation.evaluate(arena, player, arguments.episodes)
+        print(f"{name}: {figures[name]['success']:.1%}", flush=True)
+    about = {"policy": str(arguments.policy), "fire_codes": arguments.fire_codes, "command": " ".join(sys.argv[1:])}
+    print(evaluation.table(figures) + str(evaluation.write(arguments.out, about | {"policies": figures})))
+    print(evaluation.save_film(arguments.out.with_suffix(".gif"), side_by_side(policy, real, arguments.seed)))
+    return figures
+
+
+def side_by_side(policy, real: dict, seed: int, episodes: int = 3, pause: int = 6) -> list[np.ndarray]:
+    """The same targets from the same frames: left in the learned world, right in the real game."""
+    frames = []
+    game, world = RealArena(1, seed, **real), LearnedArena(LEARNED, 1, seed)
+    world.reset()
+    for _ in range(episodes):
+        game.reset()
+        start, target = game.games[0].frame(ring=False), game.games[0].target
+        world.env.reset(options={"start_frame": start[0].permute(1, 2, 0).numpy(), "target": target})
+        shown = [_walk(arena, policy) for arena in (world, game)]
+        for t in range(max(map(len, shown)) + pause):
+            pair = [film[min(t, len(film) - 1)] for film in shown]
+            frames.append(np.concatenate([pair[0], np.full_like(pair[0][:, :4], 255), pair[1]], 1))
+    return frames
+
+
+def _walk(arena, policy) -> list[np.ndarray]:
+    policy.begin()
+    frames, reached, steps = [arena.pictures()[0]], False, 0
+    while not reached and steps < arena.limit:
+        reached = bool(arena.step(policy.act(arena))[1][0])
+        frames.append(arena.pictures()[0])
+        steps += 1
+    return frames
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""The yardstick of policies, by hand and on a court of pure arithmetic."""
+
+import numpy as np
+import pytest
+
+from agents import evaluation
+from agents.evaluation import GreedyPolicy, RandomPolicy, evaluate, fewest_steps, summary, wilson
+from glass_gym.action_space import ActionTable
+from glass_gym.task import ReachTask
+
+TABLE = ActionTable.build((4.0, 3.0), ("neutral", "turn"), "compass", 1.0)
+
+
+class Plain:
+    """An endless court: the agent moves as told; targets are `far` px to the right."""
+
+    limit = 10
+
+    def __init__(self, rows, far=20.0):
+        self.rows, self.table, self.task, self.far = rows, TABLE, ReachTask(6.0), far
+        self.place = np.zeros((rows, 4), np.float32)
+        self.started = np.zeros(rows, int)
+
+    def reset(self, mask=None):
+        mask = np.ones(self.rows, bool) if mask is None else mask
+        self.place[mask] = [0, 0, self.far, 0]
+        self.started += mask
+
+    def step(self, actions):
+        self.place[:, :2] += TABLE.shifts[actions[:, 0]]
+        return np.ones(self.rows), np.linalg.norm(self.place[:, :2] - self.place[:, 2:], axis=1) < 6
+
+    def observe(self, obs_type, *_, **__):
+        return self.place.copy()
+
+    def pictures(self):
+        return np.repeat(self.place[:, 0].astype(np.uint8)[:, None, None, None], 3, -1).repeat(8, 1).repeat(8, 2)
+
+
+@pytest.mark.parametrize(
+    ("target", "steps"),
+    [
+        ((5.9, 0), 0),  # there already
+        ((6.0, 0), 1),
+        ((20, 0), 4),  # 4 px a step: 20 - 12 = 8, 20 - 16 = 4 < 6
+        ((0, -20), 5),  # 3 px a step: 20 - 12 = 8, 20 - 15 = 5
+        ((20, 20), 5),  # after 4: (4, 8), after 5: (0, 5)
+    ],
+)
+def test_the_fewest_steps_by_hand(target, steps):
+    assert fewest_steps(np.zeros((1, 2)), np.array([target]), 6.0, TABLE).tolist() == [steps]
+
+
+def test_the_interval_of_a_rate_by_hand():
+    low, high = wilson(95, 100)
+    assert (round(low, 4), round(high, 4)) == (0.8882, 0.9785)  # as in any table of Wilson's interval
+    assert wilson(0, 10)[0] == 0 and wilson(10, 10)[1] == 1
+
+
+def test_greedy_play_takes_the_fewest_steps_and_random_play_rarely_arrives():
+    figures = evaluate(Plain(4), GreedyPolicy(), 10)
+    assert (
+        figures["episodes"] == 10 and figures["success"] == 1 and figures["steps_ratio"] == 1 and figures["steps"] == 4
+    )
+    assert figures["return"] == 4
+    figures = evaluate(Plain(4, far=60), RandomPolicy(0), 12)
+    assert figures["success"] == 0 and figures["steps"] is None and figures["success_95"][0] == 0
+
+
+def test_every_row_plays_its_share_so_that_short_episodes_are_not_favoured():
+    class OneIsFast(GreedyPolicy):
+        def act(self, arena):
+            action = super().act(arena)
+            action[1:, 0] = 0  # the others never arrive
+            return action
+
+    figures = evaluate(Plain(4), OneIsFast(), 8)
+    assert figures["episodes"] == 8 and figures["success"] == 0.25
+
+
+def test_policies_hear_of_new_episodes():
+    heard = []
+
+    class Listening(GreedyPolicy):
+        def begin(self, rows=None):
+            heard.append(None if rows is None else rows.tolist())
+
+    evaluate(Plain(2), Listening(), 4)
+    assert heard[:2] == [None, [True, True]]
+
+
+def test_the_best_episode_is_filmed(tmp_path):
+    figures = evaluate(Plain(2), GreedyPolicy(), 2, film=1)
+    assert [frame[0, 0, 0] for frame in figures["film"]] == [0, 4, 8, 12, 16]
+    path = evaluation.save_film(tmp_path / "best.gif", figures["film"])
+    assert path.stat().st_size > 0
+
+
+def test_figures_by_hand():
+    kept = [(True, 6, 4, 1.0), (True, 9, 6, 2.0), (False, 10, 5, 0.0), (True, 0, 0, 1.0)]
+    figures = summary(kept)
+    assert figures["success"] == 0.75 and figures["steps_ratio"] == 1.5 and figures["steps"] == 7.5
+    assert figures["return"] == 1.0 and figures["fewest_steps"] == 3.75
+
+
+def test_the_table_is_written_beside_the_figures(tmp_path):
+    figures = summary([(True, 5, 4, 1.25)] * 2)
+    path = evaluation.write(tmp_path / "deep" / "evaluation.json", {"policies": {"policy": figures}})
+    assert "| policy | 100.0% | 34.2% to 100.0% | 1.25 | 5.00 | 1.25 | 2 |" in path.with_suffix(".md").read_text()

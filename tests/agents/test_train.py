@@ -1,0 +1,181 @@
+"""Train, stop, resume, watch: the commands as a user types them, over a tiny world."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("stable_baselines3")
+
+from agents import enjoy, ppo_torch, train
+from agents.options import AgentError, changes_of, hyperparameters, make_env, make_model, schedule
+from glass_gym.checkpoint import save_world
+from glass_gym.policy import load_policy, policy_header
+
+QUICK = ["--no-progress", "--final-episodes", "4", "--n-eval-envs", "2", "--eval-episodes", "2", "--n-envs", "4"]
+
+
+@pytest.fixture
+def world(tiny_world, tmp_path):
+    return save_world(tmp_path / "tiny.safetensors", tiny_world)
+
+
+def command(world, tmp_path, *more, algo="ppo", size="[16,24]"):
+    size = [f"frame_size:{size}"] if size else []
+    return [
+        "--algo", algo, "--env", "Glass-v0", "-f", str(tmp_path / "logs"), *QUICK, *more,
+        "--env-kwargs", f"checkpoint:{world}", "max_episode_steps:6", *size,
+    ]  # fmt: skip
+
+
+def test_a_run_leaves_all_that_it_promises(world, tmp_path, capsys):
+    settings = ["-params", "n_steps:8", "batch_size:16", "n_epochs:1"]
+    assert train.main(command(world, tmp_path, "-n", "64", "--eval-freq", "32", *settings)) == 0
+    folder = tmp_path / "logs" / "ppo" / "Glass-v0_1"
+    for name in ("last.zip", "best_model.zip", "policy.safetensors", "evaluation.json", "evaluation.md",
+                 "best_episode.gif", "arguments.json", "evaluations.npz", "tensorboard"):  # fmt: skip
+        assert (folder / name).exists(), name
+    figures = json.loads((folder / "evaluation.json").read_text())
+    assert set(figures["policies"]) == {"policy", "random", "greedy"} and figures["timesteps"] == 64
+    assert figures["policies"]["policy"]["episodes"] == 4
+    assert policy_header(folder / "policy.safetensors")["provenance"]["timesteps"] == 64
+    arguments = ["--env", "Glass-v0", "-f", str(tmp_path / "logs"), "--no-render", "--n-episodes", "3", "--n-envs", "2",
+                 "--out", str(tmp_path / "e.json"), "--record", str(tmp_path / "e.gif"),
+                 "--env-kwargs", f"checkpoint:{world}", "max_episode_steps:6"]  # fmt: skip
+    assert enjoy.main(arguments) == 0
+    assert json.loads((tmp_path / "e.json").read_text())["policies"]["policy"]["episodes"] == 3
+    assert (tmp_path / "e.gif").exists()
+    assert "policy.safetensors" in capsys.readouterr().out
+
+
+def test_a_stopped_run_goes_on_where_it_was(world, tmp_path):
+    settings = ["-params", "n_steps:8", "batch_size:16", "n_epochs:1", "--eval-freq", "-1"]
+    assert train.main(command(world, tmp_path, "-n", "96", "--max-minutes", "0", *settings)) == 3
+    folder = tmp_path / "logs" / "ppo" / "Glass-v0_1"
+    before = train.model_class("ppo").load(folder / "last.zip")
+    assert before.num_timesteps == 4  # one step of four rows
+    assert train.main(command(world, tmp_path, "-n", "96", "--resume", *settings)) == 0
+    assert [p.name for p in (tmp_path / "logs" / "ppo").iterdir()] == ["Glass-v0_1"]
+    after = train.model_class("ppo").load(folder / "last.zip")
+    assert after.num_timesteps >= 96
+    assert float(json.loads((folder / "minutes.json").read_text())) > 0
+
+
+@pytest.mark.parametrize(
+    ("algo", "obs_type", "settings"),
+    [
+        ("ppo", "position", ["n_steps:4", "batch_size:8"]), ("ppo", "dict", ["n_steps:4", "batch_size:8"]),
+        ("a2c", "frame", ["n_steps:4"]), ("recurrent_ppo", "position", ["n_steps:4", "batch_size:8"]),
+        ("dqn", "position", ["learning_starts:40", "buffer_size:500"]),
+    ],
+)  # fmt: skip
+def test_every_entry_trains(world, tmp_path, algo, obs_type, settings):
+    pytest.importorskip("sb3_contrib")
+    more = ["--obs-type", obs_type, "-n", "64", "--eval-freq", "-1", "-params", *settings]
+    size = None if obs_type == "position" else "[16,24]"
+    assert train.main(command(world, tmp_path, *more, algo=algo, size=size)) == 0
+    assert load_policy(tmp_path / "logs" / algo / "Glass-v0_1" / "policy.safetensors")
+
+
+def test_every_entry_of_the_file_makes_a_model(tiny_world):
+    import yaml
+
+    from agents.options import HYPERPARAMETERS
+
+    entries = {k: v for k, v in yaml.safe_load(HYPERPARAMETERS.read_text()).items() if not k.startswith(".")}
+    assert set(entries) == {"GlassTennis-v0", "GlassSprites-v0", "Glass-v0", "RealTennis-v0"}
+    for algorithm, kinds in entries["Glass-v0"].items():
+        for obs_type, settings in kinds.items():
+            kwargs = settings["env_kwargs"] | {"obs_type": obs_type, "checkpoint": tiny_world}
+            if "frame_size" in kwargs:
+                kwargs["frame_size"] = (16, 24)
+            env = make_env("Glass-v0", 2, 0, settings.get("env_wrapper"), **kwargs)
+            assert make_model(algorithm, settings | {"buffer_size": 100} if algorithm == "dqn" else settings, env)
+
+
+def test_a_learning_rate_falls_linearly():
+    assert [schedule("lin_0.004")(left) for left in (1, 0.5, 0)] == [0.004, 0.002, 0]
+    assert schedule(0.1) == 0.1
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: hyperparameters("Nowhere-v0", "ppo", "frame"), "no id 'Nowhere-v0'; there are: GlassTennis-v0"),
+        (lambda: hyperparameters("GlassTennis-v0", "dqn", "frame"), "no observation 'frame'; there are: position"),
+        (lambda: changes_of(["n_steps"]), "expected key:value, got 'n_steps'"),
+        (lambda: changes_of(["net:[1, "]), "the value of net is not YAML"),
+        (lambda: schedule("exp_3"), "a schedule is a number or lin_NUMBER, got 'exp_3'"),
+        (lambda: make_env("Nowhere-v0", 1), "no environment called 'Nowhere-v0'; there are: Glass-v0"),
+        (lambda: make_env("GlassTennis-v0", 1, wrappers=["Fold"]), "no 'Fold' in glass_gym.wrappers.vector"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_said(call, message):
+    with pytest.raises(AgentError, match=message):
+        call()
+
+
+def test_commands_name_what_is_missing(world, tmp_path, capsys):
+    assert train.main(command(world, tmp_path, "--resume")) == 1
+    assert "no run of Glass-v0 with a last.zip to resume" in capsys.readouterr().err
+    (tmp_path / "bad.zip").write_bytes(b"nonsense")
+    assert train.main(command(world, tmp_path, "-i", str(tmp_path / "bad.zip"))) == 1
+    assert "bad.zip: not a ppo model" in capsys.readouterr().err
+    assert train.main(command(world, tmp_path, "-params", "clip_rang:0.1")) == 1
+    assert "does not take these hyperparameters" in capsys.readouterr().err
+    assert enjoy.main(["--env", "Glass-v0", "-f", str(tmp_path / "none")]) == 1
+    assert "no policy of ppo for Glass-v0" in capsys.readouterr().err
+
+
+# --- the one-file PPO ------------------------------------------------------------------------------------------
+
+
+def test_advantages_by_hand():
+    zeros = torch.zeros(3, 1)
+    rollout = ppo_torch.Rollout(
+        zeros, zeros, zeros, values=torch.tensor([[1.0], [2.0], [3.0]]), rewards=torch.tensor([[1.0], [0.0], [2.0]]),
+        ends=torch.tensor([[0.0], [1.0], [0.0]]),
+    )  # fmt: skip
+    out = ppo_torch.advantages(rollout, torch.tensor([4.0]), gamma=0.5, lam=0.5)
+    # step 2: 2 + 0.5 * 4 - 3 = 1; step 1 ends: 0 - 2 = -2; step 0: 1 + 0.5 * 2 - 1 + 0.25 * (-2) = 0.5
+    assert out[:, 0].tolist() == [0.5, -2.0, 1.0]
+
+
+def test_an_update_makes_good_actions_likelier(tiny_world):
+    import gymnasium as gym
+
+    torch.manual_seed(0)
+    settings = ppo_torch.Settings(n_envs=2, n_steps=8, batch_size=16, n_epochs=20, ent_coef=0.0, learning_rate=3e-3)
+    env = gym.make_vec("Glass-v0", num_envs=2, checkpoint=tiny_world, output="torch", channels_first=True)
+    observation, _ = env.reset(seed=0)
+    policy, _ = ppo_torch.make_policy(env, settings.learning_rate, "cpu")
+    rollout = ppo_torch.Rollout.empty(settings, observation)
+    ppo_torch.collect(env, policy, rollout, observation, settings)
+    good = (rollout.actions[..., 0] >= 5).float()
+    advantage = good - good.mean()
+
+    def chance():
+        with torch.no_grad():
+            log_prob = policy.evaluate_actions(rollout.observations.flatten(0, 1), rollout.actions.flatten(0, 1))[1]
+        return (log_prob.exp() * good.flatten()).sum().item()
+
+    before = chance()
+    ppo_torch.update(policy, torch.optim.Adam(policy.parameters(), 3e-3), rollout, advantage, settings)
+    assert chance() > 1.1 * before
+
+
+def test_the_one_file_ppo_trains_and_its_policy_is_like_any_other(tiny_world, tmp_path):
+    import gymnasium as gym
+
+    gym.register("Tiny-v0", entry_point="glass_gym.env:GlassEnv", kwargs={"checkpoint": tiny_world},
+                 vector_entry_point="glass_gym.vector_env:GlassVectorEnv", max_episode_steps=6)  # fmt: skip
+    try:
+        small = "--frame-size 16 24 --n-envs 4 --n-steps 8 --batch-size 16 --final-episodes 4 --device cpu"
+        assert ppo_torch.main(["--env", "Tiny-v0", "-n", "64", *small.split(), "--out", str(tmp_path)]) == 0
+    finally:
+        gym.registry.pop("Tiny-v0")
+    assert json.loads((tmp_path / "evaluation.json").read_text())["policies"]["policy"]["episodes"] == 4
+    policy = load_policy(tmp_path / "policy.safetensors")
+    assert tuple(policy.model.observation_space.shape) == (3, 16, 24)
+    assert np.array_equal(policy.model.action_space.nvec, [9, 3])

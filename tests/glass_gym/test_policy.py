@@ -1,0 +1,153 @@
+"""Policies as files without pickle: what goes in comes out, and nothing else gets in."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+pytest.importorskip("stable_baselines3")
+
+from stable_baselines3 import A2C, DQN, PPO, HerReplayBuffer
+
+from glass_gym.env import GlassEnv
+from glass_gym.policy import Policy, PolicyError, load_policy, policy_header, save_policy
+from glass_gym.sb3 import GlassExtractor, GlassVecEnv, KeypointCNN
+from glass_gym.wrappers import vector
+
+KEYPOINTS = {"policy_kwargs": {"features_extractor_class": GlassExtractor, "net_arch": [16]}}
+MODELS = {
+    "ppo frame": ("ppo", PPO, "CnnPolicy", {"frame_size": (16, 24)}, KEYPOINTS | {"n_steps": 4, "batch_size": 8}),
+    "ppo position": ("ppo", PPO, "MlpPolicy", {"obs_type": "position"}, KEYPOINTS | {"n_steps": 4, "batch_size": 8}),
+    "ppo dict": ("ppo", PPO, "MultiInputPolicy", {"obs_type": "dict"}, KEYPOINTS | {"n_steps": 4, "batch_size": 8}),
+    "a2c": ("a2c", A2C, "MlpPolicy", {"obs_type": "position"},
+            {"policy_kwargs": {"net_arch": {"pi": [8], "vf": [4]}, "activation_fn": torch.nn.ELU}}),
+    "her": ("dqn", DQN, "MultiInputPolicy",
+            {"obs_type": "position", "wrappers": [vector.FlattenAction, vector.GoalObservation]},
+            KEYPOINTS | {"replay_buffer_class": HerReplayBuffer, "buffer_size": 100}),
+}  # fmt: skip
+
+
+def build(tiny_world, name):
+    algorithm, kind, policy, env, settings = MODELS[name]
+    model = kind(policy, GlassVecEnv("Glass-v0", 2, checkpoint=tiny_world, **env), seed=0, **settings)
+    return algorithm, model
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_policy_comes_back_from_its_file_and_acts_as_before(tiny_world, tmp_path, name):
+    algorithm, model = build(tiny_world, name)
+    path = save_policy(tmp_path / "policy.safetensors", model, algorithm, {"by": "test"})
+    env = GlassEnv(tiny_world)
+    read, kept = load_policy(path, core=env.core), Policy(model)
+    assert policy_header(path)["provenance"] == {"by": "test"}
+    for seed in range(5):
+        env.reset(seed=seed)
+        assert read.act(env.core).tolist() == kept.act(env.core).tolist()
+
+
+def test_a_recurrent_policy_keeps_its_memory(tiny_world, tmp_path):
+    contrib = pytest.importorskip("sb3_contrib")
+    settings = {"net_arch": [8], "lstm_hidden_size": 8}
+    env = GlassVecEnv("Glass-v0", 2, checkpoint=tiny_world, obs_type="position")
+    model = contrib.RecurrentPPO("MlpLstmPolicy", env, n_steps=4, batch_size=8, policy_kwargs=settings, seed=0)
+    read = load_policy(save_policy(tmp_path / "policy.safetensors", model, "recurrent_ppo"))
+    single = GlassEnv(tiny_world)
+    single.reset(seed=0)
+    read.act(single.core)
+    first = read._memory[0].copy()
+    read.act(single.core)
+    assert first.shape == (1, 1, 8) and not np.array_equal(first, read._memory[0])
+
+
+def test_a_policy_acts_in_all_rows_and_forgets_those_that_begin(tiny_world):
+    env = GlassVecEnv("Glass-v0", 3, checkpoint=tiny_world)
+    env.reset()
+    core = env.env.unwrapped.core
+    seen = []
+
+    def predict(observation, state, episode_start, deterministic):
+        seen.append((observation.copy(), episode_start.copy()))
+        return np.zeros((3, 2), int), state
+
+    space = SimpleNamespace(shape=(6, 32, 48))  # two frames
+    policy = Policy(SimpleNamespace(predict=predict, observation_space=space, action_space=core.action_space))
+    for _ in range(2):
+        assert policy.act(core).shape == (3, 2)
+    policy.begin(np.array([False, True, False]))
+    policy.act(core)
+    (first, _), (second, _), (third, began) = seen
+    assert began.tolist() == [False, True, False]
+    assert not first[:, :3].any() and second[:, :3].any()  # nothing came before the first frame
+    assert third[0, :3].any() and not third[1, :3].any()
+
+
+def test_shared_parts_are_written_once(tiny_world, tmp_path):
+    _, model = build(tiny_world, "ppo frame")
+    keys = load_file(save_policy(tmp_path / "policy.safetensors", model, "ppo"))
+    assert any(key.startswith("features_extractor.") for key in keys)
+    assert not any(key.startswith(("pi_features", "vf_features")) for key in keys)
+
+
+def altered(path, **changes):
+    header = policy_header(path) | changes
+    save_file(load_file(path), path, metadata={"glass_policy": json.dumps(header)})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format_version": 99}, "format 99 is newer"),
+        ({"algorithm": "sac"}, "its algorithm is 'sac'; there are: ppo"),
+        ({"policy": "os.system"}, "its policy is called 'os.system'; there are: MlpPolicy"),
+        ({"arguments": {"optimizer_class": {"class": "SGD"}}}, "its policy arguments are"),
+        ({"arguments": {"features_extractor_class": {"class": "Popen"}}}, "it names the class 'Popen'"),
+        ({"arguments": {"net_arch": [10**9]}}, "a size of 1000000000 in its policy arguments is more than 4096"),
+        ({"arguments": {"net_arch": [8] * 100}}, "nested too deep or too long"),
+        ({"arguments": {"net_arch": [8]}}, "weights do not fit|size mismatch"),
+        ({"action_space": {"kind": "multidiscrete", "nvec": [10**9]}}, "its space is"),
+        ({"observation_space": {"kind": "box", "shape": [9**9], "low": 0, "high": 1, "dtype": "float32"}}, "boxes of"),
+    ],
+)  # fmt: skip
+def test_a_hostile_or_damaged_file_is_named(tiny_world, tmp_path, changes, message):
+    _, model = build(tiny_world, "ppo position")
+    path = altered(save_policy(tmp_path / "policy.safetensors", model, "ppo"), **changes)
+    with pytest.raises(PolicyError, match=f"policy.safetensors: .*({message})"):
+        load_policy(path)
+
+
+def test_files_that_are_no_policies(tmp_path):
+    (tmp_path / "cut.safetensors").write_bytes(b"\x10")
+    with pytest.raises(PolicyError, match=r"cut\.safetensors: not a whole \.safetensors file"):
+        load_policy(tmp_path / "cut.safetensors")
+    save_file({"x": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(PolicyError, match="but no policy"):
+        load_policy(tmp_path / "foreign.safetensors")
+
+
+def test_what_a_file_cannot_name_is_said_when_writing(tiny_world, tmp_path):
+    class Own(GlassExtractor):
+        pass
+
+    env = GlassVecEnv("Glass-v0", 2, checkpoint=tiny_world)
+    model = PPO("CnnPolicy", env, n_steps=4, batch_size=8, policy_kwargs={"features_extractor_class": Own})
+    with pytest.raises(PolicyError, match="features_extractor_class=Own cannot be written"):
+        save_policy(tmp_path / "policy.safetensors", model, "ppo")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_keypoint_is_where_the_bright_spot_is(tiny_world):
+    net = KeypointCNN(GlassVecEnv("Glass-v0", 1, checkpoint=tiny_world).observation_space, channels=2)
+    maps = torch.full((1, 2, 8, 12), -50.0)
+    maps[0, 0, 0, 0] = maps[0, 1, 7, 11] = 50.0  # top left, bottom right
+    net.maps = torch.nn.Identity()
+    assert net(maps)[0].tolist() == pytest.approx([-1, -1, 1, 1], abs=1e-5)
+
+
+def test_positions_are_scaled_to_the_frame(tiny_world):
+    env = GlassVecEnv("Glass-v0", 1, checkpoint=tiny_world, obs_type="position")  # the frame is 48 x 32 px
+    features = GlassExtractor(env.observation_space)(torch.tensor([[0.0, 32.0, 48.0, 16.0]]))
+    assert features[0].tolist() == pytest.approx([-1, 1, 1, 0], abs=1e-6)
