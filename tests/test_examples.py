@@ -20,18 +20,22 @@ RUNS = {
     "ppo.py": (["64"], "total_timesteps"),
     "own_picture.py": (["start.png"], "found an agent at"),
 }
+SLOW = {
+    "rllib_ppo.py": ("--runners 2 --rows 4 --iterations 2 --steps 256".split(), r"2: 512 steps, return -?\d"),
+}
+NEEDS = {"ppo.py": "stable_baselines3", "rllib_ppo.py": "ray"}
 
 
 def test_every_example_has_a_run():
-    assert {path.name for path in EXAMPLES.glob("*.py")} == set(RUNS)
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(RUNS) | set(SLOW)
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", [*RUNS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_an_example_runs(name, tmp_path):
-    if name == "ppo.py" and not find_spec("stable_baselines3"):
-        pytest.skip("needs Stable-Baselines3")
+    if name in NEEDS and not find_spec(NEEDS[name]):
+        pytest.skip(f"needs {NEEDS[name]}")
     iio.imwrite(tmp_path / "start.png", load_world("tennis").start_frames[0])
-    arguments, words = RUNS[name]
+    arguments, words = (RUNS | SLOW)[name]
     done = subprocess.run(
         [sys.executable, EXAMPLES / name, *arguments], capture_output=True, text=True, cwd=tmp_path, timeout=300,
         env=os.environ | {"OMP_NUM_THREADS": "2"},

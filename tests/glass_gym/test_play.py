@@ -154,7 +154,7 @@ def test_the_agent_can_be_switched_on_and_off(tiny_world):
             pass
 
         def act(self, core):
-            return np.array([1, 2])
+            return np.array([[1, 2]])
 
     p = player(tiny_world, [], press("a"), press("left"), agent=Right())
     p.tick()
