@@ -1,8 +1,8 @@
 """Planning with copies of states, no training: python -m agents.plan --method cem --out planning.json
 
 A learned world can be copied: `state()` and `set_state()` put the present into many rows of a second, batched world,
-which tries action sequences there. Random shooting draws them once; the cross-entropy method (CEM) draws them again from the
-shifts of the best. The first action of the best sequence is played, and the plan is made anew.
+which tries action sequences there. Random shooting draws them once; the cross-entropy method (CEM) draws them again
+from the shifts of the best. The first action of the best sequence is played, and the plan is made anew.
 """
 
 from __future__ import annotations
