@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from agents import evaluation
@@ -18,6 +19,8 @@ from agents.arena import make_arena
 from agents.options import HYPERPARAMETERS, AgentError, changes_of, hyperparameters, make_env, make_model, model_class
 from glass_gym.policy import ALGORITHMS, Policy, save_policy
 
+EVALUATION_SEED, CHOICE_SEED, FINAL_SEED = 10_000, 15_000, 20_000
+"""added to --seed: of the evaluations while training, of the choice of a policy, of the final figures"""
 EXAMPLES = """examples:
   python -m agents.train --algo ppo --env GlassTennis-v0
   python -m agents.train --algo ppo --env GlassSprites-v0 --obs-type position -n 100000
@@ -66,7 +69,14 @@ def parser() -> argparse.ArgumentParser:
         "--device", default="auto", help="of the policy: auto, cpu, cuda (the world's: --env-kwargs device:cuda)"
     )
     p.add_argument("--verbose", type=int, default=0, help="SB3's (default: 0)")
-    p.add_argument("--no-progress", action="store_true", help="no progress bar")
+    p.add_argument(
+        "-tb", "--tensorboard-log", type=Path, help="where TensorBoard's events go (default: the run folder)"
+    )
+    p.add_argument("--log-interval", type=int, default=10, help="updates between TensorBoard's points (default: 10)")
+    p.add_argument("--num-threads", type=int, default=-1, help="of torch (default: torch's own choice)")
+    p.add_argument(
+        "-P", "--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bar (default: yes)"
+    )
     return p
 
 
@@ -80,51 +90,63 @@ def main(argv: list[str] | None = None) -> int:
         return 1
 
 
+@dataclass
+class Plan:
+    """What a run does; kept in its folder, so that --resume does the same."""
+
+    algo: str
+    env: str
+    obs_type: str
+    steps: int
+    rows: int
+    seed: int
+    settings: dict
+    env_kwargs: dict
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> Plan:
+        """From hyperparams.yml and the command line."""
+        obs_type = arguments.obs_type or ("position" if arguments.algo in ("dqn", "qrdqn") else "frame")
+        changes = changes_of(arguments.hyperparams)
+        settings = hyperparameters(arguments.env, arguments.algo, obs_type, changes, arguments.conf_file)
+        env_kwargs = settings.get("env_kwargs", {}) | {"obs_type": obs_type} | changes_of(arguments.env_kwargs)
+        steps, rows = arguments.n_timesteps or settings["n_timesteps"], arguments.n_envs or settings.get("n_envs", 8)
+        return cls(arguments.algo, arguments.env, obs_type, steps, rows, arguments.seed, settings, env_kwargs)
+
+    @classmethod
+    def read(cls, folder: Path, steps: int | None) -> Plan:
+        """Of a run; `steps`: another goal.
+
+        Raises:
+            AgentError: damaged.
+        """
+        file = folder / "plan.json"
+        try:
+            plan = cls(**json.loads(file.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise AgentError(f"{file}: cannot be read ({error}); start a new run without --resume") from None
+        return replace(plan, steps=steps or plan.steps)
+
+    def make_env(self, rows: int, seed: int, **changes):
+        """The VecEnv."""
+        return make_env(self.env, rows, seed, self.settings.get("env_wrapper"), **self.env_kwargs | changes)
+
+
 def train(arguments: argparse.Namespace) -> bool:
     """Train; returns False if it was interrupted (saved; --resume goes on)."""
-    from stable_baselines3.common.callbacks import EvalCallback
-
-    obs_type = arguments.obs_type or ("position" if arguments.algo in ("dqn", "qrdqn") else "frame")
-    settings = hyperparameters(
-        arguments.env, arguments.algo, obs_type, changes_of(arguments.hyperparams), arguments.conf_file
-    )
-    env_kwargs = settings.get("env_kwargs", {}) | {"obs_type": obs_type} | changes_of(arguments.env_kwargs)
-    steps = arguments.n_timesteps or settings["n_timesteps"]
-    rows, wrappers = arguments.n_envs or settings.get("n_envs", 8), settings.get("env_wrapper")
     folder = run_folder(arguments.log_folder, arguments.algo, arguments.env, arguments.resume)
-    env = make_env(arguments.env, rows, arguments.seed, wrappers, **env_kwargs)
-    common = {
-        "env": env, "device": arguments.device, "verbose": arguments.verbose,
-        "tensorboard_log": str(folder / "tensorboard"),
-    }  # fmt: skip
-    if arguments.resume or arguments.trained_agent:
-        source = folder / "last.zip" if arguments.resume else arguments.trained_agent
-        model = _load(arguments.algo, source, common)
-        buffer = folder / "replay_buffer.pkl"
-        if arguments.resume and buffer.is_file():
-            model.load_replay_buffer(buffer)
-    else:
-        model = make_model(arguments.algo, settings, **common, seed=arguments.seed)
-    (folder / "arguments.json").write_text(
-        json.dumps({**vars(arguments), "settings": settings, "env_kwargs": env_kwargs}, default=str, indent=1)
-    )
+    plan = Plan.read(folder, arguments.n_timesteps) if arguments.resume else Plan.of(arguments)
+    model = _model(plan, arguments, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "plan.json").write_text(json.dumps(asdict(plan), indent=1))
     clock = _Clock(folder, arguments)
-    callbacks = [clock.callback()]
-    if arguments.eval_freq > 0:
-        judged = {key: value for key, value in env_kwargs.items() if key != "stagger"}
-        eval_env = make_env(arguments.env, arguments.n_eval_envs, arguments.seed + 10_000, wrappers, **judged)
-        evaluations = {"n_eval_episodes": arguments.eval_episodes, "eval_freq": max(1, arguments.eval_freq // rows)}
-        callbacks.append(
-            EvalCallback(eval_env, best_model_save_path=str(folder), log_path=str(folder), verbose=0, **evaluations)
-        )
-    print(f"{arguments.algo} in {arguments.env} ({obs_type}), {steps:,} steps of {rows} rows -> {folder}")
-    left = steps - model.num_timesteps if arguments.resume else steps
-    stopped = False
+    print(f"{plan.algo} in {plan.env} ({plan.obs_type}), {plan.steps:,} steps of {plan.rows} rows -> {folder}")
+    left, stopped = plan.steps - model.num_timesteps * arguments.resume, False
     try:
         if left > 0:
             model.learn(
-                left, callback=callbacks, reset_num_timesteps=not arguments.resume, log_interval=10,
-                progress_bar=not arguments.no_progress,
+                left, callback=_callbacks(plan, arguments, folder, clock), reset_num_timesteps=not arguments.resume,
+                log_interval=arguments.log_interval, progress_bar=arguments.progress,
             )  # fmt: skip
     except KeyboardInterrupt:
         stopped = True
@@ -132,33 +154,79 @@ def train(arguments: argparse.Namespace) -> bool:
     if stopped or clock.out_of_time:
         print(f"stopped and saved after {model.num_timesteps:,} steps: {folder / 'last.zip'}. Go on with --resume")
         return False
-    env.close()
-    finish(arguments, model, folder, env_kwargs, clock.minutes)
+    model.env.close()
+    finish(plan, arguments, model, folder, clock.minutes)
     return True
 
 
-def finish(arguments: argparse.Namespace, model, folder: Path, env_kwargs: dict, minutes: float) -> None:
-    """Export the better of the best and the last policy, evaluate it, film its best episode."""
-    best = folder / "best_model.zip"
-    chosen = model_class(arguments.algo).load(best, device="cpu") if best.is_file() else model
-    about = {
-        "env": arguments.env, "timesteps": model.num_timesteps, "minutes": round(minutes, 2), "seed": arguments.seed,
-        "command": " ".join(sys.argv[1:]),
+def _model(plan: Plan, arguments: argparse.Namespace, folder: Path):
+    """A new model, a given one, or the run's last."""
+    if arguments.num_threads > 0:
+        import torch
+
+        torch.set_num_threads(arguments.num_threads)
+    common = {
+        "env": plan.make_env(plan.rows, plan.seed), "device": arguments.device, "verbose": arguments.verbose,
+        "tensorboard_log": str(arguments.tensorboard_log or folder / "tensorboard"),
     }  # fmt: skip
-    path = save_policy(folder / "policy.safetensors", chosen, arguments.algo, about)
-    print(f"policy: {path}. Watch it: python -m agents.enjoy --env {arguments.env} --trained-agent {path}")
+    source = folder / "last.zip" if arguments.resume else arguments.trained_agent
+    if source is None:
+        return make_model(plan.algo, plan.settings, **common, seed=plan.seed)
+    try:
+        model = model_class(plan.algo).load(source, **common)
+    except Exception as error:  # SB3 lets zip, pickle, JSON and torch errors through
+        raise AgentError(f"{source}: not a {plan.algo} model for this environment ({error})") from None
+    buffer = folder / "replay_buffer.pkl"
+    if arguments.resume and buffer.is_file():
+        model.load_replay_buffer(buffer)
+    return model
+
+
+def _callbacks(plan: Plan, arguments: argparse.Namespace, folder: Path, clock: _Clock) -> list:
+    """Checkpoints and time; evaluations, of which the best policy is kept."""
+    from stable_baselines3.common.callbacks import ConvertCallback, EvalCallback
+
+    callbacks = [ConvertCallback(lambda locals_, _: clock.step(locals_["self"]))]
+    if arguments.eval_freq > 0:
+        changes = {"stagger": False} if "stagger" in plan.env_kwargs else {}
+        evaluations = {
+            "eval_env": plan.make_env(arguments.n_eval_envs, plan.seed + EVALUATION_SEED, **changes),
+            "n_eval_episodes": arguments.eval_episodes, "eval_freq": max(1, arguments.eval_freq // plan.rows),
+        }  # fmt: skip
+        callbacks.append(EvalCallback(best_model_save_path=str(folder), log_path=str(folder), verbose=0, **evaluations))
+    return callbacks
+
+
+def finish(plan: Plan, arguments: argparse.Namespace, model, folder: Path, minutes: float) -> None:
+    """Export the better of the best and the last policy, evaluate it, film its best episode."""
+
+    def arena(rows: int, seed: int):
+        return make_arena(plan.env, rows, plan.seed + seed, **plan.env_kwargs)
+
+    chosen, best = model, folder / "best_model.zip"
+    if best.is_file() and arguments.final_episodes > 0:
+        count = max(1, arguments.final_episodes // 4)
+        rows = min(arguments.n_eval_envs, count)
+        rivals = [model, model_class(plan.algo).load(best, device="cpu")]
+        returns = [evaluation.evaluate(arena(rows, CHOICE_SEED), Policy(m), count)["return"] for m in rivals]
+        chosen = rivals[int(returns[1] > returns[0])]
+    about = {
+        "env": plan.env, "obs_type": plan.obs_type, "timesteps": model.num_timesteps, "minutes": round(minutes, 2),
+        "seed": plan.seed, "command": " ".join(sys.argv[1:]),
+    }  # fmt: skip
+    path = save_policy(folder / "policy.safetensors", chosen, plan.algo, about)
+    print(f"policy: {path}. Watch it: python -m agents.enjoy --env {plan.env} --trained-agent {path}")
     if arguments.final_episodes > 0:
         rows = min(arguments.n_eval_envs, arguments.final_episodes)
         figures = evaluation.compare(
-            lambda: make_arena(arguments.env, rows, arguments.seed + 20_000, **env_kwargs), Policy(chosen),
-            arguments.final_episodes, folder / "best_episode.gif",
-        )  # fmt: skip
-        evaluation.write(folder / "evaluation.json", {"algo": arguments.algo, **about, "policies": figures})
+            lambda: arena(rows, FINAL_SEED), Policy(chosen), arguments.final_episodes, folder / "best_episode.gif"
+        )
+        evaluation.write(folder / "evaluation.json", {"algo": plan.algo, **about, "policies": figures})
         print(evaluation.table(figures) + f"{folder / 'evaluation.json'}, {folder / 'best_episode.gif'}")
 
 
 def run_folder(log_folder: Path, algorithm: str, id: str, resume: bool) -> Path:
-    """LOG_FOLDER/ALGO/ID_N: the newest for --resume, else a new one.
+    """LOG_FOLDER/ALGO/ID_N: the newest for --resume, else one that does not exist yet.
 
     Raises:
         AgentError: nothing to resume.
@@ -169,15 +237,7 @@ def run_folder(log_folder: Path, algorithm: str, id: str, resume: bool) -> Path:
     folder = parent / f"{id}_{newest if resume else newest + 1}"
     if resume and not (folder / "last.zip").is_file():
         raise AgentError(f"{parent}: no run of {id} with a last.zip to resume; leave --resume out to start")
-    folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _load(algorithm: str, path: Path, common: dict):
-    try:
-        return model_class(algorithm).load(path, **common)
-    except Exception as error:  # SB3 lets zip, pickle, JSON and torch errors through
-        raise AgentError(f"{path}: not a {algorithm} model for this environment ({error})") from None
 
 
 class _Clock:
@@ -196,12 +256,6 @@ class _Clock:
     def minutes(self) -> float:
         """Of training, evaluations included, all sessions."""
         return self.before + (time.monotonic() - self.began) / 60
-
-    def callback(self):
-        """An SB3 callback."""
-        from stable_baselines3.common.callbacks import ConvertCallback
-
-        return ConvertCallback(lambda locals_, _: self.step(locals_["self"]))
 
     def step(self, model) -> bool:
         """After every step; False stops."""

@@ -34,7 +34,7 @@ def test_a_run_leaves_all_that_it_promises(world, tmp_path, capsys):
     assert train.main(command(world, tmp_path, "-n", "64", "--eval-freq", "32", *settings)) == 0
     folder = tmp_path / "logs" / "ppo" / "Glass-v0_1"
     for name in ("last.zip", "best_model.zip", "policy.safetensors", "evaluation.json", "evaluation.md",
-                 "best_episode.gif", "arguments.json", "evaluations.npz", "tensorboard"):  # fmt: skip
+                 "best_episode.gif", "plan.json", "evaluations.npz", "tensorboard"):  # fmt: skip
         assert (folder / name).exists(), name
     figures = json.loads((folder / "evaluation.json").read_text())
     assert set(figures["policies"]) == {"policy", "random", "greedy"} and figures["timesteps"] == 64
