@@ -1,8 +1,8 @@
 """Write docs/results.md from the committed JSON: python -m training.report docs/results
 
-FOLDER holds {tennis,sprites,wsprites}/evaluation.json, wsprites/actions.json, ablation/ablation.json, speed/*.json, as
-`training.evaluate`, `training.ablate` and `glass-bench` wrote them, and notes.md beside a JSON for what a person has
-to say about it. Nothing in the page is typed by hand but those notes.
+FOLDER holds {tennis,sprites,wsprites}/evaluation.json, wsprites/actions.json, ablation/ablation.json, policies/*.json,
+speed/*.json, as `training.evaluate`, `training.ablate`, the commands of agents/ and `glass-bench` wrote them, and
+notes.md beside a JSON for what a person has to say about it. Nothing in the page is typed by hand but those notes.
 """
 
 from __future__ import annotations
@@ -69,6 +69,8 @@ def report(folder: Path) -> str:
     if ablation := read("ablation/ablation.json"):
         parts += ["## One switch at a time (`docs/results/ablation/ablation.json`)", _notes(folder / "ablation")]
         parts += [tables(ablation["rows"])]
+    if (folder / "policies").is_dir():
+        parts += ["## Policies (`docs/results/policies/`)", _notes(folder / "policies"), _policies(folder / "policies")]
     parts += ["## Speed (`docs/results/speed/`)", _notes(folder / "speed"), _speed(folder / "speed")]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
@@ -267,6 +269,30 @@ def _wsprites(r: dict, actions: dict | None) -> str:
             f"{_show(c['nmi_s_random_groups'])}; against them CON is {_show(c['con_corrected'])}."
         )
     return text
+
+
+PLAYERS = (
+    "| policy | success | 95 % | steps over fewest | return | episodes |", "|---|---:|---|---:|---:|---:|"
+)  # fmt: skip
+
+
+def _policies(folder: Path) -> str:
+    """The tables of `agents.train`, `agents.ppo_torch`, `agents.transfer` and `agents.plan`."""
+    out = []
+    for path in sorted(folder.glob("*.json")):
+        figures = json.loads(path.read_text())
+        about = [f"{figures[key]:,} {key}" for key in ("timesteps", "minutes") if key in figures]
+        out += [f"### {path.stem.replace('_', ' ')}", "", f"`{figures.get('command', '')}`: {', '.join(about)}", ""]
+        out += PLAYERS
+        for name, row in figures["policies"].items():
+            low, high = row["success_95"]
+            out.append(
+                f"| {name} | {_percent(row['success'], 1)} | {_percent(low, 1)} to {_percent(high, 1)} "
+                f"| {_show(row['steps_ratio']) if row['steps_ratio'] else '-'} | {_show(row['return'])} "
+                f"| {row['episodes']:,} |"
+            )
+        out.append("")
+    return "\n".join(out)
 
 
 SPEEDS = {

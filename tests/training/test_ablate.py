@@ -78,6 +78,18 @@ def test_the_report_shows_what_the_json_says_and_what_is_not_measured(tmp_path):
     assert any("background shift error" in line and "**no**" in line for line in lines)
 
 
+def test_the_report_has_the_tables_of_policies(tmp_path):
+    (tmp_path / "policies").mkdir()
+    row = {"success": 0.972, "success_95": [0.96, 0.981], "steps_ratio": 1.125, "return": 1.5, "episodes": 1000}
+    figures = {"command": "--algo ppo", "timesteps": 500_000, "minutes": 21.5}
+    figures["policies"] = {"policy": row, "random": row | {"steps_ratio": None}}
+    (tmp_path / "policies" / "ppo_tennis.json").write_text(json.dumps(figures))
+    text = report(tmp_path)
+    assert "### ppo tennis" in text and "`--algo ppo`: 500,000 timesteps, 21.5 minutes" in text
+    assert "| policy | 97.2 % | 96.0 % to 98.1 % | 1.12 | 1.5 | 1,000 |" in text
+    assert "| random | 97.2 % | 96.0 % to 98.1 % | - | 1.5 | 1,000 |" in text
+
+
 def ablate_bars(folder, real):
     from training.report import bars
 
