@@ -11,7 +11,7 @@ from pathlib import Path
 
 from agents import evaluation
 from agents.arena import make_arena
-from agents.options import AgentError, changes_of
+from agents.options import AgentError, changes_of, runs_of
 from glass_gym.policy import ALGORITHMS, PolicyError, load_policy
 
 TRAINED = Path(__file__).with_name("trained")
@@ -86,18 +86,11 @@ def find_policy(arguments: argparse.Namespace) -> Path:
     """
     if arguments.trained_agent:
         return arguments.trained_agent
-    runs = sorted(
-        (
-            p
-            for p in (arguments.folder / arguments.algo).glob(f"{arguments.env}_*")
-            if p.name.rpartition("_")[2].isdigit()
-        ),
-        key=lambda p: int(p.name.rpartition("_")[2]),
-    )
+    runs = runs_of(arguments.folder, arguments.algo, arguments.env)
     if arguments.exp_id:
-        runs = [p for p in runs if p.name == f"{arguments.env}_{arguments.exp_id}"]
+        runs = {number: run for number, run in runs.items() if number == arguments.exp_id}
     names = ["best_model.zip"] if arguments.load_best else ["policy.safetensors", "best_model.zip", "last.zip"]
-    for run in reversed(runs):
+    for run in reversed(runs.values()):
         for name in names:
             if (run / name).is_file():
                 return run / name

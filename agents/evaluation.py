@@ -11,6 +11,7 @@ import numpy as np
 from agents.arena import Arena
 from glass_gym.action_space import ActionTable
 from glass_gym.core import emit
+from glass_gym.play import Recorder
 
 FILMED = 4
 """rows that are filmed for the best episode"""
@@ -73,7 +74,7 @@ def wilson(successes: int, count: int, z: float = 1.96) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def evaluate(arena: Arena, policy, episodes: int = 1000, film: int = 0, progress=lambda done: None) -> dict:
+def evaluate(arena: Arena, policy, episodes: int = 1000, film: int = 0) -> dict:
     """Play episodes.
 
     Every row plays equally many (or one more) to their end, so that short episodes are not favoured.
@@ -90,8 +91,7 @@ def evaluate(arena: Arena, policy, episodes: int = 1000, film: int = 0, progress
     quota = np.full(arena.rows, episodes // arena.rows) + (np.arange(arena.rows) < episodes % arena.rows)
     arena.reset()
     policy.begin()
-    place = emit(arena.observe("position"))
-    start = place.copy()
+    start = emit(arena.observe("position"))
     steps, value = np.zeros(arena.rows, int), np.zeros(arena.rows)
     kept, best = [], (-math.inf, [])
     films = {row: [frame] for row, frame in enumerate(arena.pictures()[:film])} if film else {}
@@ -111,7 +111,6 @@ def evaluate(arena: Arena, policy, episodes: int = 1000, film: int = 0, progress
                 quota[row] -= 1
             if row in films and value[row] > best[0]:
                 best = (value[row], films[row])
-        progress(len(kept))
         arena.reset(done)
         policy.begin(done)
         start[done] = emit(arena.observe("position"))[done]
@@ -122,7 +121,7 @@ def evaluate(arena: Arena, policy, episodes: int = 1000, film: int = 0, progress
     return summary(kept) | ({"film": best[1]} if film else {})
 
 
-def compare(arena, policy, episodes: int, film: Path | None = None, progress=lambda done: None) -> dict[str, dict]:
+def compare(arena, policy, episodes: int, film: Path | None = None) -> dict[str, dict]:
     """Figures of a policy, of random and of greedy play.
 
     Args:
@@ -131,7 +130,7 @@ def compare(arena, policy, episodes: int, film: Path | None = None, progress=lam
     """
     figures = {}
     for name, player in {"policy": policy, "random": RandomPolicy(), "greedy": GreedyPolicy()}.items():
-        figures[name] = evaluate(arena(), player, episodes, FILMED if film and name == "policy" else 0, progress)
+        figures[name] = evaluate(arena(), player, episodes, FILMED if film and name == "policy" else 0)
         if frames := figures[name].pop("film", None):
             save_film(film, frames)
     return figures
@@ -178,12 +177,8 @@ def write(path: Path, figures: dict) -> Path:
 
 def save_film(path: Path, frames: list[np.ndarray], fps: int = 12, scale: int = 2) -> Path:
     """An episode as .gif or .mp4; the last frame stays a second."""
-    import imageio.v2 as iio
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    frames = [frame.repeat(scale, 0).repeat(scale, 1) for frame in [*frames, *frames[-1:] * fps]]
-    if path.suffix == ".gif":
-        iio.mimwrite(path, frames, duration=1000 / fps, loop=0)
-    else:
-        iio.mimwrite(path, frames, fps=fps, macro_block_size=2)
+    recorder = Recorder(path, fps, scale)
+    for frame in [*frames, *frames[-1:] * fps]:
+        recorder.add(frame)
+    recorder.close()
     return path

@@ -8,7 +8,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from glass_gym.policy import ALGORITHMS, CLASSES
+from glass_gym.policy import CLASSES, model_class
 
 HYPERPARAMETERS = Path(__file__).with_name("hyperparams.yml")
 NOT_FOR_THE_MODEL = ("n_timesteps", "n_envs", "env_wrapper", "env_kwargs")
@@ -134,16 +134,8 @@ def make_model(algorithm: str, settings: dict[str, Any], env, **kwargs: Any):
         raise AgentError(f"{algorithm} does not take these hyperparameters: {error}") from None
 
 
-def model_class(algorithm: str):
-    """The SB3 class.
-
-    Raises:
-        AgentError: unknown, or not installed.
-    """
-    if algorithm not in ALGORITHMS:
-        raise AgentError(f"no algorithm called {algorithm!r}; there are: {', '.join(ALGORITHMS)}")
-    package, name = ALGORITHMS[algorithm]
-    try:
-        return getattr(importlib.import_module(package), name)
-    except ImportError:
-        raise AgentError(f"{algorithm} needs {package}: pip install 'glass-gym[agents]'") from None
+def runs_of(log_folder: Path, algorithm: str, id: str) -> dict[int, Path]:
+    """The runs LOG_FOLDER/ALGO/ID_N, by N, oldest first."""
+    found = (Path(log_folder) / algorithm).glob(f"{id}_*")
+    numbered = {path.name.rpartition("_")[2]: path for path in found}
+    return dict(sorted((int(number), path) for number, path in numbered.items() if number.isdigit()))

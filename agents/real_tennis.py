@@ -141,22 +141,19 @@ class RealTennis(gym.Env):
         numbers = torch.from_numpy(self.np_random.random((1, 2 * TRIES)))
         (left, right), (top, bottom) = REACH
         corner = np.array([left, top], np.float32)
-        drawn = self.task.targets(numbers, torch.from_numpy(self.position - corner)[None], bottom - top, right - left)[
-            0
-        ].numpy()
-        self.target = np.asarray((options or {}).get("target", drawn + corner), np.float32)
-        self.steps, self.before = 0, self.position
+        place = torch.from_numpy(self.position - corner)[None]
+        drawn = self.task.targets(numbers, place, bottom - top, right - left)[0].numpy() + corner
+        self.target = np.asarray((options or {}).get("target", drawn), np.float32)
         return self._observation(), self._info()
 
     def step(self, action):
         """One step under (shift, code); four frames of the game."""
         shift, code = (int(v) for v in action)
-        self.before = self.position
+        before = self.position
         self._act(shift, code in self.fire_codes)
         if self.ale.game_over():
             self.ale.reset_game()
-        self.steps += 1
-        before, after, target = (torch.from_numpy(x)[None] for x in (self.before, self.position, self.target))
+        before, after, target = (torch.from_numpy(x)[None] for x in (before, self.position, self.target))
         unit = float(np.linalg.norm(self.table.shifts, axis=1).max())
         reward = self.task.rewards(before, after, target, unit).item()
         return self._observation(), reward, self.task.reached(after, target).item(), False, self._info()

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from agents import evaluation
 from agents.arena import make_arena
-from agents.options import HYPERPARAMETERS, AgentError, changes_of, hyperparameters, make_env, make_model, model_class
-from glass_gym.policy import ALGORITHMS, Policy, save_policy
+from agents.options import HYPERPARAMETERS, AgentError, changes_of, hyperparameters, make_env, make_model, runs_of
+from glass_gym.policy import ALGORITHMS, Policy, model_class, save_policy
 
 EVALUATION_SEED, CHOICE_SEED, FINAL_SEED = 10_000, 15_000, 20_000
 """added to --seed: of the evaluations while training, of the choice of a policy, of the final figures"""
@@ -232,8 +232,7 @@ def run_folder(log_folder: Path, algorithm: str, id: str, resume: bool) -> Path:
         AgentError: nothing to resume.
     """
     parent = Path(log_folder) / algorithm
-    numbers = [int(p.name.rpartition("_")[2]) for p in parent.glob(f"{id}_*") if p.name.rpartition("_")[2].isdigit()]
-    newest = max(numbers, default=0)
+    newest = max(runs_of(log_folder, algorithm, id), default=0)
     folder = parent / f"{id}_{newest if resume else newest + 1}"
     if resume and not (folder / "last.zip").is_file():
         raise AgentError(f"{parent}: no run of {id} with a last.zip to resume; leave --resume out to start")

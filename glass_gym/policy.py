@@ -59,8 +59,7 @@ def load_policy(path: str | Path, algorithm: str = "ppo", core: GlassCore | None
             not fit the world.
     """
     path = Path(path)
-    if algorithm not in ALGORITHMS:
-        raise PolicyError(f"no algorithm called {algorithm!r}; there are: {', '.join(ALGORITHMS)}")
+    known_algorithm(algorithm)
     if not path.is_file():
         raise PolicyError(f"{path}: no such policy file")
     policy = Policy(_read(path) if path.suffix == ".safetensors" else _unzip(path, algorithm))
@@ -72,7 +71,19 @@ def load_policy(path: str | Path, algorithm: str = "ppo", core: GlassCore | None
     return policy
 
 
-def _class(algorithm: str):
+def known_algorithm(algorithm: str) -> None:
+    """Raise PolicyError if it is no key of ALGORITHMS."""
+    if algorithm not in ALGORITHMS:
+        raise PolicyError(f"no algorithm called {algorithm!r}; there are: {', '.join(ALGORITHMS)}")
+
+
+def model_class(algorithm: str):
+    """The SB3 class of a key of ALGORITHMS.
+
+    Raises:
+        PolicyError: unknown, or not installed.
+    """
+    known_algorithm(algorithm)
     package, name = ALGORITHMS[algorithm]
     try:
         return getattr(importlib.import_module(package), name)
@@ -81,7 +92,7 @@ def _class(algorithm: str):
 
 
 def _unzip(path: Path, algorithm: str):
-    kind = _class(algorithm)
+    kind = model_class(algorithm)
     try:
         return kind.load(path, device="cpu")
     except Exception as error:  # SB3 lets zip, pickle, JSON and torch errors through
@@ -121,7 +132,7 @@ def save_policy(path: str | Path, model, algorithm: str, provenance: dict | None
 
 
 def _policy_name(model, algorithm: str) -> str:
-    for name, kind in _class(algorithm).policy_aliases.items():
+    for name, kind in model_class(algorithm).policy_aliases.items():
         if type(model.policy) is kind:
             return name
     raise PolicyError(f"policies of class {type(model.policy).__name__} cannot be written; use model.save")
@@ -233,7 +244,7 @@ def _read(path: Path):
     algorithm = header.get("algorithm")
     if algorithm not in ALGORITHMS:
         raise PolicyError(f"{path}: its algorithm is {algorithm!r}; there are: {', '.join(ALGORITHMS)}")
-    known = _class(algorithm).policy_aliases
+    known = model_class(algorithm).policy_aliases
     try:
         if header["policy"] not in known:
             raise ValueError(f"its policy is called {header['policy']!r}; there are: {', '.join(known)}")
