@@ -16,13 +16,13 @@ __version__ = "0.1.0"
 _ENTRY_POINTS = {
     "entry_point": "glass_gym.env:GlassEnv",
     "vector_entry_point": "glass_gym.vector_env:GlassVectorEnv",
-    "max_episode_steps": 100,
 }
 
 if "GlassTennis-v0" not in registry:
-    register(id="GlassTennis-v0", kwargs={"checkpoint": "tennis"}, **_ENTRY_POINTS)
-    register(id="GlassSprites-v0", kwargs={"checkpoint": "sprites"}, **_ENTRY_POINTS)
-    register(id="Glass-v0", **_ENTRY_POINTS)
+    # about three times as long as the way across the ground where targets are
+    register(id="GlassTennis-v0", kwargs={"checkpoint": "tennis"}, max_episode_steps=100, **_ENTRY_POINTS)
+    register(id="GlassSprites-v0", kwargs={"checkpoint": "sprites"}, max_episode_steps=30, **_ENTRY_POINTS)
+    register(id="Glass-v0", max_episode_steps=100, **_ENTRY_POINTS)
 
 
 def __getattr__(name):

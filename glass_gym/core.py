@@ -24,6 +24,8 @@ from glass_gym.task import TRIES, ReachTask, draw_rings, observed_frames
 OBS_TYPES = ("frame", "position", "dict")
 POSITION_SOURCES = ("state", "frame")
 OPTIONS = ("start_frame", "target")
+STEPS_AWAY = 4
+"""targets are drawn at least so many steps along an axis away (and ReachTask.min_distance px)"""
 
 
 @dataclass
@@ -139,7 +141,8 @@ class GlassCore:
             self.world.step, self.world.code_names, shifts, shift_scale, self.world.statistics.get("usual_codes")
         )
         margin = self.world.config.agent_radius + 4.0 if target_margin is None else target_margin
-        reach = ReachTask(target_radius, reward, margin, terminates=terminate_on_arrival)
+        far = max(ReachTask.min_distance, STEPS_AWAY * float(np.abs(self.table.shifts).max()))
+        reach = ReachTask(target_radius, reward, margin, far, terminates=terminate_on_arrival)
         self.task = reach if task else None
         self.fixed_target = None if target is None else self._checked_targets(target, 1).to(self.device)
         self.draw_target, self.channels_first = draw_target and task is not None, channels_first

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import glass_gym  # noqa: F401  (registers the ids)
 from glass_gym.core import emit, take
+from glass_gym.simulator import pick_precision
 from glass_gym.vector_env import GlassVectorEnv
 
 try:
@@ -188,7 +190,8 @@ class KeypointCNN(BaseFeaturesExtractor):
     """Frames -> where things are: convolutions, then each map's mean place under a spatial softmax.
 
     Reaching a target asks where, not what; a spatial softmax (Levine et al. 2016, "End-to-end training of deep
-    visuomotor policies", sec. 5.1) keeps just that, with a tenth of NatureCNN's weights.
+    visuomotor policies", sec. 5.1) keeps just that, with a tenth of NatureCNN's weights. Maps are normalised first, so
+    that from the first step each looks at what stands out to it, and not at the middle of everything.
 
     Args:
         observation_space: Box (3 n, H, W) uint8.
@@ -203,6 +206,7 @@ class KeypointCNN(BaseFeaturesExtractor):
             nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1), nn.ReLU(),
             nn.Conv2d(channels, channels, 3, padding=1),
         )  # fmt: skip
+        self.sharpness = nn.Parameter(torch.ones(channels, 1))
         rows, columns = (height + 3) // 4, (width + 3) // 4
         y = torch.linspace(-1, 1, rows)[:, None].expand(rows, columns)
         x = torch.linspace(-1, 1, columns).expand(rows, columns)
@@ -210,7 +214,11 @@ class KeypointCNN(BaseFeaturesExtractor):
 
     def forward(self, observations: Tensor) -> Tensor:
         """(B, 3 n, H, W) in [0, 1] -> (B, 2 C) in [-1, 1]."""
-        weights = self.maps(observations).flatten(2).softmax(-1)  # (B, C, places)
+        precision = pick_precision("auto", observations.device)
+        with torch.autocast(observations.device.type, precision, enabled=precision != torch.float32):
+            maps = self.maps(observations.contiguous(memory_format=torch.channels_last))
+        maps = maps.float().flatten(2)  # (B, C, places)
+        weights = (F.layer_norm(maps, maps.shape[2:]) * self.sharpness).softmax(-1)
         return (weights @ self.places).flatten(1)
 
 

@@ -61,6 +61,11 @@ def test_targets_keep_their_distance_from_edge_and_agent():
     assert drawn.std(0).min() > 15
 
 
+def test_targets_are_four_steps_away_and_sixteen_px_at_least(tiny_world):
+    assert GlassCore(tiny_world, 1).task.min_distance == 16  # steps of 3 px
+    assert GlassCore(tiny_world, 1, shift_scale=2.0).task.min_distance == 24
+
+
 def test_the_ring_is_yellow_and_leaves_the_rest():
     frames = torch.zeros(1, 3, 20, 20, dtype=torch.uint8)
     drawn = draw_rings(frames, torch.tensor([[10.0, 8.0]]), 5.0)
