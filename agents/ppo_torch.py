@@ -34,7 +34,7 @@ class Settings:
     n_steps: int = 32
     batch_size: int = 512
     n_epochs: int = 4
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     gamma: float = 0.9
     gae_lambda: float = 0.9
     clip_range: float = 0.2
@@ -119,7 +119,7 @@ def update(policy, optimiser, rollout: Rollout, advantage: Tensor, settings: Set
     observations, actions, log_probs = (part.flatten(0, 1) for part in parts)
     for _ in range(settings.n_epochs):
         for index in torch.randperm(len(returns), device=returns.device).split(settings.batch_size):
-            values, log_prob, entropy = policy.evaluate_actions(observations[index], actions[index])
+            values, log_prob, entropy = policy.evaluate_actions(observations.index_select(0, index), actions[index])
             gain = advantage[index]
             gain = (gain - gain.mean()) / (gain.std() + 1e-8)
             ratio = (log_prob - log_probs[index]).exp()
@@ -186,7 +186,7 @@ def main(argv: list[str] | None = None) -> int:
         "python -m agents.ppo_torch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("--env", default="GlassTennis-v0", help="environment id (default: GlassTennis-v0)")
-    p.add_argument("-n", "--n-timesteps", type=int, default=500_000, help="steps of all rows (default: 500000)")
+    p.add_argument("-n", "--n-timesteps", type=int, default=100_000, help="steps of all rows (default: 100000)")
     p.add_argument("--frame-size", type=int, nargs=2, default=(48, 80), help="height, width px (default: 48 80)")
     p.add_argument("--final-episodes", type=int, default=1000, help="episodes of the evaluation (default: 1000)")
     p.add_argument("--max-minutes", type=float, default=float("inf"), help="stop training after this time")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -51,7 +52,7 @@ def report(folder: Path) -> str:
     read = lambda name: json.loads((folder / name).read_text()) if (folder / name).exists() else None  # noqa: E731
     tennis, sprites = read("tennis/evaluation.json"), read("sprites/evaluation.json")
     real, actions = read("wsprites/evaluation.json"), read("wsprites/actions.json")
-    parts = [HEAD, bars(tennis, sprites, real, actions)]
+    parts = [HEAD, bars(read)]
     for name, result in (("tennis", tennis), ("sprites", sprites)):
         if result:
             parts += [
@@ -103,9 +104,14 @@ PICTURES = {
 
 
 PLAY = "simulator/random_play/"
-TENNIS, SPRITES, REAL, ACTIONS = range(4)
+TENNIS, SPRITES, REAL, ACTIONS = (
+    "tennis/evaluation.json", "sprites/evaluation.json", "wsprites/evaluation.json", "wsprites/actions.json",
+)  # fmt: skip
+TENNIS_PPO, SPRITES_PPO, DQN, TRANSFER = (
+    f"policies/{name}.json" for name in ("ppo_tennis", "ppo_sprites", "dqn_her_tennis", "transfer")
+)
 AIMS = (
-    # what, of which figures, where, aim, at least?, the paper
+    # what, in which file, where there, aim, at least?, the paper
     ("control error at step 100 of random play, Tennis, px", TENNIS, PLAY + "control/step_100/rmse_px", 0.5, False),
     ("the same, Sprites", SPRITES, PLAY + "control/step_100/rmse_px", 0.5, False),
     ("one plausible agent at step 200 of random play, Tennis", TENNIS, PLAY + "present/step_200", 0.99, True),
@@ -124,6 +130,17 @@ AIMS = (
     ("Tennis ADD on 16-frame clips, free running, px", TENNIS, "video/detection/add_px", 1.5, False,
      "2.00 (broadcast, 256 px wide)"),
     ("Tennis MDR, percent", TENNIS, "video/detection/mdr_percent", 0.3, False, "0.214 (broadcast)"),
+    ("success of PPO on frames, Tennis", TENNIS_PPO, "policies/policy/success", 0.95, True),
+    ("success of random play, Tennis", TENNIS_PPO, "policies/random/success", 0.15, False),
+    ("steps over the fewest, Tennis", TENNIS_PPO, "policies/policy/steps_ratio", 1.3, False),
+    ("minutes of training, Tennis", TENNIS_PPO, "minutes", 30, False),
+    ("success of PPO on frames, Sprites", SPRITES_PPO, "policies/policy/success", 0.95, True),
+    ("success of random play, Sprites", SPRITES_PPO, "policies/random/success", 0.15, False),
+    ("steps over the fewest, Sprites", SPRITES_PPO, "policies/policy/steps_ratio", 1.3, False),
+    ("minutes of training, Sprites", SPRITES_PPO, "minutes", 30, False),
+    ("success of DQN with HER on positions, Tennis", DQN, "policies/policy/success", 0.9, True),
+    ("success in the real game, trained in the learned world only", TRANSFER, "policies/real game, zero-shot/success",
+     0.8, True),
 )  # fmt: skip
 
 
@@ -149,11 +166,11 @@ def _percent(value: float | None, digits: int = 0) -> str:
     return "not measured" if value is None else f"{100 * value:.{digits}f} %"
 
 
-def bars(*figures: dict | None) -> str:
-    """What is aimed at, what was measured and what the paper has; figures of Tennis, Sprites, W-Sprites, its codes."""
+def bars(read: Callable[[str], dict | None]) -> str:
+    """What is aimed at, what was measured, what the paper has; `read` gives the figures of a file, or None."""
     lines = ["## Aims and measurements", "", "| what | aim | measured | reached | the paper |", "|---|---|---|---|---|"]
-    for what, which, path, aim, high, *paper in AIMS:
-        value = _value(figures[which], path)
+    for what, file, path, aim, high, *paper in AIMS:
+        value = _value(read(file), path)
         reached = "" if value is None else "yes" if (value >= aim if high else value <= aim) else "**no**"
         bound = f"at {'least' if high else 'most'} {aim:g}"
         lines.append(f"| {what} | {bound} | {_show(value)} | {reached} | {''.join(paper)} |")

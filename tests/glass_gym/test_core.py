@@ -9,7 +9,7 @@ from glass_gym.core import GlassCore
 from glass_gym.pictures import fit_picture, read_picture
 from glass_gym.randomness import key_of_seed, uniform
 from glass_gym.simulator import NoAgentError, pick_device, pick_precision
-from glass_gym.task import TRIES, ReachTask, draw_rings
+from glass_gym.task import TRIES, ReachTask, draw_rings, observed_frames
 
 STEP = (3.0, 2.0)
 NAMES = ("neutral", "swing", "turn")
@@ -71,6 +71,29 @@ def test_the_ring_is_yellow_and_leaves_the_rest():
     drawn = draw_rings(frames, torch.tensor([[10.0, 8.0]]), 5.0)
     assert drawn[0, :, 8, 10].tolist() == [255, 230, 0] and drawn[0, :, 8, 15].tolist() == [255, 230, 0]
     assert drawn[0, :, 8, 12].tolist() == [0, 0, 0] and frames.sum() == 0
+
+
+@pytest.mark.parametrize("radius", [1.0, 6.0, 500.0])
+def test_rings_are_whole_wherever_they_lie(radius):
+    frames = torch.randint(0, 256, (6, 3, 24, 40), dtype=torch.uint8)
+    targets = torch.tensor([[0.0, 0.0], [39.4, 23.6], [-9.0, 12.0], [20.5, 11.5], [3.2, 30.0], [300.0, -400.0]])
+    drawn = draw_rings(frames, targets, radius)
+    y, x = torch.meshgrid(torch.arange(24), torch.arange(40), indexing="ij")
+    for before, after, (tx, ty) in zip(frames, drawn, targets.tolist(), strict=True):
+        distance = ((x - tx) ** 2 + (y - ty) ** 2).float().sqrt()
+        ring = ((distance - radius).abs() < 0.8) | (distance < 1.2)
+        assert (after[:, ring] == torch.tensor([[255], [230], [0]])).all() and (
+            after[:, ~ring] == before[:, ~ring]
+        ).all()
+
+
+@pytest.mark.parametrize("size", [(12, 20), (8, 40), (24, 8), (7, 13), (48, 80)])
+def test_frames_are_reduced_by_area(size):
+    frames = torch.randint(0, 256, (3, 3, 24, 40), dtype=torch.uint8)
+    frames[0] = 255
+    exact = torch.nn.functional.interpolate(frames.float(), size, mode="area")
+    seen = observed_frames(frames, size, channels_first=True)
+    assert seen.shape[2:] == size and (seen.float() - exact).abs().max() <= 0.5 and (seen[0] == 255).all()
 
 
 def test_the_compass_runs_counter_clockwise_from_right():
