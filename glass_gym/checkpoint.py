@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from glass_gym.config import GlassConfig
 from glass_gym.glass import Glass
@@ -96,7 +96,7 @@ def save_world(path: str | Path, world: World, half: bool = True) -> Path:
         "code_names": list(world.code_names), "pixel_aspect": world.pixel_aspect, "statistics": world.statistics,
         "provenance": world.provenance, "start_frames_shape": list(pool.shape),
     }  # fmt: skip
-    write_atomically(path, lambda part: save_file(tensors, part, metadata={"glass": json.dumps(header)}))
+    write_atomically(path, lambda part: part.write_bytes(save(tensors, {"glass": json.dumps(header)})))
     return path
 
 

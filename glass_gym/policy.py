@@ -113,7 +113,7 @@ def save_policy(path: str | Path, model, algorithm: str, provenance: dict | None
     Raises:
         PolicyError: the policy uses something that a file cannot name.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     header = {
         "format_version": FORMAT_VERSION, "algorithm": algorithm, "provenance": provenance or {},
@@ -127,7 +127,7 @@ def save_policy(path: str | Path, model, algorithm: str, provenance: dict | None
         seen.add(value.data_ptr())
         tensors[key] = value.detach().cpu().contiguous()
     path = Path(path)
-    write_atomically(path, lambda part: save_file(tensors, part, metadata={"glass_policy": json.dumps(header)}))
+    write_atomically(path, lambda part: part.write_bytes(save(tensors, {"glass_policy": json.dumps(header)})))
     return path
 
 

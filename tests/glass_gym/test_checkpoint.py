@@ -60,6 +60,11 @@ def test_a_newer_format_asks_for_an_upgrade(tiny_world, tmp_path):
         load_world(path)
 
 
+def test_a_saved_world_can_be_read_by_others(tiny_world, tmp_path):
+    (tmp_path / "any").touch()
+    assert save_world(tmp_path / "w.safetensors", tiny_world).stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
 def test_start_frames_of_absurd_size_are_refused_before_memory_is_taken(tiny_world, tmp_path):
     path = rewritten(save_world(tmp_path / "w.safetensors", tiny_world), start_frames_shape=[10**9, 32, 48, 3])
     with pytest.raises(CheckpointError, match="larger than"):
@@ -70,11 +75,10 @@ def test_a_full_disk_keeps_the_file_before(tiny_world, tmp_path, monkeypatch):
     path = save_world(tmp_path / "w.safetensors", tiny_world)
     before = path.read_bytes()
 
-    def full(tensors, part, metadata):
-        part.write_bytes(b"half")
+    def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
     with pytest.raises(CheckpointError, match=r"No space left.*the file before it is kept; free some space"):
         save_world(path, tiny_world)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
