@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import gymnasium as gym
+import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 from torch import Tensor, nn
@@ -72,11 +73,17 @@ def make_policy(env, learning_rate: float, device):
     from glass_gym.sb3 import GlassExtractor
 
     kwargs = {"features_extractor_class": GlassExtractor, "net_arch": [128]}
-    spaces = env.single_observation_space, env.single_action_space
+    height, width, planes = env.single_observation_space.shape
+    spaces = gym.spaces.Box(0, 255, (planes, height, width), np.uint8), env.single_action_space
     policy = ActorCriticCnnPolicy(*spaces, lambda _: learning_rate, **kwargs).to(device)
     return policy, SimpleNamespace(
         policy=policy, policy_kwargs=kwargs, observation_space=spaces[0], action_space=spaces[1]
     )
+
+
+def seen(frames: Tensor) -> Tensor:
+    """(B, H, W, 3) -> (B, 3, H, W) without a copy: in memory channels stay last, as convolutions like it."""
+    return frames.permute(0, 3, 1, 2)
 
 
 @torch.no_grad()
@@ -86,7 +93,7 @@ def collect(env, policy, rollout: Rollout, observation: Tensor, settings: Settin
     An episode that the time limit cut is worth the value of its last state more, as if it stood still once.
     """
     for t in range(settings.n_steps):
-        actions, values, log_probs = policy(observation)
+        actions, values, log_probs = policy(seen(observation))
         rollout.observations[t], rollout.actions[t] = observation, actions
         rollout.values[t], rollout.log_probs[t] = values[:, 0], log_probs
         observation, reward, terminated, truncated, _ = env.step(actions)
@@ -119,7 +126,9 @@ def update(policy, optimiser, rollout: Rollout, advantage: Tensor, settings: Set
     observations, actions, log_probs = (part.flatten(0, 1) for part in parts)
     for _ in range(settings.n_epochs):
         for index in torch.randperm(len(returns), device=returns.device).split(settings.batch_size):
-            values, log_prob, entropy = policy.evaluate_actions(observations.index_select(0, index), actions[index])
+            values, log_prob, entropy = policy.evaluate_actions(
+                seen(observations.index_select(0, index)), actions[index]
+            )
             gain = advantage[index]
             gain = (gain - gain.mean()) / (gain.std() + 1e-8)
             ratio = (log_prob - log_probs[index]).exp()
@@ -140,7 +149,7 @@ def train(arguments: argparse.Namespace, settings: Settings) -> None:
     torch.manual_seed(arguments.seed)
     env = gym.make_vec(
         arguments.env, num_envs=settings.n_envs, output="torch", autoreset_mode=AutoresetMode.SAME_STEP, stagger=True,
-        frame_size=tuple(arguments.frame_size), channels_first=True, device=arguments.device,
+        frame_size=tuple(arguments.frame_size), device=arguments.device,
     )  # fmt: skip
     observation, _ = env.reset(seed=arguments.seed)
     policy, whole = make_policy(env, settings.learning_rate, observation.device)
@@ -155,7 +164,7 @@ def train(arguments: argparse.Namespace, settings: Settings) -> None:
             policy.set_training_mode(False)
             observation = collect(env, policy, rollout, observation, settings)
             with torch.no_grad():
-                last = policy.predict_values(observation)[:, 0]
+                last = policy.predict_values(seen(observation))[:, 0]
             policy.set_training_mode(True)
             update(policy, optimiser, rollout, advantages(rollout, last, settings.gamma, settings.gae_lambda), settings)
             done += chunk

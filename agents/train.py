@@ -17,7 +17,7 @@ from pathlib import Path
 from agents import evaluation
 from agents.arena import make_arena
 from agents.options import HYPERPARAMETERS, AgentError, changes_of, hyperparameters, make_env, make_model, runs_of
-from glass_gym.policy import ALGORITHMS, Policy, model_class, save_policy
+from glass_gym.policy import ALGORITHMS, Policy, model_class, read_zip, save_policy
 
 EVALUATION_SEED, CHOICE_SEED, FINAL_SEED = 10_000, 15_000, 20_000
 """added to --seed: of the evaluations while training, of the choice of a policy, of the final figures"""
@@ -207,7 +207,7 @@ def finish(plan: Plan, arguments: argparse.Namespace, model, folder: Path, minut
     if best.is_file() and arguments.final_episodes > 0:
         count = max(1, arguments.final_episodes // 4)
         rows = min(arguments.n_eval_envs, count)
-        rivals = [model, model_class(plan.algo).load(best, device="cpu")]
+        rivals = [model, read_zip(best, plan.algo)]
         returns = [evaluation.evaluate(arena(rows, CHOICE_SEED), Policy(m), count)["return"] for m in rivals]
         chosen = rivals[int(returns[1] > returns[0])]
     about = {

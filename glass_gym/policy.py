@@ -62,7 +62,7 @@ def load_policy(path: str | Path, algorithm: str = "ppo", core: GlassCore | None
     known_algorithm(algorithm)
     if not path.is_file():
         raise PolicyError(f"{path}: no such policy file")
-    policy = Policy(_read(path) if path.suffix == ".safetensors" else _unzip(path, algorithm))
+    policy = Policy(_read(path) if path.suffix == ".safetensors" else read_zip(path, algorithm))
     if core is not None:
         try:
             policy.check(core)
@@ -91,10 +91,16 @@ def model_class(algorithm: str):
         raise PolicyError(f"{algorithm} needs {package}: pip install 'glass-gym[agents]'") from None
 
 
-def _unzip(path: Path, algorithm: str):
+def read_zip(path: Path, algorithm: str):
+    """The SB3 model of a zip (which is unpickled: trust its source), to act and not to learn: without replay memory.
+
+    Raises:
+        PolicyError: not a zip of that algorithm.
+    """
     kind = model_class(algorithm)
+    unneeded = {"replay_buffer_class": None, "replay_buffer_kwargs": {}, "buffer_size": 1}
     try:
-        return kind.load(path, device="cpu")
+        return kind.load(path, device="cpu", custom_objects=unneeded)
     except Exception as error:  # SB3 lets zip, pickle, JSON and torch errors through
         raise PolicyError(f"{path}: not a policy of {kind.__name__} ({type(error).__name__}: {error})") from None
 

@@ -72,7 +72,8 @@ def test_a_stopped_run_goes_on_where_it_was(world, tmp_path):
 )  # fmt: skip
 def test_every_entry_trains(world, tmp_path, algo, obs_type, settings):
     pytest.importorskip("sb3_contrib")
-    more = ["--obs-type", obs_type, "-n", "64", "--eval-freq", "-1", "-params", *settings]
+    evaluate = ["--eval-freq", "32", "--eval-episodes", "2", "--n-eval-envs", "2"]
+    more = ["--obs-type", obs_type, "-n", "64", *evaluate, "-params", *settings]
     size = None if obs_type == "position" else "[16,24]"
     assert train.main(command(world, tmp_path, *more, algo=algo, size=size)) == 0
     assert load_policy(tmp_path / "logs" / algo / "Glass-v0_1" / "policy.safetensors")
@@ -147,7 +148,7 @@ def test_an_update_makes_good_actions_likelier(tiny_world):
 
     torch.manual_seed(0)
     settings = ppo_torch.Settings(n_envs=2, n_steps=8, batch_size=16, n_epochs=20, ent_coef=0.0, learning_rate=3e-3)
-    env = gym.make_vec("Glass-v0", num_envs=2, checkpoint=tiny_world, output="torch", channels_first=True)
+    env = gym.make_vec("Glass-v0", num_envs=2, checkpoint=tiny_world, output="torch")
     observation, _ = env.reset(seed=0)
     policy, _ = ppo_torch.make_policy(env, settings.learning_rate, "cpu")
     rollout = ppo_torch.Rollout.empty(settings, observation)
@@ -157,7 +158,8 @@ def test_an_update_makes_good_actions_likelier(tiny_world):
 
     def chance():
         with torch.no_grad():
-            log_prob = policy.evaluate_actions(rollout.observations.flatten(0, 1), rollout.actions.flatten(0, 1))[1]
+            frames = ppo_torch.seen(rollout.observations.flatten(0, 1))
+            log_prob = policy.evaluate_actions(frames, rollout.actions.flatten(0, 1))[1]
         return (log_prob.exp() * good.flatten()).sum().item()
 
     before = chance()

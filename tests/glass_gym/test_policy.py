@@ -41,11 +41,13 @@ def test_a_policy_comes_back_from_its_file_and_acts_as_before(tiny_world, tmp_pa
     algorithm, model = build(tiny_world, name)
     path = save_policy(tmp_path / "policy.safetensors", model, algorithm, {"by": "test"})
     env = GlassEnv(tiny_world)
+    model.save(tmp_path / "model.zip")
     read, kept = load_policy(path, core=env.core), Policy(model)
+    unzipped = load_policy(tmp_path / "model.zip", algorithm, env.core)
     assert policy_header(path)["provenance"] == {"by": "test"}
     for seed in range(5):
         env.reset(seed=seed)
-        assert read.act(env.core).tolist() == kept.act(env.core).tolist()
+        assert read.act(env.core).tolist() == kept.act(env.core).tolist() == unzipped.act(env.core).tolist()
 
 
 def test_a_recurrent_policy_keeps_its_memory(tiny_world, tmp_path):

@@ -1,0 +1,24 @@
+"""The policies that come with the repository."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("stable_baselines3")
+
+from agents.arena import make_arena
+from agents.enjoy import TRAINED
+from agents.evaluation import evaluate
+from glass_gym.policy import load_policy
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results" / "policies"
+
+
+@pytest.mark.parametrize(("id", "name"), [("GlassTennis-v0", "ppo_tennis"), ("GlassSprites-v0", "ppo_sprites")])
+def test_they_do_what_their_figures_say(id, name):
+    said = json.loads((TRAINED / id / "ppo.json").read_text())
+    assert said == json.loads((RESULTS / f"{name}.json").read_text())
+    policy, said = load_policy(TRAINED / id / "ppo.safetensors"), said["policies"]["policy"]
+    done = evaluate(make_arena(id, 32, seed=123), policy, 64)
+    assert done["success"] >= said["success"] - 0.08 and done["steps_ratio"] <= said["steps_ratio"] + 0.15
