@@ -7,6 +7,8 @@ frames a step); a shift is the joystick's direction; codes press the fire button
 
 from __future__ import annotations
 
+import functools
+
 import gymnasium as gym
 import numpy as np
 import torch
@@ -35,6 +37,8 @@ FREE_STEPS = 16
 WALK = 6
 """an episode starts up to so many steps from there"""
 LIMIT = 100
+ARENA_STARTS = 1
+"""`starts_seed` of evaluations; policies train from the matches of 0"""
 
 
 class RealTennis(gym.Env):
@@ -49,7 +53,8 @@ class RealTennis(gym.Env):
         obs_type: ``"frame"``, ``"position"`` or ``"dict"``, as in the learned world.
         frame_size: (height, width) px of observed frames.
         reward, target_radius: see :class:`ReachTask`.
-        starts: rally beginnings that are recorded once, to start from.
+        starts: how many rally beginnings to start from.
+        starts_seed: of the matches that they are from.
         channels_first: observed frames are (3, H, W).
     """
 
@@ -58,13 +63,13 @@ class RealTennis(gym.Env):
     def __init__(
         self, codes: int = 4, fire_codes: tuple[int, ...] = (), obs_type: str = "frame",
         frame_size: tuple[int, int] | None = None, reward: str = "dense", target_radius: float = 6.0,
-        starts: int = 32, channels_first: bool = True, render_mode: str | None = "rgb_array",
+        starts: int = 32, starts_seed: int = 0, channels_first: bool = True, render_mode: str | None = "rgb_array",
     ):  # fmt: skip
         self.ale = _load()
         self.table = ActionTable.build((STEP, STEP), tuple(f"code {k}" for k in range(codes)), "compass", 1.0)
         self.task = ReachTask(target_radius, reward, 0.0)
         self.fire_codes, self.obs_type, self.frame_size = set(fire_codes), obs_type, frame_size
-        self.channels_first, self.starts, self.render_mode = channels_first, starts, render_mode
+        self.channels_first, self.starts, self.render_mode = channels_first, (starts, starts_seed), render_mode
         self.action_space = gym.spaces.MultiDiscrete(self.table.nvec)
         size = frame_size or (HEIGHT, WIDTH)
         frame = gym.spaces.Box(0, 255, (3, *size) if channels_first else (*size, 3), np.uint8)
@@ -74,7 +79,6 @@ class RealTennis(gym.Env):
         if obs_type not in spaces:
             raise ValueError(f"obs_type must be one of {', '.join(spaces)}, got {obs_type!r}")
         self.observation_space = spaces[obs_type]
-        self.bank: list | None = None
         self._screen = np.zeros((210, 160, 3), np.uint8)
 
     # --- the game --------------------------------------------------------------------------------------------------
@@ -95,34 +99,17 @@ class RealTennis(gym.Env):
         self.ale.getScreenRGB(self._screen)
         return self._screen
 
-    def _act(self, shift: int, fire: bool) -> None:
+    def act(self, shift: int, fire: bool) -> None:
+        """Hold a direction of the joystick, and perhaps the button, for a step."""
         for _ in range(FRAMESKIP):
             self.ale.act((FIRE if fire else JOYSTICK)[shift])
 
-    def _record_starts(self) -> None:
-        """Play random matches, and keep the beginnings of rallies: our player is near, and free to run for a while."""
-        rng, self.bank = np.random.default_rng(int(self.np_random.integers(2**31))), []
-        self.ale.reset_game()
-        shift, rested = 0, 0
-        while len(self.bank) < self.starts:
-            if self.ale.game_over():
-                self.ale.reset_game()
-            if rng.random() < 0.15:
-                shift = int(rng.integers(9))
-            before = self.position
-            self._act(shift, rng.random() < 0.3)
-            if np.abs(self.position - before).max() < 1:
-                rested += 1
-            elif rested >= 10 and self.near() and self._free():
-                self.bank.append(self.ale.cloneState())
-                rested = 0
-
-    def _free(self) -> bool:
+    def free_to_run(self) -> bool:
         """Whether from here the player runs up and down, or left and right, as told; the game is put back."""
         here, free = self.ale.cloneState(), True
         for turn in range(FREE_STEPS):
             before = self.position
-            self._act((1, 3, 5, 7)[turn // 2 % 4], False)
+            self.act((1, 3, 5, 7)[turn // 2 % 4], False)
             free = free and STEP - 2 <= np.abs(self.position - before).max() <= 2 * STEP
         self.ale.restoreState(here)
         return free
@@ -132,12 +119,11 @@ class RealTennis(gym.Env):
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         """Start in a rally. Options: `target` (x, y) px."""
         super().reset(seed=seed)
-        if self.bank is None:
-            self._record_starts()
-        self.ale.restoreState(self.bank[int(self.np_random.integers(len(self.bank)))])
+        bank = record_starts(*self.starts)
+        self.ale.restoreState(bank[int(self.np_random.integers(len(bank)))])
         shift = int(self.np_random.integers(9))
         for _ in range(1 + int(self.np_random.integers(WALK))):  # the screen follows the state
-            self._act(shift, False)
+            self.act(shift, False)
         numbers = torch.from_numpy(self.np_random.random((1, 2 * TRIES)))
         (left, right), (top, bottom) = REACH
         corner = np.array([left, top], np.float32)
@@ -150,7 +136,7 @@ class RealTennis(gym.Env):
         """One step under (shift, code); four frames of the game."""
         shift, code = (int(v) for v in action)
         before = self.position
-        self._act(shift, code in self.fire_codes)
+        self.act(shift, code in self.fire_codes)
         if self.ale.game_over():
             self.ale.reset_game()
         before, after, target = (torch.from_numpy(x)[None] for x in (before, self.position, self.target))
@@ -188,8 +174,32 @@ class RealTennis(gym.Env):
         return stretch(emit(self.frame())[0].transpose(1, 2, 0), PIXEL_ASPECT)
 
 
+@functools.cache
+def record_starts(count: int, seed: int) -> list:
+    """Play random matches, and keep the beginnings of rallies: our player is near, and free to run for a while.
+
+    Returns:
+        ALE states, for any game of this process.
+    """
+    game, rng, bank = RealTennis(), np.random.default_rng(seed), []
+    shift, rested = 0, 0
+    while len(bank) < count:
+        if game.ale.game_over():
+            game.ale.reset_game()
+        if rng.random() < 0.15:
+            shift = int(rng.integers(9))
+        before = game.position
+        game.act(shift, rng.random() < 0.3)
+        if np.abs(game.position - before).max() < 1:
+            rested += 1
+        elif rested >= 10 and game.near() and game.free_to_run():
+            bank.append(game.ale.cloneState())
+            rested = 0
+    return bank
+
+
 class RealArena:
-    """Rows of the real game, for :func:`agents.evaluation.evaluate`.
+    """Rows of the real game, for :func:`agents.evaluation.evaluate`; they start from matches of their own.
 
     Args:
         rows: number of games.
@@ -200,15 +210,14 @@ class RealArena:
     limit = LIMIT
 
     def __init__(self, rows: int, seed: int = 0, **kwargs):
-        self.games = [RealTennis(**kwargs) for _ in range(rows)]
+        self.games = [RealTennis(**{"starts_seed": ARENA_STARTS, **kwargs}) for _ in range(rows)]
         self.rows, self.table, self.task = rows, self.games[0].table, self.games[0].task
         self._seed: int | None = seed
 
     def reset(self, mask=None) -> None:
-        """Start rows anew. All share the starts that the first has recorded."""
+        """Start rows anew."""
         for row, game in enumerate(self.games):
             if mask is None or mask[row]:
-                game.bank = self.games[0].bank
                 game.reset(seed=None if self._seed is None else self._seed + row)
         self._seed = None
 
