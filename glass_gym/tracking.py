@@ -35,13 +35,14 @@ class Track:
 
 
 @torch.no_grad()
-def track(model: Glass, frames: Tensor) -> Track:
-    """Track the agent through frames (T, 3, H, W) in [-1, 1].
+def track(model: Glass, frames: Tensor, masks: Tensor | None = None) -> Track:
+    """Track the agent through frames (T, 3, H, W) in [-1, 1]; `masks` (T, 1, H, W) are M's, if they are there already.
 
     A position is the centre of the agent's window: its pixel i is frame pixel position - window / 2 + i.
     """
     config = model.config
-    masks = torch.cat([model.mask(part) for part in frames.split(64)])
+    if masks is None:
+        masks = torch.cat([model.mask(part) for part in frames.split(64)])
     centre = densest_point(masks, config.agent_radius).round()
     margin = config.window // 2 + REACH
     side = 2 * margin

@@ -53,13 +53,13 @@ def analyse(world: World, store: Store, videos, result: dict, clips: bool = True
     for video in tqdm(videos, desc="held-out videos", leave=False):
         span = slice(video.start, video.start + video.length)
         frames = frames_to_tensor(store.frames[span])
-        raw = torch.cat([model.mask(part) for part in frames.split(64)])
-        tracked = track(model, frames)
+        raw = torch.cat([model.mask(part) for part in frames.split(64)]).float()
+        tracked = track(model, frames, raw)
         moves = tracked.position.diff(dim=0)
         pairs = torch.stack([frames[:-1], frames[1:]], 1)
         pair_masks = torch.stack([raw[:-1], raw[1:]], 1)
-        estimate = model.shift_foreground(pairs, pair_masks).numpy()
-        scene = model.shift_background(pairs, 1 - pair_masks)
+        estimate = model.shift_foreground(pairs, pair_masks).float().numpy()
+        scene = model.shift_background(pairs, 1 - pair_masks).float()
         corner = tracked.position.long() - side // 2
         truth = store.masks(span.start, span.stop) if store.has_masks else None
         if truth is not None:
