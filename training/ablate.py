@@ -164,7 +164,7 @@ class Queue:
 
         done = trainer.run(stage, step)
         bar.close()
-        self.iterations = bar.n
+        self.iterations = stage.iterations
         return trainer if done else None
 
     def _gma(self, row: Row) -> dict | None:
