@@ -12,7 +12,7 @@ from pathlib import Path
 from agents import evaluation
 from agents.arena import make_arena
 from agents.options import AgentError, changes_of, runs_of
-from glass_gym.policy import ALGORITHMS, PolicyError, load_policy
+from glass_gym.policy import ALGORITHMS, PolicyError, load_policy, policy_header
 
 TRAINED = Path(__file__).with_name("trained")
 EXAMPLES = """examples:
@@ -74,7 +74,9 @@ def enjoy(arguments: argparse.Namespace) -> None:
     )  # fmt: skip
     print(evaluation.table(figures), end="")
     if arguments.out:
-        about = {"env": arguments.env, "policy": str(path), "command": " ".join(sys.argv[1:])}
+        made = policy_header(path)["provenance"] if path.suffix == ".safetensors" else {}
+        about = {key: made[key] for key in ("timesteps", "minutes") if key in made}
+        about |= {"env": arguments.env, "policy": str(path), "command": " ".join(sys.argv[1:])}
         print(evaluation.write(arguments.out, about | {"policies": figures}))
 
 

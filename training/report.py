@@ -299,13 +299,8 @@ def _policies(folder: Path) -> str:
     for path in sorted(folder.glob("*.json")):
         figures = json.loads(path.read_text())
         about = [f"{figures[key]:,} {key}" for key in ("timesteps", "minutes") if key in figures]
-        out += [
-            f"### {path.stem.replace('_', ' ')}",
-            "",
-            f"`{figures.get('command') or 'defaults'}`: {', '.join(about)}",
-            "",
-        ]
-        out += PLAYERS
+        made = f"`{figures.get('command') or 'defaults'}`" + ": " * bool(about) + ", ".join(about)
+        out += [f"### {path.stem.replace('_', ' ')}", "", made, "", *PLAYERS]
         for name, row in figures["policies"].items():
             low, high = row["success_95"]
             out.append(

@@ -44,7 +44,8 @@ def test_a_run_leaves_all_that_it_promises(world, tmp_path, capsys):
                  "--out", str(tmp_path / "e.json"), "--record", str(tmp_path / "e.gif"),
                  "--env-kwargs", f"checkpoint:{world}", "max_episode_steps:6"]  # fmt: skip
     assert enjoy.main(arguments) == 0
-    assert json.loads((tmp_path / "e.json").read_text())["policies"]["policy"]["episodes"] == 3
+    figures = json.loads((tmp_path / "e.json").read_text())
+    assert figures["policies"]["policy"]["episodes"] == 3 and figures["timesteps"] == 64
     assert (tmp_path / "e.gif").exists()
     assert "policy.safetensors" in capsys.readouterr().out
 
