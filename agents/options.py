@@ -97,8 +97,8 @@ def make_env(id: str, n_envs: int, seed: int | None = None, wrappers: list[str] 
     if "frame_size" in kwargs:
         kwargs["frame_size"] = tuple(kwargs["frame_size"])
     if gym.spec(id).vector_entry_point is None:
-        env = make_vec_env(id, n_envs, seed=seed, env_kwargs=kwargs)
-        return VecMonitor(env, info_keywords=("is_success",))
+        statistics = {"info_keywords": ("is_success",)}
+        return make_vec_env(id, n_envs, seed=seed, env_kwargs=kwargs, monitor_kwargs=statistics)
     for name in wrappers or ():
         if not hasattr(vector, name):
             raise AgentError(f"env_wrapper: no {name!r} in glass_gym.wrappers.vector")

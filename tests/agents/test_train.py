@@ -80,6 +80,15 @@ def test_every_entry_trains(world, tmp_path, algo, obs_type, settings):
     assert load_policy(tmp_path / "logs" / algo / "Glass-v0_1" / "policy.safetensors")
 
 
+def test_a_policy_can_learn_in_the_real_game(tmp_path):
+    pytest.importorskip("ale_py")
+    small = ["-params", "n_steps:8", "batch_size:16", "--env-kwargs", "starts:2", "-n", "32", "--eval-freq", "-1"]
+    command = ["--env", "RealTennis-v0", "-f", str(tmp_path), *QUICK, "--final-episodes", "2", *small]
+    assert train.main(command) == 0
+    figures = json.loads((tmp_path / "ppo" / "RealTennis-v0_1" / "evaluation.json").read_text())
+    assert figures["env"] == "RealTennis-v0" and figures["policies"]["policy"]["episodes"] == 2
+
+
 def test_every_entry_of_the_file_makes_a_model(tiny_world):
     import yaml
 
