@@ -7,6 +7,7 @@ notes.md beside a JSON for what a person has to say about it. Nothing in the pag
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Callable
@@ -49,7 +50,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def report(folder: Path) -> str:
     """The page as Markdown."""
-    read = lambda name: json.loads((folder / name).read_text()) if (folder / name).exists() else None  # noqa: E731
+
+    @functools.cache
+    def read(name: str) -> dict | None:
+        return json.loads((folder / name).read_text()) if (folder / name).exists() else None
+
     tennis, sprites = read("tennis/evaluation.json"), read("sprites/evaluation.json")
     real, actions = read("wsprites/evaluation.json"), read("wsprites/actions.json")
     parts = [HEAD, bars(read)]
