@@ -50,6 +50,8 @@ LMA_ROWS = (
     Row("lma-plain-vq", "ours", "plain VQ (trained codebook), no k-means start", {"quantiser": "plain"},
         lma={"continuous": 0}),
     Row("lma-no-continuous", "ours", "EMA codebook from the first step (no k-means start)", lma={"continuous": 0}),
+    Row("lma-no-revival", "ours", "EMA codebook without revival of dead codes", lma={"revival": False}),
+    Row("lma-entropy", "ours", "with an entropy bonus on the use of codes", lma={"entropy": 0.1}),
     Row("lma-gated-copy", "ours", "with a gated copy of the foreground before", {"gated_copy": True}),
     Row("lma-no-skip", "ours", "without the E-to-D skip", {"skip": False}),
     Row("lma-show-shift", "ours", "the shift is never hidden from the RNN", lma={"hide_shift": 0.0}),

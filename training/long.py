@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glass_gym.action_space import COMPASS
@@ -135,8 +135,8 @@ class LongStage:
     def __post_init__(self):
         if self.windows.whole:
             raise ValueError("the long-horizon stage needs an agent-centred model (GlassConfig.view='agent')")
-        real = replace(self.lma, frames=self.config.real_frames, continuous=0)
-        self.real = LmaStage(self.model, self.windows, real, self.features, learn_codes=False)
+        real = replace(self.lma, frames=self.config.real_frames, continuous=0, learn_codes=False)
+        self.real = LmaStage(self.model, self.windows, real, self.features)
         self.horizon = min(max(self.lma.horizons), int(self.windows.lengths.max()) - 1)
         self.manifold = Manifold(self.windows, self.model.config.window)
         self.shifts = torch.tensor(list(COMPASS.values()), dtype=torch.float32)
@@ -146,6 +146,11 @@ class LongStage:
     @property
     def iterations(self) -> int:
         return self.config.iterations or 0
+
+    @property
+    def boxes(self) -> list[nn.Module]:
+        """What is trained."""
+        return self.model.boxes("long")
 
     def state_dict(self) -> dict[str, Tensor]:
         """The pool, for a checkpoint."""
@@ -222,8 +227,8 @@ class LongStage:
         terms["silhouette"] = c.silhouette * silhouette
         terms["look"] = c.look * look
         if c.obey and model.config.quantiser == "ema":
-            z = model.quantiser.normalise(model.directions(clip, torch.zeros(len(clip), c.steps, 2).to(clip)))
-            logits = 4 * z.flatten(0, 1) @ model.quantiser.codebook.T / z.shape[-1]
+            z = model.directions(clip, torch.zeros(len(clip), c.steps, 2).to(clip))
+            logits = model.quantiser.logits(z.flatten(0, 1))
             terms["obey"] = c.obey * F.cross_entropy(logits, torch.stack(codes, 1).flatten())
         with torch.no_grad():
             rows |= {"layer": layer.float(), "shift": shift, "code": code, "age": rows["age"] + c.steps}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glass_gym.glass import Glass, crop_windows, inside_windows
@@ -57,7 +57,8 @@ class LmaConfig:
     rate: float = 1e-3
     """peak learning rate"""
     continuous: int = 700
-    """first steps with unquantised, noisy code vectors: the decoder learns to listen before there are K words"""
+    """first steps with unquantised, noisy code vectors: the decoder learns to listen before there are K words, which
+    then start from k-means; 0 (for --again lma): the codebook goes on as it is"""
     noise: float = 0.3
     """of those vectors, a channel"""
     horizons: tuple[int, ...] = (2, 4, 8, 15)
@@ -69,6 +70,9 @@ class LmaConfig:
     """T_f: the first steps of a clip that start from the real foreground; 1 is free running (the paper: 5) ..."""
     teacher_steps: int = 25_000
     """... and falls to 1 over this many iterations"""
+    learn_codes: bool = True
+    """False: E, A and the codebook stay as they are, so that codes keep their meaning while C, the RNN and D learn on
+    (with --init and --again lma)"""
     jitter: int = 2
     """clips are moved inside their window by up to this many px"""
     mask_weight: float = 4.0
@@ -79,6 +83,10 @@ class LmaConfig:
     mask: float = 0.2
     cycle: float = 0.0
     commitment: float = 0.05
+    entropy: float = 0.0
+    """EMA codes: weight of the entropy of their use, a bonus for using all (off: revival does it, docs/results.md)"""
+    revival: bool = True
+    """EMA codes: a code that is used in under 4 % of the steps starts anew from a vector of the most used one"""
     information: float = 0.05
     """Gumbel actions: weight of the mutual information between directions and actions (CADDY)"""
     perceptual: float = 1.0
@@ -104,6 +112,11 @@ class GmaStage:
     @property
     def iterations(self) -> int:
         return self.config.iterations
+
+    @property
+    def boxes(self) -> list[nn.Module]:
+        """What is trained."""
+        return self.model.boxes("gma")
 
     def batch(self, rng: np.random.Generator, iteration: int) -> dict[str, Tensor]:
         """Random pairs that move: frames (B, 2, 3, H, W)."""
@@ -152,11 +165,15 @@ class LmaStage:
     config: LmaConfig
     features: object = None  # VGG features, or None
     name: str = "lma"
-    learn_codes: bool = True  # False: A and the codebook stay as they are
 
     @property
     def iterations(self) -> int:
         return self.config.iterations
+
+    @property
+    def boxes(self) -> list[nn.Module]:
+        """What is trained."""
+        return self.model.boxes("lma" if self.config.learn_codes else "long")
 
     def horizon(self, iteration: int) -> int:
         """Free-running length T at an iteration."""
@@ -198,8 +215,10 @@ class LmaStage:
 
     @torch.no_grad()
     def prepare(self, iteration: int, generator: torch.Generator) -> None:
-        """At the end of the continuous phase the codebook starts from k-means over A's vectors."""
-        if iteration != self.config.continuous or not hasattr(self.model.quantiser, "kmeans"):
+        """At the end of a continuous phase the codebook starts from k-means over A's vectors."""
+        c = self.config
+        began = c.continuous > 0 and iteration == c.continuous  # without such a phase the codebook goes on as it is
+        if not began or not c.learn_codes or not hasattr(self.model.quantiser, "kmeans"):
             return
         rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
         device = next(self.model.parameters()).device
@@ -213,10 +232,10 @@ class LmaStage:
         """Weighted terms; their sum is the stage's loss."""
         c, model = self.config, self.model
         layers, shifts, inside = batch["layers"], batch["shifts"], batch["inside"]
-        with torch.set_grad_enabled(self.learn_codes and torch.is_grad_enabled()):
+        with torch.set_grad_enabled(c.learn_codes and torch.is_grad_enabled()):
             z = model.directions(layers, shifts)  # (B, T, code)
         terms: dict[str, Tensor] = {}
-        if not self.learn_codes:
+        if not c.learn_codes:
             codes = model.quantiser.embed(model.quantise(z).index).unflatten(0, z.shape[:2])
         elif iteration < c.continuous:
             codes = model.quantiser.normalise(z)
@@ -230,7 +249,9 @@ class LmaStage:
             else:
                 terms["commitment"] = c.commitment * losses.code_commitment(normal, quantised.nearest)
             if hasattr(model.quantiser, "update"):
-                model.quantiser.update(z.flatten(0, 1), generator)
+                model.quantiser.update(z.flatten(0, 1), generator, c.revival)
+                if c.entropy:
+                    terms["entropy"] = -c.entropy * model.quantiser.entropy(z.flatten(0, 1))
             elif model.config.quantiser == "plain":
                 terms["codebook"] = losses.codebook(normal, quantised.nearest)
         told = shifts

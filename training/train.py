@@ -103,6 +103,8 @@ def train(config: TrainConfig) -> bool:
     """Run the command's work. Returns False if it was interrupted or out of time (saved; --resume continues)."""
     if unknown := set(config.again) - {"gma", "lma", "long"}:
         raise TrainingError(f"--again takes gma, lma and long, got {', '.join(sorted(unknown))}")
+    if not (config.lma.learn_codes or config.init or config.resume):
+        raise TrainingError("--lma.no-learn-codes keeps codes that were learned before: add --init OTHER/state.pt")
     kind = config.data if config.data in THETA else "wsprites"
     if config.data not in ("tennis", "wsprites") and Path(config.data).is_dir() and "Tennis" in _source(config.data):
         kind = "tennis"

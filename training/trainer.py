@@ -136,7 +136,7 @@ class Trainer:
         """
         if stage.iterations <= 0 or stage.name in self.finished:
             return True
-        boxes = self.model.boxes(stage.name)
+        boxes = stage.boxes
         parameters = [p for box in boxes for p in box.parameters()]
         for box in self.model.children():
             inside = any(box is b for b in boxes)

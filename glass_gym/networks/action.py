@@ -128,8 +128,17 @@ class CosineQuantiser(nn.Module):
         nearest = self.codebook[index]
         return Quantised(z + (nearest - z).detach(), index, nearest)
 
+    def logits(self, z: Tensor) -> Tensor:
+        """Vectors z (N, code_channels) -> (N, K): four times the cosine to each code."""
+        return 4 * self.normalise(z) @ self.codebook.T / z.shape[-1]
+
+    def entropy(self, z: Tensor) -> Tensor:
+        """Entropy, in nats, of how the codes are used by vectors z (N, code_channels): log K if all are used alike."""
+        share = self.logits(z).softmax(-1).mean(0)
+        return -(share * share.clamp_min(1e-8).log()).sum()
+
     @torch.no_grad()
-    def update(self, z: Tensor, generator: torch.Generator | None = None) -> None:
+    def update(self, z: Tensor, generator: torch.Generator | None = None, revive: bool = True) -> None:
         """Move the codebook toward the vectors z (N, code_channels) assigned to it; revive codes below `dead`."""
         z = self.normalise(z.detach())
         assigned = F.one_hot((z @ self.codebook.T).argmax(1), len(self.codebook)).float()
@@ -138,7 +147,7 @@ class CosineQuantiser(nn.Module):
         rate = (1 - self.decay) * (count > 0).float()[:, None]
         self.codebook.copy_(self.normalise(self.codebook.lerp(mean, rate)))
         self.usage.lerp_(count / count.sum(), 1 - self.decay)
-        for code in torch.nonzero(self.usage < self.dead).flatten().tolist():
+        for code in torch.nonzero(self.usage < self.dead).flatten().tolist() if revive else ():
             crowd = torch.nonzero(assigned[:, int(self.usage.argmax())]).flatten()
             if len(crowd):  # split the most used code: a member of its crowd founds a new one
                 pick = crowd[torch.randint(len(crowd), (1,), generator=generator).item()]

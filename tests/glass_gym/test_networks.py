@@ -1,3 +1,6 @@
+import math
+
+import pytest
 import torch
 
 from glass_gym.config import GlassConfig
@@ -97,14 +100,26 @@ def test_a_window_over_the_edge_is_zero_outside_the_frame():
     assert torch.equal(inside_windows(torch.tensor([[-2, 7]]), 8, 10, 10), windows)
 
 
-def test_a_dead_code_is_revived_from_the_data():
+@pytest.mark.parametrize("revive", [True, False])
+def test_a_dead_code_is_revived_from_the_data(revive):
     quantiser = CosineQuantiser(GlassConfig.lean(codes=2), decay=0.5)
     quantiser.codebook.copy_(quantiser.normalise(torch.stack([torch.ones(16), -torch.ones(16)])))
     vectors = torch.ones(64, 16) + 0.3 * torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
     for _ in range(12):
-        quantiser.update(vectors, torch.Generator().manual_seed(1))
+        quantiser.update(vectors, torch.Generator().manual_seed(1), revive)
     used = quantiser(vectors).index.unique()
-    assert len(used) == 2
+    assert len(used) == 1 + revive
+
+
+def test_the_entropy_of_the_codes_use_is_highest_if_all_are_used_alike_and_draws_vectors_apart():
+    quantiser = CosineQuantiser(GlassConfig.lean(codes=2))
+    quantiser.codebook.copy_(quantiser.normalise(torch.eye(2, 16)))
+    alike, one = torch.eye(2, 16).repeat(8, 1), torch.eye(2, 16)[:1].repeat(16, 1)
+    assert float(quantiser.entropy(alike)) == pytest.approx(math.log(2))
+    assert float(quantiser.entropy(one)) < 0.1
+    vectors = one.requires_grad_()
+    quantiser.entropy(vectors).backward()
+    assert (vectors.grad[:, 1] > 0).all()  # towards the code that nobody uses
 
 
 def test_k_means_finds_two_directions():

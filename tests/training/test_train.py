@@ -149,7 +149,7 @@ def test_the_lma_stage_learns_and_a_world_comes_out(tiny_model, block_store, tmp
     tiny_model.mask = PerfectMask()
     store = Store(block_store)
     windows = cut_windows(tiny_model, store, [v for v in store.videos if v.split == "train"])
-    config = LmaConfig(iterations=40, frames=16, continuous=10, horizons=(2, 4), rate=2e-3)
+    config = LmaConfig(iterations=40, frames=16, continuous=10, horizons=(2, 4), rate=2e-3, entropy=0.1)
     model = Glass(tiny_model.config)
     trainer = Trainer(model, tmp_path, LOOP)
     seen = []
@@ -158,6 +158,43 @@ def test_the_lma_stage_learns_and_a_world_comes_out(tiny_model, block_store, tmp
     trainer.average.mask = PerfectMask()
     world = build_world(trainer.average, store, windows)
     assert len(world.start_frames) >= 32 and world.code_names[0] == "neutral" and 1 <= world.step[0] <= 3
+
+
+@pytest.mark.parametrize("learn", [True, False])
+def test_codes_stay_as_they_are_while_the_generator_learns_on(tiny_model, block_store, tmp_path, learn):
+    tiny_model.mask = PerfectMask()
+    store = Store(block_store)
+    windows = cut_windows(tiny_model, store, [v for v in store.videos if v.split == "train"])
+    config = LmaConfig(iterations=3, frames=16, continuous=0, horizons=(4,), learn_codes=learn)
+    trainer = Trainer(Glass(tiny_model.config), tmp_path, LOOP)
+    stage = LmaStage(trainer.model, windows, config)
+    clip = stage.clips(np.random.default_rng(0), 4)
+    vectors = trainer.model.eval().directions(clip["layers"], clip["shifts"])
+    book, head = trainer.model.quantiser.codebook.clone(), trainer.model.decoder.head_full.weight.clone()
+    assert trainer.run(stage)
+    same = torch.equal(vectors, trainer.model.eval().directions(clip["layers"], clip["shifts"]))
+    assert same != learn and torch.equal(book, trainer.model.quantiser.codebook) != learn
+    assert not torch.equal(head, trainer.model.decoder.head_full.weight)
+
+
+@pytest.mark.parametrize(
+    ("continuous", "iteration", "starts"), [(2, 1, False), (2, 2, True), (2, 3, False), (0, 0, False)]
+)
+def test_the_codebook_starts_from_k_means_only_where_a_continuous_phase_ends(
+    tiny_model, block_store, continuous, iteration, starts
+):
+    tiny_model.mask = PerfectMask()
+    store = Store(block_store)
+    windows = cut_windows(tiny_model, store, [v for v in store.videos if v.split == "train"])
+    stage = LmaStage(tiny_model, windows, LmaConfig(frames=16, continuous=continuous, horizons=(4,)))
+    before = tiny_model.quantiser.codebook.clone()
+    stage.prepare(iteration, torch.Generator().manual_seed(0))
+    assert torch.equal(before, tiny_model.quantiser.codebook) != starts
+
+
+def test_codes_that_were_never_learned_cannot_be_kept(block_store, tmp_path, capsys):
+    assert main([str(block_store), "--out", str(tmp_path), "--lma.no-learn-codes"]) == 1
+    assert "add --init OTHER/state.pt" in capsys.readouterr().err
 
 
 def test_codes_that_the_data_never_uses_are_left_out_of_a_world(tiny_model):
