@@ -145,28 +145,29 @@ def test_the_tracker_follows_a_walking_block_exactly(tiny_model, block_store):
         assert torch.equal(found, true)
 
 
-def test_the_lma_stage_learns_and_a_world_comes_out(tiny_model, block_store, tmp_path):
+@pytest.fixture
+def windows(tiny_model, block_store):
     tiny_model.mask = PerfectMask()
     store = Store(block_store)
-    windows = cut_windows(tiny_model, store, [v for v in store.videos if v.split == "train"])
+    return cut_windows(tiny_model, store, [v for v in store.videos if v.split == "train"])
+
+
+def test_the_lma_stage_learns_and_a_world_comes_out(tiny_config, block_store, windows, tmp_path):
     config = LmaConfig(iterations=40, frames=16, continuous=10, horizons=(2, 4), rate=2e-3, entropy=0.1)
-    model = Glass(tiny_model.config)
+    model = Glass(tiny_config)
     trainer = Trainer(model, tmp_path, LOOP)
     seen = []
     assert trainer.run(LmaStage(model, windows, config), lambda s, i, terms: seen.append(terms["rec_u"]))
     assert np.mean(seen[-5:]) < 0.7 * np.mean(seen[:3])
     trainer.average.mask = PerfectMask()
-    world = build_world(trainer.average, store, windows)
+    world = build_world(trainer.average, Store(block_store), windows)
     assert len(world.start_frames) >= 32 and world.code_names[0] == "neutral" and 1 <= world.step[0] <= 3
 
 
 @pytest.mark.parametrize("learn", [True, False])
-def test_codes_stay_as_they_are_while_the_generator_learns_on(tiny_model, block_store, tmp_path, learn):
-    tiny_model.mask = PerfectMask()
-    store = Store(block_store)
-    windows = cut_windows(tiny_model, store, [v for v in store.videos if v.split == "train"])
+def test_codes_stay_as_they_are_while_the_generator_learns_on(tiny_config, windows, tmp_path, learn):
     config = LmaConfig(iterations=3, frames=16, continuous=0, horizons=(4,), learn_codes=learn)
-    trainer = Trainer(Glass(tiny_model.config), tmp_path, LOOP)
+    trainer = Trainer(Glass(tiny_config), tmp_path, LOOP)
     stage = LmaStage(trainer.model, windows, config)
     clip = stage.clips(np.random.default_rng(0), 4)
     vectors = trainer.model.eval().directions(clip["layers"], clip["shifts"])
@@ -181,11 +182,8 @@ def test_codes_stay_as_they_are_while_the_generator_learns_on(tiny_model, block_
     ("continuous", "iteration", "starts"), [(2, 1, False), (2, 2, True), (2, 3, False), (0, 0, False)]
 )
 def test_the_codebook_starts_from_k_means_only_where_a_continuous_phase_ends(
-    tiny_model, block_store, continuous, iteration, starts
+    tiny_model, windows, continuous, iteration, starts
 ):
-    tiny_model.mask = PerfectMask()
-    store = Store(block_store)
-    windows = cut_windows(tiny_model, store, [v for v in store.videos if v.split == "train"])
     stage = LmaStage(tiny_model, windows, LmaConfig(frames=16, continuous=continuous, horizons=(4,)))
     before = tiny_model.quantiser.codebook.clone()
     stage.prepare(iteration, torch.Generator().manual_seed(0))
