@@ -19,6 +19,10 @@ from glass_gym.tracking import keep_agent
 PRESENT = 0.25
 """An agent is present while its mask keeps this share of the mass it started with."""
 
+CPU_PLACES = 64 * 64 * 64
+"""On the CPU a step animates so many window pixels at a time, 64 rows of 64 x 64 px: more fall out of the caches (256
+such rows at once take half as long again)."""
+
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
@@ -194,10 +198,16 @@ class Simulator:
         """
         position = self.clamp(state.position + shift, state.position)
         moved = position - state.position
+        at_once = max(1, CPU_PLACES // self.config.window**2) if self.device.type == "cpu" else max(1, len(state))
+        pieces = zip(*(x.split(at_once) for x in (state.layer, moved, code, *state.memory)), strict=True)
+        parts = [self._animate(*piece) for piece in pieces]
+        layer, *memory = parts[0] if len(parts) == 1 else [torch.cat(x) for x in zip(*parts, strict=True)]
+        return WorldState(layer, state.background, position, state.origin, state.mass, tuple(memory))
+
+    def _animate(self, layer: Tensor, shift: Tensor, code: Tensor, *memory: Tensor) -> list[Tensor]:
         with self._autocast():
-            vectors = self.model.quantiser.embed(code)
-            drawn, memory = self.model.animate(state.layer, state.memory, moved, vectors)
-        return WorldState(drawn.layer.float(), state.background, position, state.origin, state.mass, memory)
+            drawn, memory = self.model.animate(layer, memory, shift, self.model.quantiser.embed(code))
+        return [drawn.layer.float(), *memory]
 
     def clamp(self, position: Tensor, before: Tensor) -> Tensor:
         """Positions (B, 2) px held inside the frame by the agent's half size.

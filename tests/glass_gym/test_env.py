@@ -11,6 +11,7 @@ import torch
 from gymnasium.utils.env_checker import check_env
 
 import glass_gym
+from glass_gym import simulator as simulator_module
 from glass_gym.checkpoint import bundled
 from glass_gym.env import GlassEnv
 from glass_gym.pictures import stretch
@@ -241,3 +242,14 @@ def test_making_a_world_imports_neither_pygame_nor_stable_baselines():
         "e.render(); print([m for m in ('pygame', 'stable_baselines3', 'sklearn', 'PIL') if m in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+@pytest.mark.parametrize("rows", [5, 4, 1])
+def test_rows_animated_a_few_at_a_time_are_the_rows_animated_together(tiny_world, monkeypatch, rows):
+    world = Simulator(tiny_world.model, "cpu")
+    state = world.start(torch.randint(0, 255, (rows, 32, 48, 3), generator=torch.Generator().manual_seed(0)).byte())
+    shift, code = torch.arange(2.0 * rows).view(rows, 2) - rows, torch.arange(rows) % 3
+    together = world.step(world.step(state, shift, code), -shift, code)
+    monkeypatch.setattr(simulator_module, "CPU_PLACES", 2 * tiny_world.config.window**2)
+    apart = world.step(world.step(state, shift, code), -shift, code)
+    assert all(torch.equal(a, b) for a, b in zip(together.tensors(), apart.tensors(), strict=True))
