@@ -123,6 +123,8 @@ def train(config: TrainConfig) -> bool:
         trainer.load()
     elif config.init:
         _load_from(trainer, config.init)
+        if not config.lma.learn_codes and "lma" not in trainer.finished:
+            raise TrainingError(f"{config.init}: its codes were not learned; leave out --lma.no-learn-codes")
         trainer.finished = [name for name in trainer.finished if name not in config.again]
     elif trainer.state_file.exists():
         raise TrainingError(f"{trainer.state_file} exists; add --resume to continue it, or choose another --out")

@@ -191,8 +191,14 @@ def test_the_codebook_starts_from_k_means_only_where_a_continuous_phase_ends(
 
 
 def test_codes_that_were_never_learned_cannot_be_kept(block_store, tmp_path, capsys):
-    assert main([str(block_store), "--out", str(tmp_path), "--lma.no-learn-codes"]) == 1
+    sizes = ["--window", "16", "--agent-radius", "5", "--codes", "3", "--loop.device", "cpu"]
+    first = [str(block_store), *sizes, "--out", str(tmp_path / "a")]
+    keep = [str(block_store), *sizes, "--out", str(tmp_path / "b"), "--lma.no-learn-codes"]
+    assert main(keep) == 1
     assert "add --init OTHER/state.pt" in capsys.readouterr().err
+    assert main([*first, "--gma.iterations", "1", "--lma.iterations", "0"]) == 0
+    assert main([*keep, "--init", str(tmp_path / "a" / "state.pt")]) == 1
+    assert "its codes were not learned" in capsys.readouterr().err
 
 
 def test_codes_that_the_data_never_uses_are_left_out_of_a_world(tiny_model):
