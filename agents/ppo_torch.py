@@ -15,7 +15,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import gymnasium as gym
-import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 from torch import Tensor, nn
@@ -69,12 +68,12 @@ class Rollout:
 def make_policy(env, learning_rate: float, device):
     """SB3's actor-critic over keypoints, and an object that :func:`save_policy` can write."""
     from stable_baselines3.common.policies import ActorCriticCnnPolicy
+    from stable_baselines3.common.vec_env import VecTransposeImage
 
     from glass_gym.sb3 import GlassExtractor
 
     kwargs = {"features_extractor_class": GlassExtractor, "net_arch": [128]}
-    height, width, planes = env.single_observation_space.shape
-    spaces = gym.spaces.Box(0, 255, (planes, height, width), np.uint8), env.single_action_space
+    spaces = VecTransposeImage.transpose_space(env.single_observation_space), env.single_action_space
     policy = ActorCriticCnnPolicy(*spaces, lambda _: learning_rate, **kwargs).to(device)
     return policy, SimpleNamespace(
         policy=policy, policy_kwargs=kwargs, observation_space=spaces[0], action_space=spaces[1]

@@ -28,28 +28,28 @@ LEASH = 0.001
 
 @dataclass
 class Track:
-    """A tracked video: whole-pixel positions (T, 2), and masks (T, 1, H, W) with only the agent kept."""
+    """A tracked video: whole-pixel positions (T, 2), masks (T, 1, H, W) with only the agent kept, and M's own."""
 
     position: Tensor
     masks: Tensor
+    raw_masks: Tensor
 
 
 @torch.no_grad()
-def track(model: Glass, frames: Tensor, masks: Tensor | None = None) -> Track:
-    """Track the agent through frames (T, 3, H, W) in [-1, 1]; `masks` (T, 1, H, W) are M's, if they are there already.
+def track(model: Glass, frames: Tensor) -> Track:
+    """Track the agent through frames (T, 3, H, W) in [-1, 1].
 
     A position is the centre of the agent's window: its pixel i is frame pixel position - window / 2 + i.
     """
     config = model.config
-    if masks is None:
-        masks = torch.cat([model.mask(part) for part in frames.split(64)])
+    masks = torch.cat([model.mask(part) for part in frames.split(64)]).float()
     centre = densest_point(masks, config.agent_radius).round()
     margin = config.window // 2 + REACH
     side = 2 * margin
     corner = (centre - margin).long()
     layers = crop_windows(torch.cat([frames * masks, masks], 1), corner, side)
     position = _whole(_solve(layers, centre))
-    return Track(position, keep_agent(masks, position, config.window))
+    return Track(position, keep_agent(masks, position, config.window), masks)
 
 
 def _whole(position: Tensor) -> Tensor:

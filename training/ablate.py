@@ -164,7 +164,6 @@ class Queue:
 
         done = trainer.run(stage, step)
         bar.close()
-        self.iterations = stage.iterations
         return trainer if done else None
 
     def _gma(self, row: Row) -> dict | None:
@@ -176,7 +175,7 @@ class Queue:
         trainer = self._train(row, model, GmaStage(model, self.store, gma, features), self.config.out / row.name)
         if trainer is None:
             return None
-        result: dict = {"minutes": sum(trainer.minutes.values()), "iterations": self.iterations}
+        result: dict = {"minutes": sum(trainer.minutes.values()), "iterations": gma.iterations}
         model = trainer.average.cpu().eval()
         with torch.inference_mode():
             if row.preset == "paper":  # no window to cut: the tracker only needs its size
@@ -231,7 +230,7 @@ class Queue:
         if trainer is None:
             return None
         result = {
-            "minutes": sum(trainer.minutes.values()), "iterations": self.iterations,
+            "minutes": sum(trainer.minutes.values()), "iterations": lma.iterations,
             "parameters": sum(p.numel() for b in model.boxes("lma") for p in b.parameters()),
         }  # fmt: skip
         with torch.inference_mode():

@@ -84,6 +84,11 @@ class Quantised:
     nearest: Tensor
 
 
+def entropy(share: Tensor) -> Tensor:
+    """Entropy, in nats, of distributions (..., K)."""
+    return -(share * share.clamp_min(1e-8).log()).sum(-1)
+
+
 class PlainQuantiser(nn.Module):
     """Vector quantisation with a trained codebook K x code_channels and a straight-through gradient (as published)."""
 
@@ -134,8 +139,7 @@ class CosineQuantiser(nn.Module):
 
     def entropy(self, z: Tensor) -> Tensor:
         """Entropy, in nats, of how the codes are used by vectors z (N, code_channels): log K if all are used alike."""
-        share = self.logits(z).softmax(-1).mean(0)
-        return -(share * share.clamp_min(1e-8).log()).sum()
+        return entropy(self.logits(z).softmax(-1).mean(0))
 
     @torch.no_grad()
     def update(self, z: Tensor, generator: torch.Generator | None = None, revive: bool = True) -> None:
@@ -224,7 +228,6 @@ class GumbelQuantiser(nn.Module):
     def information(self, z: Tensor) -> Tensor:
         """Mutual information between vectors (N, code_channels) and actions, in nats: high if all K are used."""
         share = self.logits(z.float()).softmax(-1)
-        entropy = lambda p: -(p * p.clamp_min(1e-8).log()).sum(-1)  # noqa: E731
         return entropy(share.mean(0)) - entropy(share).mean()
 
     def embed(self, index: Tensor) -> Tensor:

@@ -53,8 +53,8 @@ def analyse(world: World, store: Store, videos, result: dict, clips: bool = True
     for video in tqdm(videos, desc="held-out videos", leave=False):
         span = slice(video.start, video.start + video.length)
         frames = frames_to_tensor(store.frames[span])
-        raw = torch.cat([model.mask(part) for part in frames.split(64)]).float()
-        tracked = track(model, frames, raw)
+        tracked = track(model, frames)
+        raw = tracked.raw_masks
         moves = tracked.position.diff(dim=0)
         pairs = torch.stack([frames[:-1], frames[1:]], 1)
         pair_masks = torch.stack([raw[:-1], raw[1:]], 1)
