@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from agents import evaluation
-from agents.arena import make_arena
+from agents.evaluation_env import make_evaluation_env
 from agents.options import AgentError, changes_of, runs_of
 from glass_gym.policy import ALGORITHMS, PolicyError, load_policy, policy_header
 
@@ -24,9 +24,11 @@ EXAMPLES = """examples:
 def main(argv: list[str] | None = None) -> int:
     """The command; returns the exit status."""
     p = argparse.ArgumentParser(
-        "python -m agents.enjoy", description=__doc__, epilog=EXAMPLES,
+        "python -m agents.enjoy",
+        description=__doc__,
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     p.add_argument("--algo", default="ppo", choices=list(ALGORITHMS), help="algorithm (default: ppo)")
     p.add_argument("--env", default="GlassTennis-v0", help="environment id (default: GlassTennis-v0)")
     p.add_argument("-f", "--folder", type=Path, default=Path("logs"), help="where runs are (default: logs)")
@@ -69,9 +71,11 @@ def enjoy(arguments: argparse.Namespace) -> None:
     policy.deterministic = not arguments.stochastic
     kwargs = changes_of(arguments.env_kwargs)
     figures = evaluation.compare(
-        lambda: make_arena(arguments.env, arguments.n_envs, arguments.seed, **kwargs), policy, arguments.n_episodes,
+        lambda: make_evaluation_env(arguments.env, arguments.n_envs, arguments.seed, **kwargs),
+        policy,
+        arguments.n_episodes,
         arguments.record,
-    )  # fmt: skip
+    )
     print(evaluation.table(figures), end="")
     if arguments.out:
         made = policy_header(path)["provenance"] if path.suffix == ".safetensors" else {}

@@ -18,8 +18,8 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from agents import evaluation
-from agents.arena import LearnedArena
 from agents.enjoy import TRAINED
+from agents.evaluation_env import WorldEvaluationEnv
 from glass_gym.policy import PolicyError, load_policy
 
 
@@ -28,7 +28,7 @@ class Planner:
 
     Args:
         id: the world's id.
-        rows: of the arena that it acts in.
+        rows: of the env that it acts in.
         samples: sequences tried for each row, in each round.
         horizon: steps of a sequence.
         rounds: 1 is random shooting; more is CEM.
@@ -38,15 +38,28 @@ class Planner:
     """
 
     def __init__(
-        self, id: str, rows: int, samples: int = 32, horizon: int = 5, rounds: int = 3, elite: float = 0.2,
-        discount: float = 0.95, seed: int = 0, **kwargs,
-    ):  # fmt: skip
+        self,
+        id: str,
+        rows: int,
+        samples: int = 32,
+        horizon: int = 5,
+        rounds: int = 3,
+        elite: float = 0.2,
+        discount: float = 0.95,
+        seed: int = 0,
+        **kwargs,
+    ):
         self.rows, self.samples, self.horizon, self.rounds = rows, samples, horizon, rounds
         self.elite, self.discount, self.rng = max(1, round(elite * samples)), discount, np.random.default_rng(seed)
         self.dream = gym.make_vec(
-            id, num_envs=rows * samples, obs_type="position", output="torch", max_episode_steps=None,
-            autoreset_mode=AutoresetMode.DISABLED, **kwargs,
-        )  # fmt: skip
+            id,
+            num_envs=rows * samples,
+            obs_type="position",
+            output="torch",
+            max_episode_steps=None,
+            autoreset_mode=AutoresetMode.DISABLED,
+            **kwargs,
+        )
         self.dream.reset(seed=seed)
         table = self.dream.unwrapped.core.table
         self.shifts, self.usual = len(table.shifts), np.asarray(table.usual_codes)
@@ -54,9 +67,9 @@ class Planner:
     def begin(self, rows=None) -> None:
         """Plans are made anew in every step."""
 
-    def act(self, arena: LearnedArena) -> np.ndarray:
+    def act(self, env: WorldEvaluationEnv) -> np.ndarray:
         """(rows, 2): the first actions of the best sequences."""
-        present = arena.env.unwrapped.state(np.repeat(np.arange(self.rows), self.samples))
+        present = env.env.unwrapped.state(np.repeat(np.arange(self.rows), self.samples))
         chances = np.full((self.rows, self.horizon, self.shifts), 1 / self.shifts)
         best, most = np.zeros((self.rows, self.horizon), int), np.full(self.rows, -np.inf)
         for _ in range(self.rounds):
@@ -131,8 +144,8 @@ def compare(arguments: argparse.Namespace) -> dict[str, dict]:
     figures = {}
     for name, player in players.items():
         began = time.perf_counter()
-        arena = LearnedArena(arguments.env, arguments.rows, arguments.seed)
-        figures[name] = evaluation.evaluate(arena, player, arguments.episodes)
+        env = WorldEvaluationEnv(arguments.env, arguments.rows, arguments.seed)
+        figures[name] = evaluation.evaluate(env, player, arguments.episodes)
         figures[name]["seconds"] = round(time.perf_counter() - began, 1)
     about = {"env": arguments.env, "samples": arguments.samples, "horizon": arguments.horizon}
     path = evaluation.write(arguments.out, about | {"command": " ".join(sys.argv[1:]), "policies": figures})

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 import glass_gym  # noqa: F401  (registers the ids)
 from agents import evaluation
-from agents.arena import make_arena
+from agents.evaluation_env import make_evaluation_env
 from glass_gym.policy import Policy, save_policy
 
 
@@ -61,8 +61,9 @@ class Rollout:
         numbers = [torch.zeros(shape, device=device) for _ in range(4)]
         return cls(
             observation.new_zeros(settings.n_steps, *observation.shape),
-            torch.zeros(*shape, 2, dtype=torch.long, device=device), *numbers,
-        )  # fmt: skip
+            torch.zeros(*shape, 2, dtype=torch.long, device=device),
+            *numbers,
+        )
 
 
 def make_policy(env, learning_rate: float, device):
@@ -147,9 +148,14 @@ def train(arguments: argparse.Namespace, settings: Settings) -> None:
     """Train, save, measure."""
     torch.manual_seed(arguments.seed)
     env = gym.make_vec(
-        arguments.env, num_envs=settings.n_envs, output="torch", autoreset_mode=AutoresetMode.SAME_STEP, stagger=True,
-        frame_size=tuple(arguments.frame_size), device=arguments.device,
-    )  # fmt: skip
+        arguments.env,
+        num_envs=settings.n_envs,
+        output="torch",
+        autoreset_mode=AutoresetMode.SAME_STEP,
+        stagger=True,
+        frame_size=tuple(arguments.frame_size),
+        device=arguments.device,
+    )
     observation, _ = env.reset(seed=arguments.seed)
     policy, whole = make_policy(env, settings.learning_rate, observation.device)
     optimiser = torch.optim.Adam(policy.parameters(), settings.learning_rate, eps=1e-5)
@@ -176,14 +182,20 @@ def train(arguments: argparse.Namespace, settings: Settings) -> None:
     policy.set_training_mode(False)
     policy.cpu()
     about = {
-        "env": arguments.env, "timesteps": done, "minutes": round(minutes, 2), "seed": arguments.seed,
-        "device": str(observation.device), "command": " ".join(sys.argv[1:]),
-    }  # fmt: skip
+        "env": arguments.env,
+        "timesteps": done,
+        "minutes": round(minutes, 2),
+        "seed": arguments.seed,
+        "device": str(observation.device),
+        "command": " ".join(sys.argv[1:]),
+    }
     print(f"policy: {save_policy(arguments.out / 'policy.safetensors', whole, 'ppo', about)}")
     figures = evaluation.compare(
-        lambda: make_arena(arguments.env, min(64, arguments.final_episodes), arguments.seed + 20_000),
-        Policy(policy), arguments.final_episodes, arguments.out / "best_episode.gif",
-    )  # fmt: skip
+        lambda: make_evaluation_env(arguments.env, min(64, arguments.final_episodes), arguments.seed + 20_000),
+        Policy(policy),
+        arguments.final_episodes,
+        arguments.out / "best_episode.gif",
+    )
     evaluation.write(arguments.out / "evaluation.json", {"algo": "ppo_torch", **about, "policies": figures})
     print(evaluation.table(figures) + str(arguments.out / "evaluation.json"))
 

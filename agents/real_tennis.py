@@ -14,30 +14,42 @@ import numpy as np
 import torch
 
 from glass_gym.action_space import ActionTable
-from glass_gym.core import emit
+from glass_gym.ale_tennis import (
+    BLUE,
+    FRAMESKIP,
+    HEIGHT,
+    LINES,
+    PINK,
+    PIXEL_ASPECT,
+    RAM_NEAR_X,
+    RAM_NEAR_Y,
+    TOP,
+    WIDTH,
+)
+from glass_gym.convert import to_numpy
+from glass_gym.drawing import observed_frames
 from glass_gym.pictures import stretch
-from glass_gym.task import TRIES, ReachTask, draw_rings, observed_frames
+from glass_gym.tasks import ReachTask, Scene
+from glass_gym.tasks.base import MIN_DISTANCE, TRIES, sample_places
 
-TOP, HEIGHT, WIDTH, PIXEL_ASPECT, FRAMESKIP = 96, 96, 160, 1.6, 4
 STEP = 4.0
 """px that the player runs in a step"""
 JOYSTICK = (0, 3, 6, 2, 7, 4, 9, 5, 8)
 """ALE's actions in the order of the compass: stay, right, up-right, up, ..."""
 FIRE = (1, 11, 14, 10, 15, 12, 17, 13, 16)
 """the same with the button"""
-RAM_Y, RAM_X = 25, 27
 BODY = (5.6, 79.3)
 """px: the body's middle is (RAM x + 5.6, 79.3 - RAM y). Its x is 2.2 or 8.6 right of RAM's, as the player faces."""
 REACH = ((20, 144), (24, 80))
 """px, x and y: where targets may be, so that the player can come within their radius"""
-AGENT, OPPONENT = (240, 128, 128), (117, 128, 240)
+AGENT, OPPONENT = PINK, BLUE
 """colours of the side lines before whom they play"""
 FREE_STEPS = 16
 """a rally's beginning counts as a start if the player can then run for so many steps"""
 WALK = 6
 """an episode starts up to so many steps from there"""
 LIMIT = 100
-ARENA_STARTS = 1
+EVALUATION_STARTS = 1
 """`starts_seed` of evaluations; policies train from the matches of 0"""
 
 
@@ -61,13 +73,22 @@ class RealTennis(gym.Env):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012
 
     def __init__(
-        self, codes: int = 4, fire_codes: tuple[int, ...] = (), obs_type: str = "frame",
-        frame_size: tuple[int, int] | None = None, reward: str = "dense", target_radius: float = 6.0,
-        starts: int = 32, starts_seed: int = 0, channels_first: bool = True, render_mode: str | None = "rgb_array",
-    ):  # fmt: skip
+        self,
+        codes: int = 4,
+        fire_codes: tuple[int, ...] = (),
+        obs_type: str = "frame",
+        frame_size: tuple[int, int] | None = None,
+        reward: str = "dense",
+        target_radius: float = 6.0,
+        starts: int = 32,
+        starts_seed: int = 0,
+        channels_first: bool = True,
+        render_mode: str | None = "rgb_array",
+    ):
         self.ale = _load()
         self.table = ActionTable.build((STEP, STEP), tuple(f"code {k}" for k in range(codes)), "compass", 1.0)
-        self.task = ReachTask(target_radius, reward, 0.0)
+        scene = Scene(HEIGHT, WIDTH, 0.0, self.table.shifts)
+        self.task = ReachTask(scene, target_radius, reward, 0.0)
         self.fire_codes, self.obs_type, self.frame_size = set(fire_codes), obs_type, frame_size
         self.channels_first, self.starts, self.render_mode = channels_first, (starts, starts_seed), render_mode
         self.action_space = gym.spaces.MultiDiscrete(self.table.nvec)
@@ -87,15 +108,15 @@ class RealTennis(gym.Env):
     def position(self) -> np.ndarray:
         """(2,) float32 px, where the player of the near court is."""
         memory = self.ale.getRAM()
-        return np.array([memory[RAM_X] + BODY[0], BODY[1] - memory[RAM_Y]], np.float32)
+        return np.array([memory[RAM_NEAR_X] + BODY[0], BODY[1] - memory[RAM_NEAR_Y]], np.float32)
 
     def near(self) -> bool:
         """Whether the agent plays the near court: its side lines wear the player's colour."""
-        lines = self._look()[TOP + 20 : TOP + 80].reshape(-1, 3)
+        lines = self._screenshot()[LINES].reshape(-1, 3)
         mine, theirs = ((lines == colour).all(-1).sum() for colour in (AGENT, OPPONENT))
         return bool(mine > theirs)
 
-    def _look(self) -> np.ndarray:
+    def _screenshot(self) -> np.ndarray:
         self.ale.getScreenRGB(self._screen)
         return self._screen
 
@@ -127,8 +148,8 @@ class RealTennis(gym.Env):
         numbers = torch.from_numpy(self.np_random.random((1, 2 * TRIES)))
         (left, right), (top, bottom) = REACH
         corner = np.array([left, top], np.float32)
-        place = torch.from_numpy(self.position - corner)[None]
-        drawn = self.task.targets(numbers, place, bottom - top, right - left)[0].numpy() + corner
+        agent = [(torch.from_numpy(self.position - corner)[None], MIN_DISTANCE)]
+        drawn = sample_places(numbers, bottom - top, right - left, 0.0, agent)[0].numpy() + corner
         self.target = np.asarray((options or {}).get("target", drawn), np.float32)
         return self._observation(), self._info()
 
@@ -139,30 +160,36 @@ class RealTennis(gym.Env):
         self.act(shift, code in self.fire_codes)
         if self.ale.game_over():
             self.ale.reset_game()
-        before, after, target = (torch.from_numpy(x)[None] for x in (before, self.position, self.target))
-        unit = float(np.linalg.norm(self.table.shifts, axis=1).max())
-        reward = self.task.rewards(before, after, target, unit).item()
-        return self._observation(), reward, self.task.reached(after, target).item(), False, self._info()
+        before, after = (torch.from_numpy(place)[None] for place in (before, self.position))
+        outcome = self.task.step(before, after, self._goal)
+        return self._observation(), outcome.reward.item(), outcome.terminated.item(), False, self._info()
+
+    @property
+    def _goal(self) -> dict[str, torch.Tensor]:
+        """The task's state, one row."""
+        return {"target": torch.from_numpy(self.target)[None]}
 
     def _info(self) -> dict:
         position = self.position
         distance = float(np.linalg.norm(position - self.target))
         return {
-            "agent_position": position, "target": self.target.copy(), "distance": distance,
+            "agent_position": position,
+            "target": self.target.copy(),
+            "distance": distance,
             "is_success": distance < self.task.radius,
-        }  # fmt: skip
+        }
 
-    def frame(self, ring: bool = True) -> torch.Tensor:
+    def frame(self, shown: bool = True) -> torch.Tensor:
         """(1, 3, 96, 160) uint8, the near half court, with the target or without."""
-        court = torch.from_numpy(self._look()[TOP : TOP + HEIGHT].copy()).permute(2, 0, 1)[None]
-        return draw_rings(court, torch.from_numpy(self.target)[None], self.task.radius) if ring else court
+        court = torch.from_numpy(self._screenshot()[TOP : TOP + HEIGHT].copy()).permute(2, 0, 1)[None]
+        return self.task.draw(court, self._goal) if shown else court
 
-    def observe(self, obs_type: str, frame_size=None, channels_first: bool = False, ring: bool = True):
+    def observe(self, obs_type: str, frame_size=None, channels_first: bool = False, shown: bool = True):
         """As :meth:`glass_gym.core.GlassCore.observe`, for one row."""
         position = np.concatenate([self.position, self.target])[None]
         if obs_type == "position":
             return position
-        frame = emit(observed_frames(self.frame(ring), frame_size, channels_first))
+        frame = to_numpy(observed_frames(self.frame(shown), frame_size, channels_first))
         return frame if obs_type == "frame" else {"frame": frame, "position": position}
 
     def _observation(self):
@@ -171,7 +198,7 @@ class RealTennis(gym.Env):
 
     def render(self) -> np.ndarray:
         """The near half court as people see it, with the target, (96, 256, 3) uint8."""
-        return stretch(emit(self.frame())[0].transpose(1, 2, 0), PIXEL_ASPECT)
+        return stretch(to_numpy(self.frame())[0].transpose(1, 2, 0), PIXEL_ASPECT)
 
 
 @functools.cache
@@ -198,7 +225,7 @@ def record_starts(count: int, seed: int) -> list:
     return bank
 
 
-class RealArena:
+class RealEvaluationEnv:
     """Rows of the real game, for :func:`agents.evaluation.evaluate`; they start from matches of their own.
 
     Args:
@@ -210,8 +237,8 @@ class RealArena:
     limit = LIMIT
 
     def __init__(self, rows: int, seed: int = 0, **kwargs):
-        self.games = [RealTennis(**{"starts_seed": ARENA_STARTS, **kwargs}) for _ in range(rows)]
-        self.rows, self.table, self.task = rows, self.games[0].table, self.games[0].task
+        self.games = [RealTennis(**{"starts_seed": EVALUATION_STARTS, **kwargs}) for _ in range(rows)]
+        self.rows, self.table = rows, self.games[0].table
         self._seed: int | None = seed
 
     def reset(self, mask=None) -> None:
@@ -232,6 +259,18 @@ class RealArena:
         if isinstance(seen[0], dict):
             return {key: np.concatenate([one[key] for one in seen]) for key in seen[0]}
         return np.concatenate(seen)
+
+    def position(self) -> np.ndarray:
+        """Where the players are, (rows, 2) px."""
+        return np.stack([game.position for game in self.games])
+
+    def heading(self) -> np.ndarray:
+        """Their targets, (rows, 2) px."""
+        return np.stack([game.target for game in self.games])
+
+    def fewest_steps(self) -> np.ndarray:
+        """Straight there, (rows,)."""
+        return self.games[0].task.fewest_steps(self.position(), {"target": self.heading()})
 
     def pictures(self) -> np.ndarray:
         """(rows, 96, 256, 3) uint8."""

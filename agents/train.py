@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from agents import evaluation
-from agents.arena import make_arena
+from agents.evaluation_env import make_evaluation_env
 from agents.options import HYPERPARAMETERS, AgentError, changes_of, hyperparameters, make_env, make_model, runs_of
 from glass_gym.policy import ALGORITHMS, Policy, model_class, read_zip, save_policy
 
@@ -33,9 +33,11 @@ EXAMPLES = """examples:
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     p = argparse.ArgumentParser(
-        "python -m agents.train", description=__doc__, epilog=EXAMPLES,
+        "python -m agents.train",
+        description=__doc__,
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     p.add_argument("--algo", default="ppo", choices=list(ALGORITHMS), help="algorithm (default: ppo)")
     p.add_argument("--env", default="GlassTennis-v0", help="environment id (default: GlassTennis-v0)")
     p.add_argument(
@@ -145,9 +147,12 @@ def train(arguments: argparse.Namespace) -> bool:
     try:
         if left > 0:
             model.learn(
-                left, callback=_callbacks(plan, arguments, folder, clock), reset_num_timesteps=not arguments.resume,
-                log_interval=arguments.log_interval, progress_bar=arguments.progress,
-            )  # fmt: skip
+                left,
+                callback=_callbacks(plan, arguments, folder, clock),
+                reset_num_timesteps=not arguments.resume,
+                log_interval=arguments.log_interval,
+                progress_bar=arguments.progress,
+            )
     except KeyboardInterrupt:
         stopped = True
     clock.save(model)
@@ -166,9 +171,11 @@ def _model(plan: Plan, arguments: argparse.Namespace, folder: Path):
 
         torch.set_num_threads(arguments.num_threads)
     common = {
-        "env": plan.make_env(plan.rows, plan.seed), "device": arguments.device, "verbose": arguments.verbose,
+        "env": plan.make_env(plan.rows, plan.seed),
+        "device": arguments.device,
+        "verbose": arguments.verbose,
         "tensorboard_log": str(arguments.tensorboard_log or folder / "tensorboard"),
-    }  # fmt: skip
+    }
     source = folder / "last.zip" if arguments.resume else arguments.trained_agent
     if source is None:
         return make_model(plan.algo, plan.settings, **common, seed=plan.seed)
@@ -191,8 +198,9 @@ def _callbacks(plan: Plan, arguments: argparse.Namespace, folder: Path, clock: _
         changes = {"stagger": False} if "stagger" in plan.env_kwargs else {}
         evaluations = {
             "eval_env": plan.make_env(arguments.n_eval_envs, plan.seed + EVALUATION_SEED, **changes),
-            "n_eval_episodes": arguments.eval_episodes, "eval_freq": max(1, arguments.eval_freq // plan.rows),
-        }  # fmt: skip
+            "n_eval_episodes": arguments.eval_episodes,
+            "eval_freq": max(1, arguments.eval_freq // plan.rows),
+        }
         callbacks.append(EvalCallback(best_model_save_path=str(folder), log_path=str(folder), verbose=0, **evaluations))
     return callbacks
 
@@ -200,26 +208,30 @@ def _callbacks(plan: Plan, arguments: argparse.Namespace, folder: Path, clock: _
 def finish(plan: Plan, arguments: argparse.Namespace, model, folder: Path, minutes: float) -> None:
     """Export the better of the best and the last policy, evaluate it, film its best episode."""
 
-    def arena(rows: int, seed: int):
-        return make_arena(plan.env, rows, plan.seed + seed, **plan.env_kwargs)
+    def env(rows: int, seed: int):
+        return make_evaluation_env(plan.env, rows, plan.seed + seed, **plan.env_kwargs)
 
     chosen, best = model, folder / "best_model.zip"
     if best.is_file() and arguments.final_episodes > 0:
         count = max(1, arguments.final_episodes // 4)
         rows = min(arguments.n_eval_envs, count)
         rivals = [model, read_zip(best, plan.algo)]
-        returns = [evaluation.evaluate(arena(rows, CHOICE_SEED), Policy(m), count)["return"] for m in rivals]
+        returns = [evaluation.evaluate(env(rows, CHOICE_SEED), Policy(m), count)["return"] for m in rivals]
         chosen = rivals[int(returns[1] > returns[0])]
     about = {
-        "env": plan.env, "obs_type": plan.obs_type, "timesteps": model.num_timesteps, "minutes": round(minutes, 2),
-        "seed": plan.seed, "command": " ".join(sys.argv[1:]),
-    }  # fmt: skip
+        "env": plan.env,
+        "obs_type": plan.obs_type,
+        "timesteps": model.num_timesteps,
+        "minutes": round(minutes, 2),
+        "seed": plan.seed,
+        "command": " ".join(sys.argv[1:]),
+    }
     path = save_policy(folder / "policy.safetensors", chosen, plan.algo, about)
     print(f"policy: {path}. Watch it: python -m agents.enjoy --env {plan.env} --trained-agent {path}")
     if arguments.final_episodes > 0:
         rows = min(arguments.n_eval_envs, arguments.final_episodes)
         figures = evaluation.compare(
-            lambda: arena(rows, FINAL_SEED), Policy(chosen), arguments.final_episodes, folder / "best_episode.gif"
+            lambda: env(rows, FINAL_SEED), Policy(chosen), arguments.final_episodes, folder / "best_episode.gif"
         )
         evaluation.write(folder / "evaluation.json", {"algo": plan.algo, **about, "policies": figures})
         print(evaluation.table(figures) + f"{folder / 'evaluation.json'}, {folder / 'best_episode.gif'}")

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from agents import evaluation
-from agents.arena import LearnedArena, make_arena
 from agents.enjoy import TRAINED
-from agents.real_tennis import RealArena
+from agents.evaluation_env import WorldEvaluationEnv, make_evaluation_env
+from agents.real_tennis import RealEvaluationEnv
 from glass_gym.policy import PolicyError, load_policy
 
 REAL, LEARNED = "RealTennis-v0", "GlassTennis-v0"
@@ -57,16 +57,17 @@ def transfer(arguments: argparse.Namespace) -> dict[str, dict]:
     codes = int(policy.model.action_space.nvec[1])
     real = {"codes": codes, "fire_codes": tuple(arguments.fire_codes)}
     play = {
-        "learned world": (LEARNED, policy, {}), "real game, zero-shot": (REAL, policy, real),
+        "learned world": (LEARNED, policy, {}),
+        "real game, zero-shot": (REAL, policy, real),
         "real game, random": (REAL, evaluation.RandomPolicy(), real),
         "real game, greedy on RAM": (REAL, evaluation.GreedyPolicy(), real),
-    }  # fmt: skip
+    }
     if arguments.direct.is_file():
         play["real game, trained in it"] = (REAL, load_policy(arguments.direct), real)
     figures = {}
     for name, (id, player, kwargs) in play.items():
-        arena = make_arena(id, arguments.rows, arguments.seed, **kwargs)
-        figures[name] = evaluation.evaluate(arena, player, arguments.episodes)
+        env = make_evaluation_env(id, arguments.rows, arguments.seed, **kwargs)
+        figures[name] = evaluation.evaluate(env, player, arguments.episodes)
         print(f"{name}: {figures[name]['success']:.1%}", flush=True)
     about = {"policy": str(arguments.policy), "fire_codes": arguments.fire_codes, "command": " ".join(sys.argv[1:])}
     print(evaluation.table(figures) + str(evaluation.write(arguments.out, about | {"policies": figures})))
@@ -77,25 +78,25 @@ def transfer(arguments: argparse.Namespace) -> dict[str, dict]:
 def side_by_side(policy, real: dict, seed: int, episodes: int = 3, pause: int = 6) -> list[np.ndarray]:
     """The same targets from the same frames: left in the learned world, right in the real game."""
     frames = []
-    game, world = RealArena(1, seed, **real), LearnedArena(LEARNED, 1, seed)
+    game, world = RealEvaluationEnv(1, seed, **real), WorldEvaluationEnv(LEARNED, 1, seed)
     world.reset()
     for _ in range(episodes):
         game.reset()
-        start, target = game.games[0].frame(ring=False), game.games[0].target
+        start, target = game.games[0].frame(shown=False), game.games[0].target
         world.env.reset(options={"start_frame": start[0].permute(1, 2, 0).numpy(), "target": target})
-        shown = [_walk(arena, policy) for arena in (world, game)]
+        shown = [_walk(env, policy) for env in (world, game)]
         for t in range(max(map(len, shown)) + pause):
             pair = [film[min(t, len(film) - 1)] for film in shown]
             frames.append(np.concatenate([pair[0], np.full_like(pair[0][:, :4], 255), pair[1]], 1))
     return frames
 
 
-def _walk(arena, policy) -> list[np.ndarray]:
+def _walk(env, policy) -> list[np.ndarray]:
     policy.begin()
-    frames, reached, steps = [arena.pictures()[0]], False, 0
-    while not reached and steps < arena.limit:
-        reached = bool(arena.step(policy.act(arena))[1][0])
-        frames.append(arena.pictures()[0])
+    frames, reached, steps = [env.pictures()[0]], False, 0
+    while not reached and steps < env.limit:
+        reached = bool(env.step(policy.act(env))[1][0])
+        frames.append(env.pictures()[0])
         steps += 1
     return frames
 

@@ -14,8 +14,18 @@ from glass_gym.sb3 import GlassExtractor, GlassVecEnv
 steps = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
 env = VecMonitor(GlassVecEnv("GlassTennis-v0", num_envs=64, frame_size=(48, 80), stagger=True, seed=0))
 model = PPO(
-    "CnnPolicy", env, n_steps=32, batch_size=512, n_epochs=4, learning_rate=1e-3, gamma=0.9, gae_lambda=0.9,
-    ent_coef=0.005, policy_kwargs={"features_extractor_class": GlassExtractor}, seed=0, verbose=1,
-)  # fmt: skip
+    "CnnPolicy",
+    env,
+    n_steps=32,
+    batch_size=512,
+    n_epochs=4,
+    learning_rate=1e-3,
+    gamma=0.9,
+    gae_lambda=0.9,
+    ent_coef=0.005,
+    policy_kwargs={"features_extractor_class": GlassExtractor},
+    seed=0,
+    verbose=1,
+)
 model.learn(steps)
 model.save("ppo_tennis")  # watch it: glass-play --agent ppo_tennis.zip

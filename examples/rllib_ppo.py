@@ -37,18 +37,29 @@ config = (
     PPOConfig()
     .environment("glass")
     .env_runners(
-        num_env_runners=arguments.runners, num_envs_per_env_runner=arguments.rows,
+        num_env_runners=arguments.runners,
+        num_envs_per_env_runner=arguments.rows,
         gym_env_vectorize_mode=gym.VectorizeMode.VECTOR_ENTRY_POINT,
     )
     .learners(num_learners=arguments.learners, num_gpus_per_learner=1 if arguments.learners else 0)
-    .rl_module(model_config=DefaultModelConfig(
-        conv_filters=[[16, 8, 4], [32, 4, 2], [32, 3, 1]], conv_activation="relu", head_fcnet_hiddens=[128],
-    ))
-    .training(
-        train_batch_size_per_learner=arguments.steps, minibatch_size=min(512, arguments.steps), num_epochs=4, lr=5e-4,
-        gamma=0.9, lambda_=0.9, entropy_coeff=0.005, vf_clip_param=float("inf"),
+    .rl_module(
+        model_config=DefaultModelConfig(
+            conv_filters=[[16, 8, 4], [32, 4, 2], [32, 3, 1]],
+            conv_activation="relu",
+            head_fcnet_hiddens=[128],
+        )
     )
-)  # fmt: skip
+    .training(
+        train_batch_size_per_learner=arguments.steps,
+        minibatch_size=min(512, arguments.steps),
+        num_epochs=4,
+        lr=5e-4,
+        gamma=0.9,
+        lambda_=0.9,
+        entropy_coeff=0.005,
+        vf_clip_param=float("inf"),
+    )
+)
 algorithm = config.build_algo()
 for iteration in range(arguments.iterations):
     played = algorithm.train()["env_runners"]

@@ -7,6 +7,8 @@ Importing registers the ids::
     envs = gym.make_vec("GlassTennis-v0", num_envs=16)
 """
 
+from typing import Any
+
 from gymnasium.envs.registration import register, registry
 
 from glass_gym.config import GlassConfig
@@ -25,15 +27,30 @@ if "GlassTennis-v0" not in registry:
     register(id="Glass-v0", max_episode_steps=100, **_ENTRY_POINTS)
 
 
-def __getattr__(name):
-    """The public names that need torch load on first use."""
+def __getattr__(name: str) -> Any:
+    """The public names that need torch load on first use.
+
+    Raises:
+        AttributeError: no such name.
+    """
     import importlib
 
     homes = {
-        "Glass": "glass", "Simulator": "simulator", "WorldState": "simulator", "NoAgentError": "simulator",
-        "World": "checkpoint", "load_world": "checkpoint", "save_world": "checkpoint", "EnvState": "core",
-        "GlassEnv": "env", "GlassVectorEnv": "vector_env",
-    }  # fmt: skip
+        "EnvState": "core",
+        "Glass": "glass",
+        "GlassEnv": "env",
+        "GlassVectorEnv": "vector_env",
+        "NoAgentError": "simulator",
+        "Simulator": "simulator",
+        "Task": "tasks",
+        "World": "checkpoint",
+        "WorldState": "simulator",
+        "build_glass": "build",
+        "load_world": "checkpoint",
+        "register_quantiser": "networks.quantise",
+        "register_task": "tasks",
+        "save_world": "checkpoint",
+    }
     if name in homes:
         return getattr(importlib.import_module(f"glass_gym.{homes[name]}"), name)
     raise AttributeError(f"module 'glass_gym' has no attribute {name!r}")
@@ -47,8 +64,12 @@ __all__ = [
     "GlassVectorEnv",
     "NoAgentError",
     "Simulator",
+    "Task",
     "World",
     "WorldState",
+    "build_glass",
     "load_world",
+    "register_quantiser",
+    "register_task",
     "save_world",
 ]

@@ -8,9 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 
 COMPASS = {
-    "stay": (0, 0), "right": (1, 0), "up-right": (1, -1), "up": (0, -1), "up-left": (-1, -1),
-    "left": (-1, 0), "down-left": (-1, 1), "down": (0, 1), "down-right": (1, 1),
-}  # fmt: skip
+    "stay": (0, 0),
+    "right": (1, 0),
+    "up-right": (1, -1),
+    "up": (0, -1),
+    "up-left": (-1, -1),
+    "left": (-1, 0),
+    "down-left": (-1, 1),
+    "down": (0, 1),
+    "down-right": (1, 1),
+}
 AXES = {name: COMPASS[name] for name in ("stay", "right", "up", "left", "down")}
 TABLES = {"compass": COMPASS, "axes": AXES}
 
@@ -36,9 +43,13 @@ class ActionTable:
 
     @classmethod
     def build(
-        cls, step: Sequence[float], code_names: Sequence[str], shifts="compass", shift_scale: float = 1.0,
+        cls,
+        step: Sequence[float],
+        code_names: Sequence[str],
+        shifts="compass",
+        shift_scale: float = 1.0,
         usual_codes: Sequence[int] | None = None,
-    ) -> ActionTable:  # fmt: skip
+    ) -> ActionTable:
         """From the checkpoint's step length.
 
         Args:

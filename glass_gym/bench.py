@@ -25,11 +25,13 @@ LIMIT = 100
 def main(argv: list[str] | None = None) -> int:
     """The command; returns the exit status."""
     parser = argparse.ArgumentParser(
-        "glass-bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        "glass-bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="examples:\n  glass-bench\n  glass-bench --id GlassSprites-v0 --num-envs 64 256 --seconds 10\n"
         "  glass-bench --device cuda --out bench.json\n"
         "  glass-bench --soak 10000 --num-envs 32",
-    )  # fmt: skip
+    )
     parser.add_argument("--id", default="GlassTennis-v0", help="environment id (default: GlassTennis-v0)")
     parser.add_argument("--checkpoint", help="a world of your own, for the id Glass-v0")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i (default: auto)")
@@ -166,9 +168,14 @@ def soak(arguments: argparse.Namespace) -> dict:
     seconds = time.perf_counter() - began
     envs.close()
     return {
-        "id": arguments.id, "num_envs": rows, "steps": arguments.soak, "episodes": ends, "machine": machine(),
-        "fps": round(rows * arguments.soak / seconds, 1), "resident_mb": memory,
-    }  # fmt: skip
+        "id": arguments.id,
+        "num_envs": rows,
+        "steps": arguments.soak,
+        "episodes": ends,
+        "machine": machine(),
+        "fps": round(rows * arguments.soak / seconds, 1),
+        "resident_mb": memory,
+    }
 
 
 def soak_text(report: dict) -> str:
@@ -232,10 +239,13 @@ def machine() -> dict:
     from glass_gym import __version__
 
     out = {
-        "processor": _processor(), "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(), "threads": torch.get_num_threads(), "python": platform.python_version(),
-        "torch": torch.__version__, "glass_gym": __version__,
-    }  # fmt: skip
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "glass_gym": __version__,
+    }
     if torch.cuda.is_available():
         out["gpu"] = torch.cuda.get_device_name()
     return out
@@ -271,9 +281,13 @@ def resident_memory() -> float:
 
 
 COLUMNS = {
-    "num_envs": "rows", "step_numpy_fps": "step", "step_torch_fps": "step, torch out", "step_policy_fps":
-    "step + policy", "step_policy_learning_fps": "step + policy + learning", "step_ms": "ms a step",
-}  # fmt: skip
+    "num_envs": "rows",
+    "step_numpy_fps": "step",
+    "step_torch_fps": "step, torch out",
+    "step_policy_fps": "step + policy",
+    "step_policy_learning_fps": "step + policy + learning",
+    "step_ms": "ms a step",
+}
 
 
 def markdown(report: dict) -> str:
@@ -283,9 +297,11 @@ def markdown(report: dict) -> str:
     names = [key for key in COLUMNS if key in report["rows"][0]]
     lines = [
         f"{report['id']} on {on} ({report['precision']}, torch {where['torch']}), frames a second; "
-        f"peak memory {report['peak_memory_mb']:.0f} MB", "",
-        "| " + " | ".join(COLUMNS[key] for key in names) + " |", "|" + "---:|" * len(names),
-    ]  # fmt: skip
+        f"peak memory {report['peak_memory_mb']:.0f} MB",
+        "",
+        "| " + " | ".join(COLUMNS[key] for key in names) + " |",
+        "|" + "---:|" * len(names),
+    ]
     for row in report["rows"]:
         cells = [
             f"{row[key]:,}" if key == "num_envs" else f"{row[key]:,.{1 if key == 'step_ms' else 0}f}" for key in names

@@ -1,8 +1,8 @@
 """World checkpoints: one .safetensors file = weights + config + action table + start frames. Never pickle.
 
 Tensors: ``model.*`` (float16 or as trained) and ``start_frames`` (deflated PNG-filtered bytes as uint8).
-Metadata ``glass``: JSON with the format version, the config, the step length, code names, frame statistics,
-and how the file was made.
+Metadata ``glass``: JSON with the format version, the config, the step length, code names, usual codes, frame
+statistics, and how the file was made. Files of earlier versions are read (:mod:`glass_gym.versions`).
 """
 
 from __future__ import annotations
@@ -10,18 +10,22 @@ from __future__ import annotations
 import json
 import os
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from glass_gym.action_space import COMPASS, ActionTable
+from glass_gym.build import build_glass
 from glass_gym.config import GlassConfig
 from glass_gym.glass import Glass
+from glass_gym.versions import FORMAT_VERSION, upgrade_config, upgrade_weights
 
-FORMAT_VERSION = 1
 ASSETS = Path(__file__).parent / "assets"
 MAX_POOL_BYTES = 1 << 30
 
@@ -42,16 +46,36 @@ class World:
         pixel_aspect: displayed width of a pixel over its height.
         statistics: of the training frames (mean, std a channel in [0, 255], agent's mean mask area in px).
         provenance: how the weights were made.
+        name: what it is called here.
+        usual_codes: nine local actions, for the directions of COMPASS: what went with each most often in the training
+            data; empty where nobody counted.
     """
 
-    model: Glass
-    start_frames: np.ndarray
+    model: Glass = field(repr=False)
+    start_frames: np.ndarray = field(repr=False)
     step: tuple[float, float]
     code_names: tuple[str, ...]
     pixel_aspect: float = 1.0
-    statistics: dict = field(default_factory=dict)
-    provenance: dict = field(default_factory=dict)
+    statistics: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
     name: str = ""
+    usual_codes: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the table of actions.
+
+        Raises:
+            ValueError: usual codes that are not nine, or not codes.
+        """
+        usual = self.usual_codes
+        if usual and (
+            len(usual) != len(COMPASS) or not all(isinstance(k, int) and 0 <= k < self.config.codes for k in usual)
+        ):
+            raise ValueError(f"usual_codes are {usual!r}, expected {len(COMPASS)} codes below {self.config.codes}")
+
+    def action_table(self, shifts: Any = "compass", shift_scale: float = 1.0) -> ActionTable:
+        """The actions of this world; see :meth:`ActionTable.build`."""
+        return ActionTable.build(self.step, self.code_names, shifts, shift_scale, self.usual_codes or None)
 
     @property
     def config(self) -> GlassConfig:
@@ -82,7 +106,16 @@ def resolve(checkpoint: str | Path) -> Path:
 
 
 def save_world(path: str | Path, world: World, half: bool = True) -> Path:
-    """Write a checkpoint: to a temporary file first, then renamed, so that a full disk leaves the old one whole."""
+    """Write a checkpoint: to a temporary file first, then renamed, so that a full disk leaves the old one whole.
+
+    Args:
+        path: the file, usually .safetensors.
+        world: what to write; its model's parts must be those of its config's architecture.
+        half: weights as float16.
+
+    Raises:
+        CheckpointError: the disk is full or not writable.
+    """
     path = Path(path)
     tensors = {}
     for key, value in world.model.state_dict().items():
@@ -92,15 +125,21 @@ def save_world(path: str | Path, world: World, half: bool = True) -> Path:
     deflated = zlib.compress(_delta(pool).tobytes(), 9)
     tensors["start_frames"] = torch.frombuffer(bytearray(deflated), dtype=torch.uint8)
     header = {
-        "format_version": FORMAT_VERSION, "config": world.config.to_dict(), "step": list(world.step),
-        "code_names": list(world.code_names), "pixel_aspect": world.pixel_aspect, "statistics": world.statistics,
-        "provenance": world.provenance, "start_frames_shape": list(pool.shape),
-    }  # fmt: skip
+        "format_version": FORMAT_VERSION,
+        "config": world.config.to_dict(),
+        "step": list(world.step),
+        "code_names": list(world.code_names),
+        "usual_codes": list(world.usual_codes),
+        "pixel_aspect": world.pixel_aspect,
+        "statistics": world.statistics,
+        "provenance": world.provenance,
+        "start_frames_shape": list(pool.shape),
+    }
     write_atomically(path, lambda part: part.write_bytes(save(tensors, {"glass": json.dumps(header)})))
     return path
 
 
-def write_atomically(path: Path, write) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write(temporary path)` and rename; on failure remove the temporary file and keep the old one.
 
     Raises:
@@ -137,26 +176,35 @@ def load_world(checkpoint: str | Path) -> World:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from None
     try:
-        config = GlassConfig.from_dict(header["config"])
-        model = Glass(config)
-        weights = {k.removeprefix("model."): v.float() if v.is_floating_point() else v
-                   for k, v in tensors.items() if k.startswith("model.")}  # fmt: skip
-        model.load_state_dict(weights)
-        pool = _undelta(
-            zlib.decompressobj().decompress(tensors["start_frames"].numpy().tobytes(), int(np.prod(shape))), shape
+        version, statistics = header["format_version"], header["statistics"]
+        config = GlassConfig.from_dict(upgrade_config(header["config"], version))
+        usual = header["usual_codes"] if version >= 2 else statistics.pop("usual_codes", [])
+        model = build_glass(config)
+        model.load_state_dict(upgrade_weights(_weights(tensors), version))
+        raw = zlib.decompressobj().decompress(tensors["start_frames"].numpy().tobytes(), int(np.prod(shape)))
+        names = tuple(header["code_names"])
+        if len(names) != config.codes or tuple(shape[1:3]) != (config.height, config.width):
+            raise ValueError("code names or start frames do not fit the config")
+        step = (float(header["step"][0]), float(header["step"][1]))
+        return World(
+            model.eval(),
+            _undelta(raw, shape),
+            step,
+            names,
+            float(header["pixel_aspect"]),
+            statistics,
+            header["provenance"],
+            path.stem,
+            tuple(usual),
         )
-        names, step = tuple(header["code_names"]), tuple(float(v) for v in header["step"])
-    except (KeyError, TypeError, ValueError, RuntimeError, zlib.error) as error:
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError, zlib.error) as error:
         raise CheckpointError(f"{path}: damaged or foreign ({str(error)[:200]}); copy or train it again") from None
-    if len(names) != config.codes or tuple(shape[1:3]) != (config.height, config.width):
-        raise CheckpointError(f"{path}: code names or start frames do not fit the config; train it again")
-    usual = header["statistics"].get("usual_codes") if isinstance(header.get("statistics"), dict) else ()
-    if usual is not None and (len(usual) != 9 or not all(isinstance(k, int) and 0 <= k < config.codes for k in usual)):
-        raise CheckpointError(f"{path}: its usual_codes are {usual!r}, expected nine codes; train it again")
-    return World(
-        model.eval(), pool, step, names, float(header["pixel_aspect"]), header["statistics"], header["provenance"],
-        path.stem,
-    )  # fmt: skip
+
+
+def _weights(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The model's state dict, floats in float32."""
+    named = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
+    return {key: value.float() if value.is_floating_point() else value for key, value in named.items()}
 
 
 def _header(path: Path, metadata: dict) -> dict:
@@ -164,7 +212,7 @@ def _header(path: Path, metadata: dict) -> dict:
         raise CheckpointError(f"{path}: a .safetensors file, but not of glass_gym (no 'glass' metadata)")
     try:
         header = json.loads(metadata["glass"])
-        version = int(header["format_version"])
+        version = header["format_version"] = int(header["format_version"])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: its metadata is not readable ({error})") from None
     if version > FORMAT_VERSION:

@@ -1,31 +1,32 @@
 """GlassCore: rows of a world with a task, and nothing about anybody's calling conventions.
 
-Every face (single, vector, Stable-Baselines3, player) drives this. All of it is tensors on one device; randomness is
-two integers a row (:mod:`glass_gym.randomness`), so a whole step, resets included, need not look at a value.
+Single, vector and Stable-Baselines3 environments and the player drive this. All of it is tensors on one device;
+randomness is two integers a row (:mod:`glass_gym.randomness`), so a whole step, resets included, need not look at a
+value.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
 
-from glass_gym.action_space import ActionTable
 from glass_gym.checkpoint import World, load_world
-from glass_gym.networks.mask import densest_point
+from glass_gym.convert import to_numpy
+from glass_gym.drawing import observed_frames
+from glass_gym.geometry import densest_point, neighbourhood
 from glass_gym.pictures import fit_picture, stretch
 from glass_gym.randomness import uniform
-from glass_gym.simulator import PRESENT, NoAgentError, RowState, Simulator, WorldState, to_host, write_rows
-from glass_gym.task import TRIES, ReachTask, draw_rings, observed_frames
+from glass_gym.rows import RowState, write_rows
+from glass_gym.simulator import PRESENT, NoAgentError, Simulator, WorldState
+from glass_gym.tasks import Scene, Task, TaskState, make_task
 
 OBS_TYPES = ("frame", "position", "dict")
 POSITION_SOURCES = ("state", "frame")
-OPTIONS = ("start_frame", "target")
-STEPS_AWAY = 4
-"""targets are drawn at least so many steps along an axis away (and ReachTask.min_distance px)"""
 
 
 @dataclass
@@ -37,7 +38,7 @@ class EnvState(RowState):
         position: (B, 2) px, where the task sees the agent.
         previous: (B, 2) px, where it saw it one step before.
         present: (B,) bool.
-        target: (B, 2) px.
+        task: the task's state; for ``"reach"`` `target` (B, 2) px.
         steps: (B,) int64, since the last reset.
         done: (B,) bool, the last step ended the episode.
         key, episode: (B,) int64, the row's random stream.
@@ -47,52 +48,20 @@ class EnvState(RowState):
     position: Tensor
     previous: Tensor
     present: Tensor
-    target: Tensor
+    task: TaskState
     steps: Tensor
     done: Tensor
     key: Tensor
     episode: Tensor
 
-    def tensors(self) -> list[Tensor]:
-        """All tensors, in a fixed order; the world's last."""
-        return [getattr(self, f.name) for f in fields(self) if f.name != "world"] + self.world.tensors()
 
-    @classmethod
-    def from_tensors(cls, tensors: list[Tensor]) -> EnvState:
-        """The inverse of :meth:`tensors`."""
-        own = len(fields(cls)) - 1
-        return cls(WorldState.from_tensors(tensors[own:]), *tensors[:own])
+@dataclass
+class StepOutcome:
+    """What a step of all rows came to: reward (B,) float32, terminated (B,) bool, commanded_shift (B, 2) px."""
 
-
-class Face:
-    """What Gymnasium's single and vector faces of a core share; a face has `core` and `closed`."""
-
-    core: GlassCore
-    closed: bool
-
-    @property
-    def shifts(self) -> np.ndarray:
-        """(S, 2) px; row 0 is stay, then right and on counter-clockwise."""
-        return self.core.table.shifts
-
-    @property
-    def code_names(self) -> tuple[str, ...]:
-        """K names of the local actions; 0 is neutral."""
-        return self.core.table.code_names
-
-    def set_target(self, target) -> None:
-        """Move the targets: (x, y) px for all rows, or one a row."""
-        self._must_be_ready()
-        self.core.set_target(target)
-
-    def _must_be_open(self) -> None:
-        if self.closed:
-            raise gym.error.ClosedEnvironmentError("this environment is closed; make a new one")
-
-    def _must_be_ready(self) -> None:
-        self._must_be_open()
-        if not self.core.begun:
-            raise gym.error.ResetNeeded("call reset() first")
+    reward: Tensor
+    terminated: Tensor
+    commanded_shift: Tensor
 
 
 class GlassCore:
@@ -102,11 +71,9 @@ class GlassCore:
         checkpoint: a bundled name, a path, or a loaded :class:`World`.
         rows: number of environments.
         obs_type: ``"frame"``, ``"position"`` or ``"dict"``.
-        task: ``"reach"`` (walk to a target), or None (roam freely: reward 0, no end, no target).
-        reward, target_radius, target_margin, terminate_on_arrival: see :class:`ReachTask`; the margin (px) is
-            by default the agent's half size + 4, so that every target can be reached.
-        target: a fixed target (x, y) px for every episode; None draws one.
-        draw_target: draw the target into observed frames.
+        task: ``"reach"`` (walk to a target), ``"collect"`` (several of them), another registered name,
+            "package.module:name", a :class:`glass_gym.tasks.Task`, or None (roam freely: reward 0, no end).
+        draw_target: draw what the task shows into observed frames.
         position_from: where the task takes the agent's position from: ``"state"`` (the simulator's own) or ``"frame"``
             (the model's mask of the generated frame; one more network call a step).
         shifts, shift_scale: the global part of the action table, see :class:`ActionTable`.
@@ -114,46 +81,72 @@ class GlassCore:
         channels_first: observed frames are (3, H, W).
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:i"``.
         precision: ``"auto"``, ``"float32"`` or ``"bfloat16"`` for the networks.
+        task_options: of the task, see :meth:`ReachTask.make` and :meth:`CollectTask.make`.
+
+    Raises:
+        ValueError: a value that no environment can have; the message says which there are.
+        TypeError: an option that the task does not take.
+        CheckpointError: a checkpoint that cannot be used.
     """
 
-    begun = False
-    """All rows have been started."""
-    blind = False
+    started = False
+    """All rows have been reset once."""
+    sync_free = False
     """Never look at a value on the host in a step or a masked reset: all rows are computed, the mask picks."""
 
     def __init__(
-        self, checkpoint: str | World = "tennis", rows: int = 1, obs_type: str = "frame", task: str | None = "reach",
-        reward: str = "dense", target_radius: float = 6.0, target_margin: float | None = None, target=None,
-        terminate_on_arrival: bool = True, draw_target: bool = True, position_from: str = "state", shifts="compass",
-        shift_scale: float = 1.0, frame_size: tuple[int, int] | None = None, channels_first: bool = False,
-        device: str = "auto", precision: str = "auto",
-    ):  # fmt: skip
+        self,
+        checkpoint: str | World = "tennis",
+        rows: int = 1,
+        obs_type: str = "frame",
+        task: str | Task | None = "reach",
+        draw_target: bool = True,
+        position_from: str = "state",
+        shifts: Any = "compass",
+        shift_scale: float = 1.0,
+        frame_size: tuple[int, int] | None = None,
+        channels_first: bool = False,
+        device: str = "auto",
+        precision: str = "auto",
+        **task_options: Any,
+    ):
         if isinstance(rows, bool) or not isinstance(rows, (int, np.integer)) or rows < 1:
             raise ValueError(f"num_envs must be an integer of at least 1, got {rows!r}")
         _one_of("obs_type", obs_type, OBS_TYPES)
-        _one_of("task", task, ("reach", None))
         _one_of("position_from", position_from, POSITION_SOURCES)
         self.world = checkpoint if isinstance(checkpoint, World) else load_world(checkpoint)
         self.simulator = Simulator(self.world.model, device, precision)
-        self.rows, self.obs_type, self.position_from = int(rows), obs_type, position_from
+        self.rows = int(rows)
+        self.obs_type = obs_type
+        self.position_from = position_from
         self.height, self.width = self.simulator.height, self.simulator.width
-        self.table = ActionTable.build(
-            self.world.step, self.world.code_names, shifts, shift_scale, self.world.statistics.get("usual_codes")
-        )
-        margin = self.world.config.agent_radius + 4.0 if target_margin is None else target_margin
-        far = max(ReachTask.min_distance, STEPS_AWAY * float(np.abs(self.table.shifts).max()))
-        reach = ReachTask(target_radius, reward, margin, far, terminates=terminate_on_arrival)
-        self.task = reach if task else None
-        self.fixed_target = None if target is None else self._checked_targets(target, 1).to(self.device)
-        self.draw_target, self.channels_first = draw_target and task is not None, channels_first
+        self.table = self.world.action_table(shifts, shift_scale)
+        scene = Scene(self.height, self.width, self.world.config.agent_radius, self.table.shifts)
+        self.task = make_task(task, scene, **task_options)
+        self.draw_target = draw_target and self.task is not None
+        self.channels_first = channels_first
         self.frame_size = (self.height, self.width)
         if frame_size is not None:
             self.resize(frame_size)
-        self.unit = float(np.linalg.norm(self.table.shifts, axis=1).max()) or 1.0
         self._shifts = torch.from_numpy(self.table.shifts).to(self.simulator.device)
-        self._pool: WorldState | None = None
+        self._start_states: WorldState | None = None
         self._picture: Tensor | None = None
-        self.state: EnvState | None = None
+        self._state: EnvState | None = None
+
+    @property
+    def state(self) -> EnvState:
+        """All rows.
+
+        Raises:
+            RuntimeError: no row has a random stream yet.
+        """
+        if self._state is None:
+            raise RuntimeError("seed() and reset() the core first")
+        return self._state
+
+    @state.setter
+    def state(self, state: EnvState) -> None:
+        self._state = state
 
     @property
     def device(self) -> torch.device:
@@ -163,7 +156,11 @@ class GlassCore:
     # --- spaces ------------------------------------------------------------------------------------------------
 
     def resize(self, frame_size: tuple[int, int]) -> None:
-        """Observe frames reduced to (height, width) px from now on; rendering keeps the full size."""
+        """Observe frames reduced to (height, width) px from now on; rendering keeps the full size.
+
+        Raises:
+            ValueError: not two whole numbers between 8 px and the world's size.
+        """
         size = tuple(frame_size)
         if len(size) != 2 or not all(isinstance(v, (int, np.integer)) for v in size):
             raise ValueError(f"frame_size must be (height, width) in whole px, got {frame_size!r}")
@@ -177,98 +174,120 @@ class GlassCore:
         return gym.spaces.MultiDiscrete(self.table.nvec)
 
     @property
-    def observation_space(self) -> gym.Space:
-        """Box of frames uint8, Box of (x, y, target x, target y) px (without a task: (x, y)), or both in a Dict."""
+    def frame_space(self) -> gym.spaces.Box:
+        """Frames of one row, uint8."""
         shape = (3, *self.frame_size) if self.channels_first else (*self.frame_size, 3)
-        frame = gym.spaces.Box(0, 255, shape, np.uint8)
-        limits = np.array([self.width, self.height] * (2 if self.task else 1), np.float32)
-        position = gym.spaces.Box(-limits, 2 * limits, dtype=np.float32)
+        return gym.spaces.Box(0, 255, shape, np.uint8)
+
+    @property
+    def position_space(self) -> gym.spaces.Box:
+        """(x, y) px, and what the task tells beside it (:meth:`Task.observe`)."""
+        limits = np.array([self.width, self.height], np.float32)
+        low, high = (np.zeros(0, np.float32),) * 2 if self.task is None else self.task.bounds()
+        return gym.spaces.Box(np.concatenate([-limits, low]), np.concatenate([2 * limits, high]), dtype=np.float32)
+
+    @property
+    def observation_space(self) -> gym.Space:
+        """Of one row: frames, positions, or both in a Dict."""
         if self.obs_type == "dict":
-            return gym.spaces.Dict({"frame": frame, "position": position})
-        return frame if self.obs_type == "frame" else position
+            return gym.spaces.Dict({"frame": self.frame_space, "position": self.position_space})
+        return self.frame_space if self.obs_type == "frame" else self.position_space
 
     # --- starting ----------------------------------------------------------------------------------------------
 
     @property
-    def pool(self) -> WorldState:
+    def start_states(self) -> WorldState:
         """Start states of all start frames, computed once, so that a reset is a gather."""
-        if self._pool is None:
-            self._pool = self.simulator.start(torch.from_numpy(self.world.start_frames))
-        return self._pool
+        if self._start_states is None:
+            self._start_states = self.simulator.start(torch.from_numpy(self.world.start_frames))
+        return self._start_states
 
     def seed(self, keys: dict[int, int]) -> None:
         """Give rows (the dict's keys) new random streams; every row needs one before the first reset."""
-        if self.state is None:
-            blank = torch.zeros(self.rows, dtype=torch.long, device=self.device)
-            first = self.pool.rows(blank)
-            where = self.simulator.agent_position(first)
-            no = torch.zeros(self.rows, dtype=torch.bool, device=self.device)
-            self.state = EnvState(
-                first, where, where.clone(), ~no, where.clone(), blank, no, blank.clone(), blank.clone()
-            )
+        if self._state is None:
+            self._state = self._blank()
         index = torch.tensor(list(keys), device=self.device)
         state = self.state = replace(self.state, key=self.state.key.clone(), episode=self.state.episode.clone())
         state.key[index] = torch.tensor(list(keys.values()), device=self.device)
         state.episode[index] = 0
 
-    def reset(self, mask: Tensor | None = None, options: dict | None = None) -> None:
+    def _blank(self) -> EnvState:
+        """Rows before their first reset."""
+        zero = torch.zeros(self.rows, dtype=torch.long, device=self.device)
+        no = torch.zeros(self.rows, dtype=torch.bool, device=self.device)
+        world = self.start_states.rows(zero)
+        place = self.simulator.agent_position(world)
+        task = self._sample(torch.zeros(self.rows, self._draws, device=self.device), place, {})
+        return EnvState(world, place, place.clone(), ~no, task, zero, no, zero.clone(), zero.clone())
+
+    def reset(self, mask: Tensor | None = None, options: dict[str, Any] | None = None) -> None:
         """Start rows anew: those of a (rows,) bool mask on the device, or all.
 
         Args:
-            options: `start_frame`: an index into the pool, a picture, or one of either a row; `target`: (x, y) px,
-                or (rows, 2).
+            mask: which rows.
+            options: `start_frame`: an index into the start frames, a picture, or one of either a row; and the task's
+                own: for ``"reach"`` `target`, (x, y) px or (rows, 2).
+
+        Raises:
+            ValueError: an unknown option, or a value that cannot be used.
+            NoAgentError: the model finds no agent in a start picture.
         """
-        options = options or {}
-        if unknown := set(options) - set(OPTIONS):
-            raise ValueError(f"unknown reset options {sorted(unknown)}; known: {', '.join(OPTIONS)}, reset_mask")
+        options = dict(options or {})
+        known = ("start_frame", *(self.task.options if self.task else ()))
+        if "target" in options and self.task is None:
+            raise ValueError("task=None has no target; make the environment with task='reach'")
+        if unknown := set(options) - set(known):
+            raise ValueError(f"unknown reset options {sorted(unknown)}; known: {', '.join(known)}, reset_mask")
+        start = options.pop("start_frame", None)
+        given = self.task.parse(options, self.rows) if self.task else {}
         everyone = torch.arange(self.rows, device=self.device)
-        if mask is None or self.blind:
-            fresh = self._fresh(everyone, options)
+        if mask is None or self.sync_free:
+            fresh = self._fresh(everyone, start, given)
             self.state = fresh if mask is None else self.state.where(mask, fresh)
-            self.begun = True
-        else:
-            chosen = everyone[mask]
-            if not len(chosen):
-                return
-            fresh = self._fresh(chosen, options)
-            self.state = self.state.write(chosen, fresh)
-            if self._picture is not None:  # the other rows' pictures stay
-                self._picture = write_rows([self._picture], chosen, [self.simulator.pictures(fresh.world)])[0]
+            self.started = True
+            self._picture = None
             return
-        self._picture = None
+        chosen = everyone[mask]
+        if not len(chosen):
+            return
+        fresh = self._fresh(chosen, start, given)
+        self.state = self.state.write(chosen, fresh)
+        if self._picture is not None:  # the other rows' pictures stay
+            self._picture = write_rows(self._picture, chosen, self.simulator.pictures(fresh.world))
 
-    def _fresh(self, rows: Tensor, options: dict) -> EnvState:
-        """New episodes of rows (B,) int64."""
+    @property
+    def _draws(self) -> int:
+        """How many uniform numbers the task takes to start an episode."""
+        return self.task.draws if self.task else 0
+
+    def _fresh(self, rows: Tensor, start: Any, given: TaskState) -> EnvState:
+        """New episodes of rows (B,) int64; `given` holds the task's options for all rows."""
         key, episode = self.state.key[rows], self.state.episode[rows]
-        numbers = uniform(key, episode, 1 + 2 * TRIES)
-        drawn = (numbers[:, 0] * len(self.pool)).long()
-        world = self._start(options.get("start_frame"), drawn, rows)
-        position, present = self._look(world)
-        target = options.get("target")
-        if target is not None:
-            target = self._checked_targets(target, self.rows)[rows.cpu()].to(self.device)
-        elif self.fixed_target is not None:
-            target = self.fixed_target.expand(len(rows), 2).clone()
-        elif self.task is None:
-            target = position.clone()
-        else:
-            target = self.task.targets(numbers[:, 1:], position, self.height, self.width)
+        numbers = uniform(key, episode, 1 + self._draws)
+        drawn = (numbers[:, 0] * len(self.start_states)).long()
+        world = self._start(start, drawn, rows)
+        position, present = self._locate_agents(world)
+        chosen = {name: value[rows.cpu()].to(self.device) for name, value in given.items()}
+        task = self._sample(numbers[:, 1:], position, chosen)
         steps = torch.zeros_like(key)
-        return EnvState(world, position, position.clone(), present, target, steps, steps > 0, key, episode + 1)
+        return EnvState(world, position, position.clone(), present, task, steps, steps > 0, key, episode + 1)
 
-    def _start(self, start, drawn: Tensor, rows: Tensor) -> WorldState:
+    def _sample(self, numbers: Tensor, position: Tensor, given: TaskState) -> TaskState:
+        return self.task.sample(numbers, position, given) if self.task else {}
+
+    def _start(self, start: Any, drawn: Tensor, rows: Tensor) -> WorldState:
         if start is None:
-            return self.pool.rows(drawn)
+            return self.start_states.rows(drawn)
         start = np.asarray(start)
         if start.ndim in (0, 1):
             if not np.issubdtype(start.dtype, np.integer) or start.shape not in ((), (self.rows,)):
                 raise ValueError(
                     f"start_frame must be an index, {self.rows} indices, or pictures, got {start.dtype} {start.shape}"
                 )
-            if start.size and (start.min() < 0 or start.max() >= len(self.pool)):
-                raise ValueError(f"start_frame {start.tolist()} is not in 0..{len(self.pool) - 1}")
+            if start.size and (start.min() < 0 or start.max() >= len(self.start_states)):
+                raise ValueError(f"start_frame {start.tolist()} is not in 0..{len(self.start_states) - 1}")
             index = torch.from_numpy(np.broadcast_to(start, self.rows).astype(np.int64)).to(self.device)
-            return self.pool.rows(index[rows])
+            return self.start_states.rows(index[rows])
         if start.ndim == 4 and len(start) != self.rows:
             raise ValueError(
                 f"start_frame holds {len(start)} pictures for {self.rows} environments; pass one or one each"
@@ -280,13 +299,17 @@ class GlassCore:
     def start_from(self, pictures: np.ndarray) -> WorldState:
         """Start states of pictures of any size (see :func:`fit_picture`).
 
+        Args:
+            pictures: N of (h, w, 3) uint8.
+
         Raises:
-            ValueError: not pictures. NoAgentError: the model finds no agent in one of them.
+            ValueError: not pictures.
+            NoAgentError: the model finds no agent in one of them.
         """
         aspect = self.world.pixel_aspect
         fitted = np.stack([fit_picture(picture, self.height, self.width, aspect) for picture in pictures])
         world = self.simulator.start(torch.from_numpy(fitted))
-        usual, found = float(self.pool.mass.median()), to_host(world.mass)
+        usual, found = float(self.start_states.mass.median()), to_numpy(world.mass)
         for index in np.flatnonzero(found < PRESENT * usual):
             raise NoAgentError(
                 f"no agent found in start picture {index}: the model's mask covers {found[index]:.0f} px, the agents "
@@ -295,75 +318,81 @@ class GlassCore:
             )
         return world
 
-    def _checked_targets(self, target, count: int) -> Tensor:
-        """(x, y) or (count, 2) px -> (count, 2) on the host."""
+    def set_target(self, target: Any) -> None:
+        """Move the targets: as the task's reset option `target`; for ``"reach"`` (x, y) px for all rows, or (rows, 2).
+
+        Raises:
+            ValueError: not a target of this task, or no task.
+        """
         if self.task is None:
             raise ValueError("task=None has no target; make the environment with task='reach'")
-        target = np.asarray(target, np.float32)
-        if target.shape not in ((2,), (count, 2)):
-            raise ValueError(f"target must be (x, y) in px, or one a row, got shape {target.shape}")
-        if not np.isfinite(target).all() or (target < 0).any() or (target > [self.width, self.height]).any():
-            raise ValueError(
-                f"target must be (x, y) inside the {self.width}x{self.height} frame, got {target.tolist()}"
-            )
-        return torch.from_numpy(np.broadcast_to(target, (count, 2)).copy())
+        if "target" not in self.task.options:
+            raise ValueError(f"{type(self.task).__name__} has no target to move")
+        given = {name: value.to(self.device) for name, value in self.task.parse({"target": target}, self.rows).items()}
+        numbers = torch.zeros(self.rows, self._draws, device=self.device)
+        self.state = replace(self.state, task=self.task.sample(numbers, self.state.position, given))
 
-    def set_target(self, target) -> None:
-        """Move the targets: (x, y) px for all rows, or (rows, 2)."""
-        self.state = replace(self.state, target=self._checked_targets(target, self.rows).to(self.device))
+    def aim(self, place: tuple[float, float]) -> None:
+        """Tell the task of a click at (x, y) px, in all rows."""
+        if self.task is not None:
+            where = torch.tensor(place, dtype=torch.float32, device=self.device)
+            self.state = replace(self.state, task=self.task.aim(self.state.task, where))
 
     def forget(self) -> None:
         """Let go of all states and pictures; the next reset needs seeds again."""
-        self.state = self._pool = self._picture = None
-        self.begun = False
+        self._state = self._start_states = self._picture = None
+        self.started = False
 
-    def write(self, index: Tensor, other: EnvState) -> None:
+    def write(self, index: Any, other: EnvState) -> None:
         """Overwrite rows (B,) int64 with those of another state of this world.
 
         Raises:
-            ValueError: a state of another world.
+            ValueError: a state of another world or task.
         """
         sizes = [[tuple(x.shape[1:]) for x in state.tensors()] for state in (self.state, other)]
         if sizes[0] != sizes[1]:
             raise ValueError("the state is of another world: its sizes differ")
-        self.state, self._picture = self.state.write(index, other), None
+        self.state = self.state.write(index, other)
+        self._picture = None
 
     # --- stepping ----------------------------------------------------------------------------------------------
 
-    def advance(self, actions) -> dict[str, Tensor]:
-        """One step of all rows under (rows, 2) integer actions -> rewards, terminated, commanded shifts (px)."""
+    def advance(self, actions: Any) -> StepOutcome:
+        """One step of all rows under (rows, 2) integer actions (global shift, local action).
+
+        Raises:
+            ValueError: other shapes or types, or (on the host) values out of range.
+        """
         index = self._checked_actions(actions)
         commanded = self._shifts[index[:, 0]]
         before, state = self.state.position, self.state
         world = self.simulator.step(state.world, commanded, index[:, 1])
         self._picture = None
-        position, present = self._look(world)
+        position, present = self._locate_agents(world)
+        if self.task is None:
+            reward = torch.zeros(self.rows, device=self.device)
+            terminated, task = reward > 0, state.task
+        else:
+            outcome = self.task.step(before, position, state.task)
+            reward, terminated, task = outcome.reward, outcome.terminated, outcome.state
         self.state = replace(
-            state, world=world, position=position, previous=before, present=present, steps=state.steps + 1
+            state, world=world, position=position, previous=before, present=present, task=task, steps=state.steps + 1
         )
-        nothing = torch.zeros(self.rows, device=self.device)
-        reward, terminated = nothing, nothing > 0
-        if self.task is not None:
-            reward = self.task.rewards(before, position, state.target, self.unit)
-            if self.task.terminates:
-                terminated = self.task.reached(position, state.target)
-        return {"reward": reward, "terminated": terminated, "commanded_shift": commanded}
+        return StepOutcome(reward, terminated, commanded)
 
-    def _look(self, world: WorldState) -> tuple[Tensor, Tensor]:
-        """Where the task sees the agents, px, and whether it sees them."""
+    def _locate_agents(self, world: WorldState) -> tuple[Tensor, Tensor]:
+        """Where the task sees the agents, (B, 2) px, and whether it sees them, (B,) bool."""
         position, present = self.simulator.agent_position(world), self.simulator.agent_present(world)
         if self.position_from == "state":
             return position, present
         masks = self.simulator.masks(self.simulator.pictures(world))
         radius = self.world.config.agent_radius
         found = densest_point(masks, radius)
-        x = torch.arange(self.width, device=self.device) - found[:, :1]
-        y = torch.arange(self.height, device=self.device) - found[:, 1:]
-        near = (y.abs() <= radius)[:, :, None] & (x.abs() <= radius)[:, None]
+        near = neighbourhood(found, radius, self.height, self.width)
         present = (masks[:, 0] * near).sum((1, 2)) >= PRESENT * world.mass.clamp_min(1.0)
         return torch.where(present[:, None], found, position), present
 
-    def _checked_actions(self, actions) -> Tensor:
+    def _checked_actions(self, actions: Any) -> Tensor:
         """(rows, 2) int64 on the device. Values are checked on the host only: a tensor on a GPU is taken as it is."""
         if isinstance(actions, Tensor):
             whole = not (actions.is_floating_point() or actions.is_complex() or actions.dtype == torch.bool)
@@ -387,57 +416,50 @@ class GlassCore:
     # --- looking -----------------------------------------------------------------------------------------------
 
     def infos(self, commanded: Tensor | None = None) -> dict[str, Tensor]:
-        """What `info` tells about each row: fresh tensors."""
+        """What `info` tells about each row: fresh tensors; `commanded` (rows, 2) px is the last step's shift."""
         state = self.state
         out = {"agent_position": state.position.clone(), "previous_position": state.previous.clone()}
         out["agent_present"] = state.present.clone()
         out["commanded_shift"] = torch.zeros_like(state.position) if commanded is None else commanded.clone()
-        if self.task is not None:
-            distance = self.task.distance(state.position, state.target)
-            success = distance < self.task.radius
-            out |= {"target": state.target.clone(), "distance": distance, "is_success": success}
-        return out
+        return out | (self.task.infos(state.position, state.task) if self.task else {})
 
-    def pictures(self, ring: bool) -> Tensor:
-        """Full-size frames (rows, 3, H, W) uint8; with the target or without."""
+    def pictures(self, shown: bool) -> Tensor:
+        """Full-size frames (rows, 3, H, W) uint8; with what the task shows, or without."""
         if self._picture is None:
             self._picture = self.simulator.pictures(self.state.world)
-        if ring:
-            return draw_rings(self._picture, self.state.target, self.task.radius)
-        return self._picture
+        return self.task.draw(self._picture, self.state.task) if shown and self.task else self._picture
 
     def observations(self) -> Tensor | dict[str, Tensor]:
         """Observations of all rows: fresh tensors on the device."""
         return self.observe(self.obs_type, self.frame_size, self.channels_first, self.draw_target)
 
     def observe(
-        self, obs_type: str, frame_size: tuple[int, int] | None = None, channels_first: bool = False, ring: bool = True
-    ) -> Tensor | dict[str, Tensor]:
-        """What the rows look like: positions (rows, 2 or 4) px, frames (rows, ...) uint8, or both; fresh tensors."""
-        both = [self.state.position, self.state.target] if self.task else [self.state.position]
-        position = torch.cat(both, 1)
+        self,
+        obs_type: str,
+        frame_size: tuple[int, int] | None = None,
+        channels_first: bool = False,
+        shown: bool = True,
+    ) -> Any:
+        """What the rows look like: positions (rows, n) px, frames (rows, ...) uint8, or both; fresh tensors.
+
+        Args:
+            obs_type: ``"frame"``, ``"position"`` or ``"dict"``.
+            frame_size: (height, width) px; None: the world's.
+            channels_first: frames are (3, H, W).
+            shown: frames show the task.
+        """
+        told = [self.state.position] + ([self.task.observe(self.state.task)] if self.task else [])
+        position = torch.cat(told, 1)
         if obs_type == "position":
             return position
-        frames = observed_frames(self.pictures(ring), frame_size, channels_first)
+        frames = observed_frames(self.pictures(shown), frame_size, channels_first)
         return frames if obs_type == "frame" else {"frame": frames, "position": position}
 
     def render(self) -> np.ndarray:
         """Frames (rows, H, W', 3) uint8 as they should be seen: W' applies the pixel aspect."""
-        return stretch(to_host(self.pictures(self.task is not None).permute(0, 2, 3, 1)), self.world.pixel_aspect)
+        return stretch(to_numpy(self.pictures(True).permute(0, 2, 3, 1), copy=True), self.world.pixel_aspect)
 
 
-def emit(value):
-    """Fresh tensors (or dicts of them), which nobody else keeps -> numpy arrays; what is numpy stays."""
-    if isinstance(value, dict):
-        return {key: emit(part) for key, part in value.items()}
-    return value.cpu().numpy() if isinstance(value, Tensor) else value
-
-
-def take(value, index):
-    """Rows of tensors, arrays or dicts of them."""
-    return {key: take(part, index) for key, part in value.items()} if isinstance(value, dict) else value[index]
-
-
-def _one_of(name: str, value, allowed: tuple) -> None:
+def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")

@@ -17,9 +17,10 @@ SCRIPT = (("right", 8), ("up", 4), ("left", 8), ("down", 4), ("stay", 4))
 def main(argv: list[str] | None = None) -> int:
     """The command; returns the exit status."""
     parser = argparse.ArgumentParser(
-        "glass-demo", description="Roll a learned world: a scripted walk, then each local action, then random play.",
+        "glass-demo",
+        description="Roll a learned world: a scripted walk, then each local action, then random play.",
         epilog="Example: glass-demo --out my_demo --steps 60 --seed 3",
-    )  # fmt: skip
+    )
     parser.add_argument("--checkpoint", default="tennis", help="bundled name or .safetensors file (default: tennis)")
     parser.add_argument("--out", type=Path, default=Path("glass_demo"), help="folder to write (default: glass_demo)")
     parser.add_argument("--steps", type=int, default=60, help="steps of random play (default: 60)")

@@ -8,12 +8,15 @@ import gymnasium as gym
 import numpy as np
 
 from glass_gym.checkpoint import World
-from glass_gym.core import EnvState, Face, GlassCore, emit, take
+from glass_gym.convert import index_rows, to_numpy
+from glass_gym.core import EnvState, GlassCore
+from glass_gym.gym_mixin import GymMixin
 from glass_gym.randomness import draw_key
+from glass_gym.render import Window
 from glass_gym.vector_env import RENDER_FPS
 
 
-class GlassEnv(Face, gym.Env):
+class GlassEnv(GymMixin, gym.Env):
     """A learned world; the agent walks to a target.
 
     Action ``MultiDiscrete([S, K])`` = (global shift, local action). Observation: the generated frame with the target
@@ -30,6 +33,9 @@ class GlassEnv(Face, gym.Env):
         checkpoint: a bundled name, a path, or a loaded :class:`World`.
         render_mode: ``"rgb_array"``, ``"human"`` (a pygame window) or None.
         kwargs: of :class:`glass_gym.core.GlassCore`.
+
+    Raises:
+        ValueError: a value that no environment can have.
     """
 
     metadata = {"render_modes": ["rgb_array", "human"], "render_fps": RENDER_FPS}  # noqa: RUF012
@@ -41,7 +47,7 @@ class GlassEnv(Face, gym.Env):
         self.render_mode = render_mode
         self.set_spaces()
         self._stream: np.random.Generator | None = None
-        self._window = None
+        self._window: Window | None = None
         self.closed = False
 
     def set_spaces(self) -> None:
@@ -53,28 +59,28 @@ class GlassEnv(Face, gym.Env):
         """For :func:`gymnasium.utils.play.play` (with ``noop=np.array([0, 0])``): arrows, chords of them, digits."""
         return self.core.table.keys()
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None):
-        """Start anew. Options: `start_frame` (an index into the pool or a picture), `target` (x, y) px."""
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start anew. Options: `start_frame` (an index into the start frames, or a picture), `target` (x, y) px."""
         self._must_be_open()
         super().reset(seed=seed)
         if self._stream is not self.np_random:  # seeded just now, the first time, or set by the user
             self._stream = self.np_random
             self.core.seed({0: draw_key(self.np_random)})
         self.core.reset(options=options)
-        return self._seen(emit(self.core.infos()))
+        return self._observe(to_numpy(self.core.infos()))
 
-    def step(self, action):
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """One step under (shift, code)."""
         self._must_be_ready()
         outcome = self.core.advance(np.asarray(action)[None])
-        observation, info = self._seen(emit(self.core.infos(outcome["commanded_shift"])))
-        return observation, outcome["reward"].item(), outcome["terminated"].item(), False, info
+        observation, info = self._observe(to_numpy(self.core.infos(outcome.commanded_shift)))
+        return observation, outcome.reward.item(), outcome.terminated.item(), False, info
 
-    def _seen(self, infos: dict[str, np.ndarray]) -> tuple[Any, dict[str, Any]]:
+    def _observe(self, infos: dict[str, np.ndarray]) -> tuple[Any, dict[str, Any]]:
         """Row 0 of observation and infos, with Python scalars for scalars; the window shows it."""
         if self.render_mode == "human":
             self.render()
-        observation = take(emit(self.core.observations()), 0)
+        observation = index_rows(to_numpy(self.core.observations()), 0)
         return observation, {key: v[0].item() if v[0].ndim == 0 else v[0] for key, v in infos.items()}
 
     def state(self) -> EnvState:
@@ -83,18 +89,22 @@ class GlassEnv(Face, gym.Env):
         return self.core.state.clone()
 
     def set_state(self, state: EnvState) -> None:
-        """Go on from a state of one row."""
+        """Go on from a state of one row.
+
+        Raises:
+            ValueError: a state of more rows, or of another world.
+        """
         self._must_be_ready()
         if len(state) != 1:
             raise ValueError(f"a single environment takes a state of one row, got {len(state)}; use state.rows([i])")
         self.core.write(slice(None), state)
 
-    def observation(self):
+    def observation(self) -> Any:
         """The observation as it is now (after `set_state` or `set_target`)."""
         self._must_be_ready()
-        return self._seen({})[0]
+        return self._observe({})[0]
 
-    def render(self):
+    def render(self) -> Any:
         """The frame (H, W', 3) uint8 with the pixel aspect applied; ``"human"`` shows it and returns None."""
         if self.render_mode is None:
             return None
@@ -103,8 +113,6 @@ class GlassEnv(Face, gym.Env):
         if self.render_mode == "rgb_array":
             return frame
         if self._window is None:
-            from glass_gym.render import Window
-
             self._window = Window(frame.shape[:2], title=f"glass_gym: {self.core.world.name}")
         self._window.poll()
         self._window.show(frame)

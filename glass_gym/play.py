@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from glass_gym.action_space import ARROWS, COMPASS, ActionTable
+from glass_gym.convert import index_rows, to_numpy
 from glass_gym.render import DisplayError, Event, Window
 
 KEYS = """arrows  walk (two arrows: diagonal)        1..9   local action (held or tapped)
@@ -204,8 +205,8 @@ class Player:
         if self.core.task is None:
             self.say("this world has no task, so no target")
         elif 0 <= x <= self.core.width and 0 <= y <= self.core.height:
-            self.env.unwrapped.set_target((x, y))
-            self.info = self.info | {"distance": float(np.hypot(*(self.info["agent_position"] - (x, y))))}
+            self.core.aim((x, y))
+            self.info = self.info | index_rows(to_numpy(self.core.infos()), 0)
             self.frame = self.env.render()
 
     def record(self, path: Path | None = None) -> None:
@@ -273,19 +274,23 @@ def _video_suffix() -> str:
 def main(argv: list[str] | None = None) -> int:
     """The command; returns the exit status."""
     parser = argparse.ArgumentParser(
-        "glass-play", description="Walk through a learned world.", formatter_class=argparse.RawDescriptionHelpFormatter,
+        "glass-play",
+        description="Walk through a learned world.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"keys:\n{KEYS}\n\nexamples:\n  glass-play\n  glass-play GlassSprites-v0 --scale 5\n"
         "  glass-play --checkpoint runs/mine/world.safetensors --free\n  glass-play --image photo.png\n"
         "  glass-play --agent agents/trained/GlassTennis-v0/ppo.safetensors --record best.mp4",
-    )  # fmt: skip
+    )
     parser.add_argument("id", nargs="?", help="environment id (default: GlassTennis-v0, or Glass-v0 with --checkpoint)")
     parser.add_argument("--checkpoint", help="a world of your own (.safetensors), for the id Glass-v0")
     parser.add_argument("--image", type=Path, help="start from this picture; cropped and resized to the world's frame")
     parser.add_argument("--free", action="store_true", help="no target: roam freely")
     parser.add_argument(
-        "--agent", type=Path, help="a policy: .safetensors (only data), or Stable-Baselines3's .zip (it is unpickled, "
+        "--agent",
+        type=Path,
+        help="a policy: .safetensors (only data), or Stable-Baselines3's .zip (it is unpickled, "
         "which can run code: trust its source)",
-    )  # fmt: skip
+    )
     parser.add_argument("--algo", default="ppo", help="of a .zip: ppo, a2c, dqn, recurrent_ppo, qrdqn (default: ppo)")
     parser.add_argument("--record", type=Path, metavar="FILE", help="record from the start, .mp4 or .gif")
     parser.add_argument("--folder", type=Path, default=Path("."), help="for recordings and pictures (default: here)")

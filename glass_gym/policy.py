@@ -16,25 +16,44 @@ import gymnasium as gym
 import numpy as np
 
 from glass_gym.checkpoint import write_atomically
-from glass_gym.core import GlassCore, emit
+from glass_gym.convert import to_numpy
+from glass_gym.core import GlassCore
 
 FORMAT_VERSION = 1
 ALGORITHMS = {
-    "ppo": ("stable_baselines3", "PPO"), "a2c": ("stable_baselines3", "A2C"), "dqn": ("stable_baselines3", "DQN"),
-    "recurrent_ppo": ("sb3_contrib", "RecurrentPPO"), "qrdqn": ("sb3_contrib", "QRDQN"),
-}  # fmt: skip
+    "ppo": ("stable_baselines3", "PPO"),
+    "a2c": ("stable_baselines3", "A2C"),
+    "dqn": ("stable_baselines3", "DQN"),
+    "recurrent_ppo": ("sb3_contrib", "RecurrentPPO"),
+    "qrdqn": ("sb3_contrib", "QRDQN"),
+}
 """Names as in RL Zoo's --algo; HER is dqn."""
 CLASSES = {
-    "ReLU": "torch.nn", "Tanh": "torch.nn", "ELU": "torch.nn", "SiLU": "torch.nn",
-    "NatureCNN": "stable_baselines3.common.torch_layers", "FlattenExtractor": "stable_baselines3.common.torch_layers",
-    "CombinedExtractor": "stable_baselines3.common.torch_layers", "GlassExtractor": "glass_gym.sb3",
-}  # fmt: skip
+    "ReLU": "torch.nn",
+    "Tanh": "torch.nn",
+    "ELU": "torch.nn",
+    "SiLU": "torch.nn",
+    "NatureCNN": "stable_baselines3.common.torch_layers",
+    "FlattenExtractor": "stable_baselines3.common.torch_layers",
+    "CombinedExtractor": "stable_baselines3.common.torch_layers",
+    "GlassExtractor": "glass_gym.sb3",
+}
 """What a policy file may name, and where it lives."""
 ARGUMENTS = {
-    "net_arch", "activation_fn", "ortho_init", "features_extractor_class", "features_extractor_kwargs",
-    "share_features_extractor", "normalize_images", "lstm_hidden_size", "n_lstm_layers", "shared_lstm",
-    "enable_critic_lstm", "lstm_kwargs", "n_quantiles",
-}  # fmt: skip
+    "net_arch",
+    "activation_fn",
+    "ortho_init",
+    "features_extractor_class",
+    "features_extractor_kwargs",
+    "share_features_extractor",
+    "normalize_images",
+    "lstm_hidden_size",
+    "n_lstm_layers",
+    "shared_lstm",
+    "enable_critic_lstm",
+    "lstm_kwargs",
+    "n_quantiles",
+}
 """Arguments of a policy that are kept; optimisers are not."""
 LARGEST_LAYER = 4096
 LARGEST_OBSERVATION = 1 << 22
@@ -122,10 +141,14 @@ def save_policy(path: str | Path, model, algorithm: str, provenance: dict | None
     from safetensors.torch import save
 
     header = {
-        "format_version": FORMAT_VERSION, "algorithm": algorithm, "provenance": provenance or {},
-        "policy": _policy_name(model, algorithm), "arguments": _arguments_out(model.policy_kwargs),
-        "observation_space": _space_out(model.observation_space), "action_space": _space_out(model.action_space),
-    }  # fmt: skip
+        "format_version": FORMAT_VERSION,
+        "algorithm": algorithm,
+        "provenance": provenance or {},
+        "policy": _policy_name(model, algorithm),
+        "arguments": _arguments_out(model.policy_kwargs),
+        "observation_space": _space_out(model.observation_space),
+        "action_space": _space_out(model.action_space),
+    }
     tensors, seen = {}, set()
     for key, value in model.policy.state_dict().items():
         if key.startswith("q_net_target") or value.data_ptr() in seen:
@@ -318,7 +341,7 @@ class Policy:
         plan = {}
         for name, part in parts.items():
             shape = part.shape
-            if len(shape) == 1 and shape[0] in (2, 4) and (core.task or shape[0] == 2):
+            if len(shape) == 1 and shape[0] in (2, core.position_space.shape[0]):
                 plan[name] = ("position", shape)
             elif len(shape) == 3 and (shape[0] % 3 == 0 or shape[2] % 3 == 0):
                 plan[name] = ("frame", shape)
@@ -333,12 +356,12 @@ class Policy:
         goal = "desired_goal" in plan
         for name, (kind, shape) in plan.items():
             if kind == "position":
-                place = emit(core.observe("position"))
-                out[name] = place[:, 2:] if name == "desired_goal" else place[:, : shape[0]]
+                place = to_numpy(core.observe("position"))
+                out[name] = place[:, 2:4] if name == "desired_goal" else place[:, : shape[0]]
             else:
                 first = shape[0] % 3 == 0 and shape[0] < shape[2]
                 size = shape[1:] if first else shape[:2]
-                frame = emit(core.observe("frame", size, first, ring=core.task is not None and not goal))
+                frame = to_numpy(core.observe("frame", size, first, shown=not goal))
                 out[name] = self._stacked(name, frame, shape[0] if first else shape[2], 1 if first else 3)
         return out[""] if "" in out else out
 

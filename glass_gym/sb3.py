@@ -1,4 +1,4 @@
-"""The Stable-Baselines3 face of the core: GlassVecEnv, a rollout buffer on the device, features of observations."""
+"""Stable-Baselines3 over a core: GlassVecEnv, a rollout buffer on the device, features of observations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import glass_gym  # noqa: F401  (registers the ids)
-from glass_gym.core import emit, take
+from glass_gym.convert import index_rows, to_numpy
 from glass_gym.simulator import pick_precision
 from glass_gym.vector_env import GlassVectorEnv
 
@@ -49,10 +49,14 @@ class GlassVecEnv(VecEnv):
     """
 
     def __init__(
-        self, id: str = "GlassTennis-v0", num_envs: int = 8,
-        wrappers: Sequence[Callable[[VectorEnv], VectorEnv]] = (), output: str = "numpy", seed: int | None = None,
+        self,
+        id: str = "GlassTennis-v0",
+        num_envs: int = 8,
+        wrappers: Sequence[Callable[[VectorEnv], VectorEnv]] = (),
+        output: str = "numpy",
+        seed: int | None = None,
         **kwargs: Any,
-    ):  # fmt: skip
+    ):
         kwargs.setdefault("channels_first", True)
         self.env = gym.make_vec(id, num_envs=num_envs, autoreset_mode=AutoresetMode.DISABLED, output=output, **kwargs)
         if not isinstance(self.env.unwrapped, GlassVectorEnv):
@@ -75,7 +79,7 @@ class GlassVecEnv(VecEnv):
         """All rows anew, with what `seed` and `set_options` left."""
         unset = all(seed is None for seed in self._seeds)
         observations, infos = self.env.reset(seed=None if unset else self._seeds, options=_merged(self._options))
-        self.reset_infos = self._split(emit(infos))
+        self.reset_infos = self._split(to_numpy(infos))
         self._reset_seeds()
         self._reset_options()
         return self._named(observations)
@@ -87,18 +91,18 @@ class GlassVecEnv(VecEnv):
     def step_wait(self):
         """Step, and reset what is done."""
         observations, reward, terminated, truncated, infos = self.env.step(self._actions)
-        reward, terminated, truncated, infos = (emit(x) for x in (reward, terminated, truncated, infos))
+        reward, terminated, truncated, infos = (to_numpy(x) for x in (reward, terminated, truncated, infos))
         done = terminated | truncated
         rows = self._split(infos)
         for info, late in zip(rows, (truncated & ~terminated).tolist(), strict=True):
             info["TimeLimit.truncated"] = late
         observations = self._named(observations)
         if done.any():
-            last = emit(take(observations, np.flatnonzero(done)))
+            last = to_numpy(index_rows(observations, np.flatnonzero(done)))
             observations, fresh = self.env.reset(options={"reset_mask": done})
-            observations, fresh = self._named(observations), self._split(emit(fresh))
+            observations, fresh = self._named(observations), self._split(to_numpy(fresh))
             for place, row in enumerate(np.flatnonzero(done).tolist()):
-                rows[row]["terminal_observation"] = deepcopy(take(last, place))
+                rows[row]["terminal_observation"] = deepcopy(index_rows(last, place))
                 self.reset_infos[row] = fresh[row]
         return observations, reward.astype(np.float32), done, rows
 
@@ -202,10 +206,12 @@ class KeypointCNN(BaseFeaturesExtractor):
         planes, height, width = observation_space.shape
         super().__init__(observation_space, features_dim=2 * channels)
         self.maps = nn.Sequential(
-            nn.Conv2d(planes, channels // 2, 5, stride=2, padding=2), nn.ReLU(),
-            nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1), nn.ReLU(),
+            nn.Conv2d(planes, channels // 2, 5, stride=2, padding=2),
+            nn.ReLU(),
+            nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1),
+            nn.ReLU(),
             nn.Conv2d(channels, channels, 3, padding=1),
-        )  # fmt: skip
+        )
         self.sharpness = nn.Parameter(torch.ones(channels, 1))
         rows, columns = (height + 3) // 4, (width + 3) // 4
         y = torch.linspace(-1, 1, rows)[:, None].expand(rows, columns)

@@ -6,15 +6,15 @@ looks at a value on the host, so a step never waits for the device.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from glass_gym.glass import Glass, blend_windows, crop_windows, to_bytes, to_images
-from glass_gym.networks.mask import densest_point
-from glass_gym.tracking import keep_agent
+from glass_gym.convert import to_bytes, to_images
+from glass_gym.geometry import densest_point
+from glass_gym.glass import Glass
+from glass_gym.rows import RowState
 
 PRESENT = 0.25
 """An agent is present while its mask keeps this share of the mass it started with."""
@@ -54,7 +54,11 @@ def pick_device(name: str | torch.device) -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """``"auto"``: bfloat16 where the device multiplies it in hardware (CUDA, AMX, AVX512-BF16), else float32."""
+    """``"auto"``: bfloat16 where the device multiplies it in hardware (CUDA, AMX, AVX512-BF16), else float32.
+
+    Raises:
+        ValueError: no name in PRECISIONS.
+    """
     if name not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {name!r}")
     if name != "auto":
@@ -62,35 +66,10 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported()
     else:
-        cpu = torch.backends.cpu.get_cpu_capability()
-        fast = cpu == "AMX" or any(
-            getattr(torch.cpu, name, bool)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-        )
+        fast = torch.backends.cpu.get_cpu_capability() == "AMX"
+        for probe in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):  # private: not in every torch
+            fast = fast or (hasattr(torch.cpu, probe) and getattr(torch.cpu, probe)())
     return torch.bfloat16 if fast else torch.float32
-
-
-class RowState:
-    """What states of many rows share; `tensors` lists the (B, ...) tensors, `from_tensors` undoes it."""
-
-    def __len__(self) -> int:
-        return len(self.position)
-
-    def clone(self):
-        """A copy that shares nothing."""
-        return self.from_tensors([x.clone() for x in self.tensors()])
-
-    def rows(self, index):
-        """Some rows (int64 or bool index), copied."""
-        return self.from_tensors([x[index] for x in self.tensors()])
-
-    def write(self, index, other):
-        """A state with rows `index` taken from `other` (as many rows as the index selects)."""
-        return self.from_tensors(write_rows(self.tensors(), index, other.tensors()))
-
-    def where(self, mask: Tensor, other):
-        """A state with the rows of a (B,) bool mask taken from `other` (B rows); never looks at the mask's values."""
-        pairs = zip(other.tensors(), self.tensors(), strict=True)
-        return self.from_tensors([torch.where(mask.view(-1, *[1] * (b.ndim - 1)), a.to(b.dtype), b) for a, b in pairs])
 
 
 @dataclass
@@ -98,10 +77,10 @@ class WorldState(RowState):
     """One row per environment.
 
     Attributes:
-        layer: (B, 4, s, s) the agent: colour * mask and mask, in its window.
+        layer: (B, 4, h, w) the agent: colour * mask and mask, in its window or (``paper``) in the whole frame.
         background: (B, 3, H, W) uint8, the inpainted first background; never re-smeared.
-        position: (B, 2) px, (x, y), the window's centre.
-        origin: (B, 2) px, the agent's centre of mass in its first window, from the window's centre.
+        position: (B, 2) px, (x, y), where the layer is: the window's centre, or (``paper``) the drawn agent's.
+        origin: (B, 2) px, the agent's centre of mass in its first layer, from there.
         mass: (B,) sum of the mask at the start.
         memory: the RNN's state, one tensor per ConvLSTM.
     """
@@ -112,25 +91,6 @@ class WorldState(RowState):
     origin: Tensor
     mass: Tensor
     memory: tuple[Tensor, ...]
-
-    def tensors(self) -> list[Tensor]:
-        """All tensors, in a fixed order."""
-        return [self.layer, self.background, self.position, self.origin, self.mass, *self.memory]
-
-    @classmethod
-    def from_tensors(cls, tensors: list[Tensor]) -> WorldState:
-        """The inverse of :meth:`tensors`."""
-        return cls(*tensors[:5], tuple(tensors[5:]))
-
-
-def write_rows(mine: list[Tensor], index, theirs: list[Tensor]) -> list[Tensor]:
-    """Copies of `mine` with rows `index` replaced by `theirs`."""
-    out = []
-    for old, new in zip(mine, theirs, strict=True):
-        old = old.clone()
-        old[index] = new.to(old)
-        out.append(old)
-    return out
 
 
 class Simulator:
@@ -143,15 +103,13 @@ class Simulator:
     """
 
     def __init__(self, model: Glass, device: str | torch.device = "auto", precision: str = "auto"):
-        if model.config.view != "agent":
-            raise NotImplementedError("the simulator needs an agent-centred model (GlassConfig.view='agent')")
         self.device = pick_device(device)
         self.precision = pick_precision(precision, self.device)
         self.model = model.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
         self.config = model.config
         self.height, self.width = model.config.height, model.config.width
 
-    def _autocast(self):
+    def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
 
     def masks(self, frames: Tensor) -> Tensor:
@@ -166,48 +124,64 @@ class Simulator:
 
         Args:
             frames: (B, H, W, 3) uint8.
+
+        Raises:
+            ValueError: frames of another shape or type.
         """
         if frames.ndim != 4 or tuple(frames.shape[1:]) != (self.height, self.width, 3) or frames.dtype != torch.uint8:
             raise ValueError(
                 f"start frames must be uint8 (B, {self.height}, {self.width}, 3), "
                 f"got {frames.dtype} {tuple(frames.shape)}; crop and resize them (glass_gym.pictures.fit_picture)"
             )
+        view = self.model.view
         images = to_images(frames.to(self.device).permute(0, 3, 1, 2))
         with self._autocast():
             masks = self.model.mask(images).float()
             background = self.model.inpaint(images, masks).float()
-        side = self.config.window
         centre = densest_point(masks, self.config.agent_radius)
-        position = centre.round()
-        corner = position.long() - side // 2
-        kept = keep_agent(masks, position, side)
-        layer = crop_windows(torch.cat([images * kept, kept], 1), corner, side)
+        position = view.anchor(centre)
+        layer = view.cut(images, masks, position)
         mass = layer[:, 3].sum((1, 2))
-        memory = tuple(m.clone() for m in self.model.start_state(len(frames), side, side))
+        memory = tuple(m.clone() for m in self.model.start_state(len(frames)))
         return WorldState(layer, to_bytes(background), position, centre - position, mass, memory)
 
     @torch.no_grad()
-    def step(self, state: WorldState, shift: Tensor, code: Tensor) -> WorldState:
+    def step(self, state: WorldState, shift: Tensor, code_index: Tensor) -> WorldState:
         """Animate and move.
 
         The agent stays in the frame: a shift is cut short where its centre would come too near to the edge.
 
         Args:
+            state: B rows.
             shift: (B, 2) px, positive right and down.
-            code: (B,) int64, local actions.
+            code_index: (B,) int64, local actions.
         """
-        position = self.clamp(state.position + shift, state.position)
-        moved = position - state.position
-        at_once = max(1, CPU_PLACES // self.config.window**2) if self.device.type == "cpu" else max(1, len(state))
-        pieces = zip(*(x.split(at_once) for x in (state.layer, moved, code, *state.memory)), strict=True)
+        view = self.model.view
+        expected = self.clamp(state.position + shift, state.position)
+        moved = expected - state.position
+        height, width = view.size
+        at_once = max(1, CPU_PLACES // (height * width)) if self.device.type == "cpu" else max(1, len(state))
+        pieces = zip(*(x.split(at_once) for x in (state.layer, moved, code_index, *state.memory)), strict=True)
         parts = [self._animate(*piece) for piece in pieces]
         layer, *memory = parts[0] if len(parts) == 1 else [torch.cat(x) for x in zip(*parts, strict=True)]
+        position = view.locate(layer, expected)
         return WorldState(layer, state.background, position, state.origin, state.mass, tuple(memory))
 
-    def _animate(self, layer: Tensor, shift: Tensor, code: Tensor, *memory: Tensor) -> list[Tensor]:
+    def _animate(self, layer: Tensor, shift: Tensor, code_index: Tensor, *memory: Tensor) -> list[Tensor]:
         with self._autocast():
-            drawn, memory = self.model.animate(layer, memory, shift, self.model.quantiser.embed(code))
+            drawn, memory = self.model.animate(layer, memory, shift, self.model.quantiser.embed(code_index))
         return [drawn.layer.float(), *memory]
+
+    @torch.no_grad()
+    def place(self, state: WorldState, position: Tensor) -> WorldState:
+        """The same agents at other places.
+
+        Args:
+            state: B rows.
+            position: (B, 2) px, of :attr:`WorldState.position`'s kind.
+        """
+        layer = self.model.view.place(state.layer, position - state.position)
+        return replace(state, layer=layer, position=position)
 
     def clamp(self, position: Tensor, before: Tensor) -> Tensor:
         """Positions (B, 2) px held inside the frame by the agent's half size.
@@ -223,21 +197,16 @@ class Simulator:
     @torch.no_grad()
     def pictures(self, state: WorldState) -> Tensor:
         """Composed frames (B, 3, H, W) uint8: the moved layer over the background."""
-        return blend_windows(state.layer, state.background, state.position)
+        return self.model.view.draw(state.layer, state.background, state.position)
 
     def frames(self, state: WorldState) -> Tensor:
         """Composed frames (B, H, W, 3) uint8."""
         return self.pictures(state).permute(0, 2, 3, 1).contiguous()
 
     def agent_position(self, state: WorldState) -> Tensor:
-        """Where the agent is: (B, 2) px, its first centre of mass moved by all shifts."""
+        """Where the agents are: (B, 2) px, their first centres of mass moved as far as their layers."""
         return state.position + state.origin
 
     def agent_present(self, state: WorldState) -> Tensor:
         """(B,) bool: the mask keeps at least PRESENT of its first mass."""
         return state.layer[:, 3].sum((1, 2)) >= PRESENT * state.mass.clamp_min(1.0)
-
-
-def to_host(x: Tensor) -> np.ndarray:
-    """The one numpy boundary: a fresh array on the host."""
-    return x.detach().cpu().numpy().copy()

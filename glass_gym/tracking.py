@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from glass_gym.glass import Glass, crop_windows
-from glass_gym.networks.mask import densest_point
+from glass_gym.geometry import crop_windows, densest_point, keep_agent
+from glass_gym.glass import Glass
 
 LAGS = (1, 2, 3, 4, 6, 8)
 REACH = 8
@@ -28,7 +28,13 @@ LEASH = 0.001
 
 @dataclass
 class Track:
-    """A tracked video: whole-pixel positions (T, 2), masks (T, 1, H, W) with only the agent kept, and M's own."""
+    """A tracked video.
+
+    Attributes:
+        position: (T, 2) whole px.
+        masks: (T, 1, H, W), with only the agent kept.
+        raw_masks: (T, 1, H, W), M's own.
+    """
 
     position: Tensor
     masks: Tensor
@@ -37,9 +43,13 @@ class Track:
 
 @torch.no_grad()
 def track(model: Glass, frames: Tensor) -> Track:
-    """Track the agent through frames (T, 3, H, W) in [-1, 1].
+    """Track the agent through a video.
 
     A position is the centre of the agent's window: its pixel i is frame pixel position - window / 2 + i.
+
+    Args:
+        model: a trained GMA.
+        frames: (T, 3, H, W) in [-1, 1].
     """
     config = model.config
     masks = torch.cat([model.mask(part) for part in frames.split(64)]).float()
@@ -57,16 +67,6 @@ def _whole(position: Tensor) -> Tensor:
     turn = 2 * math.pi * position.double()
     fraction = torch.atan2(turn.sin().mean(0), turn.cos().mean(0)) / (2 * math.pi)  # circular mean, (-0.5, 0.5]
     return (position - fraction.to(position)).round()
-
-
-def keep_agent(masks: Tensor, position: Tensor, window: int) -> Tensor:
-    """Drop what the mask (N, 1, H, W) holds outside the agent's window (a ball is somebody else)."""
-    _, _, height, width = masks.shape
-    x = torch.arange(width, device=masks.device) - position[:, :1]
-    y = torch.arange(height, device=masks.device) - position[:, 1:]
-    half = window / 2
-    near = ((y >= -half) & (y < half))[:, :, None] & ((x >= -half) & (x < half))[:, None]
-    return masks * near[:, None]
 
 
 def _solve(layers: Tensor, centre: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""GlassVectorEnv: Gymnasium's vector face of the core: time limits, autoreset modes, numpy or torch out."""
+"""GlassVectorEnv: Gymnasium's vector environment of a core: time limits, autoreset modes, numpy or torch out."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from glass_gym.checkpoint import World
-from glass_gym.core import EnvState, Face, GlassCore, emit, take
+from glass_gym.convert import index_rows, to_numpy
+from glass_gym.core import EnvState, GlassCore
+from glass_gym.gym_mixin import GymMixin
 from glass_gym.randomness import draw_key, key_of_seed
-from glass_gym.simulator import to_host
 
 RENDER_FPS = 15
 OUTPUTS = ("numpy", "torch")
 
 
-class GlassVectorEnv(Face, VectorEnv):
+class GlassVectorEnv(GymMixin, VectorEnv):
     """Batched GLASS worlds.
 
     Row i draws from its own stream, seeded seed + i, and does not depend on the number of rows. A row seeded s and a
@@ -44,13 +45,22 @@ class GlassVectorEnv(Face, VectorEnv):
         output: ``"numpy"`` or ``"torch"``.
         stagger: spread the rows' first time limits evenly, so that they do not all end in one step.
         kwargs: of :class:`GlassCore`.
+
+    Raises:
+        ValueError: a value that no environment can have.
     """
 
     def __init__(
-        self, checkpoint: str | World = "tennis", num_envs: int = 1, max_episode_steps: int | None = None,
-        render_mode: str | None = None, autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
-        output: str = "numpy", stagger: bool = False, **kwargs: Any,
-    ):  # fmt: skip
+        self,
+        checkpoint: str | World = "tennis",
+        num_envs: int = 1,
+        max_episode_steps: int | None = None,
+        render_mode: str | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        output: str = "numpy",
+        stagger: bool = False,
+        **kwargs: Any,
+    ):
         self.mode = _mode(autoreset_mode)
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
@@ -59,7 +69,7 @@ class GlassVectorEnv(Face, VectorEnv):
         if max_episode_steps is not None and max_episode_steps < 1:
             raise ValueError(f"max_episode_steps must be at least 1 or None, got {max_episode_steps}")
         self.core = GlassCore(checkpoint, num_envs, **kwargs)
-        self.core.blind = output == "torch" and self.core.device.type != "cpu"  # on the CPU looking costs nothing
+        self.core.sync_free = output == "torch" and self.core.device.type != "cpu"  # on the CPU looking costs nothing
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": RENDER_FPS, "autoreset_mode": self.mode}
         self.num_envs, self.render_mode, self.output = num_envs, render_mode, output
         self.max_episode_steps, self.stagger = max_episode_steps, stagger
@@ -76,18 +86,24 @@ class GlassVectorEnv(Face, VectorEnv):
 
     # --- reset -------------------------------------------------------------------------------------------------
 
-    def reset(self, *, seed: int | list[int | None] | None = None, options: dict | None = None):
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         """Start all rows anew, or those of a mask.
 
         Args:
             seed: an int s (row i gets s + i), one a row (None keeps a row's stream), or None (streams go on).
             options: `start_frame`, `target` (see :meth:`GlassCore.reset`), and `reset_mask`: (num_envs,) bool; rows
                 outside it keep their frame, counters and stream.
+
+        Raises:
+            ValueError: a seed, mask or option that cannot be used.
+            gymnasium.error.Error: closed, or a masked reset before the first whole one.
         """
         self._must_be_open()
         options = dict(options or {})
         mask = self._mask(options.pop("reset_mask", None))
-        if mask is not None and not self.core.begun:
+        if mask is not None and not self.core.started:
             raise gym.error.ResetNeeded("reset all rows once before resetting some with reset_mask")
         self._seed(seed, mask)
         device_mask = None if mask is None else torch.from_numpy(mask).to(self.core.device)
@@ -98,10 +114,10 @@ class GlassVectorEnv(Face, VectorEnv):
             self.core.state = replace(self.core.state, steps=steps)
         return self._out(self.core.observations()), self._infos(self.core.infos(), device_mask)
 
-    def _mask(self, mask) -> np.ndarray | None:
+    def _mask(self, mask: Any) -> np.ndarray | None:
         if mask is None:
             return None
-        mask = to_host(mask) if isinstance(mask, Tensor) else mask
+        mask = to_numpy(mask)
         if not isinstance(mask, np.ndarray) or mask.shape != (self.num_envs,) or mask.dtype != np.bool_:
             raise ValueError(
                 f"options['reset_mask'] must be a bool array of shape ({self.num_envs},), "
@@ -111,7 +127,7 @@ class GlassVectorEnv(Face, VectorEnv):
             raise ValueError("options['reset_mask'] selects no row; leave the reset out instead")
         return mask.copy()
 
-    def _seed(self, seed, mask: np.ndarray | None) -> None:
+    def _seed(self, seed: Any, mask: np.ndarray | None) -> None:
         rows = range(self.num_envs) if mask is None else np.flatnonzero(mask).tolist()
         if isinstance(seed, (int, np.integer)):
             seeds = {row: int(seed) + row for row in rows}
@@ -130,18 +146,23 @@ class GlassVectorEnv(Face, VectorEnv):
 
     # --- step --------------------------------------------------------------------------------------------------
 
-    def step(self, actions):
-        """One step of all rows under (num_envs, 2) integer actions (numpy or tensor)."""
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """One step of all rows under (num_envs, 2) integer actions (numpy or tensor).
+
+        Raises:
+            gymnasium.error.Error: closed, not yet reset, or (DISABLED, numpy) a row that is done.
+            ValueError: actions that are none.
+        """
         self._must_be_ready()
         core = self.core
         resetting = core.state.done if self.mode == AutoresetMode.NEXT_STEP else None
         if self.mode == AutoresetMode.DISABLED and self.output == "numpy" and core.state.done.any():
             raise gym.error.ResetNeeded(
-                f"rows {np.flatnonzero(to_host(core.state.done)).tolist()} are done; with AutoresetMode.DISABLED reset "
+                f"rows {np.flatnonzero(to_numpy(core.state.done)).tolist()} are done; with AutoresetMode.DISABLED reset "
                 "them first: reset(options={'reset_mask': done})"
             )
         outcome = core.advance(actions)
-        reward, terminated, commanded = outcome["reward"], outcome["terminated"], outcome["commanded_shift"]
+        reward, terminated, commanded = outcome.reward, outcome.terminated, outcome.commanded_shift
         if resetting is not None:
             core.reset(resetting)
             reward = reward.masked_fill(resetting, 0)
@@ -161,33 +182,42 @@ class GlassVectorEnv(Face, VectorEnv):
         observations = self._out(core.observations())
         if self.output == "torch":
             return observations, reward, terminated, truncated, infos
-        return observations, to_host(reward).astype(np.float64), to_host(terminated), to_host(truncated), infos
+        return (
+            observations,
+            to_numpy(reward).astype(np.float64),
+            to_numpy(terminated, copy=True),
+            to_numpy(truncated),
+            infos,
+        )
 
-    def _final(self, done: Tensor, observations, infos: dict[str, Tensor]) -> dict[str, Any]:
+    def _final(self, done: Tensor, observations: Any, infos: dict[str, Tensor]) -> dict[str, Any]:
         """`final_obs` and `final_info` with their masks, as Gymnasium's own vector environments give them."""
         info = self._infos(infos, done)
         if self.output == "torch":
             return {"final_obs": observations, "_final_obs": done, "final_info": info, "_final_info": done}
-        mask, observations = to_host(done), emit(observations)
+        mask, observations = to_numpy(done), to_numpy(observations)
         last = np.full(self.num_envs, None, dtype=object)
         for row in np.flatnonzero(mask):
-            last[row] = deepcopy(take(observations, row))
+            last[row] = deepcopy(index_rows(observations, row))
         for key in infos:
             info[key][~mask] = 0
         return {"final_obs": last, "_final_obs": mask.copy(), "final_info": info, "_final_info": mask.copy()}
 
     # --- the rest ----------------------------------------------------------------------------------------------
 
-    def state(self, rows=None) -> EnvState:
+    def state(self, rows: Any = None) -> EnvState:
         """A copy of rows (ints or a bool mask; default all), random streams included."""
         self._must_be_ready()
         return self.core.state.rows(self._index(rows))
 
-    def set_state(self, state: EnvState, rows=None) -> None:
+    def set_state(self, state: EnvState, rows: Any = None) -> None:
         """Overwrite rows (default all) with a state of as many rows, or of one row, which is copied into each.
 
         The copies share the random stream of the row they come from: their next episodes are equal. Reset them with
         seeds for different ones.
+
+        Raises:
+            ValueError: another number of rows, or a state of another world.
         """
         self._must_be_ready()
         index = self._index(rows)
@@ -199,7 +229,7 @@ class GlassVectorEnv(Face, VectorEnv):
             state = state.rows(torch.zeros(len(index), dtype=torch.long, device=state.position.device))
         self.core.write(index, state)
 
-    def _index(self, rows) -> Tensor:
+    def _index(self, rows: Any) -> Tensor:
         everyone = torch.arange(self.num_envs, device=self.core.device)
         if rows is None:
             return everyone
@@ -216,12 +246,12 @@ class GlassVectorEnv(Face, VectorEnv):
             raise ValueError(f"rows must be ints in 0..{self.num_envs - 1}, got {rows.tolist()}")
         return rows.long()
 
-    def observations(self):
+    def observations(self) -> Any:
         """Observations of all rows as they are now (after `set_state`)."""
         self._must_be_ready()
         return self._out(self.core.observations())
 
-    def render(self):
+    def render(self) -> tuple[np.ndarray, ...] | None:
         """A tuple of frames (H, W', 3) uint8, pixel aspect applied; None without a render mode."""
         if self.render_mode != "rgb_array":
             return None
@@ -232,8 +262,8 @@ class GlassVectorEnv(Face, VectorEnv):
         """Let go of the world's tensors."""
         self.core.forget()
 
-    def _out(self, value):
-        return value if self.output == "torch" else emit(value)
+    def _out(self, value: Any) -> Any:
+        return value if self.output == "torch" else to_numpy(value)
 
     def _infos(self, infos: dict[str, Tensor], present: Tensor | None = None) -> dict[str, Any]:
         """Infos and the masks that Gymnasium puts beside them: `_key`, True for the rows that they speak of."""
@@ -242,7 +272,7 @@ class GlassVectorEnv(Face, VectorEnv):
         return self._out(infos | {f"_{key}": present.clone() for key in infos})
 
 
-def _mode(mode) -> AutoresetMode:
+def _mode(mode: Any) -> AutoresetMode:
     try:
         return AutoresetMode(mode)
     except ValueError:

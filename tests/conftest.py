@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from glass_gym.build import build_glass
 from glass_gym.checkpoint import World
 from glass_gym.config import GlassConfig
-from glass_gym.glass import Glass
 from training.data.store import StoreWriter
 
 
@@ -26,15 +26,34 @@ def tiny_config():
 @pytest.fixture
 def tiny_model(tiny_config):
     torch.manual_seed(0)
-    return Glass(tiny_config).eval()
+    return build_glass(tiny_config).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_paper_config():
+    """The paper's networks on whole frames, as small as they get."""
+    return GlassConfig.paper(
+        32, 48, window=16, agent_radius=5, mask_channels=8, feature_channels=16, hidden=8, decoder_channels=16,
+        psi_channels=8, bilinear_channels=8, code_channels=4, codes=3, foreground_range=6, background_range=2,
+    )  # fmt: skip
+
+
+def world_of(model):
+    """A world with random weights and noise to start from."""
+    frames = np.random.default_rng(0).integers(0, 256, (40, 32, 48, 3), dtype=np.uint8)
+    return World(model, frames, (3.0, 2.0), ("neutral", "swing", "turn"), 1.6, {"mean": 1.0}, {"by": "test"}, "tiny")
+
+
+@pytest.fixture(params=["lean", "paper"])
+def any_world(request, tiny_config, tiny_paper_config):
+    """A tiny world of each architecture. A module that names it `tiny_world` runs all its tests on both."""
+    torch.manual_seed(0)
+    return world_of(build_glass({"lean": tiny_config, "paper": tiny_paper_config}[request.param]).eval())
 
 
 @pytest.fixture
 def tiny_world(tiny_model):
-    frames = np.random.default_rng(0).integers(0, 256, (40, 32, 48, 3), dtype=np.uint8)
-    return World(
-        tiny_model, frames, (3.0, 2.0), ("neutral", "swing", "turn"), 1.6, {"mean": 1.0}, {"by": "test"}, "tiny"
-    )
+    return world_of(tiny_model)
 
 
 def block_video(seed: int, length: int, height: int = 32, width: int = 48):

@@ -12,21 +12,21 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from tabulate import tabulate
 
+from glass_gym.build import build_glass
 from glass_gym.checkpoint import CheckpointError, World, load_world, resolve
 from glass_gym.config import GlassConfig
-from glass_gym.glass import Glass
-from training import sheets
-from training.data.clips import open_data
+from training.data.sources import DataOptions, open_data
 from training.data.store import DataError, Store
-from training.metrics import instrument
-from training.metrics.animation import animate, global_actions, local_actions, reconstruct, transfer
-from training.metrics.held_out import HORIZON, analyse
-from training.metrics.instrument import Instrument
+from training.figures.world import FIGURES, draw_layers
+from training.metrics.evaluation import Evaluation
+from training.metrics.held_out import HORIZON
+from training.metrics.registry import METRICS
 from training.perceptual import load_features
 from training.trainer import TrainingError, read_state
 
@@ -36,8 +36,8 @@ except ImportError:
     tyro = None
 
 
-@dataclass
-class EvaluateConfig:
+@dataclass(kw_only=True)
+class EvaluateConfig(DataOptions):
     """Measure a world on held-out videos."""
 
     checkpoint: Annotated[str, tyro.conf.Positional] if tyro else str
@@ -46,11 +46,6 @@ class EvaluateConfig:
     """as for training: tennis, wsprites, a clip store or a folder of videos"""
     out: Path = Path("evaluation.json")
     """JSON to write; tables in Markdown go beside it (.md), pictures into its folder"""
-    cache: Path = Path("data")
-    sheets: Path | None = None
-    """W-Sprites: folder of LPC sheets; default: built-in characters"""
-    background: Path | None = None
-    """W-Sprites: as for training, when its data is not generated yet"""
     split: str = "test"
     videos: int = 120
     """held-out videos to measure on"""
@@ -58,8 +53,8 @@ class EvaluateConfig:
     """random-play rollouts"""
     vgg: Path | None = None
     """VGG16 weights (.safetensors): adds feature distances, called VGG-HED"""
-    only: tuple[Literal["lma", "video", "codes", "transfer", "simulator"], ...] = ()
-    """measure only these parts beside the segmentation; default: all"""
+    only: tuple[str, ...] = ()
+    """measure only these parts beside the segmentation: lma, video, codes, transfer, simulator; default: all"""
     learned: bool = False
     """add LPIPS and FID (extra `metrics`; downloads their networks)"""
     seed: int = 0
@@ -74,14 +69,19 @@ def main(argv: list[str] | None = None) -> int:
     try:
         path = Path(config.checkpoint) if config.checkpoint.endswith(".pt") else resolve(config.checkpoint)
         world = load_state(path) if path.suffix == ".pt" else load_world(path)
-        store = open_data(config.data, config.cache, sheets=config.sheets, background=config.background)
+        store = open_data(config.data, config)
         result = evaluate(world, store, config)
     except (CheckpointError, DataError, TrainingError, ImportError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    result = {"checkpoint_sha256": digest, "command": " ".join(sys.argv[1:]), "seed": config.seed,
-              "data": store.source, "split": config.split} | result  # fmt: skip
+    result = {
+        "checkpoint_sha256": digest,
+        "command": " ".join(sys.argv[1:]),
+        "seed": config.seed,
+        "data": store.source,
+        "split": config.split,
+    } | result
     config.out.parent.mkdir(parents=True, exist_ok=True)
     config.out.write_text(json.dumps(result, indent=1) + "\n")
     config.out.with_suffix(".md").write_text(markdown(result))
@@ -90,65 +90,49 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def evaluate(world: World, store: Store, config: EvaluateConfig) -> dict:
-    """All figures as a nested dict; sheets are written beside `config.out`."""
+def evaluate(world: World, store: Store, config: EvaluateConfig) -> dict[str, Any]:
+    """All figures as a nested dict; sheets are written beside `config.out`.
+
+    Raises:
+        DataError: no video is long enough.
+        ValueError: a part that there is not.
+    """
+    if unknown := set(config.only) - set(METRICS):
+        raise ValueError(f"--only takes {', '.join(METRICS)}, got {', '.join(sorted(unknown))}")
     videos = [v for v in store.videos if v.split == config.split and v.length > HORIZON] or [
         v for v in store.videos if v.length > HORIZON
     ]
     if not videos:
         raise DataError(f"{store.root}: no video has the {HORIZON + 1} frames of an evaluation clip")
     videos = videos[:: max(1, len(videos) // config.videos)][: config.videos]
-    result: dict = {}
-    folder = config.out.parent
     features = load_features(config.vgg, "cpu")
+    e = Evaluation(world, store, videos, features, config.rollouts, config.seed, config.learned, config.split)
     with torch.inference_mode():
-        sheets.save_picture(folder / "layers.png", sheets.layers_sheet(world.model, store, config.split))
-        clips = analyse(world, store, videos, result)
+        draw_layers(e, config.out.parent)
+        result = dict(e.gma)
         if not len(world.start_frames):
             return result | {"training_minutes": world.provenance["minutes"]}
-        tool = Instrument.build(world, store, features)
-        wanted = config.only or ("lma", "video", "codes", "transfer", "simulator")
-        if "lma" in wanted or "video" in wanted:
-            result["lma"], free = animate(world, clips, folder)
-        if "video" in wanted:
-            result["video"] = reconstruct(tool, store, clips, free, folder, config.learned)
-        if "codes" in wanted:
-            result["codes"] = local_actions(tool, clips, folder)
-        if "transfer" in wanted:
-            result["transfer"] = transfer(world, clips, folder)
-        if "simulator" in wanted:
-            result["simulator"] = simulate(tool, store, videos, config)
+        for name, metric in METRICS.items():
+            if not config.only or name in config.only:
+                result[name] = metric(e)
+                FIGURES.get(name, lambda e, folder: None)(e, config.out.parent)
     return result
-
-
-def simulate(tool: Instrument, store: Store, videos, config: EvaluateConfig) -> dict:
-    """The simulator as an instrument, with its sheets."""
-    folder = config.out.parent
-    out = {
-        "starts": len(tool.start), "detectors_on_real_video": instrument.floor(tool, store, videos),
-        "right": instrument.walk_right(tool), "cycle": instrument.cycle(tool),
-        "random_play": instrument.random_play(tool, config.rollouts, config.seed, folder),
-    }  # fmt: skip
-    sheets.save_picture(folder / "global_actions.png", global_actions(tool))
-    sheets.curves(folder / "curves.png", out["random_play"]["curves"])
-    return out
 
 
 def load_state(path: Path) -> World:
     """A run's averaged weights, without what only an exported world has."""
     state = read_state(path, torch.device("cpu"))
-    model = Glass(GlassConfig.from_dict(json.loads(state["config"])))
+    model = build_glass(GlassConfig.from_dict(state["config"]))
     model.load_state_dict(state["average"])
     return World(model.eval(), np.empty((0,)), (1.0, 1.0), (), provenance={"minutes": dict(state["minutes"])})
 
 
-def markdown(result: dict, depth: int = 2) -> str:
+def markdown(result: dict[str, Any], depth: int = 2) -> str:
     """Nested figures as Markdown tables."""
     lines = []
-    plain = {k: v for k, v in result.items() if not isinstance(v, dict)}
+    plain = [(k, f"{v:.4g}" if isinstance(v, float) else v) for k, v in result.items() if not isinstance(v, dict)]
     if plain:
-        lines += ["| what | value |", "|---|---|"]
-        lines += [f"| {k} | {f'{v:.4g}' if isinstance(v, float) else v} |" for k, v in plain.items()]
+        lines.append(tabulate(plain, ("what", "value"), tablefmt="github", disable_numparse=True))
     for key, value in result.items():
         if isinstance(value, dict):
             lines += ["", f"{'#' * min(6, depth)} {key}", "", markdown(value, depth + 1)]

@@ -3,46 +3,68 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from glass_gym.action_space import COMPASS, nearest_direction
 from glass_gym.checkpoint import World
-from glass_gym.glass import Glass, crop_windows
+from glass_gym.glass import Glass
 from training.data.store import Store, frames_to_tensor
-from training.windows import MARGIN, WindowSet
+from training.windows import WindowSet, crop_layers, unpack_layers
 
-POOL = 64
+START_FRAMES = 64
 DEAD = 0.01
 """Codes below this share of the training steps are left out of a world."""
+RARE_CODE = 0.03
+"""Codes below this share are not made the neutral one."""
 TWIN = 0.05
 """Codes whose pictures differ by less than this share of what codes usually differ by are one code."""
 RARE = 20
 """A direction seen less often than this says nothing about codes."""
 
 
+@dataclass
+class CodeStatistics:
+    """Local actions inferred on random training clips.
+
+    Attributes:
+        codes: (N,) int64.
+        shifts: (N, 2) px, that went with them.
+        change: (N,) mean squared change of the foreground.
+    """
+
+    codes: np.ndarray
+    shifts: np.ndarray
+    change: np.ndarray
+
+    def counts(self, codes: int) -> np.ndarray:
+        """How often each of K codes was seen, (K,)."""
+        return np.bincount(self.codes, minlength=codes)
+
+
 @torch.no_grad()
-def code_statistics(model: Glass, windows: WindowSet, clips: int = 256, length: int = 16) -> dict[str, np.ndarray]:
-    """Inferred codes and shifts of random clips: codes (N,), shifts (N, 2) px, change (N,) of the foreground."""
+def code_statistics(model: Glass, windows: WindowSet, clips: int = 256, length: int = 16) -> CodeStatistics:
+    """Inferred codes and shifts of random clips."""
     rng = np.random.default_rng(0)
     device = next(model.parameters()).device
-    side = model.config.window
     length = min(length, int(windows.lengths.max()))
     codes, shifts, change = [], [], []
     for _ in range(clips):
         clip = windows.sample(rng, length)
-        layers = clip.layers if windows.whole else crop_windows(clip.layers, torch.full((length, 2), MARGIN), side)
-        layers = layers[None].to(device)
-        moves = clip.position.diff(dim=0)[None].to(device)
+        packed = windows.centred(clip, model.config.window)
+        layers = unpack_layers(torch.from_numpy(packed).to(device))[None]
+        moves = torch.from_numpy(clip.position).diff(dim=0)[None].to(device)
         codes.append(model.infer_codes(layers, moves)[0].cpu())
         shifts.append(moves[0].cpu())
         change.append((layers[0, 1:, :3] - layers[0, :-1, :3]).square().mean((1, 2, 3)).cpu())
-    return {"codes": torch.cat(codes).numpy(), "shifts": torch.cat(shifts).numpy(), "change": torch.cat(change).numpy()}
+    return CodeStatistics(*(torch.cat(part).numpy() for part in (codes, shifts, change)))
 
 
 def step_length(shifts: np.ndarray) -> tuple[float, float]:
-    """(x, y) px of an ordinary step: the median of the moves along each axis."""
+    """(x, y) px of an ordinary step: the median of the moves (N, 2) px along each axis."""
     steps = []
     for axis in range(2):
         moved = np.abs(shifts[:, axis])[np.abs(shifts[:, axis]) >= 1]
@@ -50,13 +72,13 @@ def step_length(shifts: np.ndarray) -> tuple[float, float]:
     return steps[0], steps[1]
 
 
-def usual_codes(statistics: dict[str, np.ndarray], step: tuple[float, float], codes: int) -> list[int]:
+def usual_codes(statistics: CodeStatistics, step: tuple[float, float], codes: int) -> tuple[int, ...]:
     """For each direction of COMPASS the local action that more than half of its steps have, for keys and demos.
 
     A diagonal that the data hardly has takes the code of its horizontal part; where no code has a majority it is 0.
     """
     counts = np.zeros((len(COMPASS), codes), int)
-    np.add.at(counts, (nearest_direction(statistics["shifts"], step), statistics["codes"]), 1)
+    np.add.at(counts, (nearest_direction(statistics.shifts, step), statistics.codes), 1)
     names = list(COMPASS)
     out = []
     for row, name in enumerate(names):
@@ -64,78 +86,66 @@ def usual_codes(statistics: dict[str, np.ndarray], step: tuple[float, float], co
             row = names.index(name.split("-")[1])
         total = counts[row].sum()
         out.append(int(counts[row].argmax()) if total >= RARE and 2 * counts[row].max() > total else 0)
-    return out
-
-
-def drop_dead_codes(model: Glass, statistics: dict[str, np.ndarray], twins: list[int] = ()) -> tuple[Glass, np.ndarray]:
-    """Leave out codes that explain less than DEAD of the steps: an action that nobody ever took says nothing; and
-    `twins`, which draw the same as another.
-
-    Returns:
-        the model (a copy with a smaller codebook if any is dead), and the codes (K',) that it kept.
-    """
-    share = np.bincount(statistics["codes"], minlength=model.config.codes) / max(1, len(statistics["codes"]))
-    kept = np.setdiff1d(np.flatnonzero(share >= DEAD), twins)
-    if len(kept) in (0, model.config.codes):
-        return model, np.arange(model.config.codes)
-    smaller = copy.deepcopy(model)
-    smaller.config = model.config.replace(codes=len(kept))
-    _pick_codes(smaller.quantiser, kept.tolist())
-    return smaller, kept
+    return tuple(out)
 
 
 @torch.no_grad()
-def twin_codes(model: Glass, windows: WindowSet, statistics: dict[str, np.ndarray], steps: int = 8) -> list[int]:
+def twin_codes(model: Glass, windows: WindowSet, statistics: CodeStatistics, steps: int = 8) -> list[int]:
     """Codes that draw the same as a more frequent one: played from 64 real windows on the spot, they end nearer to it
-    than TWIN of the mean distance between codes."""
-    count, side = model.config.codes, model.config.window
-    if windows.whole or count < 2:
+    than TWIN of the mean distance between codes. None for whole frames, which hold no agent on the spot."""
+    count = model.config.codes
+    if not model.view.follows or count < 2:
         return []
-    index = windows.inner(np.random.default_rng(0), 64, side)
-    start = crop_windows(windows.layers_at(index), torch.full((len(index), 2), MARGIN), side)
-    start = start.to(next(model.parameters()).device)
-    still = torch.zeros(len(start), steps, 2, device=start.device)
+    device = next(model.parameters()).device
+    index = windows.complete(np.random.default_rng(0), 64)
+    start = crop_layers(windows, index, model.config.window).to(device)
+    still = torch.zeros(len(start), steps, 2, device=device)
     ends = []
     for code in range(count):
-        vectors = model.quantiser.embed(torch.full((len(start), steps), code, device=start.device).flatten())
+        vectors = model.quantiser.embed(torch.full((len(start) * steps,), code, device=device))
         ends.append(model.rollout(start[:, None], still, vectors.unflatten(0, (len(start), steps)))[-1].layer)
     far = torch.stack([torch.stack([(a - b).square().mean() for b in ends]) for a in ends]).cpu().numpy()
     usual = far.sum() / (count * (count - 1))
     kept, twins = [], []
-    for code in np.argsort(-np.bincount(statistics["codes"], minlength=count)).tolist():
+    for code in np.argsort(-statistics.counts(count)).tolist():
         same = [k for k in kept if far[code, k] < TWIN * usual]
         (twins if same else kept).append(code)
     return sorted(twins)
 
 
-def _pick_codes(quantiser: torch.nn.Module, index: list[int]) -> None:
-    """Make `index` the quantiser's codes, in this order."""
-    rows = quantiser.codebook.detach()[index]
-    quantiser.codebook = torch.nn.Parameter(rows) if isinstance(quantiser.codebook, torch.nn.Parameter) else rows
-    if hasattr(quantiser, "usage"):
-        quantiser.usage = quantiser.usage[index]
+def order_codes(statistics: CodeStatistics, codes: int, twins: Sequence[int] = ()) -> list[int]:
+    """Which codes a world keeps, in which order.
 
-
-def neutral_first(model: Glass, statistics: dict[str, np.ndarray]) -> list[int]:
-    """Reorder the codebook in place: code 0 is the one under which the still agent changes least.
-
-    Returns:
-        the old index of each new code.
+    Left out are codes that explain less than DEAD of the steps (an action that nobody ever took says nothing), and
+    `twins`. First comes the neutral one: under which the still agent changes least; then the others, frequent first.
     """
-    codes, change = statistics["codes"], statistics["change"]
-    still = np.abs(statistics["shifts"]).sum(1) < 0.5
-    count = np.bincount(codes, minlength=model.config.codes)
-    mean = [change[still & (codes == k)].mean() if (still & (codes == k)).any() else np.inf
-            for k in range(model.config.codes)]  # fmt: skip
-    frequent = [m if count[k] >= 0.03 * len(codes) else np.inf for k, m in enumerate(mean)]
-    first = int(np.argmin(frequent))
-    order = [first] + [k for k in np.argsort(-count).tolist() if k != first]
-    _pick_codes(model.quantiser, order)
-    return order
+    count = statistics.counts(codes)
+    share = count / max(1, len(statistics.codes))
+    kept = [k for k in range(codes) if share[k] >= DEAD and k not in twins] or list(range(codes))
+    still = np.abs(statistics.shifts).sum(1) < 0.5
+
+    def change(code: int) -> float:
+        seen = still & (statistics.codes == code)
+        return float(statistics.change[seen].mean()) if seen.any() and share[code] >= RARE_CODE else np.inf
+
+    neutral = min(kept, key=change)
+    return [neutral, *sorted((k for k in kept if k != neutral), key=lambda k: -count[k])]
 
 
-def start_pool(model: Glass, store: Store, count: int = POOL) -> np.ndarray:
-    """Held-out frames (N, H, W, 3) with the agent well inside: spread over the val and test videos."""
+def with_codes(model: Glass, order: Sequence[int]) -> Glass:
+    """A copy of the model whose codes are `order`, codes of now."""
+    out = copy.deepcopy(model)
+    out.config = model.config.replace(codes=len(order))
+    out.quantiser.keep(order)
+    return out
+
+
+def start_frames(model: Glass, store: Store, count: int = START_FRAMES) -> np.ndarray:
+    """Held-out frames (N, H, W, 3) with an agent in them: spread over the val and test videos.
+
+    Raises:
+        ValueError: no frame has an agent.
+    """
     held = [v for v in store.videos if v.split != "train"] or store.videos
     rng = np.random.default_rng(0)
     device = next(model.parameters()).device
@@ -143,9 +153,8 @@ def start_pool(model: Glass, store: Store, count: int = POOL) -> np.ndarray:
     for index in rng.permutation(len(held)):
         video = held[index]
         frame = store.frames[video.start + rng.integers(video.length)]
-        image = frames_to_tensor(frame)[None].to(device)
         with torch.no_grad():
-            mask = model.mask(image)
+            mask = model.mask(frames_to_tensor(frame)[None].to(device))
         if mask.sum() >= 16:
             picked.append(frame)
         if len(picked) == count:
@@ -158,27 +167,42 @@ def start_pool(model: Glass, store: Store, count: int = POOL) -> np.ndarray:
     return np.stack(picked)
 
 
-def build_world(model: Glass, store: Store, windows: WindowSet, code_names=None, provenance=None) -> World:
-    """Everything a checkpoint holds, measured on the data."""
-    statistics = code_statistics(model.eval(), windows)
+def build_world(
+    model: Glass, store: Store, windows: WindowSet, code_names: Sequence[str] = (), provenance: dict | None = None
+) -> World:
+    """Everything a checkpoint holds, measured on the data.
+
+    Args:
+        model: trained.
+        store: where start frames are taken from.
+        windows: of the training videos.
+        code_names: of the codes that are kept; default: neutral, code 1, ...
+        provenance: how the weights were made.
+
+    Raises:
+        ValueError: names that are more or fewer than the codes.
+    """
+    model.eval()
+    found = code_statistics(model, windows)
     total = model.config.codes
-    model, kept = drop_dead_codes(model, statistics, twin_codes(model, windows, statistics))
-    if len(kept) < len(np.unique(statistics["codes"])):  # the few steps of dropped codes belong to others now
-        statistics = code_statistics(model, windows)
-    else:
-        statistics["codes"] = np.searchsorted(kept, statistics["codes"])
-    order = neutral_first(model, statistics)
-    names = tuple(code_names or [f"code {k}" if k else "neutral" for k in range(model.config.codes)])
-    if len(names) != model.config.codes:
-        raise ValueError(
-            f"{len(names)} code names for the {model.config.codes} codes that the data uses (of {total}): {names}"
-        )
-    pool, step = start_pool(model, store), step_length(statistics["shifts"])
-    statistics["codes"] = np.argsort(order)[statistics["codes"]]
+    model = with_codes(model, order_codes(found, total, twin_codes(model, windows, found)))
+    statistics = code_statistics(model, windows)  # steps of dropped codes belong to others now
+    codes = model.config.codes
+    names = tuple(code_names) or tuple(f"code {k}" if k else "neutral" for k in range(codes))
+    if len(names) != codes:
+        raise ValueError(f"{len(names)} code names for the {codes} codes that the data uses (of {total}): {names}")
+    frames, step = start_frames(model, store), step_length(statistics.shifts)
     return World(
-        model, pool, step, names, store.pixel_aspect,
-        {"frame_mean": pool.mean((0, 1, 2)).round(2).tolist(), "frame_std": pool.std((0, 1, 2)).round(2).tolist(),
-         "code_share": np.bincount(statistics["codes"], minlength=len(names)).tolist(),
-         "usual_codes": usual_codes(statistics, step, len(names))},
+        model,
+        frames,
+        step,
+        names,
+        store.pixel_aspect,
+        {
+            "frame_mean": frames.mean((0, 1, 2)).round(2).tolist(),
+            "frame_std": frames.std((0, 1, 2)).round(2).tolist(),
+            "code_share": statistics.counts(codes).tolist(),
+        },
         provenance or {},
-    )  # fmt: skip
+        usual_codes=usual_codes(statistics, step, codes),
+    )

@@ -44,24 +44,34 @@ def size(mask: Tensor, theta: float) -> Tensor:
 
 
 def weighted_squared(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Squared error (B, C, H, W) under a weight (B, 1, H, W), normalised by the weight."""
+    """L_RECU: squared error (B, C, H, W) under a weight (B, 1, H, W), normalised by the weight."""
     return ((predicted - target).square() * weight).mean() / weight.mean().clamp_min(1e-6)
+
+
+def mask_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """L_MSK: binary cross-entropy of mask logits (B, 1, H, W) under a weight (B, 1, H, W), normalised by it."""
+    entropy = F.binary_cross_entropy_with_logits(logits, target.clamp(0, 1), reduction="none")
+    return (entropy * weight).mean() / weight.mean()
+
+
+def rec_s(coarse: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """L_RECS: one of D's coarser heads against the layer, reduced by area.
+
+    Args:
+        coarse: (B, 3 or 4, h, w), colour before its tanh and, where there is one, mask logits.
+        target: (B, 4, H, W).
+        weight: (B, 1, H, W).
+    """
+    scale = target.shape[-1] // coarse.shape[-1]
+    drawn = torch.cat([torch.tanh(coarse[:, :3]), torch.sigmoid(coarse[:, 3:])], 1)
+    wanted = F.avg_pool2d(target[:, : drawn.shape[1]], scale)
+    return weighted_squared(drawn, wanted, F.avg_pool2d(weight, scale))
 
 
 def perceptual(features, predicted: Tensor, target: Tensor) -> Tensor:
     """L_VGG: mean L1 between feature maps; `features` maps images (B, 3, H, W) to a list of maps."""
     wanted = features(target.detach())
     return sum((a - b.detach()).abs().mean() for a, b in zip(features(predicted), wanted, strict=True)) / len(wanted)
-
-
-def code_commitment(direction: Tensor, chosen: Tensor) -> Tensor:
-    """L_VQ's commitment term: the direction (B, D) stays near its (detached) code vector."""
-    return (direction - chosen.detach()).square().mean()
-
-
-def codebook(direction: Tensor, chosen: Tensor) -> Tensor:
-    """L_VQ's codebook term: the code vector follows the (detached) direction. Unused by EMA codebooks."""
-    return (direction.detach() - chosen).square().mean()
 
 
 def cycle(first: Tensor, again: Tensor) -> Tensor:

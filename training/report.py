@@ -1,8 +1,8 @@
 """Write docs/results.md from the committed JSON: python -m training.report docs/results
 
 FOLDER holds {tennis,sprites,wsprites}/evaluation.json, wsprites/actions.json, ablation/ablation.json, policies/*.json,
-speed/*.json, as `training.evaluate`, `training.ablate`, the commands of agents/ and `glass-bench` wrote them, and
-notes.md beside a JSON for what a person has to say about it. Nothing in the page is typed by hand but those notes.
+speed/*.json, as `training.evaluate`, `training.ablations`, the commands of agents/ and `glass-bench` wrote them.
+Nothing in the page is typed by hand; what was tried, and what a person has to say about it, is in docs/notes/.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from training.ablation import tables
+from tabulate import tabulate
+
+from training.ablations.rows import tables
 
 try:
     import tyro
@@ -63,21 +65,24 @@ def report(folder: Path) -> str:
             parts += [
                 f"## The bundled {name.title()} world (`docs/results/{name}/evaluation.json`)",
                 _world(result),
-                _notes(folder / name),
+                _see(name),
             ]
-            parts.append("\n".join(
-                f"{text}:\n\n![{text}](results/{name}/{picture}.png)\n"
-                for picture, text in PICTURES.items() if (folder / name / f"{picture}.png").exists()
-            ))  # fmt: skip
+            parts.append(
+                "\n".join(
+                    f"{text}:\n\n![{text}](results/{name}/{picture}.png)\n"
+                    for picture, text in PICTURES.items()
+                    if (folder / name / f"{picture}.png").exists()
+                )
+            )
     if real:
         parts += ["## W-Sprites, real LPC sheets, characters that training never saw (`docs/results/wsprites/`)"]
-        parts += [_wsprites(real, actions), _notes(folder / "wsprites")]
+        parts += [_wsprites(real, actions), _see("wsprites")]
     if ablation := read("ablation/ablation.json"):
-        parts += ["## One switch at a time (`docs/results/ablation/ablation.json`)", _notes(folder / "ablation")]
-        parts += [tables(ablation["rows"])]
+        parts += ["## One change at a time (`docs/results/ablation/ablation.json`)"]
+        parts += [tables(ablation["rows"]), _see("ablation")]
     if (folder / "policies").is_dir():
-        parts += ["## Policies (`docs/results/policies/`)", _notes(folder / "policies"), _policies(folder / "policies")]
-    parts += ["## Speed (`docs/results/speed/`)", _notes(folder / "speed"), _speed(folder / "speed")]
+        parts += ["## Policies (`docs/results/policies/`)", _policies(folder / "policies"), _see("policies")]
+    parts += ["## Speed (`docs/results/speed/`)", _speed(folder / "speed"), _see("speed")]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
@@ -110,8 +115,11 @@ PICTURES = {
 
 PLAY = "simulator/random_play/"
 TENNIS, SPRITES, REAL, ACTIONS = (
-    "tennis/evaluation.json", "sprites/evaluation.json", "wsprites/evaluation.json", "wsprites/actions.json",
-)  # fmt: skip
+    "tennis/evaluation.json",
+    "sprites/evaluation.json",
+    "wsprites/evaluation.json",
+    "wsprites/actions.json",
+)
 TENNIS_PPO, SPRITES_PPO, DQN, TRANSFER = (
     f"policies/{name}.json" for name in ("ppo_tennis", "ppo_sprites", "dqn_her_tennis", "transfer")
 )
@@ -121,8 +129,13 @@ AIMS = (
     ("the same, Sprites", SPRITES, PLAY + "control/step_100/rmse_px", 0.5, False),
     ("one plausible agent at step 200 of random play, Tennis", TENNIS, PLAY + "present/step_200", 0.99, True),
     ("the same, Sprites", SPRITES, PLAY + "present/step_200", 0.99, True),
-    ("feature distance to the start, 10 right and 10 left over 20 stays, Tennis", TENNIS, "simulator/cycle/ratio", 1.25,
-     False),
+    (
+        "feature distance to the start, 10 right and 10 left over 20 stays, Tennis",
+        TENNIS,
+        "simulator/cycle/ratio",
+        1.25,
+        False,
+    ),
     ("the same, Sprites", SPRITES, "simulator/cycle/ratio", 1.25, False),
     ("W-Sprites mIoU", REAL, "segmentation/miou", 0.92, True, "0.88 (60,000 steps)"),
     ("W-Sprites background shift error, mean px", REAL, "background_shift/mean", 0.2, False),
@@ -130,10 +143,26 @@ AIMS = (
     ("W-Sprites angle accuracy", REAL, "foreground_shift_pairwise/angle_accuracy", 1.0, True),
     ("W-Sprites NMI_G, K = 6", ACTIONS, "codes/nmi_g", 0.45, True, "0.39"),
     ("W-Sprites CON, K = 6", ACTIONS, "codes/con", 0.02, False, "0.02 to 0.01"),
-    ("W-Sprites mIoU_RE over 12 frames, free running", REAL, "lma/miou_re/free_running_12", 0.90, True,
-     "0.93 (one step)"),
-    ("Tennis ADD on 16-frame clips, free running, px", TENNIS, "video/detection/add_px", 1.5, False,
-     "2.00 (broadcast, 256 px wide)"),
+    (
+        "W-Sprites mIoU_RE over 12 frames, free running",
+        REAL,
+        "lma/miou_re/free_running_12",
+        0.90,
+        True,
+        "0.93 (one step)",
+    ),
+    ("W-Sprites ADD on 16-frame clips, free running, px", REAL, "video/detection/add_px", 2.0, False),
+    ("W-Sprites MDR, percent", REAL, "video/detection/mdr_percent", 1.0, False),
+    ("foreground PSNR at step 15, free running, Sprites, dB", SPRITES, "video/step_15/foreground/psnr", 24, True),
+    ("the same, Tennis", TENNIS, "video/step_15/foreground/psnr", 24, True),
+    (
+        "Tennis ADD on 16-frame clips, free running, px",
+        TENNIS,
+        "video/detection/add_px",
+        1.5,
+        False,
+        "2.00 (broadcast, 256 px wide)",
+    ),
     ("Tennis MDR, percent", TENNIS, "video/detection/mdr_percent", 0.3, False, "0.214 (broadcast)"),
     ("success of PPO on frames, Tennis", TENNIS_PPO, "policies/policy/success", 0.95, True),
     ("success of random play, Tennis", TENNIS_PPO, "policies/random/success", 0.15, False),
@@ -144,9 +173,14 @@ AIMS = (
     ("steps over the fewest, Sprites", SPRITES_PPO, "policies/policy/steps_ratio", 1.3, False),
     ("minutes of training, Sprites", SPRITES_PPO, "minutes", 30, False),
     ("success of DQN with HER on positions, Tennis", DQN, "policies/policy/success", 0.9, True),
-    ("success in the real game, trained in the learned world only", TRANSFER, "policies/real game, zero-shot/success",
-     0.8, True),
-)  # fmt: skip
+    (
+        "success in the real game, trained in the learned world only",
+        TRANSFER,
+        "policies/real game, zero-shot/success",
+        0.8,
+        True,
+    ),
+)
 
 
 def _value(tree: dict | None, path: str):
@@ -173,17 +207,20 @@ def _percent(value: float | None, digits: int = 0) -> str:
 
 def bars(read: Callable[[str], dict | None]) -> str:
     """What is aimed at, what was measured, what the paper has; `read` gives the figures of a file, or None."""
-    lines = ["## Aims and measurements", "", "| what | aim | measured | reached | the paper |", "|---|---|---|---|---|"]
+    rows = []
     for what, file, path, aim, high, *paper in AIMS:
         value = _value(read(file), path)
         reached = "" if value is None else "yes" if (value >= aim if high else value <= aim) else "**no**"
         bound = f"at {'least' if high else 'most'} {aim:g}"
-        lines.append(f"| {what} | {bound} | {_show(value)} | {reached} | {''.join(paper)} |")
-    return "\n".join(lines)
+        rows.append((what, bound, _show(value), reached, "".join(paper)))
+    return "## Aims and measurements\n\n" + _table(rows, ("what", "aim", "measured", "reached", "the paper"))
+
+
+def _table(rows, headers: tuple[str, ...], align: tuple[str, ...] | None = None) -> str:
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True, colalign=align)
 
 
 def _world(r: dict) -> str:
-    lines = ["| what | measured |", "|---|---|"]
     parts = {
         "": _split,
         "lma": _animation,
@@ -193,9 +230,9 @@ def _world(r: dict) -> str:
         "simulator": _simulator,
     }
     measured = (part for key, part in parts.items() if not key or key in r)
-    lines += [f"| {what} | {value} |" for part in measured for what, value in part(r)]
+    rows = [row for part in measured for row in part(r)]
     head = f"`{r['data']}`, split `{r['split']}`, checkpoint sha256 `{r['checkpoint_sha256'][:16]}`."
-    return "\n".join([head, "", *lines])
+    return head + "\n\n" + _table(rows, ("what", "measured"))
 
 
 def _split(r: dict):
@@ -293,9 +330,7 @@ def _wsprites(r: dict, actions: dict | None) -> str:
     return text
 
 
-PLAYERS = (
-    "| policy | success | 95 % | steps over fewest | return | episodes |", "|---|---:|---|---:|---:|---:|"
-)  # fmt: skip
+PLAYERS = ("policy", "success", "95 %", "steps over fewest", "return", "episodes")
 
 
 def _policies(folder: Path) -> str:
@@ -305,22 +340,28 @@ def _policies(folder: Path) -> str:
         figures = json.loads(path.read_text())
         about = [f"{figures[key]:,} {key}" for key in ("timesteps", "minutes") if key in figures]
         made = f"`{figures.get('command') or 'defaults'}`" + ": " * bool(about) + ", ".join(about)
-        out += [f"### {path.stem.replace('_', ' ')}", "", made, "", *PLAYERS]
-        for name, row in figures["policies"].items():
-            low, high = row["success_95"]
-            out.append(
-                f"| {name} | {_percent(row['success'], 1)} | {_percent(low, 1)} to {_percent(high, 1)} "
-                f"| {_show(row['steps_ratio']) if row['steps_ratio'] else '-'} | {_show(row['return'])} "
-                f"| {row['episodes']:,} |"
+        rows = [
+            (
+                name,
+                _percent(row["success"], 1),
+                " to ".join(_percent(v, 1) for v in row["success_95"]),
+                _show(row["steps_ratio"]) if row["steps_ratio"] else "-",
+                _show(row["return"]),
+                f"{row['episodes']:,}",
             )
-        out.append("")
+            for name, row in figures["policies"].items()
+        ]
+        align = ("left", "right", "left", "right", "right", "right")
+        out += [f"### {path.stem.replace('_', ' ')}", "", made, "", _table(rows, PLAYERS, align), ""]
     return "\n".join(out)
 
 
 SPEEDS = {
-    "step_numpy_fps": "step", "step_torch_fps": "step, torch out", "step_policy_fps": "step + policy",
+    "step_numpy_fps": "step",
+    "step_torch_fps": "step, torch out",
+    "step_policy_fps": "step + policy",
     "step_policy_learning_fps": "step + policy + learning",
-}  # fmt: skip
+}
 
 
 def _speed(folder: Path) -> str:
@@ -329,18 +370,18 @@ def _speed(folder: Path) -> str:
         figures = json.loads(path.read_text())
         if "rows" not in figures:
             continue
-        out += [f"{figures['id']}, frames a second:", ""]
-        out += [f"| rows | {' | '.join(SPEEDS.values())} | ms a step |", "|---:" * (len(SPEEDS) + 2) + "|"]
+        rows = []
         for row in figures["rows"]:
-            cells = ("" if row.get(k) is None else f"{row[k]:,.0f}" for k in SPEEDS)
-            out.append(f"| {row['num_envs']:,} | {' | '.join(cells)} | {row['step_ms']:.1f} |")
-        out.append("")
+            cells = ["" if row.get(key) is None else f"{row[key]:,.0f}" for key in SPEEDS]
+            rows.append([f"{row['num_envs']:,}", *cells, f"{row['step_ms']:.1f}"])
+        headers = ("rows", *SPEEDS.values(), "ms a step")
+        out += [f"{figures['id']}, frames a second:", "", _table(rows, headers, ("right",) * len(headers)), ""]
     return "\n".join(out)
 
 
-def _notes(folder: Path) -> str:
-    path = folder / "notes.md"
-    return path.read_text() if path.exists() else ""
+def _see(name: str) -> str:
+    """Where a person says more about a section."""
+    return f"What was tried, and what is not good yet: [notes](notes/{name}.md)."
 
 
 if __name__ == "__main__":

@@ -18,25 +18,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from glass_gym.build import build_glass
 from glass_gym.checkpoint import CheckpointError, save_world
 from glass_gym.config import preset
-from glass_gym.glass import Glass
-from training import sheets
-from training.data.clips import open_data
-from training.data.layout import ReadConfig
+from training.data.sources import DataOptions, open_data, source_of
 from training.data.store import DataError, Store
+from training.distributed import Distributed
 from training.export import build_world
-from training.long import LongConfig, LongStage
+from training.figures import sheets
 from training.perceptual import load_features
-from training.stages import GmaConfig, GmaStage, LmaConfig, LmaStage
-from training.team import Team
+from training.stages import GmaConfig, GmaStage, LmaConfig, LmaStage, LongConfig, LongStage, Stage
 from training.trainer import LoopConfig, Trainer, TrainingError
 from training.windows import WindowSet, cut_windows
-
-THETA = {"tennis": 0.007, "wsprites": 0.06}
-CODES = {"tennis": 4, "wsprites": 6}
-WINDOW = {"tennis": 32, "wsprites": 64}
-RADIUS = {"tennis": 12, "wsprites": 24}
 
 try:
     import tyro
@@ -44,36 +37,28 @@ except ImportError:  # the command says so; the library works without
     tyro = None
 
 
-@dataclass
-class TrainConfig:
+@dataclass(kw_only=True)
+class TrainConfig(DataOptions):
     """Train a GLASS world on videos."""
 
     data: Annotated[str, tyro.conf.Positional] if tyro else str
-    """`tennis` (recorded from ALE), `wsprites` (generated), a clip store, or a folder of videos"""
+    """`tennis` (recorded from ALE), `wsprites` (generated), a clip store, a folder of videos, or `module:Source`"""
     out: Path = Path("runs/world")
     """run folder"""
-    cache: Path = Path("data")
-    """where recorded, generated and decoded data is kept"""
     preset: str = "lean"
     """lean (default) or paper"""
     resume: bool = False
     """continue from OUT/state.pt"""
     init: Path | None = None
-    """start from another run's state.pt (its finished stages are skipped)"""
+    """start from another run's state.pt (its finished stages are skipped; GMA only, where LMA's sizes differ)"""
     again: tuple[str, ...] = ()
     """with --init: stages (gma, lma, long) to train once more from the weights that they have"""
     codes: int | None = None
-    """K, the number of local actions; default 4 for tennis, else 6"""
+    """K, the number of local actions; default: the source's (tennis 4, else 6)"""
     window: int | None = None
-    """side of the agent's window, px; default 32 for tennis, else 64"""
+    """side of the agent's window, px; default: the source's (tennis 32, else 64)"""
     agent_radius: int | None = None
-    """half size of the agent, px; default 12 for tennis, else 24"""
-    sheets: Path | None = None
-    """W-Sprites: folder of LPC sheets; default: built-in characters"""
-    background: Path | None = None
-    """W-Sprites: an image file, or `china` for scikit-learn's photograph; default: a landscape drawn in code"""
-    record_frames: int = 120_000
-    """Tennis: frames to record"""
+    """half size of the agent, px; default: the source's (tennis 12, else 24)"""
     vgg: Path | None = None
     """VGG16 weights (.safetensors) for the perceptual losses; default: none"""
     code_names: tuple[str, ...] = ()
@@ -82,7 +67,6 @@ class TrainConfig:
     lma: LmaConfig = field(default_factory=LmaConfig)
     long: LongConfig = field(default_factory=LongConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
-    read: ReadConfig = field(default_factory=ReadConfig)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -100,70 +84,65 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def train(config: TrainConfig) -> bool:
-    """Run the command's work. Returns False if it was interrupted or out of time (saved; --resume continues)."""
+    """Run the command's work. Returns False if it was interrupted or out of time (saved; --resume continues).
+
+    Raises:
+        TrainingError, DataError, ValueError, CheckpointError: options or data that cannot be used.
+    """
     if unknown := set(config.again) - {"gma", "lma", "long"}:
         raise TrainingError(f"--again takes gma, lma and long, got {', '.join(sorted(unknown))}")
     if not (config.lma.learn_codes or config.init or config.resume):
         raise TrainingError("--lma.no-learn-codes keeps codes that were learned before: add --init OTHER/state.pt")
-    kind = config.data if config.data in THETA else "wsprites"
-    if config.data not in ("tennis", "wsprites") and Path(config.data).is_dir() and "Tennis" in _source(config.data):
-        kind = "tennis"
-    team = Team(config.loop.device)
-    with team.first_alone():
+    processes = Distributed(config.loop.device)
+    with processes.main_first():
         store = _open(config)
-    torch.manual_seed(config.loop.seed)
-    changes = {"codes": config.codes or CODES[kind]}
-    if config.preset == "lean":
-        changes |= {"window": config.window or WINDOW[kind], "agent_radius": config.agent_radius or RADIUS[kind]}
-    model = Glass(preset(config.preset, store.height, store.width, **changes))
-    if config.gma.theta is None:
-        config.gma.theta = THETA[kind]
-    trainer = Trainer(model, config.out, config.loop, team)
-    if config.resume:
-        trainer.load()
-    elif config.init:
-        _load_from(trainer, config.init)
-        if not config.lma.learn_codes and "lma" not in trainer.finished:
-            raise TrainingError(f"{config.init}: its codes were not learned; leave out --lma.no-learn-codes")
-        trainer.finished = [name for name in trainer.finished if name not in config.again]
-    elif trainer.state_file.exists():
-        raise TrainingError(f"{trainer.state_file} exists; add --resume to continue it, or choose another --out")
-    team.wait()  # all have looked for state.pt before anybody writes it
-    if team.first:
-        (config.out / "config.json").write_text(json.dumps(dataclasses.asdict(config), default=str, indent=1))
-    report = Reporter(config, trainer, store) if team.first else Silence()
+    trainer = _trainer(config, store, processes)
+    report = Reporter(config, trainer, store) if processes.is_main else Silence()
     features = load_features(config.vgg, trainer.device)
+    model = trainer.model
     if not trainer.run(GmaStage(model, store, config.gma, features), report.step, report.sheet):
         return report.interrupted()
     if config.lma.iterations <= 0:
         print(f"GMA is done; LMA was skipped (--lma.iterations 0). State: {trainer.state_file}")
         return True
-    with team.first_alone():
+    with processes.main_first():
         windows, held_out = (_windows(config, trainer, store, split) for split in ("train", "val"))
-    stage = LmaStage(model, windows, config.lma, features)
     report.held_out = LmaStage(trainer.average, held_out, config.lma)
-    if not trainer.run(stage, report.step, report.sheet):
-        return report.interrupted()
+    stages: list[Stage] = [LmaStage(model, windows, config.lma, features)]
     if config.long.iterations is None:
-        config.long.iterations = 0 if windows.whole else config.lma.iterations // 3
+        config.long.iterations = config.lma.iterations // 3 if model.view.follows else 0
     if config.long.iterations > 0:
-        stage = LongStage(model, windows, config.long, config.lma, features)
+        stages.append(LongStage(model, windows, config.long, config.lma, features))
+    for stage in stages:
         if not trainer.run(stage, report.step, report.sheet):
             return report.interrupted()
-    if not team.first:
-        return True
-    world = build_world(
-        trainer.average.cpu(), store, windows, config.code_names,
-        {"data": store.source, "minutes": trainer.minutes, "argv": sys.argv[1:], "torch": torch.__version__},
-    )  # fmt: skip
-    path = save_world(config.out / "world.safetensors", world)
-    print(f"world: {path} ({path.stat().st_size / 1e6:.1f} MB). Play: gym.make('Glass-v0', checkpoint='{path}')")
+    if processes.is_main:
+        _export(config, trainer, store, windows)
     return True
 
 
-def _source(folder: str) -> str:
-    index = Path(folder) / "index.json"
-    return json.loads(index.read_text()).get("source", "") if index.exists() else ""
+def _trainer(config: TrainConfig, store: Store, processes: Distributed) -> Trainer:
+    """A trainer over a new model, or one with the weights that the options name."""
+    defaults = source_of(store).defaults
+    torch.manual_seed(config.loop.seed)
+    sizes = {name: getattr(config, name) or getattr(defaults, name) for name in ("codes", "window", "agent_radius")}
+    model = build_glass(preset(config.preset, store.height, store.width, **sizes))
+    if config.gma.theta is None:
+        config.gma.theta = defaults.theta
+    trainer = Trainer(model, config.out, config.loop, processes)
+    if config.resume:
+        trainer.load()
+    elif config.init:
+        trainer.start_from(config.init)
+        if not config.lma.learn_codes and "lma" not in trainer.finished:
+            raise TrainingError(f"{config.init}: its codes were not learned; leave out --lma.no-learn-codes")
+        trainer.finished = [name for name in trainer.finished if name not in config.again]
+    elif trainer.state_file.exists():
+        raise TrainingError(f"{trainer.state_file} exists; add --resume to continue it, or choose another --out")
+    processes.wait()  # all have looked for state.pt before anybody writes it
+    if processes.is_main:
+        (config.out / "config.json").write_text(json.dumps(dataclasses.asdict(config), default=str, indent=1))
+    return trainer
 
 
 def _open(config: TrainConfig) -> Store:
@@ -174,24 +153,16 @@ def _open(config: TrainConfig) -> Store:
             bars.append(tqdm(total=total, desc="data"))
         bars[0].update(min(done, total) - bars[0].n)
 
-    store = open_data(
-        config.data, config.cache, config.read, config.sheets, config.background, config.record_frames, progress
-    )
-    for message in config.read.broken:
-        print(f"left out: {message}", file=sys.stderr)
-    return store
-
-
-def _load_from(trainer: Trainer, path: Path) -> None:
-    """Take weights and finished stages from another run, keep the own run folder."""
-    trainer.load(path)
-    trainer._resume, trainer.minutes = None, {}
+    return open_data(config.data, config, progress)
 
 
 def _windows(config: TrainConfig, trainer: Trainer, store: Store, split: str) -> WindowSet:
     path = config.out / f"windows-{split}.npz"
     if path.exists():
-        return WindowSet.load(path)
+        try:
+            return WindowSet.load(path)
+        except ValueError as error:
+            print(f"{error}: it is cut again", file=sys.stderr)
     videos = [v for v in store.videos if v.split == split] or store.videos[:1]
     with tqdm(total=len(videos), desc=f"tracking the agent ({split})", unit="video") as bar:
         windows = cut_windows(trainer.average, store, videos, lambda done: bar.update(1))
@@ -199,6 +170,14 @@ def _windows(config: TrainConfig, trainer: Trainer, store: Store, split: str) ->
     windows.save(part)
     part.replace(path)
     return windows
+
+
+def _export(config: TrainConfig, trainer: Trainer, store: Store, windows: WindowSet) -> None:
+    """Write world.safetensors, and say how to play it."""
+    about = {"data": store.source, "minutes": trainer.minutes, "argv": sys.argv[1:], "torch": torch.__version__}
+    world = build_world(trainer.average.cpu(), store, windows, config.code_names, about)
+    path = save_world(config.out / "world.safetensors", world)
+    print(f"world: {path} ({path.stat().st_size / 1e6:.1f} MB). Play: gym.make('Glass-v0', checkpoint='{path}')")
 
 
 class Reporter:
@@ -214,7 +193,7 @@ class Reporter:
         self.bar: tqdm | None = None
         self.smooth: dict[str, float] = {}
 
-    def step(self, stage, iteration: int, terms: dict[str, float]) -> None:
+    def step(self, stage: Stage, iteration: int, terms: dict[str, float]) -> None:
         """After every optimiser step."""
         if self.stage != stage.name:
             self.stage, self.smooth = stage.name, {}
@@ -230,17 +209,15 @@ class Reporter:
             self.sheet(stage, final=True)
             self.bar.close()
 
-    def sheet(self, stage, final: bool = False) -> None:
+    def sheet(self, stage: Stage, final: bool = False) -> None:
         """A sample sheet of the averaged weights."""
         average = self.trainer.average
         with torch.autocast(self.trainer.device.type, torch.bfloat16, enabled=self.config.loop.bf16):
             if stage.name == "gma":
                 picture = sheets.layers_sheet(average, self.store)
             else:
-                batch = self.held_out.clips(
-                    np.random.default_rng(0), min(15, int(self.held_out.windows.lengths.max()) - 1)
-                )
-                batch = {k: v.to(self.trainer.device) for k, v in batch.items()}
+                longest = int(self.held_out.windows.lengths.max()) - 1
+                batch = self.held_out.clips(np.random.default_rng(0), min(15, longest))
                 quantised = final or (self.bar.n if self.bar else 0) > self.config.lma.continuous
                 picture = sheets.rollout_sheet(average, batch, quantised)
         name = "final" if final else time.strftime("%H%M%S")

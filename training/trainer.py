@@ -6,20 +6,27 @@ import json
 import math
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader, Dataset
 
 from glass_gym.checkpoint import write_atomically
 from glass_gym.config import GlassConfig
-from glass_gym.glass import Glass
+from glass_gym.glass import STAGES, Glass
 from glass_gym.simulator import pick_device
-from training.team import Team
+from glass_gym.versions import FORMAT_VERSION, upgrade_config, upgrade_weights
+from training.distributed import Distributed
+from training.stages.base import Batch, Sampler, Stage
 
-STATE_VERSION = 1
+GMA_FIELDS = ("architecture", "height", "width", "mask_channels", "foreground_range", "background_range")
+"""What GMA's weights depend on; the other fields of a config are LMA's."""
 
 
 class TrainingError(RuntimeError):
@@ -34,6 +41,8 @@ class LoopConfig:
     """of everything random; batches follow from (seed, stage, iteration)"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:i"""
+    workers: int | None = None
+    """processes that make batches; default: 2 beside a GPU, else none"""
     bf16: bool = True
     """bfloat16 autocast for the networks; losses, FFTs and shifts stay in float32"""
     weight_decay: float = 1e-6
@@ -49,22 +58,47 @@ class LoopConfig:
     """stop (saved, resumable) after this time"""
 
 
-def read_state(path: Path, device: torch.device) -> dict:
-    """A training state, without running code from the file.
+def read_state(path: Path, device: torch.device) -> dict[str, Any]:
+    """A training state, of this version or an earlier one, without running code from the file.
 
     Raises:
-        TrainingError: missing, damaged, or newer.
+        TrainingError: missing, damaged, newer, or of an experiment that exists no more.
     """
     try:
         state = torch.load(path, map_location=device, weights_only=True)
-        version = state["version"]
+        version = int(state["version"])
+        if version <= FORMAT_VERSION:
+            state["config"] = upgrade_config(json.loads(state["config"]), version)
+            for part in ("model", "average"):
+                state[part] = upgrade_weights(state[part], version)
     except FileNotFoundError:
-        raise TrainingError(f"{path}: nothing to resume; leave --resume out to start") from None
+        raise TrainingError(f"{path}: no such file") from None
     except Exception as error:
         raise TrainingError(f"{path}: not a whole training state ({str(error)[:200]})") from None
-    if version > STATE_VERSION:
-        raise TrainingError(f"{path}: version {version} is newer than {STATE_VERSION}; upgrade")
+    if version > FORMAT_VERSION:
+        raise TrainingError(f"{path}: version {version} is newer than {FORMAT_VERSION}; upgrade")
     return state
+
+
+class Batches(Dataset):
+    """Batch i of a stage, wherever and in whatever order it is asked for.
+
+    Args:
+        sampler: of the stage.
+        seed: of the run (1) and of the stage (2), and of this process where it is not the first.
+        iterations: of the stage.
+    """
+
+    def __init__(self, sampler: Sampler, seed: list[int], iterations: int):
+        self.sampler, self.seed, self.iterations = sampler, seed, iterations
+
+    def __len__(self) -> int:
+        return self.iterations
+
+    def __getitem__(self, iteration: int) -> tuple[int, Batch]:
+        """The seed of the step's torch generator, and its batch."""
+        rng = np.random.default_rng([*self.seed[:3], iteration, *self.seed[3:]])
+        return int(rng.integers(2**31)), self.sampler.batch(rng, iteration)
 
 
 class Trainer:
@@ -74,59 +108,111 @@ class Trainer:
         model: the model under training.
         out: run folder: state.pt, TensorBoard events and sample sheets.
         config: :class:`LoopConfig`.
-        team: the processes that train together; by default this one alone, or those that a launcher started.
+        processes: that train together; by default this one alone, or those that a launcher started.
     """
 
-    def __init__(self, model: Glass, out: Path, config: LoopConfig, team: Team | None = None):
-        self.team = team or Team(config.device)
-        self.device = pick_device(self.team.device(config.device))
+    def __init__(self, model: Glass, out: Path, config: LoopConfig, processes: Distributed | None = None):
+        self.processes = processes or Distributed(config.device)
+        self.device = pick_device(self.processes.device(config.device))
         self.model = model.to(self.device, memory_format=torch.channels_last)
-        self.average = Glass(model.config).to(self.device, memory_format=torch.channels_last)
-        self.average.load_state_dict(model.state_dict())
+        self._averaged = AveragedModel(self.model, multi_avg_fn=self._lerp, use_buffers=True)
         self.average.eval().requires_grad_(False)
         self.out, self.config = Path(out), config
         self.out.mkdir(parents=True, exist_ok=True)
         self.finished: list[str] = []
         self.minutes: dict[str, float] = {}
-        self._resume: dict | None = None
+        self._resume: dict[str, Any] | None = None
         self._stop = False
+
+    @property
+    def average(self) -> Glass:
+        """The averaged weights, which are what is evaluated and exported."""
+        return self._averaged.module
 
     @property
     def state_file(self) -> Path:
         """The resumable state."""
         return self.out / "state.pt"
 
-    def load(self, path: Path | None = None) -> None:
-        """Take up where `state.pt` (or the state at `path`) left off.
+    def load(self) -> None:
+        """Take up where `state.pt` left off.
 
         Raises:
             TrainingError: no state, a damaged one, or one of another model.
         """
-        path = path or self.state_file
+        path = self.state_file
+        if not path.exists():
+            raise TrainingError(f"{path}: nothing to resume; leave --resume out to start")
         state = read_state(path, self.device)
-        if GlassConfig.from_dict(json.loads(state["config"])) != self.model.config:
-            raise TrainingError(f"{path}: was trained with another model config; use the same options")
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.finished = list(state["finished"])
+        if other := self._differences(state):
+            raise TrainingError(f"{path}: was trained with another model config ({other}); use the same options")
+        self._take(state, state["model"], state["average"])
         self.minutes = dict(state["minutes"])
         self._resume = state
 
+    def start_from(self, path: Path) -> None:
+        """Take weights and finished stages from another run. If only LMA's sizes differ, GMA is taken.
+
+        Raises:
+            TrainingError: no such file, a damaged one, or one whose GMA does not fit either.
+        """
+        if not path.exists():
+            raise TrainingError(f"{path}: no such file; --init takes the state.pt of another run")
+        state = read_state(path, self.device)
+        other = self._differences(state)
+        if set(other) & set(GMA_FIELDS):
+            raise TrainingError(f"{path}: its GMA is another ({other}); use the same options")
+        if not other:
+            self._take(state, state["model"], state["average"])
+            return
+        if "gma" not in state["finished"]:
+            raise TrainingError(f"{path}: its LMA is another ({other}), and its GMA is not finished")
+        for model, key in ((self.model, "model"), (self.average, "average")):
+            part = {k: v for k, v in state[key].items() if k.split(".")[0] in STAGES["gma"]}
+            model.load_state_dict(part, strict=False)
+        self.finished = ["gma"]
+        print(f"{path}: only GMA is taken, since its LMA is another ({other})")
+
+    def _differences(self, state: dict[str, Any]) -> dict[str, str]:
+        """Fields of a state's config that differ from this model's: "theirs, not ours"."""
+        theirs, ours = GlassConfig.from_dict(state["config"]).to_dict(), self.model.config.to_dict()
+        return {key: f"{theirs[key]}, not {ours[key]}" for key in ours if theirs[key] != ours[key]}
+
+    def _take(self, state: dict[str, Any], model: dict[str, Tensor], average: dict[str, Tensor]) -> None:
+        self.model.load_state_dict(model)
+        self.average.load_state_dict(average)
+        self.finished = list(state["finished"])
+
     def save(self, stage: str, iteration: int, optimiser: torch.optim.Optimizer | None, owner=None) -> None:
-        """Write the state to a temporary file, then rename; `owner`: the stage, if it has a state of its own."""
-        if not self.team.first:
+        """Write the state to a temporary file, then rename; `owner`: the stage under way."""
+        if not self.processes.is_main:
             return
         state = {
-            "version": STATE_VERSION, "config": json.dumps(self.model.config.to_dict()), "stage": stage,
-            "iteration": iteration, "finished": self.finished, "minutes": self.minutes,
-            "model": self.model.state_dict(), "average": self.average.state_dict(),
+            "version": FORMAT_VERSION,
+            "config": json.dumps(self.model.config.to_dict()),
+            "stage": stage,
+            "iteration": iteration,
+            "finished": self.finished,
+            "minutes": self.minutes,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
             "optimiser": optimiser.state_dict() if optimiser else {},
-            "stage_state": owner.state_dict() if hasattr(owner, "state_dict") else {},
-        }  # fmt: skip
+            "stage_state": owner.state_dict() if owner else {},
+        }
         write_atomically(self.state_file, lambda part: torch.save(state, part))
 
-    def run(self, stage, on_step=lambda stage, iteration, terms: None, on_sheet=lambda stage: None) -> bool:
+    def run(
+        self,
+        stage: Stage,
+        on_step: Callable[[Stage, int, dict[str, float]], None] = lambda stage, iteration, terms: None,
+        on_sheet: Callable[[Stage], None] = lambda stage: None,
+    ) -> bool:
         """Train one stage to its end; a stage of no iterations or one finished before is skipped.
+
+        Args:
+            stage: what is trained.
+            on_step: called after every step, with its loss terms.
+            on_sheet: called every few minutes.
 
         Returns:
             False if interrupted (saved and resumable).
@@ -136,30 +222,25 @@ class Trainer:
         """
         if stage.iterations <= 0 or stage.name in self.finished:
             return True
-        boxes = stage.boxes
-        parameters = [p for box in boxes for p in box.parameters()]
-        for box in self.model.children():
-            inside = any(box is b for b in boxes)
-            box.train(inside).requires_grad_(inside)
+        modules = stage.modules
+        for module in self.model.children():
+            chosen = any(module is m for m in modules)
+            module.train(chosen).requires_grad_(chosen)
+        parameters = [p for module in modules for p in module.parameters()]
         optimiser = torch.optim.AdamW(parameters, lr=stage.config.rate, weight_decay=self.config.weight_decay)
-        first = 0
-        if self._resume and self._resume["stage"] == stage.name:
-            optimiser.load_state_dict(self._resume["optimiser"])
-            first = int(self._resume["iteration"])
-            if state := self._resume.get("stage_state"):
-                stage.load_state_dict(state)
-        self._resume = None
-        losses = self.team.losses(stage)
+        first = self._resumed(stage, optimiser)
+        self._averaged.n_averaged.fill_(first)
+        losses = self.processes.losses(stage)
         began = saved = sheeted = time.monotonic()
         spent = self.minutes.get(stage.name, 0.0)
         with _Signals(self._request_stop):
-            for iteration in range(first, stage.iterations):
-                terms = self._step(stage, losses, iteration, optimiser, parameters)
+            for iteration, (seed, batch) in enumerate(self._batches(stage, first), first):
+                terms = self._step(stage, losses, iteration, seed, batch, optimiser, parameters)
                 on_step(stage, iteration, terms)
                 now = time.monotonic()
                 self.minutes[stage.name] = spent + (now - began) / 60
                 out_of_time = sum(self.minutes.values()) >= self.config.max_minutes
-                if self.team.any(self._stop or out_of_time):
+                if self.processes.any(self._stop or out_of_time):
                     self.save(stage.name, iteration + 1, optimiser, stage)
                     return False
                 if now - saved > self.config.save_minutes * 60:
@@ -173,14 +254,46 @@ class Trainer:
         self.save(stage.name, stage.iterations, None)
         return True
 
-    def _step(self, stage, losses, iteration: int, optimiser, parameters: list[nn.Parameter]) -> dict[str, float]:
-        seed = [self.config.seed, len(stage.name), sum(map(ord, stage.name)), iteration]
-        rng = np.random.default_rng(seed + [self.team.rank] * (self.team.rank > 0))
-        generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    def _resumed(self, stage: Stage, optimiser: torch.optim.Optimizer) -> int:
+        """The stage's first iteration: where it was left, or 0."""
+        state, self._resume = self._resume, None
+        if not state or state["stage"] != stage.name:
+            return 0
+        optimiser.load_state_dict(state["optimiser"])
+        if kept := state.get("stage_state"):
+            stage.load_state_dict(kept)
+        return int(state["iteration"])
+
+    def _batches(self, stage: Stage, first: int) -> DataLoader:
+        """Seeds and batches of the iterations that are left, made ahead by workers where there are some."""
+        rank = [self.processes.rank] * (self.processes.rank > 0)
+        seed = [self.config.seed, len(stage.name), sum(map(ord, stage.name)), *rank]
+        cuda = self.device.type == "cuda"
+        workers = self.config.workers if self.config.workers is not None else 2 * cuda
+        return DataLoader(
+            Batches(stage.sampler, seed, stage.iterations),
+            batch_size=None,
+            sampler=range(first, stage.iterations),
+            num_workers=workers,
+            pin_memory=cuda,
+            persistent_workers=False,
+        )
+
+    def _step(
+        self,
+        stage: Stage,
+        losses: Callable[..., dict[str, Tensor]],
+        iteration: int,
+        seed: int,
+        batch: Batch,
+        optimiser: torch.optim.Optimizer,
+        parameters: list[nn.Parameter],
+    ) -> dict[str, float]:
+        generator = torch.Generator().manual_seed(seed)
         for group in optimiser.param_groups:
             group["lr"] = stage.config.rate * schedule(iteration, stage.iterations)
         stage.prepare(iteration, generator)
-        batch = {k: v.to(self.device, non_blocking=True) for k, v in stage.batch(rng, iteration).items()}
+        batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
             terms = losses(batch, iteration, generator)
         loss: Tensor = torch.stack([term.float() for term in terms.values()]).sum()
@@ -195,20 +308,19 @@ class Trainer:
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, self.config.clip)
         optimiser.step()
-        self._average(min(self.config.ema, (1 + iteration) / (10 + iteration)))
+        self._averaged.update_parameters(self.model)
+        for kept, now in zip(self.average.quantiser.buffers(), self.model.quantiser.buffers(), strict=True):
+            kept.copy_(now)  # a codebook that moves by averages is averaged already
         return {k: float(v.detach()) for k, v in terms.items()}
 
     @torch.no_grad()
-    def _average(self, decay: float) -> None:
-        """Parameters and batch statistics are averaged; the codebook, itself an average, is copied."""
-        theirs = [p for p in self.model.parameters() if p.requires_grad]
-        mine = [a for a, p in zip(self.average.parameters(), self.model.parameters(), strict=True) if p.requires_grad]
-        torch._foreach_lerp_(mine, theirs, 1 - decay)
-        for (name, a), b in zip(self.average.named_buffers(), self.model.buffers(), strict=True):
-            if a.is_floating_point() and not name.startswith("quantiser"):
-                a.lerp_(b, 1 - decay)
-            else:
-                a.copy_(b)
+    def _lerp(self, averaged: list[Tensor], now: list[Tensor], count: Tensor) -> None:
+        """Parameters and batch statistics are averaged over the steps; what is counted is copied."""
+        if averaged[0].is_floating_point():
+            number = int(count)
+            torch._foreach_lerp_(averaged, now, 1 - min(self.config.ema, (1 + number) / (10 + number)))
+        else:
+            torch._foreach_copy_(averaged, now)
 
     def _request_stop(self) -> None:
         self._stop = True

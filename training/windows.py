@@ -1,7 +1,9 @@
-"""The LMA stage's data: windows that follow the agent, cut once by the frozen GMA and kept as uint8."""
+"""The LMA stage's data: layers of the agent, cut once by the frozen GMA and kept as uint8."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,67 +11,95 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glass_gym.glass import Glass, crop_windows
+from glass_gym.geometry import crop_windows
+from glass_gym.glass import Glass
 from glass_gym.tracking import track
 from training.data.store import Store, Video, frames_to_tensor
 
 MARGIN = 4
 """Windows are stored with this many px to spare on each side, so that clips can be moved inside them."""
+FILE_VERSION = 2
+
+
+def pack_layers(layers: Tensor) -> Tensor:
+    """Layers (..., 4, h, w), colour * mask in [-1, 1] and mask in [0, 1] -> uint8; nothing (0) is exactly 128."""
+    colour, mask = layers[..., :3, :, :], layers[..., 3:, :, :]
+    packed = torch.cat([colour * 127 + 128, mask * 255], -3)
+    return packed.round().clamp(0, 255).byte()
+
+
+def unpack_layers(packed: Tensor) -> Tensor:
+    """The inverse of :func:`pack_layers`, float32, on the tensor's device."""
+    return torch.cat([(packed[..., :3, :, :].float() - 128) / 127, packed[..., 3:, :, :].float() / 255], -3)
 
 
 @dataclass
 class Clip:
-    """Consecutive windows of one video: layers (T, 4, s + 2 MARGIN, s + 2 MARGIN), position (T, 2) px."""
+    """Consecutive frames of one video: packed layers (T, 4, s, s) uint8 with their margin, position (T, 2) px."""
 
-    layers: Tensor
-    position: Tensor
+    layers: np.ndarray
+    position: np.ndarray
 
 
 class WindowSet:
-    """Windows of all videos of a split.
+    """Layers of all videos of a split.
 
     Args:
-        layers: (N, 4, s, s) uint8: colour * mask as 127.5 * (1 + x), then the mask as 255 x.
+        layers: (N, 4, s, s) uint8, see :func:`pack_layers`; windows have MARGIN px to spare on each side.
         position: (N, 2) px.
         starts, lengths: of the videos, in frames.
+        height, width: of the frames that the positions are in, px.
     """
 
     def __init__(self, layers: np.ndarray, position: np.ndarray, starts, lengths, height: int, width: int):
         self.layers, self.position = layers, position
-        self.whole = layers.shape[-2:] == (height, width)  # view="whole": frames, not windows
         self.starts, self.lengths = np.asarray(starts), np.asarray(lengths)
         self.height, self.width = height, width
 
-    def layers_at(self, index: np.ndarray) -> Tensor:
-        """Windows of frames (N,) as float layers (N, 4, s, s)."""
-        packed = torch.from_numpy(self.layers[index]).float()
-        return torch.cat([packed[:, :3] / 127.5 - 1, packed[:, 3:] / 255], 1)
+    @property
+    def whole(self) -> bool:
+        """Whether the layers are whole frames."""
+        return self.layers.shape[-2:] == (self.height, self.width)
+
+    def layers_at(self, index: np.ndarray | slice) -> Tensor:
+        """Frames (N,) as float layers (N, 4, s, s)."""
+        return unpack_layers(torch.from_numpy(self.layers[index]))
 
     def shifts(self) -> np.ndarray:
         """All moves between neighbouring frames (N, 2) px."""
-        return np.concatenate([
-            np.diff(self.position[a : a + n].astype(np.float32), axis=0)
-            for a, n in zip(self.starts, self.lengths, strict=True)
-        ])  # fmt: skip
+        return np.concatenate(
+            [
+                np.diff(self.position[a : a + n].astype(np.float32), axis=0)
+                for a, n in zip(self.starts, self.lengths, strict=True)
+            ]
+        )
 
-    def inner(self, rng: np.random.Generator, count: int, side: int) -> np.ndarray:
-        """Random frames (count,) int64 whose window of `side` px lies in the frame and holds an agent."""
-        if not hasattr(self, "_inner"):
-            half = np.array([side / 2, side / 2])
-            size = np.array([self.width, self.height])
-            cut = np.maximum(0, half - self.position) + np.maximum(0, self.position + half - size)
-            seen = (self.layers[:, 3] > 127).sum((1, 2))
-            good = (cut.max(1) <= side / 8) & (seen > 0.5 * np.median(seen))
-            self._inner = np.flatnonzero(good) if good.any() else np.arange(len(seen))
-        return self._inner[rng.integers(len(self._inner), size=count)]
+    @functools.cached_property
+    def _complete(self) -> np.ndarray:
+        """Frames whose window lies in the frame and holds an agent; all, where there are none."""
+        side = self.layers.shape[-1] - 2 * MARGIN
+        half = side / 2
+        size = np.array([self.width, self.height])
+        cut = np.maximum(0, half - self.position) + np.maximum(0, self.position + half - size)
+        seen = (self.layers[:, 3] > 127).sum((1, 2))
+        good = (cut.max(1) <= side / 8) & (seen > 0.5 * np.median(seen))
+        return np.flatnonzero(good) if good.any() else np.arange(len(seen))
+
+    def complete(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Random frames (count,) int64 whose window lies in the frame and holds an agent."""
+        return self._complete[rng.integers(len(self._complete), size=count)]
 
     def clip(self, start: int, length: int) -> Clip:
-        """Frames [start, start + length) as float layers."""
-        layers = self.layers_at(slice(start, start + length))
-        return Clip(layers, torch.from_numpy(self.position[start : start + length]).float())
+        """Frames [start, start + length)."""
+        span = slice(start, start + length)
+        return Clip(self.layers[span], self.position[span].astype(np.float32))
 
     def sample(self, rng: np.random.Generator, length: int) -> Clip:
-        """A random clip of `length` frames."""
+        """A random clip of `length` frames.
+
+        Raises:
+            ValueError: no video is that long.
+        """
         fits = np.flatnonzero(self.lengths >= length)
         if not len(fits):
             raise ValueError(
@@ -79,54 +109,87 @@ class WindowSet:
         video = fits[rng.integers(len(fits))]
         return self.clip(int(self.starts[video] + rng.integers(self.lengths[video] - length + 1)), length)
 
+    def centred(self, clip: Clip, side: int, offset: np.ndarray | None = None) -> np.ndarray:
+        """A clip's packed layers without their margin, moved by `offset` (2,) px inside it: (T, 4, side, side)."""
+        if self.whole:
+            return clip.layers
+        x, y = MARGIN + (np.zeros(2, int) if offset is None else offset)
+        return clip.layers[:, :, y : y + side, x : x + side]
+
     def save(self, path: Path) -> None:
         """Write as .npz (no pickle)."""
-        np.savez(path, layers=self.layers, position=self.position, starts=self.starts, lengths=self.lengths,
-                 size=np.array([self.height, self.width]))  # fmt: skip
+        np.savez(
+            path,
+            layers=self.layers,
+            position=self.position,
+            starts=self.starts,
+            lengths=self.lengths,
+            size=np.array([self.height, self.width]),
+            version=np.array(FILE_VERSION),
+        )
 
     @classmethod
     def load(cls, path: Path) -> WindowSet:
-        """The inverse of :meth:`save`."""
+        """The inverse of :meth:`save`.
+
+        Raises:
+            ValueError: a file of another version: cut again.
+        """
         with np.load(path, allow_pickle=False) as file:
+            version = int(file["version"]) if "version" in file else 1
+            if version != FILE_VERSION:
+                raise ValueError(f"{path}: version {version}, expected {FILE_VERSION}; delete it, to be cut again")
             height, width = (int(v) for v in file["size"])
             return cls(file["layers"], file["position"], file["starts"], file["lengths"], height, width)
 
 
 @torch.no_grad()
-def cut_windows(model: Glass, store: Store, videos: list[Video], progress=lambda done: None) -> WindowSet:
-    """Track the agent through the videos and cut its windows."""
-    side = model.config.window + 2 * MARGIN
+def cut_windows(
+    model: Glass, store: Store, videos: list[Video], progress: Callable[[int], None] = lambda done: None
+) -> WindowSet:
+    """Track the agent through the videos and cut its layers."""
     device = next(model.parameters()).device
+    margin = MARGIN if model.view.follows else 0
 
-    def look(frames: Tensor) -> tuple[Tensor, Tensor]:
+    def cut(frames: Tensor) -> tuple[Tensor, Tensor]:
         frames = frames.to(device)
         with torch.autocast(device.type, torch.bfloat16):
             tracked = track(model, frames)
-        layers = torch.cat([frames * tracked.masks, tracked.masks], 1)
-        if model.config.view == "agent":
-            layers = crop_windows(layers, tracked.position.long() - side // 2, side)
-        return layers, tracked.position
+        return model.view.cut(frames, tracked.masks, tracked.position, margin), tracked.position
 
-    return pack_windows(store, videos, look, store.height, store.width, progress)
+    return pack_windows(store, videos, cut, store.height, store.width, progress)
 
 
 def pack_windows(
-    store: Store, videos: list[Video], look, height: int, width: int, progress=lambda done: None
+    store: Store,
+    videos: list[Video],
+    cut: Callable[[Tensor], tuple[Tensor, Tensor]],
+    height: int,
+    width: int,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> WindowSet:
-    """What `look` sees in each video, as uint8.
+    """What `cut` makes of each video, as uint8.
 
     Args:
-        look: maps frames (T, 3, H, W) in [-1, 1] to layers (T, 4, s, s) and positions (T, 2) px.
+        store: the videos' store.
+        videos: which.
+        cut: maps frames (T, 3, H, W) in [-1, 1] to layers (T, 4, s, s) and positions (T, 2) px.
         height, width: of the frames that the positions are in.
+        progress: called with the number of videos that are done.
     """
     layers, positions, starts, lengths, total = [], [], [], [], 0
     for done, video in enumerate(videos):
-        stack, position = look(frames_to_tensor(store.frames[video.start : video.start + video.length]))
-        packed = torch.cat([(stack[:, :3] + 1) * 127.5, stack[:, 3:] * 255], 1)
-        layers.append(packed.round().clamp(0, 255).byte().cpu().numpy())
+        stack, position = cut(frames_to_tensor(store.frames[video.start : video.start + video.length]))
+        layers.append(pack_layers(stack.float()).cpu().numpy())
         positions.append(position.cpu().numpy())
         starts.append(total)
         lengths.append(video.length)
         total += video.length
         progress(done + 1)
     return WindowSet(np.concatenate(layers), np.concatenate(positions), starts, lengths, height, width)
+
+
+def crop_layers(windows: WindowSet, index: np.ndarray, side: int, offset: np.ndarray | None = None) -> Tensor:
+    """Float layers of frames (N,), each moved by its own offset (N, 2) px inside its margin: (N, 4, side, side)."""
+    corner = np.zeros((len(index), 2), np.int64) if offset is None else offset
+    return crop_windows(windows.layers_at(index), torch.from_numpy(corner + MARGIN), side)

@@ -1,6 +1,8 @@
-"""Small blocks that the boxes are made of. Every block maps (B, C, H, W) -> (B, C', H', W')."""
+"""Small blocks that the networks are made of. Every block maps (B, C, H, W) -> (B, C', H', W')."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -77,23 +79,91 @@ class ModulatedConv(nn.Module):
     The style is a linear map of an embedding; its bias starts at one, so an unknown action changes nothing.
     """
 
-    def __init__(self, inputs: int, outputs: int, style: int, down: bool = False, modulated: bool = True):
+    def __init__(self, inputs: int, outputs: int, embedding: int, down: bool = False):
         super().__init__()
-        self.modulated = modulated
         self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3) * (1 / (inputs * 9) ** 0.5))
-        self.style = nn.Linear(style, inputs)
+        self.style = nn.Linear(embedding, inputs)
         nn.init.ones_(self.style.bias)
         self.down = down
 
+    def scale(self, embedding: Tensor) -> Tensor:
+        """The style (B, inputs) of an embedding (B, S)."""
+        return self.style(embedding)
+
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        style = self.style(embedding)  # (B, inputs)
-        if not self.modulated:
-            style = torch.ones_like(style)
+        """X (B, inputs, H, W), embedding (B, S) -> (B, outputs, H, W), or half of it."""
+        style = self.scale(embedding)
         y = F.conv2d(x * style[:, :, None, None], self.weight.to(x.dtype), padding=1)
         energy = self.weight.float().square().sum((2, 3))  # (outputs, inputs)
         demodulate = torch.rsqrt(style.float().square() @ energy.T + 1e-6)  # (B, outputs)
         y = y * demodulate[:, :, None, None].to(y.dtype) * 1.4142
         return F.avg_pool2d(y, 2) if self.down else y
+
+
+class AdaptiveNorm(nn.Module):
+    """Normalise, then scale and shift every channel by what an embedding says (AdaIN), then LeakyReLU 0.2."""
+
+    def __init__(self, channels: int, embedding: int, norm: str = "group"):
+        super().__init__()
+        self.norm = normaliser(norm, channels)
+        self.affine = nn.Linear(embedding, 2 * channels)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """X (B, channels, H, W), embedding (B, S) -> the same shape as x."""
+        scale, shift = self.affine(embedding)[:, :, None, None].to(x.dtype).chunk(2, 1)
+        return F.leaky_relu(self.norm(x).to(x.dtype) * (1 + scale) + shift, SLOPE)
+
+
+class Embedding(nn.Module):
+    """A small vector (B, inputs) -> an embedding (B, outputs), through two layers, so that it is heard."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(inputs, outputs), nn.LeakyReLU(SLOPE), nn.Linear(outputs, outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs) -> (B, outputs)."""
+        return self.net(x)
+
+
+class BilinearStep(nn.Module):
+    """One link of A's chain: x -> bilinear(psi_t, x) + linear(psi_t), normalised unless it is the last (App. B)."""
+
+    def __init__(self, psi: int, inputs: int, outputs: int, last: bool, norm: str):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, psi, inputs).uniform_(-1, 1) / psi**0.5)
+        self.linear = nn.Linear(psi, outputs)
+        self.last = last
+        if not last:
+            self.norm = nn.BatchNorm1d(outputs) if norm == "batch" else nn.LayerNorm(outputs)
+
+    def forward(self, psi: Tensor, x: Tensor) -> Tensor:
+        """Psi (B, P) of frame t, x (B, inputs) -> (B, outputs)."""
+        products = (psi[:, :, None] * x[:, None, :]).flatten(1)  # one wide product; nn.Bilinear loops over outputs
+        y = F.linear(products, self.weight.flatten(1)) + self.linear(psi)
+        return y if self.last else F.leaky_relu(self.norm(y), SLOPE)
+
+
+class BilinearChain(nn.ModuleList):
+    """The direction of a step, d = psi^4_{t+1} - psi_t: four bilinear maps, each conditioned on psi_t (Sec. 3.2)."""
+
+    def __init__(self, size: int, width: int, norm: str):
+        widths = [size, width, width, width, size]
+        super().__init__(BilinearStep(size, a, b, last=i == 3, norm=norm) for i, (a, b) in enumerate(pairwise(widths)))
+
+    def forward(self, before: Tensor, after: Tensor) -> Tensor:
+        """psi_t and psi_{t+1}, both (B, size) -> d (B, size)."""
+        x = after
+        for link in self:
+            x = link(before, x)
+        return x - before
+
+
+def code_mlp(inputs: int, outputs: int) -> nn.Sequential:
+    """U: a direction (B, inputs) -> a vector to quantise (B, outputs) (Sec. 3.2)."""
+    return nn.Sequential(
+        nn.Linear(inputs, 128), nn.LeakyReLU(SLOPE), nn.Linear(128, 64), nn.LeakyReLU(SLOPE), nn.Linear(64, outputs)
+    )
 
 
 class ConvLSTM(nn.Module):

@@ -28,10 +28,13 @@ def translate(x: Tensor, shift: Tensor, padding: str = "zeros") -> Tensor:
     theta = torch.zeros(batch, 2, 3, device=x.device)
     theta[:, 0, 0] = theta[:, 1, 1] = 1.0
     theta = theta.index_put(
-        (torch.arange(batch, device=x.device)[:, None], torch.tensor([[0, 1]], device=x.device),
-         torch.tensor([[2, 2]], device=x.device)),
+        (
+            torch.arange(batch, device=x.device)[:, None],
+            torch.tensor([[0, 1]], device=x.device),
+            torch.tensor([[2, 2]], device=x.device),
+        ),
         -shift * torch.tensor([2.0 / width, 2.0 / height], device=x.device),
-    )  # fmt: skip
+    )
     grid = F.affine_grid(theta, list(x.shape), align_corners=False)
     return F.grid_sample(x, grid, padding_mode=padding, align_corners=False)
 
@@ -73,7 +76,7 @@ class CorrelationShift(nn.Module):
         self.log_sharpness = nn.Parameter(torch.tensor(sharpness).log())
 
     def forward(self, frames: Tensor, weights: Tensor) -> Tensor:
-        """frames (B, 2, 3, H, W) in [-1, 1], weights (B, 2, 1, H, W) in [0, 1] -> shift (B, 2) px."""
+        """Frames (B, 2, 3, H, W) in [-1, 1], weights (B, 2, 1, H, W) in [0, 1] -> shift (B, 2) px."""
         return soft_argmax(self.score(frames, weights), self.reach)
 
     def score(self, frames: Tensor, weights: Tensor) -> Tensor:
@@ -104,9 +107,12 @@ class RegressorShift(nn.Module):
         super().__init__()
         self.reach = reach
         self.features = nn.Sequential(
-            ConvBlock(6, 16, down=True), ConvBlock(16, 32, down=True), ConvBlock(32, 32),
-            ConvBlock(32, 64, down=True), ConvBlock(64, 128),
-        )  # fmt: skip
+            ConvBlock(6, 16, down=True),
+            ConvBlock(16, 32, down=True),
+            ConvBlock(32, 32),
+            ConvBlock(32, 64, down=True),
+            ConvBlock(64, 128),
+        )
         self.head = nn.Sequential(
             nn.Linear(128, 64), nn.LeakyReLU(0.2), nn.Linear(64, 32), nn.LeakyReLU(0.2), nn.Linear(32, 2)
         )
@@ -114,7 +120,7 @@ class RegressorShift(nn.Module):
         nn.init.zeros_(self.head[-1].bias)
 
     def forward(self, frames: Tensor, weights: Tensor) -> Tensor:
-        """frames (B, 2, 3, H, W), weights (B, 2, 1, H, W) -> shift (B, 2) px."""
+        """Frames (B, 2, 3, H, W), weights (B, 2, 1, H, W) -> shift (B, 2) px."""
         layers = (frames * weights).flatten(1, 2)  # (B, 6, H, W)
         pooled = self.features(layers).mean((2, 3))
         return torch.tanh(self.head(pooled).float()) * self.reach

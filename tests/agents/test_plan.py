@@ -6,26 +6,26 @@ import numpy as np
 import pytest
 
 from agents import plan
-from agents.arena import LearnedArena
 from agents.evaluation import evaluate
+from agents.evaluation_env import WorldEvaluationEnv
 from agents.plan import Planner
 from glass_gym.checkpoint import save_world
 
 
 @pytest.mark.parametrize(("rounds", "samples"), [(1, 48), (3, 16)])
 def test_a_plan_leads_to_the_target(tiny_world, rounds, samples):
-    arena = LearnedArena("Glass-v0", 2, seed=1, checkpoint=tiny_world, target_radius=4.0)
+    env = WorldEvaluationEnv("Glass-v0", 2, seed=1, checkpoint=tiny_world, target_radius=4.0)
     planner = Planner("Glass-v0", 2, samples, horizon=3, rounds=rounds, checkpoint=tiny_world, target_radius=4.0)
-    figures = evaluate(arena, planner, 4)
+    figures = evaluate(env, planner, 4)
     assert figures["success"] == 1 and figures["steps_ratio"] < 2
 
 
 def test_planning_leaves_the_world_as_it_was(tiny_world):
-    arena = LearnedArena("Glass-v0", 2, seed=1, checkpoint=tiny_world)
-    arena.reset()
-    before = arena.observe("dict")
-    Planner("Glass-v0", 2, 8, 2, checkpoint=tiny_world).act(arena)
-    after = arena.observe("dict")
+    env = WorldEvaluationEnv("Glass-v0", 2, seed=1, checkpoint=tiny_world)
+    env.reset()
+    before = env.observe("dict")
+    Planner("Glass-v0", 2, 8, 2, checkpoint=tiny_world).act(env)
+    after = env.observe("dict")
     assert all((before[key] == after[key]).all() for key in before)
 
 

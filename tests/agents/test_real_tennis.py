@@ -7,16 +7,16 @@ pytest.importorskip("ale_py")
 
 from agents import real_tennis
 from agents.evaluation import GreedyPolicy, evaluate
-from agents.real_tennis import BODY, FIRE, JOYSTICK, RealArena, RealTennis
+from agents.real_tennis import BODY, FIRE, JOYSTICK, RealEvaluationEnv, RealTennis
 from glass_gym.action_space import COMPASS
 from training.data import ale_tennis
 
 
 @pytest.fixture(scope="module")
-def arena():
-    arena = RealArena(2, seed=0, starts=4)
-    arena.reset()
-    return arena
+def env():
+    env = RealEvaluationEnv(2, seed=0, starts=4)
+    env.reset()
+    return env
 
 
 def test_a_shift_is_the_joystick_s_direction():
@@ -25,17 +25,13 @@ def test_a_shift_is_the_joystick_s_direction():
 
 
 def test_frames_are_cut_as_the_recordings_were():
-    assert (real_tennis.TOP, real_tennis.HEIGHT, real_tennis.WIDTH) == (
-        ale_tennis.TOP, ale_tennis.HEIGHT, ale_tennis.WIDTH
-    )  # fmt: skip
-    assert real_tennis.PIXEL_ASPECT == ale_tennis.PIXEL_ASPECT
     assert real_tennis.FRAMESKIP == ale_tennis.RecordConfig().frameskip
-    assert (real_tennis.RAM_Y, real_tennis.RAM_X) == (ale_tennis.RAM_NEAR_Y, ale_tennis.RAM_NEAR_X)
+    assert RealTennis(codes=2).observation_space.shape == (3, ale_tennis.HEIGHT, ale_tennis.WIDTH)
 
 
-def test_the_position_is_where_the_player_s_colour_is(arena):
-    for game in arena.games:
-        frame = game.frame(ring=False)[0].permute(1, 2, 0).numpy()
+def test_the_position_is_where_the_player_s_colour_is(env):
+    for game in env.games:
+        frame = game.frame(shown=False)[0].permute(1, 2, 0).numpy()
         x, y = game.position
         assert game.near()
         box = frame[int(y) - 12 : int(y) + 12, max(0, int(x) - 12) : int(x) + 12]
@@ -45,18 +41,18 @@ def test_the_position_is_where_the_player_s_colour_is(arena):
         assert abs(rows.mean() - 12) < 6 and abs(columns.mean() - 12) < 8
 
 
-def test_the_player_runs_as_told(arena):
-    arena.reset()
-    start = arena.observe("position")[:, :2]
+def test_the_player_runs_as_told(env):
+    env.reset()
+    start = env.observe("position")[:, :2]
     for _ in range(4):
-        arena.step(np.array([[1, 0], [5, 0]]))
-    moved = arena.observe("position")[:, :2] - start
+        env.step(np.array([[1, 0], [5, 0]]))
+    moved = env.observe("position")[:, :2] - start
     assert 8 <= moved[0, 0] <= 24 and -24 <= moved[1, 0] <= -8  # 16 px; 8 more or less at a turn
     assert np.abs(moved[:, 1]).max() <= 1
 
 
-def test_greedy_play_on_ram_arrives(arena):
-    figures = evaluate(arena, GreedyPolicy(), 8)
+def test_greedy_play_on_ram_arrives(env):
+    figures = evaluate(env, GreedyPolicy(), 8)
     assert figures["success"] >= 0.75
 
 

@@ -7,9 +7,9 @@ import pytest
 
 pytest.importorskip("stable_baselines3")
 
-from agents.arena import make_arena
 from agents.enjoy import TRAINED
 from agents.evaluation import evaluate
+from agents.evaluation_env import make_evaluation_env
 from glass_gym.policy import load_policy
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results" / "policies"
@@ -20,5 +20,5 @@ def test_they_do_what_their_figures_say(id, name):
     said = json.loads((TRAINED / id / "ppo.json").read_text())
     assert said == json.loads((RESULTS / f"{name}.json").read_text())
     policy, said = load_policy(TRAINED / id / "ppo.safetensors"), said["policies"]["policy"]
-    done = evaluate(make_arena(id, 32, seed=123), policy, 64)
+    done = evaluate(make_evaluation_env(id, 32, seed=123), policy, 64)
     assert done["success"] >= said["success"] - 0.08 and done["steps_ratio"] <= said["steps_ratio"] + 0.15

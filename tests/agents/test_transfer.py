@@ -10,8 +10,8 @@ pytest.importorskip("stable_baselines3")
 from stable_baselines3 import PPO
 
 from agents import transfer
-from agents.arena import make_arena
 from agents.evaluation import GreedyPolicy
+from agents.evaluation_env import make_evaluation_env
 from glass_gym.policy import load_policy, save_policy
 from glass_gym.sb3 import GlassExtractor, GlassVecEnv
 
@@ -26,11 +26,11 @@ def policy(tmp_path_factory):
 
 def test_the_policy_sees_the_real_game_as_it_saw_the_learned_one(policy):
     loaded = load_policy(policy)
-    arena = make_arena("RealTennis-v0", 2, 0)
-    arena.reset()
-    loaded.check(arena)
-    seen = loaded._observation(arena)
-    assert seen.shape == (2, 3, 48, 80) and seen.dtype == "uint8" and loaded.act(arena).shape == (2, 2)
+    env = make_evaluation_env("RealTennis-v0", 2, 0)
+    env.reset()
+    loaded.check(env)
+    seen = loaded._observation(env)
+    assert seen.shape == (2, 3, 48, 80) and seen.dtype == "uint8" and loaded.act(env).shape == (2, 2)
 
 
 def test_a_film_shows_both_worlds_with_the_same_start_and_target():
@@ -41,17 +41,17 @@ def test_a_film_shows_both_worlds_with_the_same_start_and_target():
 
 
 def test_the_command_writes_table_and_film(policy, tmp_path, monkeypatch):
-    from agents.arena import LearnedArena
-    from agents.real_tennis import RealArena
+    from agents.evaluation_env import WorldEvaluationEnv
+    from agents.real_tennis import RealEvaluationEnv
 
-    monkeypatch.setattr(RealArena, "limit", 5)
-    limited = LearnedArena.__init__
+    monkeypatch.setattr(RealEvaluationEnv, "limit", 5)
+    limited = WorldEvaluationEnv.__init__
 
     def short(self, *args, **kwargs):
         limited(self, *args, **kwargs)
         self.limit = 5
 
-    monkeypatch.setattr(LearnedArena, "__init__", short)
+    monkeypatch.setattr(WorldEvaluationEnv, "__init__", short)
     out = tmp_path / "transfer.json"
     arguments = ["--policy", str(policy), "--direct", str(policy), "--episodes", "2", "--rows", "2", "--out", str(out)]
     assert transfer.main(arguments) == 0

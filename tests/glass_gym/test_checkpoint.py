@@ -9,6 +9,12 @@ from glass_gym import checkpoint
 from glass_gym.checkpoint import CheckpointError, load_world, save_world
 
 
+@pytest.fixture
+def tiny_world(any_world):
+    """Both architectures."""
+    return any_world
+
+
 def test_a_world_survives_the_round_trip(tiny_world, tmp_path):
     path = save_world(tmp_path / "w.safetensors", tiny_world, half=False)
     again = load_world(path)
@@ -56,7 +62,7 @@ def rewritten(path, **changes):
 
 def test_a_newer_format_asks_for_an_upgrade(tiny_world, tmp_path):
     path = rewritten(save_world(tmp_path / "w.safetensors", tiny_world), format_version=99)
-    with pytest.raises(CheckpointError, match="format 99 is newer than 1; upgrade"):
+    with pytest.raises(CheckpointError, match="format 99 is newer than 2; upgrade"):
         load_world(path)
 
 
@@ -86,8 +92,8 @@ def test_a_full_disk_keeps_the_file_before(tiny_world, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("usual", [[0] * 8, [0] * 8 + [3], [0] * 8 + ["a"]])
 def test_wrong_usual_codes_are_named(tiny_world, tmp_path, usual):
-    tiny_world.statistics["usual_codes"] = usual
-    with pytest.raises(CheckpointError, match=r"w\.safetensors: its usual_codes are"):
+    tiny_world.usual_codes = tuple(usual)
+    with pytest.raises(CheckpointError, match=r"w\.safetensors: .*usual_codes are .* expected 9 codes below 3"):
         load_world(save_world(tmp_path / "w.safetensors", tiny_world))
-    tiny_world.statistics["usual_codes"] = [0] * 8 + [2]
-    assert load_world(save_world(tmp_path / "w.safetensors", tiny_world)).statistics["usual_codes"][8] == 2
+    tiny_world.usual_codes = (0,) * 8 + (2,)
+    assert load_world(save_world(tmp_path / "w.safetensors", tiny_world)).usual_codes[8] == 2

@@ -6,10 +6,12 @@ import torch
 
 from glass_gym.action_space import ActionTable, nearest_direction
 from glass_gym.core import GlassCore
+from glass_gym.drawing import draw_rings, observed_frames
 from glass_gym.pictures import fit_picture, read_picture
 from glass_gym.randomness import key_of_seed, uniform
 from glass_gym.simulator import NoAgentError, pick_device, pick_precision
-from glass_gym.task import TRIES, ReachTask, draw_rings, observed_frames
+from glass_gym.tasks import ReachTask, Scene
+from glass_gym.tasks.base import TRIES, sample_places
 
 STEP = (3.0, 2.0)
 NAMES = ("neutral", "swing", "turn")
@@ -43,27 +45,27 @@ def test_a_seeds_key_is_always_the_same():
 
 
 def test_dense_rewards_are_progress_in_steps_plus_arrival():
-    task = ReachTask(radius=6.0)
+    scene = Scene(96, 160, 12.0, np.array([[0.0, 0.0], [4.0, 0.0]]))
+    task = ReachTask(scene, radius=6.0)
     before, after = torch.tensor([[0.0, 0.0], [0.0, 0.0]]), torch.tensor([[4.0, 0.0], [0.0, 0.0]])
     target = torch.tensor([[8.0, 0.0], [30.0, 40.0]])
     # first row: 8 -> 4 px is one step of 4 px: 0.1, and arrived (4 < 6): 1; second row: no progress
-    assert torch.allclose(task.rewards(before, after, target, 4.0), torch.tensor([1.1, 0.0]))
-    assert ReachTask(reward="sparse").rewards(before, after, target, 4.0).tolist() == [1.0, 0.0]
+    assert torch.allclose(task.rewards(before, after, target), torch.tensor([1.1, 0.0]))
+    assert ReachTask(scene, reward="sparse").rewards(before, after, target).tolist() == [1.0, 0.0]
 
 
 def test_targets_keep_their_distance_from_edge_and_agent():
-    task = ReachTask(margin=16.0, min_distance=20.0)
     numbers = uniform(torch.arange(500), torch.zeros(500, dtype=torch.long), 2 * TRIES)
     agent = torch.tensor([[80.0, 48.0]]).expand(500, 2)
-    drawn = task.targets(numbers, agent, 96, 160)
+    drawn = sample_places(numbers, 96, 160, 16.0, [(agent, 20.0)])
     assert drawn[:, 0].min() >= 16 and drawn[:, 0].max() <= 144 and drawn[:, 1].min() >= 16 and drawn[:, 1].max() <= 80
     assert (drawn - agent).norm(dim=1).min() >= 20
     assert drawn.std(0).min() > 15
 
 
 def test_targets_are_four_steps_away_and_sixteen_px_at_least(tiny_world):
-    assert GlassCore(tiny_world, 1).task.min_distance == 16  # steps of 3 px
-    assert GlassCore(tiny_world, 1, shift_scale=2.0).task.min_distance == 24
+    assert GlassCore(tiny_world, 1).task.scene.min_distance == 16  # steps of 3 px
+    assert GlassCore(tiny_world, 1, shift_scale=2.0).task.scene.min_distance == 24
 
 
 def test_the_ring_is_yellow_and_leaves_the_rest():
@@ -189,7 +191,7 @@ def seeded(world, rows=2, **kwargs):
 
 def test_a_start_picture_without_an_agent_says_so(tiny_world):
     core = seeded(tiny_world)
-    core.pool.mass.fill_(1e6)  # as if the agents of this world covered a million px
+    core.start_states.mass.fill_(1e6)  # as if the agents of this world covered a million px
     with pytest.raises(NoAgentError, match="no agent found in start picture 0: the model's mask covers"):
         core.reset(options={"start_frame": np.zeros((20, 20, 3), np.uint8)})
 
@@ -197,17 +199,17 @@ def test_a_start_picture_without_an_agent_says_so(tiny_world):
 def test_each_row_may_have_its_own_start_and_target(tiny_world):
     core = seeded(tiny_world)
     core.reset(options={"start_frame": np.array([3, 5]), "target": np.array([[10.0, 12.0], [30.0, 20.0]])})
-    assert torch.equal(core.state.world.layer, core.pool.layer[[3, 5]])
+    assert torch.equal(core.state.world.layer, core.start_states.layer[[3, 5]])
     assert core.infos()["target"].tolist() == [[10, 12], [30, 20]]
     pictures = np.stack([tiny_world.start_frames[5], tiny_world.start_frames[3]])
     core.reset(options={"start_frame": pictures})
-    assert (core.state.world.layer - core.pool.layer[[5, 3]]).abs().max() < 0.02
+    assert (core.state.world.layer - core.start_states.layer[[5, 3]]).abs().max() < 0.02
 
 
 def test_without_a_task_there_is_no_reward_no_end_and_no_target(tiny_world):
     core = seeded(tiny_world, task=None, obs_type="dict")
     outcome = core.advance(np.array([[1, 0], [2, 1]]))
-    assert outcome["reward"].tolist() == [0, 0] and outcome["terminated"].tolist() == [False, False]
+    assert outcome.reward.tolist() == [0, 0] and outcome.terminated.tolist() == [False, False]
     assert set(core.infos()) == {"agent_position", "previous_position", "agent_present", "commanded_shift"}
     assert core.observations()["position"].shape == (2, 2) and core.observation_space["position"].shape == (2,)
     with pytest.raises(ValueError, match="task=None has no target"):
@@ -223,7 +225,7 @@ def test_a_fixed_target_is_every_episodes_target(tiny_world):
 def test_without_termination_arrival_pays_and_goes_on(tiny_world):
     core = seeded(tiny_world, target_radius=500.0, reward="sparse", terminate_on_arrival=False)
     outcome = core.advance(np.zeros((2, 2), int))
-    assert outcome["reward"].tolist() == [1, 1] and outcome["terminated"].tolist() == [False, False]
+    assert outcome.reward.tolist() == [1, 1] and outcome.terminated.tolist() == [False, False]
 
 
 def test_the_position_can_be_measured_on_the_generated_frame(tiny_world, monkeypatch):

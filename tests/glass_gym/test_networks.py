@@ -1,12 +1,11 @@
-import math
-
 import pytest
 import torch
 
+from glass_gym.build import build_glass
 from glass_gym.config import GlassConfig
-from glass_gym.glass import Glass, blend_windows, crop_windows, inside_windows
-from glass_gym.networks.action import CosineQuantiser, build_quantiser
-from glass_gym.networks.mask import densest_point
+from glass_gym.geometry import blend_windows, crop_windows, densest_point, inside_windows
+from glass_gym.glass import STAGES
+from glass_gym.networks.quantise import CosineQuantiser, PlainQuantiser
 from glass_gym.networks.shift import CorrelationShift, translate
 
 
@@ -102,24 +101,13 @@ def test_a_window_over_the_edge_is_zero_outside_the_frame():
 
 @pytest.mark.parametrize("revive", [True, False])
 def test_a_dead_code_is_revived_from_the_data(revive):
-    quantiser = CosineQuantiser(GlassConfig.lean(codes=2), decay=0.5)
+    quantiser = CosineQuantiser(GlassConfig.lean(codes=2), decay=0.5, dead=0.04 * revive)
     quantiser.codebook.copy_(quantiser.normalise(torch.stack([torch.ones(16), -torch.ones(16)])))
     vectors = torch.ones(64, 16) + 0.3 * torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
     for _ in range(12):
-        quantiser.update(vectors, torch.Generator().manual_seed(1), revive)
+        quantiser.update(vectors, torch.Generator().manual_seed(1))
     used = quantiser(vectors).index.unique()
     assert len(used) == 1 + revive
-
-
-def test_the_entropy_of_the_codes_use_is_highest_if_all_are_used_alike_and_draws_vectors_apart():
-    quantiser = CosineQuantiser(GlassConfig.lean(codes=2))
-    quantiser.codebook.copy_(quantiser.normalise(torch.eye(2, 16)))
-    alike, one = torch.eye(2, 16).repeat(8, 1), torch.eye(2, 16)[:1].repeat(16, 1)
-    assert float(quantiser.entropy(alike)) == pytest.approx(math.log(2))
-    assert float(quantiser.entropy(one)) < 0.1
-    vectors = one.requires_grad_()
-    quantiser.entropy(vectors).backward()
-    assert (vectors.grad[:, 1] > 0).all()  # towards the code that nobody uses
 
 
 def test_k_means_finds_two_directions():
@@ -127,57 +115,40 @@ def test_k_means_finds_two_directions():
     a, b = torch.zeros(16), torch.zeros(16)
     a[0] = b[1] = 1.0
     vectors = torch.cat([a.expand(30, -1), b.expand(10, -1)]) + 0.05 * torch.randn(40, 16)
-    quantiser.kmeans(vectors, generator=torch.Generator().manual_seed(0))
+    quantiser.begin(vectors, torch.Generator().manual_seed(0))
     index = quantiser(vectors).index
     assert len(index[:30].unique()) == 1 and len(index[30:].unique()) == 1 and index[0] != index[-1]
 
 
 def test_both_presets_roll_out_and_reach_every_parameter_of_the_lma():
     for config in (GlassConfig.lean(32, 48, window=16, codes=3), GlassConfig.paper(32, 48, codes=3)):
-        model = Glass(config)
-        side = (16, 16) if config.view == "agent" else (32, 48)
+        model = build_glass(config)
+        side = (16, 16) if config.architecture == "lean" else (32, 48)
+        assert model.view.size == side
         layers = torch.rand(2, 4, 4, *side)
         shifts = torch.ones(2, 3, 2)
         codes = model.quantiser.normalise(model.directions(layers, shifts))
         drawn = model.rollout(layers, shifts, codes, scales=True)
         assert len(drawn) == 3 and drawn[-1].layer.shape == (2, 4, *side)
         sum(d.layer.sum() + sum(c.sum() for c in d.coarse) for d in drawn).backward()
-        silent = [n for n, p in model.named_parameters() if n.split(".")[0] in Glass.LMA and p.grad is None]
+        silent = [n for n, p in model.named_parameters() if n.split(".")[0] in STAGES["lma"] and p.grad is None]
         assert [n for n in silent if "codebook" not in n] == []
 
 
-def test_an_open_gate_copies_the_foreground_before_and_a_closed_one_does_not(tiny_config):
-    model = Glass(tiny_config.replace(gated_copy=True)).eval()
-    layer, state = torch.rand(1, 4, 16, 16), model.start_state(1, 16, 16)
-    head = model.decoder.head_full
-    torch.nn.init.zeros_(head.weight)
-    for bias, copied in ((30.0, True), (-30.0, False)):
-        torch.nn.init.zeros_(head.bias)
-        head.bias.data[16:] = bias
-        drawn, _ = model.animate(layer, state, torch.zeros(1, 2), torch.zeros(1, tiny_config.code_channels))
-        assert torch.allclose(drawn.layer, layer, atol=1e-5) == copied
+def test_vq_terms_move_one_side_each():
+    quantiser = PlainQuantiser(GlassConfig.lean(codes=2, code_channels=2))
+    for term, moved in (("commitment", "z"), ("codebook", "codebook")):
+        z = torch.ones(1, 2, requires_grad=True)
+        quantiser.zero_grad()
+        quantiser.auxiliary_losses(z, quantiser(z), 0.25)[term].backward()
+        assert (z.grad is not None) == (moved == "z")
+        assert (quantiser.codebook.grad is not None) == (moved == "codebook")
 
 
-def test_with_separate_inputs_the_code_does_not_reach_the_first_blocks(tiny_config):
-    for kind, reaches in (("joint", True), ("separate", False)):
-        torch.manual_seed(0)
-        model = Glass(tiny_config.replace(action_input=kind)).eval()
-        states = []
-        for code in (-1.0, 1.0):
-            vector = torch.full((1, tiny_config.code_channels), code)
-            model.dynamics.map.weight.data.zero_()  # the map is heard before the blocks
-            _, state = model.animate(torch.ones(1, 4, 16, 16), model.start_state(1, 16, 16), torch.ones(1, 2), vector)
-            states.append(state[0])  # of block 2
-        assert torch.equal(*states) != reaches
-
-
-def test_soft_gumbel_actions_are_sure_in_evaluation_and_random_in_training(tiny_config):
-    torch.manual_seed(0)
-    quantiser = build_quantiser(tiny_config.replace(quantiser="gumbel", variability=True))
-    z = torch.randn(64, tiny_config.code_channels)
-    assert not torch.equal(quantiser.train()(z).vector, quantiser(z).vector)
-    assert quantiser.centre.abs().sum() > 0
-    quantiser.eval()
-    assert torch.equal(quantiser(z).vector, quantiser(z).vector)
-    assert quantiser.information(z).item() >= 0
-    assert torch.equal(quantiser.embed(torch.tensor([1])), quantiser.codebook[1:2])
+@pytest.mark.parametrize("kind", [CosineQuantiser, PlainQuantiser])
+def test_codes_are_left_out_and_ordered(kind):
+    quantiser = kind(GlassConfig.lean(codes=4))
+    before = quantiser.codebook.detach().clone()
+    quantiser.keep([3, 1])
+    assert torch.equal(quantiser.codebook, before[[3, 1]])
+    assert isinstance(quantiser.codebook, torch.nn.Parameter) == (kind is PlainQuantiser)

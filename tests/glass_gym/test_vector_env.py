@@ -10,6 +10,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from glass_gym.env import GlassEnv
 from glass_gym.vector_env import GlassVectorEnv
 
+
+@pytest.fixture
+def tiny_world(any_world):
+    """Both architectures."""
+    return any_world
+
+
 NEXT, SAME, OFF = AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED
 FREE = {"target_radius": 0.01}  # nobody arrives by chance
 
@@ -264,7 +271,7 @@ class HostLooks(TorchDispatchMode):
 @pytest.mark.parametrize("mode", [NEXT, SAME, OFF])
 def test_a_torch_step_never_looks_at_a_value(tiny_world, mode):
     envs = GlassVectorEnv(tiny_world, 3, max_episode_steps=2, output="torch", autoreset_mode=mode, obs_type="dict")
-    envs.core.blind = True  # as on a GPU
+    envs.core.sync_free = True  # as on a GPU
     envs.reset(seed=0)
     with HostLooks() as looks:
         for _ in range(5):
@@ -276,11 +283,11 @@ def test_a_torch_step_never_looks_at_a_value(tiny_world, mode):
         assert isinstance(value, torch.Tensor) and value.device == envs.core.device and not value.is_inference()
 
 
-@pytest.mark.parametrize("blind", [False, True])
-def test_torch_and_numpy_output_are_the_same_rollout(tiny_world, blind):
+@pytest.mark.parametrize("sync_free", [False, True])
+def test_torch_and_numpy_output_are_the_same_rollout(tiny_world, sync_free):
     a = GlassVectorEnv(tiny_world, 3, max_episode_steps=3)
     b = GlassVectorEnv(tiny_world, 3, max_episode_steps=3, output="torch")
-    b.core.blind = blind
+    b.core.sync_free = sync_free
     assert np.array_equal(a.reset(seed=1)[0], b.reset(seed=1)[0].numpy())
     for _ in range(8):
         for x, y in zip(a.step(move(3))[:4], b.step(torch.from_numpy(move(3)))[:4], strict=True):

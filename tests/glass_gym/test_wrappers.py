@@ -10,6 +10,13 @@ from glass_gym.env import GlassEnv
 from glass_gym.vector_env import GlassVectorEnv
 from glass_gym.wrappers import vector
 
+
+@pytest.fixture
+def tiny_world(any_world):
+    """Both architectures."""
+    return any_world
+
+
 FREE = {"target_radius": 0.01, "precision": "float32"}
 
 

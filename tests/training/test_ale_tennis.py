@@ -3,9 +3,8 @@ import pytest
 
 pytest.importorskip("ale_py")
 
-from training.data.ale_tennis import FEET_ROW, PLAYER_COLOURS, RecordConfig, record
+from training.data.ale_tennis import FEET_ROW, PLAYER_COLOURS, RecordConfig, TennisDetector, record
 from training.data.store import Store
-from training.metrics.detection import TennisDetector
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +30,7 @@ def test_ram_agrees_with_the_pixels(recording):
 
 def test_the_detector_finds_one_player_of_plausible_size(recording):
     store = Store(recording)
-    found = TennisDetector(np.load(recording / "courts.npy"))(np.asarray(store.frames))
+    found = TennisDetector.of(store)(np.asarray(store.frames))
     good = (found.pieces == 1) & (found.area >= 45) & (found.area <= 150)
     assert good.mean() > 0.95
     assert np.abs(found.centroid[:, 1] - (store.labels["position"][:, 1] - 11)).max() < 6

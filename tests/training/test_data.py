@@ -6,10 +6,16 @@ import pytest
 from PIL import Image
 
 from tests.conftest import block_video
-from training.data.clips import ClipDataset, open_data
+from training.data.clips import ClipDataset
 from training.data.layout import ReadConfig, find_videos, pack, read_annotations, write_layout
-from training.data.store import DataError, Store, StoreWriter
+from training.data.sources import SOURCES, DataOptions, open_data
+from training.data.store import DataError, GrowingArray, Store, StoreWriter
 from training.data.wsprites import LOCAL_ACTIONS, Sprites, WalkConfig, WSprites, characters, load_background
+
+
+def opened(root, cache, read=None):
+    """A folder of videos, opened as the commands do."""
+    return open_data(root, DataOptions(cache=cache, read=read or ReadConfig()))
 
 
 def write_png_video(folder, seed=0, length=6):
@@ -52,7 +58,7 @@ def test_a_truncated_frame_array_names_the_file(tmp_path):
 def test_png_folders_are_read_with_their_splits(tmp_path):
     frames = write_png_video(tmp_path / "set/train/a")
     write_png_video(tmp_path / "set/val/b", 1)
-    store = open_data(tmp_path / "set", tmp_path / "cache")
+    store = opened(tmp_path / "set", tmp_path / "cache")
     assert [(v.name, v.split, v.length) for v in store.videos] == [("a", "train", 6), ("b", "val", 6)]
     assert np.array_equal(store.frames[:6], frames)
 
@@ -61,7 +67,7 @@ def test_the_layout_is_written_and_read_back(block_store, tmp_path):
     store = Store(block_store)
     write_layout(store, tmp_path / "out", videos=2)
     assert (tmp_path / "out/train/v00/masks/00000.png").exists()
-    again = open_data(tmp_path / "out", tmp_path / "cache")
+    again = opened(tmp_path / "out", tmp_path / "cache")
     assert np.array_equal(again.frames[:40], store.frames[:40])
 
 
@@ -70,7 +76,7 @@ def test_plain_video_files_are_read(tmp_path):
     (tmp_path / "set").mkdir()
     for name in "abc":
         iio.imwrite(tmp_path / f"set/{name}.mp4", frames, fps=10, macro_block_size=1)
-    store = open_data(tmp_path / "set", tmp_path / "cache")
+    store = opened(tmp_path / "set", tmp_path / "cache")
     assert {v.split for v in store.videos} == {"train", "val", "test"}
     assert np.abs(store.frames[:8].astype(int) - frames.astype(int)).mean() < 12
 
@@ -78,40 +84,41 @@ def test_plain_video_files_are_read(tmp_path):
 def test_crop_resize_and_skip(tmp_path):
     write_png_video(tmp_path / "s/train/a", length=9)
     config = ReadConfig(crop=(0, 0, 48, 24), size=(32, 64), skip=3)
-    assert Store(pack(tmp_path / "s", tmp_path / "c", config)).frames.shape == (3, 32, 64, 3)
+    assert pack(tmp_path / "s", tmp_path / "c", config) == []
+    assert Store(tmp_path / "c").frames.shape == (3, 32, 64, 3)
 
 
 def test_a_missing_frame_is_named(tmp_path):
     write_png_video(tmp_path / "s/train/a")
     (tmp_path / "s/train/a/00003.png").unlink()
     with pytest.raises(DataError, match=r"a: frame 00003\.png is missing"):
-        open_data(tmp_path / "s", tmp_path / "c")
+        opened(tmp_path / "s", tmp_path / "c")
 
 
-def test_a_corrupt_frame_is_named_or_skipped_and_counted(tmp_path):
+def test_a_corrupt_frame_is_named_or_skipped_and_counted(tmp_path, capsys):
     write_png_video(tmp_path / "s/train/a")
     write_png_video(tmp_path / "s/train/b", 1)
     broken = tmp_path / "s/train/a/00002.png"
     broken.write_bytes(broken.read_bytes()[:60])
-    with pytest.raises(DataError, match=r"00002\.png: broken image.*--skip-broken"):
-        open_data(tmp_path / "s", tmp_path / "c")
-    config = ReadConfig(skip_broken=True)
-    store = open_data(tmp_path / "s", tmp_path / "c", config)
-    assert [v.name for v in store.videos] == ["b"] and len(config.broken) == 1
+    with pytest.raises(DataError, match=r"00002\.png: broken image.*--read.skip-broken"):
+        opened(tmp_path / "s", tmp_path / "c")
+    store = opened(tmp_path / "s", tmp_path / "c", ReadConfig(skip_broken=True))
+    assert [v.name for v in store.videos] == ["b"]
+    assert capsys.readouterr().err.count("left out: ") == 1
 
 
 def test_a_broken_video_file_is_named(tmp_path):
     (tmp_path / "s").mkdir()
     (tmp_path / "s/x.mp4").write_bytes(b"no video at all")
     with pytest.raises(DataError, match=r"x\.mp4: broken video"):
-        open_data(tmp_path / "s", tmp_path / "c")
+        opened(tmp_path / "s", tmp_path / "c")
 
 
 def test_mixed_frame_sizes_are_named(tmp_path):
     write_png_video(tmp_path / "s/train/a")
     Image.new("RGB", (64, 64)).save(tmp_path / "s/train/a/00006.png")
     with pytest.raises(DataError, match=r"00006\.png: frame is \(64, 64\)"):
-        open_data(tmp_path / "s", tmp_path / "c")
+        opened(tmp_path / "s", tmp_path / "c")
 
 
 def test_videos_of_different_sizes_ask_for_one_size(tmp_path):
@@ -119,7 +126,7 @@ def test_videos_of_different_sizes_ask_for_one_size(tmp_path):
     (tmp_path / "s/train/b").mkdir()
     Image.new("RGB", (64, 64)).save(tmp_path / "s/train/b/00000.png")
     with pytest.raises(DataError, match=r"--read\.size"):
-        open_data(tmp_path / "s", tmp_path / "c")
+        opened(tmp_path / "s", tmp_path / "c")
 
 
 def test_a_folder_without_videos_says_what_is_expected(tmp_path):
@@ -189,3 +196,59 @@ def test_the_drawn_scene_is_the_same_every_time_and_has_structure_everywhere():
     rows = one[60:].reshape(-1, 178 * 3).astype(int)
     assert np.abs(np.diff(one[60:].astype(int), axis=1)).mean() > 2 and rows.std(1).min() > 5
     assert not np.array_equal(one, load_background("china", WalkConfig()))
+
+
+@pytest.mark.parametrize(
+    "read",
+    [ReadConfig(size=(32, 64)), ReadConfig(crop=(0, 0, 40, 24)), ReadConfig(skip=1)],
+    ids=("size", "crop", "skip"),
+)
+def test_videos_read_in_another_way_are_decoded_again(tmp_path, read):
+    write_png_video(tmp_path / "s/train/a")
+    first = opened(tmp_path / "s", tmp_path / "c")
+    assert opened(tmp_path / "s", tmp_path / "c").root == first.root  # nothing changed: the cache is used
+    again = opened(tmp_path / "s", tmp_path / "c", read)
+    assert again.frames.shape != first.frames.shape and opened(tmp_path / "s", tmp_path / "c").root == first.root
+
+
+def test_another_folder_of_the_same_name_is_another_data_set(tmp_path):
+    one = write_png_video(tmp_path / "a/set/train/v", 0)
+    other = write_png_video(tmp_path / "b/set/train/v", 1)
+    for root, frames in (("a", one), ("b", other)):
+        assert np.array_equal(opened(tmp_path / root / "set", tmp_path / "c").frames, frames)
+
+
+def test_new_and_changed_files_are_decoded(tmp_path):
+    write_png_video(tmp_path / "s/train/a", 0)
+    assert len(opened(tmp_path / "s", tmp_path / "c").videos) == 1
+    write_png_video(tmp_path / "s/train/b", 1)
+    assert len(opened(tmp_path / "s", tmp_path / "c").videos) == 2
+    other = block_video(7, 6)[0][0]
+    Image.fromarray(other).save(tmp_path / "s/train/a/00000.png")
+    assert np.array_equal(opened(tmp_path / "s", tmp_path / "c").frames[0], other)
+
+
+def test_recordings_and_generated_data_made_in_another_way_are_kept_apart(tmp_path):
+    tennis, sprites = SOURCES["tennis"], SOURCES["wsprites"]
+    usual = DataOptions()
+    (tmp_path / "scene.png").write_bytes(b"x")
+    assert tennis.folder(usual) == "tennis" and tennis.folder(DataOptions(record_frames=480)) == "tennis-480"
+    folders = {
+        sprites.folder(options)
+        for options in (
+            usual,
+            DataOptions(sheets=tmp_path),
+            DataOptions(background=tmp_path / "scene.png"),
+            DataOptions(background="china"),
+        )
+    }
+    assert len(folders) == 4 and "wsprites" in folders
+
+
+def test_a_store_grows_in_place_and_its_header_says_how_many(tmp_path):
+    array = GrowingArray(tmp_path / "a.npy", (2, 3))
+    rows = np.arange(30, dtype=np.uint8).reshape(5, 2, 3)
+    array.append(rows[:2])
+    array.append(rows[2:])
+    array.close()
+    assert np.array_equal(np.load(tmp_path / "a.npy"), rows)

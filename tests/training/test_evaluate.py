@@ -54,8 +54,8 @@ def test_pieces_joins_near_strokes_and_tells_two_agents_apart():
     assert find_pieces(square(4, 4), 17).pieces.tolist() == [0]
 
 
-def test_the_command_measures_a_world(tiny_world, block_store, tmp_path, capsys):
-    path = save_world(tmp_path / "w.safetensors", tiny_world)
+def test_the_command_measures_a_world_of_each_architecture(any_world, block_store, tmp_path, capsys):
+    path = save_world(tmp_path / "w.safetensors", any_world)
     out = tmp_path / "e" / "evaluation.json"
     assert main([str(path), str(block_store), "--out", str(out), "--rollouts", "8"]) == 0
     result = json.loads(out.read_text())
@@ -65,12 +65,13 @@ def test_the_command_measures_a_world(tiny_world, block_store, tmp_path, capsys)
     play = result["simulator"]["random_play"]
     assert set(play["control"]) == {"step_1", "step_10", "step_50", "step_100", "step_200"}
     assert len(play["curves"]["present"]) == len(play["curves"]["step"]) and 0 <= play["present"]["step_200"] <= 1
-    assert result["simulator"]["cycle"]["returned_within_px"] == 0
+    if any_world.config.architecture == "lean":  # on whole frames the place is what the network draws
+        assert result["simulator"]["cycle"]["returned_within_px"] == 0
     assert set(result["codes"]["effect"]["each"]) == {"0 neutral", "1 swing", "2 turn"}
     sheets = ("layers", "free_running", "reconstruction", "global_actions", "local_actions", "transfer", "curves")
     assert {p.name for p in out.parent.iterdir()} >= {"evaluation.md", *(f"{name}.png" for name in sheets)}
     assert "NaN" not in out.read_text()
-    assert "| miou |" in capsys.readouterr().out
+    assert "| miou " in capsys.readouterr().out
 
 
 def test_the_command_measures_the_gma_of_a_run_in_progress(tiny_model, block_store, tmp_path):

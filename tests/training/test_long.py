@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from glass_gym.build import build_glass
 from glass_gym.config import GlassConfig
-from glass_gym.glass import Glass
-from training.long import LongConfig, LongStage, Manifold
-from training.stages import LmaConfig
+from training.nearest import NearestWindows
+from training.stages import LmaConfig, LongConfig, LongStage
 from training.trainer import LoopConfig, Trainer
 from training.windows import MARGIN, WindowSet
 
@@ -32,39 +32,39 @@ def stage(tiny_config):
     def make(**changes):
         torch.manual_seed(0)
         long = LongConfig(
-            **({"iterations": 6, "pool": 8, "rows": 4, "steps": 2, "age": 32, "real_frames": 8} | changes)
+            **({"iterations": 6, "agents": 8, "rows": 4, "steps": 2, "age": 32, "real_frames": 8} | changes)
         )
-        return LongStage(Glass(tiny_config), windows(), long, LmaConfig(horizons=(2, 4)))
+        return LongStage(build_glass(tiny_config), windows(), long, LmaConfig(horizons=(2, 4)))
 
     return make
 
 
 def test_the_nearest_real_layer_of_a_real_layer_is_itself_at_distance_zero():
     real = windows()
-    manifold = Manifold(real, SIDE)
+    nearest = NearestWindows(real, SIDE)
     index = np.array([0, 1, 25])
     layers = real.layers_at(index)[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
-    masks, looks, known = manifold.nearest(layers, torch.from_numpy(index))
-    assert torch.equal(looks, layers) and torch.equal(masks, layers[:, 3:]) and known.all()
-    assert [float(v) for v in manifold.distances(layers, torch.from_numpy(index))] == [0.0, 0.0]
+    masks, appearances, known = nearest.nearest(layers, torch.from_numpy(index))
+    assert torch.equal(appearances, layers) and torch.equal(masks, layers[:, 3:]) and known.all()
+    assert [float(v) for v in nearest.distances(layers, torch.from_numpy(index))] == [0.0, 0.0]
 
 
 def test_a_blend_of_two_poses_is_pulled_to_one_of_them():
     real = windows()
-    manifold = Manifold(real, SIDE)
+    nearest = NearestWindows(real, SIDE)
     stands, lies = real.layers_at(np.array([0, 1]))[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
     blend = (0.6 * stands + 0.4 * lies)[None].requires_grad_(True)
-    sum(manifold.distances(blend, torch.tensor([0]))).backward()
+    sum(nearest.distances(blend, torch.tensor([0]))).backward()
     step = -blend.grad[0, 3]
     only_standing, only_lying = (stands[3] > 0) & (lies[3] == 0), (lies[3] > 0) & (stands[3] == 0)
     assert (step[only_standing] > 0).all() and (step[only_lying] < 0).all()
 
 
-def test_the_look_counts_only_where_the_agent_was_seen_in_the_pose():
+def test_the_appearance_counts_only_where_the_agent_was_seen_in_the_pose():
     real = windows()
     real.layers[10:20] = real.layers[10:11]  # the second video only stands
     lying = real.layers_at(np.array([1]))[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
-    _, _, known = Manifold(real, SIDE).nearest(lying.repeat(2, 1, 1, 1), torch.tensor([1, 10]))
+    _, _, known = NearestWindows(real, SIDE).nearest(lying.repeat(2, 1, 1, 1), torch.tensor([1, 10]))
     assert known.tolist() == [True, False]
 
 
@@ -74,16 +74,16 @@ def test_agents_live_on_grow_older_and_start_anew_at_their_limit(stage):
     ages = []
     for iteration in range(6):
         long.prepare(iteration, generator)
-        batch = long.batch(np.random.default_rng(iteration), iteration)
+        batch = long.sampler.batch(np.random.default_rng(iteration), iteration)
         terms = long.losses(batch, iteration, generator)
-        assert {"rec_u", "silhouette", "look", "obey"} <= set(terms)
+        assert {"rec_u", "silhouette", "appearance", "action_consistency"} <= set(terms)
         assert all(torch.isfinite(term) for term in terms.values())
-        ages.append(int(long.pool["age"].max()))
-        assert (long.pool["limit"] <= long.age_limit(iteration)).all()
+        ages.append(int(long.agent_buffer["age"].max()))
+        assert (long.agent_buffer["limit"] <= long.age_limit(iteration)).all()
     assert ages[0] == 2 and max(ages) >= 4
-    long.pool["age"][:] = 1000
+    long.agent_buffer["age"][:] = 1000
     long.prepare(5, generator)
-    assert (long.pool["age"] == 0).all()
+    assert (long.agent_buffer["age"] == 0).all()
 
 
 def test_the_age_limit_doubles_to_its_end(stage):
@@ -99,7 +99,7 @@ def test_the_long_stage_trains_what_draws_and_leaves_the_codes_alone(stage, tmp_
     assert changed == {"compressor", "dynamics", "decoder"}
 
 
-def test_the_pool_survives_an_interruption(stage, tmp_path):
+def test_the_agents_survive_an_interruption(stage, tmp_path):
     whole = stage()
     trainer = Trainer(whole.model, tmp_path / "whole", LoopConfig(device="cpu", bf16=False))
     assert trainer.run(whole)
@@ -115,8 +115,6 @@ def test_the_pool_survives_an_interruption(stage, tmp_path):
 
 
 def test_whole_frames_have_no_long_stage():
-    model = Glass(GlassConfig.paper(32, 48))
-    real = windows()
-    real.whole = True
+    model = build_glass(GlassConfig.paper(32, 48))
     with pytest.raises(ValueError, match="agent-centred"):
-        LongStage(model, real, LongConfig(), LmaConfig())
+        LongStage(model, windows(), LongConfig(), LmaConfig())

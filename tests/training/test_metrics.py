@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 import torch
 
+from training.data.sources import source_of
 from training.data.store import Store, StoreWriter
 from training.metrics.actions import mutual_information
 from training.metrics.images import picture_errors
 from training.metrics.learned import fid, frechet_distance, fvd
-from training.metrics.poses import PoseMatcher, matcher_of, true_positions
+from training.metrics.poses import PoseMatcher, matcher_of
 
 
 def figure(x, y, arm, height=40, width=60):
@@ -33,7 +34,7 @@ def test_a_matcher_is_made_from_a_stores_labels(block_store):
     video = next(v for v in store.videos if v.split == "test")
     masks = store.masks(video.start, video.start + video.length)
     position, _ = matcher(masks)
-    assert np.array_equal(position, true_positions(store, video, masks))
+    assert np.array_equal(position, source_of(store).positions(store, video, masks))
 
 
 def test_a_store_without_masks_has_no_matcher(tmp_path):

@@ -8,17 +8,18 @@ import pytest
 import torch
 
 from glass_gym.action_space import COMPASS
+from glass_gym.build import build_glass
 from glass_gym.checkpoint import CheckpointError, load_world
 from glass_gym.config import GlassConfig
 from glass_gym.glass import Glass
 from glass_gym.tracking import track
 from training import trainer as trainer_module
 from training.data.store import Store
-from training.export import build_world, drop_dead_codes, twin_codes, usual_codes
+from training.export import CodeStatistics, build_world, order_codes, twin_codes, usual_codes, with_codes
 from training.stages import GmaConfig, GmaStage, LmaConfig, LmaStage
 from training.train import main
 from training.trainer import LoopConfig, Trainer, TrainingError, schedule
-from training.windows import cut_windows
+from training.windows import WindowSet, cut_windows, pack_layers, unpack_layers
 
 LOOP = LoopConfig(device="cpu", bf16=False)
 
@@ -27,7 +28,7 @@ LOOP = LoopConfig(device="cpu", bf16=False)
 def gma(tiny_config, block_store):
     def make(out, iterations=8, **loop):
         torch.manual_seed(0)
-        model = Glass(tiny_config)
+        model = build_glass(tiny_config)
         config = GmaConfig(iterations=iterations, batch=2, theta=0.04, moving_pixels=3)
         return Trainer(model, out, LoopConfig(**({"device": "cpu", "bf16": False} | loop))), GmaStage(
             model, Store(block_store), config
@@ -74,11 +75,11 @@ def test_a_finished_or_empty_stage_is_skipped_and_its_weights_stay(gma, tmp_path
     assert not trainer.state_file.exists()
 
 
-def test_the_gma_stage_leaves_the_lma_boxes_alone(gma, tmp_path):
+def test_the_gma_stage_leaves_the_lma_parts_alone(gma, tmp_path):
     trainer, stage = gma(tmp_path)
-    before = [p.clone() for box in trainer.model.boxes("lma") for p in box.parameters()]
+    before = [p.clone() for part in trainer.model.modules_of("lma") for p in part.parameters()]
     trainer.run(stage)
-    after = [p for box in trainer.model.boxes("lma") for p in box.parameters()]
+    after = [p for part in trainer.model.modules_of("lma") for p in part.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
@@ -117,7 +118,7 @@ def test_resuming_nothing_or_rubbish_or_another_model_says_so(gma, tmp_path, tin
     with pytest.raises(TrainingError, match="not a whole training state"):
         trainer.load()
     trainer.save("gma", 1, None)
-    other = Trainer(Glass(tiny_config.replace(codes=2)), tmp_path, LOOP)
+    other = Trainer(build_glass(tiny_config.replace(codes=2)), tmp_path, LOOP)
     with pytest.raises(TrainingError, match="another model config"):
         other.load()
 
@@ -153,8 +154,8 @@ def windows(tiny_model, block_store):
 
 
 def test_the_lma_stage_learns_and_a_world_comes_out(tiny_config, block_store, windows, tmp_path):
-    config = LmaConfig(iterations=40, frames=16, continuous=10, horizons=(2, 4), rate=2e-3, entropy=0.1)
-    model = Glass(tiny_config)
+    config = LmaConfig(iterations=40, frames=16, continuous=10, horizons=(2, 4), rate=2e-3)
+    model = build_glass(tiny_config)
     trainer = Trainer(model, tmp_path, LOOP)
     seen = []
     assert trainer.run(LmaStage(model, windows, config), lambda s, i, terms: seen.append(terms["rec_u"]))
@@ -167,7 +168,7 @@ def test_the_lma_stage_learns_and_a_world_comes_out(tiny_config, block_store, wi
 @pytest.mark.parametrize("learn", [True, False])
 def test_codes_stay_as_they_are_while_the_generator_learns_on(tiny_config, windows, tmp_path, learn):
     config = LmaConfig(iterations=3, frames=16, continuous=0, horizons=(4,), learn_codes=learn)
-    trainer = Trainer(Glass(tiny_config), tmp_path, LOOP)
+    trainer = Trainer(build_glass(tiny_config), tmp_path, LOOP)
     stage = LmaStage(trainer.model, windows, config)
     clip = stage.clips(np.random.default_rng(0), 4)
     vectors = trainer.model.eval().directions(clip["layers"], clip["shifts"])
@@ -201,20 +202,36 @@ def test_codes_that_were_never_learned_cannot_be_kept(block_store, tmp_path, cap
     assert "its codes were not learned" in capsys.readouterr().err
 
 
+def seen(codes, change=None):
+    """Statistics of codes on the spot."""
+    codes = np.array(codes)
+    return CodeStatistics(
+        codes, np.zeros((len(codes), 2)), np.zeros(len(codes)) if change is None else np.array(change)
+    )
+
+
 def test_codes_that_the_data_never_uses_are_left_out_of_a_world(tiny_model):
-    statistics = {"codes": np.array([0] * 60 + [2] * 60)}
-    smaller, kept = drop_dead_codes(tiny_model, statistics)
-    assert kept.tolist() == [0, 2] and smaller.config.codes == 2
+    order = order_codes(seen([0] * 60 + [2] * 60), 3)
+    smaller = with_codes(tiny_model, order)
+    assert order == [0, 2] and smaller.config.codes == 2
     assert torch.equal(smaller.quantiser.codebook, tiny_model.quantiser.codebook[[0, 2]])
-    Glass(smaller.config).load_state_dict(smaller.state_dict())  # a whole model of its config
-    same, kept = drop_dead_codes(tiny_model, {"codes": np.array([0, 1, 2])})
-    assert same is tiny_model and kept.tolist() == [0, 1, 2]
+    build_glass(smaller.config).load_state_dict(smaller.state_dict())  # a whole model of its config
+    assert order_codes(seen([0, 1, 2]), 3) == [0, 1, 2]
+
+
+def test_the_neutral_code_is_the_frequent_one_under_which_the_still_agent_changes_least():
+    # code 2 changes least but is rare; of the others code 1 changes least; then frequent ones first
+    codes, change = [0] * 50 + [1] * 20 + [2] * 2 + [3] * 28, [5.0] * 50 + [1.0] * 20 + [0.1] * 2 + [3.0] * 28
+    assert order_codes(seen(codes, change), 4) == [1, 0, 3, 2]
+    moving = seen(codes, change)
+    moving.shifts[50:70] = 4  # nobody stands still under code 1: nothing is known of it
+    assert order_codes(moving, 4) == [3, 0, 1, 2]
 
 
 def test_a_directions_usual_code_is_the_one_that_more_than_half_of_its_steps_have():
     shifts = np.repeat([[0, 0], [3, 0], [-3, 0], [0, 2]], [100, 60, 40, 10], axis=0).astype(np.float32)
     codes = np.array([1] * 100 + [2] * 31 + [0] * 29 + [2] * 20 + [1] * 20 + [1] * 10)
-    usual = dict(zip(COMPASS, usual_codes({"shifts": shifts, "codes": codes}, (3.0, 2.0), 3), strict=True))
+    usual = dict(zip(COMPASS, usual_codes(CodeStatistics(codes, shifts, codes), (3.0, 2.0), 3), strict=True))
     assert usual["stay"] == 1 and usual["right"] == 2 == usual["up-right"] == usual["down-right"]
     assert usual["left"] == 0  # a tie is no majority
     assert usual["down"] == 0  # ten steps are too few
@@ -222,7 +239,7 @@ def test_a_directions_usual_code_is_the_one_that_more_than_half_of_its_steps_hav
 
 def test_the_paper_preset_trains_on_whole_frames_with_teacher_forcing(block_store, tmp_path):
     torch.manual_seed(0)
-    model = Glass(GlassConfig.paper(32, 48, codes=3, mask_channels=8))
+    model = build_glass(GlassConfig.paper(32, 48, codes=3, mask_channels=8))
     store = Store(block_store)
     videos = [v for v in store.videos if v.split == "train"][:2]
     windows = cut_windows(model.eval(), store, videos)
@@ -266,7 +283,7 @@ def test_a_run_starts_from_a_state_of_any_name_and_adds_the_long_stage(block_sto
     steps = ["--gma.iterations", "1", "--lma.iterations", "2", "--lma.continuous", "1", "--lma.horizons", "2", "4"]
     assert main([str(block_store), "--out", str(tmp_path / "a"), *sizes, *steps]) == 0
     other = (tmp_path / "a" / "state.pt").rename(tmp_path / "before.pt")
-    long = ["--long.iterations", "2", "--long.pool", "4", "--long.rows", "2", "--long.real-frames", "8"]
+    long = ["--long.iterations", "2", "--long.agents", "4", "--long.rows", "2", "--long.real-frames", "8"]
     assert main([str(block_store), "--out", str(tmp_path / "b"), "--init", str(other), *sizes, *steps, *long]) == 0
     a, b = load_world(tmp_path / "a" / "world.safetensors"), load_world(tmp_path / "b" / "world.safetensors")
     assert torch.equal(a.model.mask.net.head.weight, b.model.mask.net.head.weight)
@@ -284,7 +301,81 @@ def test_a_code_that_draws_like_a_more_frequent_one_is_a_twin(tiny_model, block_
     book = tiny_model.quantiser.codebook
     book[2] = book[0]
     book[1] = -book[0]
-    codes = np.repeat([0, 1, 2], [5, 3, 9])
-    assert twin_codes(tiny_model, windows, {"codes": codes}) == [0]
-    _, kept = drop_dead_codes(tiny_model, {"codes": codes}, [0])
-    assert kept.tolist() == [1, 2]
+    found = seen(np.repeat([0, 1, 2], [5, 3, 9]))
+    assert twin_codes(tiny_model, windows, found) == [0]
+    assert sorted(order_codes(found, 3, [0])) == [1, 2]
+
+
+def test_another_window_keeps_the_gma_of_a_run_and_another_gma_is_refused(block_store, tmp_path, capsys):
+    steps = ["--gma.iterations", "1", "--lma.iterations", "2", "--lma.continuous", "1", "--lma.horizons", "2"]
+    rest = ["--codes", "3", "--loop.device", "cpu", "--lma.frames", "8", "--long.iterations", "0", *steps]
+    sizes = ["--window", "16", "--agent-radius", "5"]
+    assert main([str(block_store), "--out", str(tmp_path / "a"), *sizes, *rest]) == 0
+    state = str(tmp_path / "a" / "state.pt")
+    capsys.readouterr()
+    wider = ["--window", "24", "--agent-radius", "5"]
+    assert main([str(block_store), "--out", str(tmp_path / "b"), "--init", state, *wider, *rest]) == 0
+    assert "only GMA is taken, since its LMA is another ({'window': '16, not 24'})" in capsys.readouterr().out
+    a, b = load_world(tmp_path / "a" / "world.safetensors"), load_world(tmp_path / "b" / "world.safetensors")
+    assert b.config.window == 24 and torch.equal(a.model.mask.net.head.weight, b.model.mask.net.head.weight)
+    paper = ["--preset", "paper", *rest]
+    assert main([str(block_store), "--out", str(tmp_path / "c"), "--init", state, *sizes, *paper]) == 1
+    assert "its GMA is another" in capsys.readouterr().err
+
+
+def test_a_missing_state_to_start_from_is_named(block_store, tmp_path, capsys):
+    assert main([str(block_store), "--out", str(tmp_path / "a"), "--init", str(tmp_path / "none.pt")]) == 1
+    assert "none.pt: no such file; --init takes the state.pt of another run" in capsys.readouterr().err
+
+
+def test_windows_hold_nothing_as_exactly_nothing():
+    layers = torch.zeros(2, 4, 8, 8)
+    layers[1] = torch.rand(4, 8, 8)
+    again = unpack_layers(pack_layers(layers))
+    assert (again[0] == 0).all() and (again - layers).abs().max() <= 0.5 / 127 + 1e-6
+
+
+def test_windows_of_an_earlier_version_are_cut_again(windows, tmp_path):
+    windows.save(tmp_path / "w.npz")
+    with np.load(tmp_path / "w.npz") as file:
+        parts = {name: file[name] for name in file.files if name != "version"}
+    np.savez(tmp_path / "w.npz", **parts)
+    with pytest.raises(ValueError, match=r"w\.npz: version 1, expected 2"):
+        WindowSet.load(tmp_path / "w.npz")
+
+
+def test_batches_are_the_same_whoever_makes_them(gma, tmp_path):
+    trainer, stage = gma(tmp_path / "a")
+    alone = list(trainer._batches(stage, 2))
+    helped, stage = gma(tmp_path / "b", workers=2)
+    for (seed, batch), (other_seed, other) in zip(alone, helped._batches(stage, 2), strict=True):
+        assert seed == other_seed and torch.equal(batch["frames"], other["frames"])
+        assert batch["frames"].dtype == torch.uint8
+    assert len(alone) == stage.iterations - 2
+
+
+def test_no_output_is_shown_as_a_flag(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    out = capsys.readouterr().out
+    assert "--read.skip-broken" in out and "--read.broken" not in out and "--lma.entropy" not in out
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_a_checkpoint_trained_with_the_paper_preset_is_a_world(block_store, tmp_path, rows):
+    import gymnasium as gym
+
+    path = tmp_path / "run" / "world.safetensors"
+    command = [
+        str(block_store), "--preset", "paper", "--out", str(path.parent), "--window", "16", "--agent-radius", "5",
+        "--codes", "2", "--gma.iterations", "1", "--gma.batch", "1", "--gma.moving-pixels", "3",
+        "--lma.iterations", "2", "--lma.frames", "4", "--lma.horizons", "2", "--lma.continuous", "0",
+        "--loop.device", "cpu",
+    ]  # fmt: skip
+    assert main(command) == 0
+    envs = gym.make_vec("Glass-v0", num_envs=rows, checkpoint=str(path))
+    frames, _ = envs.reset(seed=0)
+    for _ in range(3):
+        frames, _, _, _, infos = envs.step(envs.action_space.sample())
+    assert frames.shape == (rows, 32, 48, 3) and envs.unwrapped.core.state.world.layer.shape == (rows, 4, 32, 48)
+    assert np.isfinite(infos["agent_position"]).all()

@@ -12,13 +12,23 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data.store import StoreWriter
+from glass_gym.ale_tennis import (
+    BLUE,
+    FEET_ROW,
+    FRAMESKIP,
+    HEIGHT,
+    LINES,
+    PINK,
+    PIXEL_ASPECT,
+    RAM_NEAR_X,
+    RAM_NEAR_Y,
+    TOP,
+    WIDTH,
+)
+from training.data.store import DataError, Store, StoreWriter
+from training.metrics.detection import Detections, find_pieces
 
-TOP, HEIGHT, WIDTH = 96, 96, 160
-PIXEL_ASPECT = 1.6
-PLAYER_COLOURS = np.array([(117, 128, 240), (240, 128, 128)], np.uint8)  # blue, pink
-RAM_NEAR_Y, RAM_NEAR_X = 25, 27  # both checked against the pixels: feet row = 189 - RAM[25], see tests
-FEET_ROW = 189 - TOP
+PLAYER_COLOURS = np.array([BLUE, PINK], np.uint8)
 
 
 @dataclass
@@ -35,7 +45,7 @@ class RecordConfig:
     """keep a video if the picture moves in more than this share of its steps ..."""
     still_videos: float = 0.15
     """... and this share of the others"""
-    frameskip: int = 4
+    frameskip: int = FRAMESKIP
     """game frames a step"""
     held_out: float = 0.1
     """share of the episodes in val, and again in test"""
@@ -45,7 +55,7 @@ class RecordConfig:
 
 def near_colour(frame: np.ndarray) -> int:
     """Index into PLAYER_COLOURS of the near player: the near court's side lines wear it."""
-    lines = frame[TOP + 20 : TOP + 80]
+    lines = frame[LINES]
     counts = [(lines == colour).all(-1).sum() for colour in PLAYER_COLOURS]
     return int(np.argmax(counts))
 
@@ -64,6 +74,60 @@ def player_mask(frames: np.ndarray, court: np.ndarray, colour: np.ndarray, toler
     near = ((frames.astype(np.float32) - colour) ** 2).sum(-1) < tolerance**2
     line = ((court.astype(np.float32) - colour) ** 2).sum(-1) < tolerance**2
     return near & ~line
+
+
+class TennisDetector:
+    """Finds the near player by colour, off the static court's lines.
+
+    Args:
+        courts: (2, H, W, 3) uint8, the static court of each side (written beside the recording).
+    """
+
+    least = 25
+    plausible = (45, 150)
+    """px: real players cover 67..101"""
+
+    def __init__(self, courts: np.ndarray):
+        self.courts = courts
+
+    @classmethod
+    def of(cls, store: Store) -> TennisDetector:
+        """With the courts beside a recording.
+
+        Raises:
+            DataError: there are none.
+        """
+        path = store.root / "courts.npy"
+        try:
+            return cls(np.load(path, allow_pickle=False))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: not readable ({error}); record the store again") from None
+
+    def context(self, frames: np.ndarray) -> np.ndarray:
+        """(N,) index of the near player's colour: the court's lines wear it."""
+        distance = [np.abs(frames.astype(int) - court.astype(int)).sum((1, 2, 3)) for court in self.courts]
+        return np.argmin(distance, 0)
+
+    def __call__(self, frames: np.ndarray, context: np.ndarray | None = None) -> Detections:
+        """Frames (N, H, W, 3) uint8, and the near player's colour in each (N,)."""
+        sides = self.context(frames) if context is None else context
+        masks = np.stack(
+            [player_mask(f, self.courts[s], PLAYER_COLOURS[s]) for f, s in zip(frames, sides, strict=True)]
+        )
+        return find_pieces(masks, self.least)
+
+
+def body_column(mask: np.ndarray, position: np.ndarray) -> float:
+    """Where the body stands in a Tennis sprite, px from RAM x: 1 or 8, for the sprite is mirrored in its frame.
+
+    Read from the densest columns: body and legs are above each other, the racket is held out to the side.
+    """
+    x, feet = int(position[0]), int(position[1])
+    rows = mask[max(0, feet - 24) : feet + 1, max(0, x - 8) : x + 28].sum(0)
+    if not rows.any():
+        return 5.0
+    dense = np.convolve(rows, np.ones(3), "same").argmax() + max(0, x - 8)
+    return 8.0 if dense - x > 5 else 1.0
 
 
 class JoystickWalk:
@@ -108,7 +172,7 @@ def record(config: RecordConfig, progress=lambda kept: None) -> Path:
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     rng = np.random.default_rng(config.seed)
     env = gym.make("ALE/Tennis-v5", frameskip=config.frameskip, repeat_action_probability=0.0, full_action_space=True)
-    writer = StoreWriter(config.out, HEIGHT, WIDTH, PIXEL_ASPECT, "ALE Tennis, near half court")
+    writer = StoreWriter(config.out, HEIGHT, WIDTH, PIXEL_ASPECT, "ALE Tennis, near half court", "tennis")
     courts = _record_courts(env, config.seed)
     episode = 0
     while writer.frames < config.frames:

@@ -1,4 +1,4 @@
-"""ClipDataset: sliding windows over a store, and open_data(): whatever a user names -> a store."""
+"""ClipDataset: sliding windows over a store."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data.layout import ReadConfig, pack
 from training.data.store import DataError, Store
 
 
@@ -41,37 +40,3 @@ class ClipDataset:
     def __getitem__(self, index: int) -> np.ndarray:
         start = self.starts[index]
         return self.store.frames[start : start + (self.length - 1) * self.step + 1 : self.step].copy()
-
-
-def open_data(
-    data: str | Path, cache: Path, read: ReadConfig | None = None, sheets: Path | None = None,
-    background: Path | None = None, frames: int = 120_000, progress=lambda done, total: None,
-) -> Store:  # fmt: skip
-    """`tennis` (recorded), `wsprites` (generated), `wsprites-actions` (8 unseen characters, 40 test videos each, to
-    measure codes within a character), a clip store, or a folder of videos -> an open store.
-
-    What has to be made is made once, under `cache`.
-    """
-    if str(data) == "tennis":
-        if not (cache / "tennis" / "index.json").exists():
-            from training.data.ale_tennis import RecordConfig, record
-
-            record(RecordConfig(out=cache / "tennis", frames=frames), lambda kept: progress(kept, frames))
-        return Store(cache / "tennis")
-    if str(data) in ("wsprites", "wsprites-actions"):
-        out = cache / (f"{data}-sheets" if sheets else str(data))
-        if not (out / "index.json").exists():
-            from training.data.wsprites import write_store
-
-            videos, cast = ((700, 64, 64), None) if str(data) == "wsprites" else ((40, 0, 320), 8)
-            write_store(
-                out, sheets, background, videos=videos, cast=cast, progress=lambda done: progress(done, sum(videos))
-            )
-        return Store(out)
-    root = Path(data)
-    if (root / "index.json").exists():
-        return Store(root)
-    out = cache / f"{root.resolve().name}-clips"
-    if not (out / "index.json").exists():
-        pack(root, out, read or ReadConfig(), progress)
-    return Store(out)

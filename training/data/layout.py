@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +38,7 @@ class ReadConfig:
     skip_broken: bool = False
     """leave out videos with unreadable frames, and count them, instead of stopping"""
     pixel_aspect: float = 1.0
-    broken: list[str] = field(default_factory=list)
+    """displayed width of a pixel over its height"""
 
 
 def find_videos(root: Path) -> list[tuple[str, str, Path]]:
@@ -62,8 +62,10 @@ def find_videos(root: Path) -> list[tuple[str, str, Path]]:
             split = "train" if share < 0.8 or len(paths) < 3 else "val" if share < 0.9 else "test"
             found.append((path.stem if path.is_file() else path.name, split, path))
         if len(paths) >= 3 and {s for _, s, _ in found} != set(SPLITS):  # few videos: the last two are held out
-            found = [(n, "val" if i == len(paths) - 2 else "test" if i == len(paths) - 1 else "train", p)
-                     for i, (n, _, p) in enumerate(found)]  # fmt: skip
+            found = [
+                (n, "val" if i == len(paths) - 2 else "test" if i == len(paths) - 1 else "train", p)
+                for i, (n, _, p) in enumerate(found)
+            ]
     if not found:
         raise DataError(
             f"{root}: holds no videos; expected {root}/train/<video>/00000.png ... or files "
@@ -74,10 +76,11 @@ def find_videos(root: Path) -> list[tuple[str, str, Path]]:
 
 def _videos_in(folder: Path) -> list[Path]:
     paths = sorted(folder.iterdir())
-    return [p for p in paths if p.suffix.lower() in VIDEOS or (p.is_dir() and p.name != "masks" and _frames_in(p))]
+    return [p for p in paths if p.suffix.lower() in VIDEOS or (p.is_dir() and p.name != "masks" and frames_in(p))]
 
 
-def _frames_in(folder: Path) -> list[Path]:
+def frames_in(folder: Path) -> list[Path]:
+    """The numbered pictures of a video's folder, sorted."""
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGES and p.stem.isdigit())
 
 
@@ -104,7 +107,7 @@ def read_video(path: Path, config: ReadConfig) -> np.ndarray:
 
 
 def _read_folder(folder: Path) -> Iterator[tuple[Path, np.ndarray]]:
-    files = _frames_in(folder)
+    files = frames_in(folder)
     suffixes = {f.suffix.lower() for f in files}
     if len(suffixes) > 1:
         raise DataError(f"{folder}: mixes {', '.join(sorted(suffixes))}; one video has one image extension")
@@ -120,7 +123,7 @@ def _read_folder(folder: Path) -> Iterator[tuple[Path, np.ndarray]]:
                 yield file, np.asarray(image.convert("RGB"))
         except (UnidentifiedImageError, OSError, SyntaxError) as error:
             raise DataError(
-                f"{file}: broken image ({error}); repair it, or leave the video out with --skip-broken"
+                f"{file}: broken image ({error}); repair it, or leave the video out with --read.skip-broken"
             ) from None
 
 
@@ -139,7 +142,7 @@ def _read_file(path: Path) -> Iterator[tuple[Path, np.ndarray]]:
         raise DataError(f"{path}: needs a video reader ({error}); pip install 'glass-gym[train]'") from None
     except Exception as error:  # plugins raise whatever their decoder raises
         raise DataError(
-            f"{path}: broken video ({type(error).__name__}: {error}); leave it out with --skip-broken"
+            f"{path}: broken video ({type(error).__name__}: {error}); leave it out with --read.skip-broken"
         ) from None
 
 
@@ -158,13 +161,16 @@ def _shape(frame: np.ndarray, config: ReadConfig) -> np.ndarray:
     return frame
 
 
-def pack(root: Path, out: Path, config: ReadConfig, progress=lambda done, total: None) -> Path:
+def pack(root: Path, out: Path, config: ReadConfig, progress=lambda done, total: None) -> list[str]:
     """Decode a folder of videos once into a clip store.
+
+    Returns:
+        what was left out (`skip_broken`), a message each.
 
     Raises:
         DataError: the first broken video (unless `skip_broken`), mixed sizes, or nothing left.
     """
-    writer, failure = None, None
+    writer, left_out = None, []
     videos = find_videos(root)
     for done, (name, split, path) in enumerate(videos):
         try:
@@ -172,8 +178,7 @@ def pack(root: Path, out: Path, config: ReadConfig, progress=lambda done, total:
         except DataError as error:
             if not config.skip_broken:
                 raise
-            config.broken.append(str(error))
-            failure = error
+            left_out.append(str(error))
             continue
         if writer is None:
             writer = StoreWriter(out, *frames.shape[1:3], config.pixel_aspect, str(root))
@@ -185,9 +190,9 @@ def pack(root: Path, out: Path, config: ReadConfig, progress=lambda done, total:
         writer.add(name, split, frames)
         progress(done + 1, len(videos))
     if writer is None:
-        raise DataError(f"{root}: every video is broken; the last: {failure}")
+        raise DataError(f"{root}: every video is broken; the last: {left_out[-1]}")
     writer.close()
-    return out
+    return left_out
 
 
 def write_layout(store: Store, out: Path, videos: int | None = None) -> Path:
@@ -207,11 +212,17 @@ def write_layout(store: Store, out: Path, videos: int | None = None) -> Path:
 class _DataOnly(pickle.Unpickler):
     """Admits builtin containers, numbers and numpy arrays only: data sets are downloaded files."""
 
-    ALLOWED = frozenset({
-        ("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "_reconstruct"), ("numpy.core.multiarray", "scalar"),
-        ("numpy._core.multiarray", "scalar"), ("collections", "OrderedDict"),
-    })  # fmt: skip
+    ALLOWED = frozenset(
+        {
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "_reconstruct"),
+            ("numpy.core.multiarray", "scalar"),
+            ("numpy._core.multiarray", "scalar"),
+            ("collections", "OrderedDict"),
+        }
+    )
 
     def find_class(self, module, name):
         if (module, name) in self.ALLOWED:

@@ -2,7 +2,7 @@
 
 A store is a folder::
 
-    index.json    height, width, pixel_aspect, the videos (name, split, start, length), the source
+    index.json    height, width, pixel_aspect, the videos (name, split, start, length), what it is, and from which source
     frames.npy    (N, H, W, 3) uint8, all videos one after the other
     masks.npy     (N, H * W / 8) uint8, true masks packed bit by bit (optional, for scoring only)
     labels.npz    one array a label, first axis N (optional, for scoring only)
@@ -20,8 +20,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from glass_gym.convert import to_images
+
 FORMAT = "glass-clips"
-VERSION = 1
+VERSION = 2
+KINDS_1 = {"ALE Tennis": "tennis", "W-Sprites": "wsprites"}
+"""How version 1 named its sources, at the beginning of the description."""
 
 
 class DataError(ValueError):
@@ -40,7 +44,7 @@ class Video:
 
 def frames_to_tensor(frames: np.ndarray) -> torch.Tensor:
     """(..., H, W, 3) uint8 -> (..., 3, H, W) float32 in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(frames, -1, -3))).float() / 127.5 - 1
+    return to_images(torch.from_numpy(np.ascontiguousarray(np.moveaxis(frames, -1, -3))))
 
 
 class StoreWriter:
@@ -50,18 +54,29 @@ class StoreWriter:
         root: folder to create.
         height, width: frame size in pixels.
         pixel_aspect: displayed width of a pixel over its height.
+        source: what the videos are, for people.
+        kind: name of the source that made them (:mod:`training.data.sources`).
     """
 
-    def __init__(self, root: str | Path, height: int, width: int, pixel_aspect: float = 1.0, source: str = ""):
+    def __init__(
+        self,
+        root: str | Path,
+        height: int,
+        width: int,
+        pixel_aspect: float = 1.0,
+        source: str = "",
+        kind: str = "videos",
+    ):
         self.root = Path(root)
         self.root.mkdir(parents=True, exist_ok=True)
         (self.root / "index.json").unlink(missing_ok=True)
         self.height, self.width, self.pixel_aspect, self.source = height, width, pixel_aspect, source
+        self.kind = kind
         self.videos: list[Video] = []
         self.frames = 0
         self._labels: dict[str, list[np.ndarray]] = {}
-        self._frame_file = open(self.root / "frames.part", "wb")
-        self._mask_file = None
+        self._frames = GrowingArray(self.root / "frames.npy", (height, width, 3))
+        self._masks: GrowingArray | None = None
 
     def add(self, name: str, split: str, frames: np.ndarray, masks: np.ndarray | None = None, **labels) -> None:
         """Append a video: frames (T, H, W, 3) uint8, masks (T, H, W) bool, labels with first axis T."""
@@ -70,11 +85,11 @@ class StoreWriter:
                 f"{name}: frames are {frames.dtype} {frames.shape[1:]}, this store holds uint8 "
                 f"{(self.height, self.width, 3)}; crop or resize all videos to one size"
             )
-        self._frame_file.write(np.ascontiguousarray(frames).tobytes())
+        self._frames.append(frames)
         if masks is not None:
-            if self._mask_file is None:
-                self._mask_file = open(self.root / "masks.part", "wb")
-            self._mask_file.write(np.packbits(masks.reshape(len(masks), -1), axis=1).tobytes())
+            if self._masks is None:
+                self._masks = GrowingArray(self.root / "masks.npy", ((self.height * self.width + 7) // 8,))
+            self._masks.append(np.packbits(masks.reshape(len(masks), -1), axis=1))
         for key, value in labels.items():
             self._labels.setdefault(key, []).append(np.asarray(value))
         self.videos.append(Video(name, split, self.frames, len(frames)))
@@ -82,13 +97,9 @@ class StoreWriter:
 
     def close(self) -> None:
         """Finish the arrays and publish the index."""
-        self._frame_file.close()
-        shape = (self.frames, self.height, self.width, 3)
-        _prepend_npy_header(self.root / "frames.part", self.root / "frames.npy", shape)
-        if self._mask_file is not None:
-            self._mask_file.close()
-            row = (self.height * self.width + 7) // 8
-            _prepend_npy_header(self.root / "masks.part", self.root / "masks.npy", (self.frames, row))
+        self._frames.close()
+        if self._masks is not None:
+            self._masks.close()
         if self._labels:
             np.savez_compressed(self.root / "labels.npz", **{k: np.concatenate(v) for k, v in self._labels.items()})
         index = {
@@ -98,6 +109,7 @@ class StoreWriter:
             "width": self.width,
             "pixel_aspect": self.pixel_aspect,
             "source": self.source,
+            "kind": self.kind,
             "videos": [asdict(v) for v in self.videos],
         }
         part = self.root / "index.json.part"
@@ -105,13 +117,39 @@ class StoreWriter:
         os.replace(part, self.root / "index.json")
 
 
-def _prepend_npy_header(raw: Path, target: Path, shape: tuple[int, ...]) -> None:
-    """Turn a raw uint8 file into an .npy file in bounded memory."""
-    with open(target, "wb") as out, open(raw, "rb") as data:
-        np.lib.format.write_array_header_1_0(out, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        while chunk := data.read(1 << 24):
-            out.write(chunk)
-    raw.unlink()
+class GrowingArray:
+    """A uint8 .npy file whose first axis grows: rows are appended, the header is written again in place at the end.
+
+    Args:
+        path: the file.
+        row: shape of a row.
+    """
+
+    def __init__(self, path: Path, row: tuple[int, ...]):
+        self.row, self.count = row, 0
+        self._file = open(path, "wb")
+        self._write_header()
+
+    def _write_header(self) -> None:
+        """Numpy leaves room in a header for the first axis to grow."""
+        header = {"descr": "|u1", "fortran_order": False, "shape": (self.count, *self.row)}
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+    def append(self, rows: np.ndarray) -> None:
+        """Rows (N, *row) uint8."""
+        self._file.write(np.ascontiguousarray(rows).data)
+        self.count += len(rows)
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._file.seek(0)
+        self._write_header()
+        self._file.close()
+
+
+def _kind_1(source: str) -> str:
+    """The kind of a store of version 1, which only described its source."""
+    return next((kind for words, kind in KINDS_1.items() if source.startswith(words)), "videos")
 
 
 class Store:
@@ -137,6 +175,7 @@ class Store:
         self.height, self.width = int(index["height"]), int(index["width"])
         self.pixel_aspect = float(index["pixel_aspect"])
         self.source = index.get("source", "")
+        self.kind = index.get("kind") or _kind_1(self.source)
         self.videos = [Video(**v) for v in index["videos"]]
         total = sum(v.length for v in self.videos)
         self.frames = self._map("frames.npy", (total, self.height, self.width, 3))
@@ -150,7 +189,7 @@ class Store:
     def _map(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         path = self.root / name
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            array = np.lib.format.open_memmap(path, mode="r")
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: cannot be mapped ({error}); write the store again") from None
         if array.shape != shape or array.dtype != np.uint8:

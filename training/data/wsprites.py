@@ -287,15 +287,22 @@ def _steps(path: np.ndarray) -> np.ndarray:
 
 
 def write_store(
-    out: str | Path, sheets=None, background=None, seed: int = 0, length: int = 24,
-    videos: tuple[int, int, int] = (700, 64, 64), cast: int | None = None, progress=lambda done: None,
-) -> Path:  # fmt: skip
+    out: str | Path,
+    sheets=None,
+    background=None,
+    seed: int = 0,
+    length: int = 24,
+    videos: tuple[int, int, int] = (700, 64, 64),
+    cast: int | None = None,
+    progress=lambda done: None,
+) -> Path:
     """Write train / val / test videos as a clip store.
 
     `cast`: only so many characters of each split, so that each has many videos (for NMI within a character).
     """
     source = WSprites(sheets, background, seed)
-    writer = StoreWriter(out, HEIGHT, WIDTH, 1.0, f"W-Sprites, {'LPC sheets' if sheets else 'built-in characters'}")
+    what = f"W-Sprites, {'LPC sheets' if sheets else 'built-in characters'}"
+    writer = StoreWriter(out, HEIGHT, WIDTH, 1.0, what, "wsprites")
     for split, count in zip(("train", "val", "test"), videos, strict=True):
         for index in range(count):
             video = source.video(split, index, length, cast)
@@ -388,6 +395,9 @@ def _paint_shoes(draw, value, s):
 
 
 _PAINTERS = {
-    "body": _paint_body, "bottomwear": _paint_bottomwear, "topwear": _paint_topwear, "hair": _paint_hair,
+    "body": _paint_body,
+    "bottomwear": _paint_bottomwear,
+    "topwear": _paint_topwear,
+    "hair": _paint_hair,
     "shoes": _paint_shoes,
-}  # fmt: skip
+}

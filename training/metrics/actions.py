@@ -1,8 +1,67 @@
-"""Local actions: usage, and mutual information with true labels (Table 3)."""
+"""Local actions: usage, mutual information with true labels (Table 3), what each does, and transfer (Fig. 5)."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import torch
+
+from training.metrics.evaluation import EFFECT_STEPS, Evaluation
+
+
+def local_actions(e: Evaluation) -> dict[str, Any]:
+    """Usage on held-out pairs, mutual information with labels, and what each code does to a standing agent."""
+    clips = e.clips
+    assert clips.codes is not None
+    out: dict[str, Any] = {"usage": usage(clips.codes, e.world.config.codes)}
+    if clips.code_labels is not None:
+        out |= mutual_information(clips.codes, clips.code_labels, clips.code_groups, clips.code_shifts)
+    return out | {"effect": code_effect(e)}
+
+
+def transfer(e: Evaluation) -> dict[str, Any]:
+    """Actions decoded from one clip, played on the first frame of another: does A read them back?"""
+    t = e.transferred
+    again = e.model.infer_codes(torch.cat([t.target[:, :1], t.drawn], 1), t.shifts)
+    own = e.model.infer_codes(t.target, t.shifts)
+    return {
+        "pairs": len(t.donor),
+        "codes_read_back": float((again == t.codes).float().mean()),
+        "codes_of_the_target_before": float((own == t.codes).float().mean()),
+    }
+
+
+def code_effect(e: Evaluation) -> dict[str, Any]:
+    """Each code 8 times from every start with zero shift: does the picture change, and does A read the code back?"""
+    each, ends = {}, []
+    for code, (name, clip) in enumerate(zip(e.world.code_names, e.code_clips, strict=True)):
+        read = e.model.infer_codes(clip, torch.zeros(len(clip), EFFECT_STEPS, 2))
+        change = (clip[:, 1:, :3] - clip[:, :-1, :3]).square().mean((2, 3, 4))
+        end = clip[:, -1]
+        ends.append(end)
+        each[f"{code} {name}"] = {
+            "mse_from_start": float((end[:, :3] - clip[:, 0, :3]).square().mean()),
+            "mse_a_step": float(change.mean()),
+            "read_back": float((read == code).float().mean()),
+            "silhouette_agreement": agreement(end),
+        }
+    between = [[float((a[:, :3] - b[:, :3]).square().mean()) for b in ends] for a in ends]
+    return {"each": each, "mse_between_codes": np.round(between, 5).tolist()}
+
+
+def agreement(layers: torch.Tensor) -> float:
+    """Mean IoU of the agents' silhouettes with one another, centres of mass aligned: consistent across agents."""
+    masks = layers[:, 3] > 0.5
+    height, width = masks.shape[1:]
+    mass = masks.sum((1, 2)).clamp_min(1)
+    x = ((masks.sum(1) * torch.arange(width)).sum(1).float() / mass - width / 2).floor().long()
+    y = ((masks.sum(2) * torch.arange(height)).sum(1).float() / mass - height / 2).floor().long()
+    moved = torch.stack([m.roll((-int(b), -int(a)), (0, 1)) for m, a, b in zip(masks, x, y, strict=True)]).flatten(1)
+    moved = moved.float()
+    both = moved @ moved.T
+    either = moved.sum(1)[:, None] + moved.sum(1) - both
+    return float((both / either.clamp_min(1)).mean())
 
 
 def usage(codes: np.ndarray, count: int) -> dict:
@@ -10,9 +69,10 @@ def usage(codes: np.ndarray, count: int) -> dict:
     share = np.bincount(codes, minlength=count) / max(1, len(codes))
     entropy = -(share[share > 0] * np.log(share[share > 0])).sum()
     return {
-        "share": share.round(4).tolist(), "perplexity": float(np.exp(entropy)),
+        "share": share.round(4).tolist(),
+        "perplexity": float(np.exp(entropy)),
         "dead": np.flatnonzero(share < 0.01).tolist(),
-    }  # fmt: skip
+    }
 
 
 def mutual_information(

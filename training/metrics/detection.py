@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+import torch
 from scipy import ndimage
 
-from training.data.ale_tennis import PLAYER_COLOURS, player_mask
+from glass_gym.checkpoint import World
+from glass_gym.glass import Glass
 from training.data.store import frames_to_tensor
 
 
@@ -39,49 +42,49 @@ def find_pieces(masks: np.ndarray, least: int, reach: int = 2) -> Detections:
     return Detections(masks, largest, centroid, area, pieces)
 
 
-class TennisDetector:
-    """Finds the near player by colour, off the static court's lines.
+class Detector(Protocol):
+    """Finds agents in frames."""
 
-    Args:
-        courts: (2, H, W, 3) uint8, the static court of each side (written beside the recording).
-    """
+    least: int
+    """pieces of fewer px are dropped"""
+    plausible: tuple[float, float]
+    """px that one agent covers"""
 
-    least = 25
-    plausible = (45, 150)
-    """px: real players cover 67..101"""
+    def context(self, frames: np.ndarray) -> np.ndarray | None:
+        """What it keeps in mind about real start frames (N, H, W, 3) uint8 when it looks at what came of them."""
 
-    def __init__(self, courts: np.ndarray):
-        self.courts = courts
-
-    def sides(self, frames: np.ndarray) -> np.ndarray:
-        """(N,) index of the near player's colour: the court's lines wear it."""
-        distance = [np.abs(frames.astype(int) - court.astype(int)).sum((1, 2, 3)) for court in self.courts]
-        return np.argmin(distance, 0)
-
-    def __call__(self, frames: np.ndarray, sides: np.ndarray | None = None) -> Detections:
-        """frames (N, H, W, 3) uint8."""
-        sides = self.sides(frames) if sides is None else sides
-        masks = np.stack(
-            [player_mask(f, self.courts[s], PLAYER_COLOURS[s]) for f, s in zip(frames, sides, strict=True)]
-        )
-        return find_pieces(masks, self.least)
+    def __call__(self, frames: np.ndarray, context: np.ndarray | None = None) -> Detections:
+        """Frames (N, H, W, 3) uint8, and what is known about each (N,)."""
 
 
 class MaskDetector:
-    """Finds the agent with M, run afresh on the composed frame."""
+    """Finds the agent with M, run afresh on the composed frame.
 
-    def __init__(self, model, typical_area: float):
+    Args:
+        model: its M is used.
+        typical_area: of an agent, px.
+    """
+
+    def __init__(self, model: Glass, typical_area: float):
         self.model = model
         self.least = max(4, int(0.25 * typical_area))
         self.plausible = (0.5 * typical_area, 1.6 * typical_area)
 
-    def __call__(self, frames: np.ndarray, sides=None) -> Detections:
-        """frames (N, H, W, 3) uint8."""
-        import torch
+    @classmethod
+    def of(cls, world: World) -> MaskDetector:
+        """Of the size that M finds in the world's start frames."""
+        frames = frames_to_tensor(world.start_frames)
+        with torch.inference_mode():
+            masks = torch.cat([world.model.mask(part) for part in frames.split(16)])
+        return cls(world.model, float((masks > 0.5).float().sum((1, 2, 3)).median()))
 
+    def context(self, frames: np.ndarray) -> None:
+        """Nothing."""
+
+    def __call__(self, frames: np.ndarray, context: np.ndarray | None = None) -> Detections:
+        """Frames (N, H, W, 3) uint8."""
         masks = []
         with torch.inference_mode():
             for part in np.array_split(frames, max(1, len(frames) // 32)):
-                image = frames_to_tensor(part)
-                masks.append((self.model.mask(image)[:, 0] > 0.5).numpy())
+                masks.append((self.model.mask(frames_to_tensor(part))[:, 0] > 0.5).numpy())
         return find_pieces(np.concatenate(masks), self.least)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from training.data.sources import source_of
 from training.data.store import Store
 from training.metrics.segmentation import centroids
 
@@ -65,38 +66,13 @@ def _crops(masks: np.ndarray, centre: np.ndarray, side: int) -> tuple[np.ndarray
     """Squares about centres (N, 2): (N, side, side) bool, and their top-left corners (N, 2) px (x, y)."""
     corner = np.floor(np.nan_to_num(centre)).astype(int) - side // 2
     padded = np.pad(masks, ((0, 0), (side, side), (side, side)))
-    out = np.stack([
-        m[y + side : y + 2 * side, x + side : x + 2 * side]
-        for m, (x, y) in zip(padded, np.clip(corner, -side, None), strict=True)
-    ])  # fmt: skip
+    out = np.stack(
+        [
+            m[y + side : y + 2 * side, x + side : x + 2 * side]
+            for m, (x, y) in zip(padded, np.clip(corner, -side, None), strict=True)
+        ]
+    )
     return out, corner
-
-
-def true_positions(store: Store, video, masks: np.ndarray) -> np.ndarray | None:
-    """Where the agent stands in a video, px (T, 2), from labels; None without them.
-
-    W-Sprites: the tile's corner. Tennis: RAM position, and where the body stands in the sprite, which jumps when the
-    sprite turns round without the RAM saying so.
-    """
-    if "position" not in store.labels:
-        return None
-    position = store.labels["position"][video.start : video.start + video.length].astype(np.float64)
-    if "colour" in store.labels:
-        position[:, 0] += np.array([_body_column(m, p) for m, p in zip(masks, position, strict=True)])
-    return position
-
-
-def _body_column(mask: np.ndarray, position: np.ndarray) -> float:
-    """Where the body stands in a Tennis sprite, px from RAM x: 1 or 8, for the sprite is mirrored in its frame.
-
-    Read from the densest columns: body and legs are above each other, the racket is held out to the side.
-    """
-    x, feet = int(position[0]), int(position[1])
-    rows = mask[max(0, feet - 24) : feet + 1, max(0, x - 8) : x + 28].sum(0)
-    if not rows.any():
-        return 5.0
-    dense = np.convolve(rows, np.ones(3), "same").argmax() + max(0, x - 8)
-    return 8.0 if dense - x > 5 else 1.0
 
 
 def matcher_of(store: Store, side: int, videos: int = 150) -> PoseMatcher | None:
@@ -108,7 +84,7 @@ def matcher_of(store: Store, side: int, videos: int = 150) -> PoseMatcher | None
     masks, anchors = [], []
     for video in chosen:
         truth = store.masks(video.start, video.start + video.length)
-        position = true_positions(store, video, truth)
+        position = source_of(store).positions(store, video, truth)
         masks.append(truth[::4])
         anchors.append(position[::4])
     return PoseMatcher(np.concatenate(masks), np.concatenate(anchors), side)

@@ -1,0 +1,89 @@
+"""What the parts of a model say to each other. :mod:`glass_gym.build` joins them, :class:`glass_gym.glass.Glass` runs them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from glass_gym.config import GlassConfig
+
+State = tuple[Tensor, ...]
+"""The RNN's state: one tensor (B, 2, hidden, h, w) for each ConvLSTM. Explicit; nothing is kept inside modules."""
+
+
+@dataclass
+class Drawn:
+    """One generated foreground.
+
+    Attributes:
+        layer: (B, 4, h, w), colour * mask and mask.
+        colour: (B, 3, h, w) in [-1, 1], before it is masked.
+        logits: (B, 1, h, w) of the mask.
+        coarse: D's heads at 1/4 and 1/2, (B, 3 or 4, ...) before their tanh; empty unless asked for.
+    """
+
+    layer: Tensor
+    colour: Tensor
+    logits: Tensor
+    coarse: list[Tensor]
+
+
+def drawn_from(full: Tensor, coarse: list[Tensor]) -> Drawn:
+    """D's full-size output (B, 4, h, w), float32 -> :class:`Drawn`: tanh colours under a sigmoid mask."""
+    colour, logits = torch.tanh(full[:, :3]), full[:, 3:4]
+    mask = torch.sigmoid(logits)
+    return Drawn(torch.cat([colour * mask, mask], 1), colour, logits, [c.float() for c in coarse])
+
+
+class Compressor(nn.Module):
+    """C: 1x1 convolution, F -> C channels: the RNN cannot copy what A should describe."""
+
+    def __init__(self, config: GlassConfig):
+        super().__init__()
+        self.conv = nn.Conv2d(config.feature_channels, config.compressed_channels, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, F, h, w) -> (B, C, h, w)."""
+        return self.conv(features)
+
+
+class MaskNet(nn.Module):
+    """M: frames -> soft masks, by a network of logits.
+
+    Args:
+        net: (B, 3, H, W) in [-1, 1] -> (B, 1, H, W) logits; its last convolution is `net.head`.
+        bias: of that convolution at the start; -2 means "almost all background".
+    """
+
+    def __init__(self, net: nn.Module, bias: float = 0.0):
+        super().__init__()
+        self.net = net
+        nn.init.constant_(net.head.bias, bias)  # type: ignore[arg-type, union-attr]
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Frames (B, 3, H, W) in [-1, 1] -> mask (B, 1, H, W) in [0, 1], float32."""
+        return torch.sigmoid(self.net(frames).float())
+
+
+HOLE = -1.1
+"""Value written into the background's hole before inpainting (outside the image range [-1, 1], App. B)."""
+
+
+class InpaintNet(nn.Module):
+    """N: fills the hole: b^ = b + N * m with b = I * (1 - m), the hole set to -1.1 before N sees it (Sec. 3.1).
+
+    Args:
+        net: (B, 3, H, W) -> (B, 3, H, W), before its tanh.
+    """
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, frames: Tensor, masks: Tensor) -> Tensor:
+        """Frames (B, 3, H, W) in [-1, 1], masks (B, 1, H, W) in [0, 1] -> backgrounds (B, 3, H, W), float32."""
+        visible = frames * (1 - masks)
+        filled = torch.tanh(self.net(visible + HOLE * masks).float())
+        return visible.float() + filled * masks.float()

@@ -1,0 +1,21 @@
+"""Tasks: what an episode is about. Chosen by name (``gym.make(id, task="collect")``); :func:`register_task` adds yours."""
+
+from glass_gym.tasks.base import TASKS, GoalTask, Outcome, Scene, Task, TaskState, make_task, register_task
+from glass_gym.tasks.collect import CollectTask
+from glass_gym.tasks.reach import ReachTask
+
+TASKS.setdefault("reach", ReachTask.make)
+TASKS.setdefault("collect", CollectTask.make)
+
+__all__ = [
+    "TASKS",
+    "CollectTask",
+    "GoalTask",
+    "Outcome",
+    "ReachTask",
+    "Scene",
+    "Task",
+    "TaskState",
+    "make_task",
+    "register_task",
+]

@@ -1,0 +1,19 @@
+"""What wrappers need of what they wrap."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from glass_gym.core import GlassCore
+
+
+def core_of(env: Any) -> GlassCore:
+    """The core under any wrappers, of a single or a vector environment.
+
+    Raises:
+        TypeError: not a glass_gym environment.
+    """
+    core = getattr(env.unwrapped, "core", None)
+    if not isinstance(core, GlassCore):
+        raise TypeError(f"this wrapper needs a glass_gym environment, got {env.unwrapped!r}")
+    return core

@@ -1,0 +1,1 @@
+"""Pictures of what was measured: contact sheets and curves, as PNG."""

@@ -1,0 +1,158 @@
+"""An evaluation: a world and held-out videos, and what several figures and pictures are computed from, each once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from glass_gym.checkpoint import World
+from glass_gym.convert import to_bytes
+from glass_gym.glass import Glass
+from glass_gym.networks.shift import translate
+from training.data.store import Store, Video, frames_to_tensor
+from training.metrics.held_out import HORIZON, Clips, analyse
+from training.metrics.probe import Play, SimulatorProbe, random_play
+from training.perceptual import VggFeatures
+
+EFFECT_STEPS = 8
+"""How often a code is applied to see what it does."""
+
+
+@dataclass
+class RolledOut:
+    """Clips drawn under their own inferred actions: codes (N, T), free running and one step (N, T, 4, h, w)."""
+
+    codes: torch.Tensor
+    free: torch.Tensor
+    one_step: torch.Tensor
+
+
+@dataclass
+class Transferred:
+    """Actions of `donor` clips, played from the first frames of `target` clips, as `drawn`; codes (N, T)."""
+
+    donor: torch.Tensor
+    target: torch.Tensor
+    drawn: torch.Tensor
+    shifts: torch.Tensor
+    codes: torch.Tensor
+
+
+def roll_out(model: Glass, layers: torch.Tensor, shifts: torch.Tensor) -> RolledOut:
+    """Draw clips (N, T + 1, 4, h, w) under their own inferred actions."""
+    found = model.quantise(model.directions(layers, shifts))
+    codes, vectors = (x.unflatten(0, shifts.shape[:2]) for x in (found.index, found.vector))
+    always = torch.ones(shifts.shape[:2], dtype=torch.bool)
+    free, once = (
+        torch.stack([d.layer for d in model.rollout(layers, shifts, vectors, teacher)], 1) for teacher in (None, always)
+    )
+    return RolledOut(codes, free, once)
+
+
+class Evaluation:
+    """What metrics and figures are given.
+
+    Args:
+        world: measured; without start frames (a run's state) only its GMA.
+        store: of the videos.
+        videos: held out.
+        features: VGG features for distances, or None.
+        rollouts: of random play.
+        seed: of random play.
+        networks: also run LPIPS and FID.
+        split: of the videos, for pictures.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        store: Store,
+        videos: Sequence[Video],
+        features: VggFeatures | None = None,
+        rollouts: int = 256,
+        seed: int = 0,
+        networks: bool = False,
+        split: str = "test",
+    ):
+        self.world, self.model, self.store, self.videos = world, world.model, store, videos
+        self.features, self.rollouts, self.seed, self.networks, self.split = features, rollouts, seed, networks, split
+
+    @functools.cached_property
+    def _analysed(self) -> tuple[dict[str, Any], Clips | None]:
+        return analyse(self.model, self.store, self.videos, codes=len(self.world.start_frames) > 0)
+
+    @property
+    def gma(self) -> dict[str, Any]:
+        """Figures of segmentation and shifts."""
+        return self._analysed[0]
+
+    @property
+    def clips(self) -> Clips:
+        """The clips that LMA is measured on."""
+        clips = self._analysed[1]
+        assert clips is not None
+        return clips
+
+    @functools.cached_property
+    def probe(self) -> SimulatorProbe:
+        """The simulator and its detectors."""
+        return SimulatorProbe.build(self.world, self.store, self.features)
+
+    @functools.cached_property
+    def rolled_out(self) -> RolledOut:
+        """The clips, drawn."""
+        return roll_out(self.model, self.clips.layers, self.clips.shifts)
+
+    @functools.cached_property
+    def reconstruction(self) -> tuple[np.ndarray, np.ndarray]:
+        """Whole frames of the clips, drawn free running, and the real ones, (N, T, H, W, 3) uint8 each.
+
+        The drawn agent stands over the first background, moved by the estimated shifts.
+        """
+        drawn, real = [], []
+        for n, start in enumerate(self.clips.starts):
+            frames = self.store.frames[start : start + HORIZON + 1]
+            first = frames_to_tensor(frames[:1])
+            background = self.model.inpaint(first, self.model.mask(first)).float().expand(HORIZON, -1, -1, -1)
+            total = self.clips.background[n].cumsum(0)
+            if total.abs().max() >= 0.25:
+                background = translate(background, total, "border")
+            positions = self.clips.positions[n, 1:]
+            made = self.model.view.draw(self.rolled_out.free[n], to_bytes(background), positions)
+            drawn.append(made.permute(0, 2, 3, 1).numpy())
+            real.append(np.asarray(frames[1:]))
+        return np.stack(drawn), np.stack(real)
+
+    @functools.cached_property
+    def transferred(self) -> Transferred:
+        """Actions decoded from clips, played on the first frames of others (64 pairs at most)."""
+        count = min(64, len(self.clips.layers))
+        donor, shifts = self.clips.layers[:count], self.clips.shifts[:count]
+        target = donor.roll(count // 2, 0)
+        found = self.model.quantise(self.model.directions(donor, shifts))
+        codes, vectors = (x.unflatten(0, shifts.shape[:2]) for x in (found.index, found.vector))
+        drawn = torch.stack([d.layer for d in self.model.rollout(target, shifts, vectors)], 1)
+        return Transferred(donor, target, drawn, shifts, codes)
+
+    @functools.cached_property
+    def code_clips(self) -> list[torch.Tensor]:
+        """Each code 8 times from every start, on the spot: (S, 9, 4, h, w) each."""
+        start = self.probe.start
+        out = []
+        for code in range(self.world.config.codes):
+            state, layers = start, [start.layer]
+            for _ in range(EFFECT_STEPS):
+                state = self.probe.go(state, [("stay", code)])
+                layers.append(state.layer)
+            out.append(torch.stack(layers, 1))
+        return out
+
+    @functools.cached_property
+    def play(self) -> Play:
+        """Random play."""
+        return random_play(self.probe, self.rollouts, self.seed)

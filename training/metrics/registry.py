@@ -1,0 +1,33 @@
+"""The metrics that :mod:`training.evaluate` knows, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from training.metrics.actions import local_actions, transfer
+from training.metrics.animation import animation
+from training.metrics.control import simulator
+from training.metrics.evaluation import Evaluation
+from training.metrics.video import reconstruction
+
+Metric = Callable[[Evaluation], dict[str, Any]]
+
+METRICS: dict[str, Metric] = {
+    "lma": animation,
+    "video": reconstruction,
+    "codes": local_actions,
+    "transfer": transfer,
+    "simulator": simulator,
+}
+
+
+def register_metric(name: str, metric: Metric) -> None:
+    """Let evaluations have a part of your own: nested figures under `name`.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if METRICS.get(name, metric) is not metric:
+        raise ValueError(f"a metric called {name!r} is registered already; choose another name")
+    METRICS[name] = metric

@@ -1,0 +1,11 @@
+"""What each stage trains, on which batches and with which losses.
+
+Batches follow from (seed, stage, iteration) alone, so that a resumed training repeats an uninterrupted one.
+"""
+
+from training.stages.base import Batch, Sampler, Stage
+from training.stages.gma import GmaConfig, GmaStage
+from training.stages.lma import LmaConfig, LmaStage
+from training.stages.long import LongConfig, LongStage
+
+__all__ = ["Batch", "GmaConfig", "GmaStage", "LmaConfig", "LmaStage", "LongConfig", "LongStage", "Sampler", "Stage"]

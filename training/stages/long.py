@@ -1,0 +1,201 @@
+"""The long-horizon stage: agents that live on for hundreds of steps under random actions must stay plausible."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from glass_gym.action_space import COMPASS
+from glass_gym.geometry import crop_windows
+from glass_gym.glass import Glass
+from training.export import step_length
+from training.nearest import NearestWindows
+from training.perceptual import VggFeatures
+from training.stages.base import Batch, Stage
+from training.stages.lma import ClipSampler, LmaConfig, LmaStage
+from training.windows import WindowSet, crop_layers
+
+
+@dataclass
+class LongConfig:
+    """The long-horizon stage: free running under random actions, for hundreds of steps, must stay plausible."""
+
+    iterations: int | None = None
+    """optimiser steps; 0 skips the stage; default: a third of LMA's (agent-centred models only)"""
+    rate: float = 4e-4
+    """peak learning rate"""
+    agents: int = 192
+    """agents that live on between optimiser steps"""
+    rows: int = 24
+    """of them, those that go on in one optimiser step ..."""
+    steps: int = 4
+    """... for so many steps; gradients end at the first of them (truncated back-propagation)"""
+    first_age: int = 8
+    """agents start anew from a real window at an age drawn below a limit, which grows from this ..."""
+    age: int = 256
+    """... to this, doubling at equal shares of the stage"""
+    real_frames: int = 60
+    """frames of real clips drawn a step, under LMA's losses at its longest horizon"""
+    input_noise: float = 0.05
+    """standard deviation of the noise on what is fed back, inside the mask's neighbourhood"""
+    silhouette: float = 1.0
+    """weight of the distance between a drawn mask and the nearest real mask of any agent"""
+    appearance: float = 1.0
+    """weight of the distance between a drawn layer and the nearest real layer of the same agent"""
+    action_consistency: float = 0.02
+    """weight of the cross-entropy of A reading the commanded code off what was drawn (L_CYC for random codes)"""
+
+
+class LongSampler:
+    """Real clips at one horizon, and which agents of the buffer go on.
+
+    Args:
+        clips: of the real clips.
+        horizon: their length.
+        config: how many agents.
+    """
+
+    def __init__(self, clips: ClipSampler, horizon: int, config: LongConfig):
+        self.clips, self.horizon, self.config = clips, horizon, config
+
+    def batch(self, rng: np.random.Generator, iteration: int) -> Batch:
+        """As :meth:`ClipSampler.clips`, and chosen (rows,) int64."""
+        chosen = rng.choice(self.config.agents, self.config.rows, replace=False)
+        return self.clips.clips(rng, self.horizon) | {"chosen": torch.from_numpy(chosen)}
+
+
+class LongStage(Stage):
+    """Trains C, the RNN and D under actions that the data never showed; E, A and the codebook stay as they are.
+
+    A buffer of agents lives on under random shifts and codes. No truth exists for them; what is drawn must look like
+    *some* real frame: its mask like the nearest real mask, its colours like the nearest real frame of the same agent,
+    and A must read the commanded code off it. Beside it LMA's losses go on over real clips.
+
+    Args:
+        model: under training, one whose layers follow the agent.
+        windows: the agent's layers.
+        config: weights and schedule.
+        lma: LMA's, of the real clips.
+        features: VGG features for L_VGG, or None.
+
+    Raises:
+        ValueError: a model of whole frames.
+    """
+
+    name = "long"
+
+    def __init__(
+        self,
+        model: Glass,
+        windows: WindowSet,
+        config: LongConfig,
+        lma: LmaConfig,
+        features: VggFeatures | None = None,
+    ):
+        if not model.view.follows:
+            raise ValueError("the long-horizon stage needs an agent-centred model (architecture='lean')")
+        self.model, self.windows, self.config, self.lma = model, windows, config, lma
+        real = replace(lma, frames=config.real_frames, continuous=0, learn_codes=False)
+        self.real = LmaStage(model, windows, real, features)
+        horizon = min(max(lma.horizons), int(windows.lengths.max()) - 1)
+        self.sampler = LongSampler(self.real.sampler, horizon, config)
+        self.nearest = NearestWindows(windows, model.config.window)
+        self.shifts = torch.tensor(list(COMPASS.values()), dtype=torch.float32)
+        self.shifts = self.shifts * torch.tensor(step_length(windows.shifts()))
+        self.agent_buffer: dict[str, Tensor] = {}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The agents, for a checkpoint."""
+        return self.agent_buffer
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take up the agents where they were left."""
+        self.agent_buffer = dict(state)
+
+    def age_limit(self, iteration: int) -> int:
+        """The oldest that an agent gets at an iteration."""
+        doublings = math.log2(max(1, self.config.age / self.config.first_age))
+        share = iteration / max(1, self.iterations)
+        return int(self.config.first_age * 2 ** min(doublings, math.floor(share * (doublings + 1))))
+
+    def prepare(self, iteration: int, generator: torch.Generator) -> None:
+        """Start the agents that are too old anew (at first, all) from random real windows."""
+        rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
+        if not self.agent_buffer:
+            self.agent_buffer = self._fresh(rng, self.config.agents, iteration)
+            return
+        old = torch.nonzero(self.agent_buffer["age"] >= self.agent_buffer["limit"]).flatten()
+        if len(old):
+            fresh = self._fresh(rng, len(old), iteration)
+            for key, value in self.agent_buffer.items():
+                value[old] = fresh[key]
+
+    def _fresh(self, rng: np.random.Generator, count: int, iteration: int) -> dict[str, Tensor]:
+        """New agents; `index` is the frame that each began from, `offset` how its window lies about the agent."""
+        index = self.windows.complete(rng, count)
+        offset = rng.integers(-self.lma.jitter, self.lma.jitter + 1, (count, 2))
+        memory = self.model.start_state(count)
+        limit = rng.integers(self.config.first_age // 2, self.age_limit(iteration) + 1, count)
+        fresh = {
+            "layer": crop_layers(self.windows, index, self.model.config.window, offset),
+            "index": torch.from_numpy(index),
+            "offset": torch.from_numpy(offset),
+            "age": torch.zeros(count, dtype=torch.long),
+            "limit": torch.from_numpy(limit),
+            "keep": torch.from_numpy(rng.choice([0.0, 0.5, 0.9, 1.0], count)),
+            "shift": torch.from_numpy(rng.integers(len(self.shifts), size=count)),
+            "code": torch.from_numpy(rng.integers(self.model.config.codes, size=count)),
+        }
+        fresh |= {f"memory{n}": m.detach().float().contiguous() for n, m in enumerate(memory)}
+        return {key: value.to(self.device) for key, value in fresh.items()}
+
+    def losses(self, batch: Batch, iteration: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """LMA's losses on real clips; plausible silhouettes and appearances, and codes that are read back, on others."""
+        c, model = self.config, self.model
+        terms = self.real.losses(batch, iteration, generator)
+        rows = {key: value[batch["chosen"]] for key, value in self.agent_buffer.items()}
+        memory = tuple(rows[key] for key in sorted(rows) if key.startswith("memory"))
+        layer, shift, code = rows["layer"], rows["shift"], rows["code"]
+        drawn, codes = [], []
+        for _ in range(c.steps):
+            shift = self._next(shift, len(self.shifts), rows["keep"], generator)
+            code = self._next(code, model.config.codes, rows["keep"], generator)
+            noise = c.input_noise * torch.randn(layer.shape, generator=generator).to(layer)
+            near = F.max_pool2d(layer[:, 3:].detach(), 5, 1, 2)
+            moves = self.shifts.to(layer.device)[shift]
+            out, memory = model.animate(layer + noise * near, memory, moves, model.quantiser.embed(code))
+            layer = out.layer
+            drawn.append(layer)
+            codes.append(code)
+        offset = rows["offset"].repeat(c.steps, 1)
+        aligned = crop_windows(torch.cat(drawn), -offset, layer.shape[-1])  # as the real windows are
+        silhouette, appearance = self.nearest.distances(aligned, rows["index"].repeat(c.steps))
+        terms["silhouette"] = c.silhouette * silhouette
+        terms["appearance"] = c.appearance * appearance
+        if c.action_consistency:
+            clip = torch.stack([rows["layer"], *drawn], 1)  # (rows, steps + 1, 4, s, s)
+            z = model.directions(clip, torch.zeros(len(clip), c.steps, 2).to(clip))
+            read = model.quantiser.logits(z.flatten(0, 1))
+            terms["action_consistency"] = c.action_consistency * F.cross_entropy(read, torch.stack(codes, 1).flatten())
+        self._write_back(batch["chosen"], rows, layer, shift, code, memory)
+        return terms
+
+    @torch.no_grad()
+    def _write_back(self, chosen: Tensor, rows: dict[str, Tensor], layer, shift, code, memory) -> None:
+        """The chosen agents, as old as they are now."""
+        rows |= {"layer": layer.float(), "shift": shift, "code": code, "age": rows["age"] + self.config.steps}
+        rows |= {f"memory{n}": m.float() for n, m in enumerate(memory)}
+        for key, value in rows.items():
+            self.agent_buffer[key][chosen] = value.detach()
+
+    @staticmethod
+    def _next(action: Tensor, count: int, keep: Tensor, generator: torch.Generator) -> Tensor:
+        """Actions (B,) that are kept with probability `keep` (B,), else drawn anew."""
+        fresh = torch.randint(count, action.shape, generator=generator).to(action.device)
+        again = torch.rand(action.shape, generator=generator).to(action.device) < keep
+        return torch.where(again, action, fresh)
