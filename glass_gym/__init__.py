@@ -7,28 +7,48 @@ Importing registers the ids::
     envs = gym.make_vec("GlassTennis-v0", num_envs=16)
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gymnasium.envs.registration import register, registry
 
 from glass_gym.config import GlassConfig
 
+if TYPE_CHECKING:
+    from glass_gym.build import build_glass
+    from glass_gym.checkpoint import World, load_world, save_world
+    from glass_gym.core import EnvState
+    from glass_gym.env import GlassEnv
+    from glass_gym.glass import Glass
+    from glass_gym.networks.quantise import register_quantiser
+    from glass_gym.simulator import NoAgentError, Simulator, WorldState
+    from glass_gym.tasks import Task, register_task
+    from glass_gym.vector_env import GlassVectorEnv
+
 __version__ = "0.1.0"
 
-_ENTRY_POINTS = {
-    "entry_point": "glass_gym.env:GlassEnv",
-    "vector_entry_point": "glass_gym.vector_env:GlassVectorEnv",
-}
 
-if "GlassTennis-v0" not in registry:
-    # about three times as long as the way across the ground where targets are
-    register(id="GlassTennis-v0", kwargs={"checkpoint": "tennis"}, max_episode_steps=100, **_ENTRY_POINTS)
-    register(id="GlassSprites-v0", kwargs={"checkpoint": "sprites"}, max_episode_steps=30, **_ENTRY_POINTS)
-    register(id="Glass-v0", max_episode_steps=100, **_ENTRY_POINTS)
+def _register(id: str, max_episode_steps: int, **kwargs: str) -> None:
+    if id not in registry:
+        register(
+            id=id,
+            entry_point="glass_gym.env:GlassEnv",
+            vector_entry_point="glass_gym.vector_env:GlassVectorEnv",
+            max_episode_steps=max_episode_steps,
+            kwargs=kwargs,
+        )
+
+
+# time limits: about three times as long as the way across the ground where targets are
+_register("GlassTennis-v0", 100, checkpoint="tennis")
+_register("GlassSprites-v0", 30, checkpoint="sprites")
+_register("Glass-v0", 100)
 
 
 def __getattr__(name: str) -> Any:
     """The public names that need torch load on first use.
+
+    Returns:
+        the class or function.
 
     Raises:
         AttributeError: no such name.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +47,7 @@ class ActionTable:
         cls,
         step: Sequence[float],
         code_names: Sequence[str],
-        shifts="compass",
+        shifts: Any = "compass",
         shift_scale: float = 1.0,
         usual_codes: Sequence[int] | None = None,
     ) -> ActionTable:
@@ -58,6 +59,9 @@ class ActionTable:
             shifts: ``"compass"`` (9 rows), ``"axes"`` (5 rows) or a list of (dx, dy) px, used as it is.
             shift_scale: multiplies the step.
             usual_codes: nine codes, for the directions of COMPASS; None: all neutral.
+
+        Returns:
+            the table.
 
         Raises:
             ValueError: an unknown table, or one without finite pairs.
@@ -110,6 +114,9 @@ class ActionTable:
         """Keys held together -> (shift, code), as gymnasium.utils.play wants it: arrows (chords are diagonals), digits.
 
         Digit k + 1 is code k; without a digit the code is the shift's usual one.
+
+        Returns:
+            SDL key codes held together -> (shift, code) int64.
         """
         out = {}
         for dx, dy in sorted(COMPASS.values()):

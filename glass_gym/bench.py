@@ -7,17 +7,22 @@ Three columns as Isaac Lab reports them: step; step + policy; step + policy + le
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from glass_gym.wrappers import core_of
+
 SWEEP = (1, 4, 16, 64, 256, 1024)
+BUNDLED = ("GlassTennis-v0", "GlassSprites-v0")
 LIMIT = 100
 """Time limit of an episode in every measurement."""
 
@@ -30,7 +35,8 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="examples:\n  glass-bench\n  glass-bench --id GlassSprites-v0 --num-envs 64 256 --seconds 10\n"
         "  glass-bench --device cuda --out bench.json\n"
-        "  glass-bench --soak 10000 --num-envs 32",
+        "  glass-bench --soak 10000 --num-envs 32\n"
+        "  glass-bench --fingerprint",
     )
     parser.add_argument("--id", default="GlassTennis-v0", help="environment id (default: GlassTennis-v0)")
     parser.add_argument("--checkpoint", help="a world of your own, for the id Glass-v0")
@@ -40,9 +46,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--precision", default="auto", help="auto, float32 or bfloat16 (default: auto)")
     parser.add_argument("--out", type=Path, default=Path("glass_bench.json"), help="JSON; the Markdown goes beside it")
     parser.add_argument(
+        "--fingerprint",
+        action="store_true",
+        help="instead: a hash of the frames of 100 random steps of seeds 0 to 3, of both bundled worlds (or of --id)",
+    )
+    parser.add_argument(
         "--soak", type=int, metavar="STEPS", help="instead: so many random steps, watching memory, values and bounds"
     )
     arguments = parser.parse_args(argv)
+    if arguments.fingerprint:
+        for id in BUNDLED if arguments.id == parser.get_default("id") else [arguments.id]:
+            print(id, fingerprint(id, **_settings(arguments)))
+        return 0
     if min(arguments.num_envs) < 1 or not arguments.seconds > 0:
         parser.error("--num-envs and --seconds must be positive")
     try:
@@ -94,7 +109,7 @@ def time_steps(id: str, rows: int, seconds: float, settings: dict) -> dict:
     out: dict = {}
     for output in ("numpy", "torch"):
         envs = gym.make_vec(id, num_envs=rows, output=output, stagger=True, max_episode_steps=LIMIT, **settings)
-        core = envs.unwrapped.core
+        core = core_of(envs)
         envs.reset(seed=0)
         envs.action_space.seed(0)
         actions = [envs.action_space.sample() for _ in range(16)]
@@ -111,7 +126,8 @@ def time_steps(id: str, rows: int, seconds: float, settings: dict) -> dict:
 def time_policy(id: str, rows: int, seconds: float, settings: dict) -> dict:
     """Plus an SB3 CnnPolicy on frames of half size that chooses every action."""
     model = _model(id, rows, settings)
-    env, observation = model.env, [model.env.reset()]
+    env = model.get_env()
+    observation: list[Any] = [env.reset()]
 
     def step(_):
         action, _ = model.predict(observation[0], deterministic=False)
@@ -133,12 +149,45 @@ def time_learning(id: str, rows: int, seconds: float, settings: dict) -> dict:
         frames += batch
     _wait(model.device)
     speed = frames / (time.perf_counter() - began)
-    model.env.close()
+    model.get_env().close()
     return {"step_policy_learning_fps": round(speed, 1)}
+
+
+def fingerprint(id: str, seeds: int = 4, steps: int = 100, **settings: Any) -> str:
+    """A hash of everything that is seen in random play: what did not change a pixel does not change it.
+
+    It holds on one kind of machine: other kernels round otherwise.
+
+    Args:
+        id: of the environment.
+        seeds: 0, 1, ...; of the environment and of the actions.
+        steps: of each.
+        settings: keyword arguments of the environment.
+
+    Returns:
+        SHA-256, hexadecimal.
+    """
+    import gymnasium as gym
+
+    frames = hashlib.sha256()
+    for seed in range(seeds):
+        env = gym.make(id, max_episode_steps=-1, **settings)
+        frames.update(env.reset(seed=seed)[0].tobytes())
+        rng, sizes = np.random.default_rng(seed), core_of(env).table.nvec
+        for _ in range(steps):
+            frame, _, terminated, _, _ = env.step(rng.integers(0, sizes))
+            frames.update(frame.tobytes())
+            if terminated:
+                frames.update(env.reset()[0].tobytes())
+        env.close()
+    return frames.hexdigest()
 
 
 def soak(arguments: argparse.Namespace) -> dict:
     """Many random steps of the first --num-envs rows: memory after 500 steps and at the end, and what went wrong.
+
+    Returns:
+        the report: memory by step, episodes, frames a second.
 
     Raises:
         ValueError: a value that is not finite, or an agent outside its bounds; the message names the step.
@@ -148,7 +197,7 @@ def soak(arguments: argparse.Namespace) -> dict:
 
     rows = arguments.num_envs[0]
     envs = gym.make_vec(arguments.id, num_envs=rows, max_episode_steps=LIMIT, **_settings(arguments))
-    core = envs.unwrapped.core
+    core = core_of(envs)
     frames, _ = envs.reset(seed=0)
     envs.action_space.seed(0)
     memory, ends, began = {}, 0, time.perf_counter()
@@ -191,11 +240,10 @@ def soak_text(report: dict) -> str:
 CELLS = {"step": time_steps, "policy": time_policy, "learning": time_learning}
 
 
-def _model(id: str, rows: int, settings: dict):
+def _model(id: str, rows: int, settings: dict) -> Any:
     from stable_baselines3 import PPO
 
     from glass_gym.sb3 import GlassVecEnv
-    from glass_gym.wrappers import core_of
     from glass_gym.wrappers.vector import DownscaleFrame
 
     def halve(env):

@@ -26,6 +26,9 @@ def build_glass(config: GlassConfig, **parts: Callable[[GlassConfig], Any]) -> G
         parts: makers of other parts, by the names of :class:`Glass`; a checkpoint does not record them, so a world
             that uses some is for experiments (see `training/ablations`).
 
+    Returns:
+        the model, on the CPU, in training mode.
+
     Raises:
         ValueError: a part that no model has.
     """

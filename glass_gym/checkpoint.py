@@ -91,6 +91,9 @@ def bundled() -> dict[str, Path]:
 def resolve(checkpoint: str | Path) -> Path:
     """A bundled name or a path -> a path.
 
+    Returns:
+        the file.
+
     Raises:
         CheckpointError: neither; the message lists the bundled names.
     """
@@ -112,6 +115,9 @@ def save_world(path: str | Path, world: World, half: bool = True) -> Path:
         path: the file, usually .safetensors.
         world: what to write; its model's parts must be those of its config's architecture.
         half: weights as float16.
+
+    Returns:
+        the file.
 
     Raises:
         CheckpointError: the disk is full or not writable.
@@ -161,8 +167,11 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 def load_world(checkpoint: str | Path) -> World:
     """Read a checkpoint by bundled name or path.
 
+    Returns:
+        the world, its model on the CPU in evaluation mode.
+
     Raises:
-        CheckpointError: unknown name, truncated, foreign or newer file.
+        CheckpointError: unknown name, truncated, foreign or newer file (a ValueError).
     """
     path = resolve(checkpoint)
     try:
@@ -183,8 +192,7 @@ def load_world(checkpoint: str | Path) -> World:
         model.load_state_dict(upgrade_weights(_weights(tensors), version))
         raw = zlib.decompressobj().decompress(tensors["start_frames"].numpy().tobytes(), int(np.prod(shape)))
         names = tuple(header["code_names"])
-        if len(names) != config.codes or tuple(shape[1:3]) != (config.height, config.width):
-            raise ValueError("code names or start frames do not fit the config")
+        _check_fit(config, names, shape)
         step = (float(header["step"][0]), float(header["step"][1]))
         return World(
             model.eval(),
@@ -199,6 +207,11 @@ def load_world(checkpoint: str | Path) -> World:
         )
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError, zlib.error) as error:
         raise CheckpointError(f"{path}: damaged or foreign ({str(error)[:200]}); copy or train it again") from None
+
+
+def _check_fit(config: GlassConfig, names: tuple[str, ...], shape: tuple[int, ...]) -> None:
+    if len(names) != config.codes or tuple(shape[1:3]) != (config.height, config.width):
+        raise ValueError("code names or start frames do not fit the config")
 
 
 def _weights(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

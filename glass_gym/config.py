@@ -117,6 +117,9 @@ class GlassConfig:
     def from_dict(cls, values: dict[str, Any]) -> GlassConfig:
         """The inverse of :meth:`to_dict`.
 
+        Returns:
+            the config.
+
         Raises:
             ValueError: an unknown field; the message names it.
         """
@@ -131,6 +134,9 @@ PRESETS = {"lean": GlassConfig.lean, "paper": GlassConfig.paper}
 
 def preset(name: str, height: int, width: int, **changes: Any) -> GlassConfig:
     """A preset by name.
+
+    Returns:
+        the config.
 
     Raises:
         ValueError: an unknown name; the message lists the known ones.

@@ -76,7 +76,8 @@ class GlassCore:
         draw_target: draw what the task shows into observed frames.
         position_from: where the task takes the agent's position from: ``"state"`` (the simulator's own) or ``"frame"``
             (the model's mask of the generated frame; one more network call a step).
-        shifts, shift_scale: the global part of the action table, see :class:`ActionTable`.
+        shifts: the global part of the action table, see :meth:`ActionTable.build`.
+        shift_scale: multiplies its step.
         frame_size: (height, width) px of observed frames, reduced on the device; None: the world's.
         channels_first: observed frames are (3, H, W).
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:i"``.
@@ -171,7 +172,7 @@ class GlassCore:
     @property
     def action_space(self) -> gym.Space:
         """MultiDiscrete([S, K])."""
-        return gym.spaces.MultiDiscrete(self.table.nvec)
+        return gym.spaces.MultiDiscrete(list(self.table.nvec))
 
     @property
     def frame_space(self) -> gym.spaces.Box:
@@ -302,6 +303,9 @@ class GlassCore:
         Args:
             pictures: N of (h, w, 3) uint8.
 
+        Returns:
+            N rows.
+
         Raises:
             ValueError: not pictures.
             NoAgentError: the model finds no agent in one of them.
@@ -359,6 +363,9 @@ class GlassCore:
 
     def advance(self, actions: Any) -> StepOutcome:
         """One step of all rows under (rows, 2) integer actions (global shift, local action).
+
+        Returns:
+            rewards, ends and commanded shifts.
 
         Raises:
             ValueError: other shapes or types, or (on the host) values out of range.
@@ -447,6 +454,9 @@ class GlassCore:
             frame_size: (height, width) px; None: the world's.
             channels_first: frames are (3, H, W).
             shown: frames show the task.
+
+        Returns:
+            tensors on the device, or a dict of them.
         """
         told = [self.state.position] + ([self.task.observe(self.state.task)] if self.task else [])
         position = torch.cat(told, 1)

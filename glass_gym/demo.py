@@ -30,24 +30,25 @@ def main(argv: list[str] | None = None) -> int:
     import gymnasium as gym
     import imageio.v3 as iio
 
-    import glass_gym
+    import glass_gym  # noqa: F401  (registers the ids)
     from glass_gym.checkpoint import CheckpointError
+    from glass_gym.wrappers import core_of
 
-    del glass_gym
     try:
         env = gym.make("Glass-v0", checkpoint=arguments.checkpoint, render_mode="rgb_array", max_episode_steps=10**6)
     except CheckpointError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    walk = scripted_actions(env.unwrapped.core.table)
+    table = core_of(env).table
+    walk = scripted_actions(table)
     rng = np.random.default_rng(arguments.seed)
-    play = [tuple(int(rng.integers(n)) for n in env.action_space.nvec) for _ in range(arguments.steps)]
+    play = [tuple(int(rng.integers(n)) for n in table.nvec) for _ in range(arguments.steps)]
     env.reset(seed=arguments.seed)
-    frames = [env.render()]
+    frames = [np.asarray(env.render())]
     reached, began = 0, time.perf_counter()
     for action in tqdm(walk + play, desc="world", unit="step"):
         _, _, terminated, _, _ = env.step(np.array(action))
-        frames.append(env.render())
+        frames.append(np.asarray(env.render()))
         if terminated:
             reached += 1
             env.reset()
@@ -56,7 +57,6 @@ def main(argv: list[str] | None = None) -> int:
     gif, sheet = arguments.out / "world.gif", arguments.out / "contact_sheet.png"
     iio.imwrite(gif, np.stack(frames).repeat(2, 1).repeat(2, 2), duration=1000 / env.metadata["render_fps"], loop=0)
     iio.imwrite(sheet, contact_sheet(frames))
-    table = env.unwrapped.core.table
     print(f"world      {arguments.checkpoint}: {len(table.shifts)} shifts x {len(table.code_names)} local actions")
     print(f"played     {len(walk)} scripted and {len(play)} random steps, {reached} targets reached")
     print(f"speed      {(len(walk) + len(play)) / seconds:.0f} frames a second, one world, rendering included")

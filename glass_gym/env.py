@@ -74,7 +74,7 @@ class GlassEnv(GymMixin, gym.Env):
         self._must_be_ready()
         outcome = self.core.advance(np.asarray(action)[None])
         observation, info = self._observe(to_numpy(self.core.infos(outcome.commanded_shift)))
-        return observation, outcome.reward.item(), outcome.terminated.item(), False, info
+        return observation, float(outcome.reward), bool(outcome.terminated), False, info
 
     def _observe(self, infos: dict[str, np.ndarray]) -> tuple[Any, dict[str, Any]]:
         """Row 0 of observation and infos, with Python scalars for scalars; the window shows it."""

@@ -66,6 +66,9 @@ def keep_agent(masks: Tensor, position: Tensor, window: int) -> Tensor:
         masks: (B, 1, H, W).
         position: (B, 2) px, the window's centre: its pixel i is frame pixel position - window / 2 + i.
         window: its side, px.
+
+    Returns:
+        (B, 1, H, W).
     """
     x, y = offsets(position, *masks.shape[2:])
     half = window / 2

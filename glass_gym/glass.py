@@ -57,7 +57,8 @@ class Glass(nn.Module):
         config: its sizes.
         mask: M, frames (B, 3, H, W) -> masks (B, 1, H, W).
         inpaint: N, frames and masks -> backgrounds (B, 3, H, W).
-        shift_foreground, shift_background: P_f and P_b, frames (B, 2, 3, H, W) and weights -> (B, 2) px.
+        shift_foreground: P_f, frames (B, 2, 3, H, W) and masks -> (B, 2) px.
+        shift_background: P_b, the same of what the masks leave.
         encoder: E, layers (B, 4, h, w) -> features, attention, finer features or None.
         compressor: C.
         action: A, E and clips of layers -> directions (B, T, code_channels).

@@ -17,7 +17,8 @@ def fit_picture(picture: np.ndarray, height: int, width: int, pixel_aspect: floa
 
     Args:
         picture: (h, w, 3) uint8; also (h, w) grey, (h, w, 4) with alpha (dropped), and floats in [0, 1].
-        height, width: of the world's frame, px.
+        height: of the world's frame, px.
+        width: of the world's frame, px.
         pixel_aspect: displayed width of a pixel over its height.
 
     Returns:
@@ -36,7 +37,7 @@ def fit_picture(picture: np.ndarray, height: int, width: int, pixel_aspect: floa
     crop_width, crop_height = min(columns, rows * aspect), min(rows, columns / aspect)
     left, top = (columns - crop_width) / 2, (rows - crop_height) / 2
     box = (left, top, left + crop_width, top + crop_height)
-    return np.asarray(Image.fromarray(picture).resize((width, height), Image.BICUBIC, box=box)).copy()
+    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC, box=box)).copy()
 
 
 def _as_rgb(picture) -> np.ndarray:
@@ -63,6 +64,9 @@ def _as_rgb(picture) -> np.ndarray:
 
 def read_picture(path: str | Path) -> np.ndarray:
     """An image file -> (h, w, 3) uint8; orientation tags are obeyed.
+
+    Returns:
+        (h, w, 3) uint8.
 
     Raises:
         ValueError: missing, not an image, or too large; the message names the file.

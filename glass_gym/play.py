@@ -7,12 +7,17 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from glass_gym.action_space import ARROWS, COMPASS, ActionTable
 from glass_gym.convert import index_rows, to_numpy
 from glass_gym.render import DisplayError, Event, Window
+from glass_gym.wrappers import core_of
+
+if TYPE_CHECKING:
+    from glass_gym.policy import Policy
 
 KEYS = """arrows  walk (two arrows: diagonal)        1..9   local action (held or tapped)
 space   pause          n  one step          r      reset
@@ -57,6 +62,9 @@ class Controls:
         """(shift, code) of what is held or was tapped; consumes the taps.
 
         Without a digit the code is the one that usually goes with the shift.
+
+        Returns:
+            (2,) int64.
         """
         keys, self.tapped = self.held | self.tapped, set()
         dx, dy = (sum(WAYS[key][axis] for key in keys & set(WAYS)) for axis in (0, 1))
@@ -99,16 +107,26 @@ class Player:
 
     Args:
         env: made by gym.make with render_mode="rgb_array"; any glass_gym id.
-        window: where it is shown.
+        window: where it is shown; None: set it before :meth:`run`.
         agent: a :class:`glass_gym.policy.Policy`, or None.
         fps: steps a second.
         start_frame: start every episode from this picture.
         folder: where recordings and pictures go.
     """
 
-    def __init__(self, env, window: Window, agent=None, fps: float = 15, start_frame=None, folder: Path = Path(".")):
-        self.env, self.window, self.agent, self.fps, self.folder = env, window, agent, fps, folder
-        self.core, self.table = env.unwrapped.core, env.unwrapped.core.table
+    def __init__(
+        self,
+        env: Any,
+        window: Window | None = None,
+        agent: Policy | None = None,
+        fps: float = 15,
+        start_frame: np.ndarray | None = None,
+        folder: Path = Path("."),
+    ):
+        self.env, self.agent, self.fps, self.folder = env, agent, fps, folder
+        self.window: Any = window
+        self.core = core_of(env)
+        self.table = self.core.table
         self.options = {} if start_frame is None else {"start_frame": start_frame}
         self.controls = Controls()
         self.running, self.paused, self.agent_plays = True, False, agent is not None
@@ -149,7 +167,7 @@ class Player:
             self.reset()
         else:
             human = self.controls.action(self.table)
-            action = self.agent.act(self.core)[0] if self.agent_plays else human
+            action = self.agent.act(self.core)[0] if self.agent_plays and self.agent else human
             _, reward, terminated, truncated, self.info = self.env.step(action)
             self.steps, self.value, self.last = self.steps + 1, self.value + reward, action
             self.frame = self.env.render()
@@ -158,8 +176,8 @@ class Player:
                 self.episodes += 1
                 self.reached += bool(self.info.get("is_success"))
                 self.say(f"arrived after {self.steps} steps" if terminated else f"time is up after {self.steps} steps")
-        if self.recorder:
-            self._try("recording stopped", lambda: self.recorder.add(self.frame))
+        if recorder := self.recorder:
+            self._try("recording stopped", lambda: recorder.add(self.frame))
 
     def handle(self, event: Event) -> None:
         """One event."""
@@ -218,12 +236,14 @@ class Player:
             print(self._message)
             return
 
-        def start():
-            self.recorder = Recorder(path or self._path(_video_suffix()), self.fps)
+        path = path or self._path(_video_suffix())
+
+        def start() -> None:
+            self.recorder = Recorder(path, self.fps)
             self.recorder.add(self.frame)
 
         if self._try("nothing is recorded", start):
-            self.say(f"recording to {self.recorder.path}")
+            self.say(f"recording to {path}")
 
     def say(self, text: str) -> None:
         """A line that the window shows for a while."""
@@ -317,11 +337,10 @@ def play(arguments: argparse.Namespace) -> None:
     """Open the window and play until the user quits."""
     import gymnasium as gym
 
-    import glass_gym
+    import glass_gym  # noqa: F401  (registers the ids)
     from glass_gym.pictures import read_picture
     from glass_gym.policy import load_policy
 
-    del glass_gym
     kwargs = {"render_mode": "rgb_array", "device": arguments.device}
     if arguments.checkpoint:
         kwargs["checkpoint"] = arguments.checkpoint
@@ -336,15 +355,18 @@ def play(arguments: argparse.Namespace) -> None:
     except (gym.error.Error, TypeError) as error:
         known = ", ".join(sorted(key for key in gym.registry if key.startswith("Glass")))
         raise ValueError(f"{name}: {error}. Worlds here: {known}") from None
-    if not hasattr(env.unwrapped, "core"):
-        raise ValueError(f"{name} is not a glass_gym world; for others there is gymnasium.utils.play")
+    try:
+        core_of(env)
+    except TypeError:
+        raise ValueError(f"{name} is not a glass_gym world; for others there is gymnasium.utils.play") from None
     window = None
     try:
-        agent = load_policy(arguments.agent, arguments.algo, env.unwrapped.core) if arguments.agent else None
+        agent = load_policy(arguments.agent, arguments.algo, core_of(env)) if arguments.agent else None
         picture = read_picture(arguments.image) if arguments.image else None
         player = Player(env, None, agent, arguments.fps, picture, arguments.folder)
         player.reset(arguments.seed)
-        player.window = window = Window(player.frame.shape[:2], f"glass-play: {name}", arguments.scale, lines=3)
+        window = Window(player.frame.shape[:2], f"glass-play: {name}", arguments.scale, lines=3)
+        player.window = window
         if arguments.record:
             player.record(arguments.record)
         player.run(arguments.steps)

@@ -73,6 +73,9 @@ def load_policy(path: str | Path, algorithm: str = "ppo", core: GlassCore | None
         algorithm: of a zip; a key of ALGORITHMS.
         core: where it shall act; checked against the policy's spaces.
 
+    Returns:
+        a policy that acts in all rows of a core.
+
     Raises:
         PolicyError: no such file or algorithm, SB3 is not installed, a damaged or foreign file, or a policy that does
             not fit the world.
@@ -96,8 +99,11 @@ def known_algorithm(algorithm: str) -> None:
         raise PolicyError(f"no algorithm called {algorithm!r}; there are: {', '.join(ALGORITHMS)}")
 
 
-def model_class(algorithm: str):
+def model_class(algorithm: str) -> Any:
     """The SB3 class of a key of ALGORITHMS.
+
+    Returns:
+        the class.
 
     Raises:
         PolicyError: unknown, or not installed.
@@ -110,8 +116,11 @@ def model_class(algorithm: str):
         raise PolicyError(f"{algorithm} needs {package}: pip install 'glass-gym[agents]'") from None
 
 
-def read_zip(path: Path, algorithm: str):
+def read_zip(path: Path, algorithm: str) -> Any:
     """The SB3 model of a zip (which is unpickled: trust its source), to act and not to learn: without replay memory.
+
+    Returns:
+        the model.
 
     Raises:
         PolicyError: not a zip of that algorithm.
@@ -127,13 +136,17 @@ def read_zip(path: Path, algorithm: str):
 # --- files without pickle --------------------------------------------------------------------------------------
 
 
-def save_policy(path: str | Path, model, algorithm: str, provenance: dict | None = None) -> Path:
+def save_policy(path: str | Path, model: Any, algorithm: str, provenance: dict | None = None) -> Path:
     """Write an SB3 model's policy (not its optimiser or buffers) as .safetensors.
 
     Args:
+        path: the file, .safetensors.
         model: an SB3 model of a class in ALGORITHMS.
         algorithm: its key.
         provenance: how it was made, JSON.
+
+    Returns:
+        the file.
 
     Raises:
         PolicyError: the policy uses something that a file cannot name.
@@ -243,6 +256,9 @@ def _space_in(data: dict, depth: int = 0) -> gym.Space:
 def policy_header(path: str | Path) -> dict:
     """What a policy file says of itself: algorithm, spaces, provenance.
 
+    Returns:
+        the header, as it was written.
+
     Raises:
         PolicyError: damaged, foreign or newer.
     """
@@ -303,7 +319,7 @@ class Policy:
         deterministic: take the likeliest action, or draw.
     """
 
-    def __init__(self, model, deterministic: bool = True):
+    def __init__(self, model: Any, deterministic: bool = True):
         self.model, self.deterministic = model, deterministic
         self.begin()
 
@@ -368,7 +384,7 @@ class Policy:
     def _stacked(self, name: str, frame: np.ndarray, channels: int, axis: int) -> np.ndarray:
         """The last frames side by side, oldest first; zeros before an episode's first."""
         count = channels // 3
-        if count == 1:
+        if count == 1 or self._first is None:
             return frame
         kept = self._frames.get(name, [np.zeros_like(frame)] * count)
         old = ~self._first.reshape(-1, 1, 1, 1)

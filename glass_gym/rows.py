@@ -29,6 +29,9 @@ class RowState:
     def map(self: State, function: Callable[..., Tensor], *others: State) -> State:
         """A state of `function(tensor, ...)` of each tensor, and of those in the same place of the `others`.
 
+        Returns:
+            a new state.
+
         Raises:
             ValueError: the states hold other parts.
         """

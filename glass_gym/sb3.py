@@ -58,7 +58,9 @@ class GlassVecEnv(VecEnv):
         **kwargs: Any,
     ):
         kwargs.setdefault("channels_first", True)
-        self.env = gym.make_vec(id, num_envs=num_envs, autoreset_mode=AutoresetMode.DISABLED, output=output, **kwargs)
+        self.env: Any = gym.make_vec(
+            id, num_envs=num_envs, autoreset_mode=AutoresetMode.DISABLED, output=output, **kwargs
+        )
         if not isinstance(self.env.unwrapped, GlassVectorEnv):
             raise TypeError(f"{id} is not a glass_gym world; use SB3's make_vec_env")
         for wrapper in wrappers:
@@ -133,7 +135,8 @@ class GlassVecEnv(VecEnv):
 
     def env_is_wrapped(self, wrapper_class, indices=None) -> list[bool]:
         """Whether a vector wrapper of that class is on."""
-        env, found = self.env, False
+        env: Any = self.env
+        found = False
         while env is not env.unwrapped:
             found, env = found or isinstance(env, wrapper_class), env.env
         return [found] * len(self._indices(indices))
@@ -161,6 +164,8 @@ class DeviceRolloutBuffer(DictRolloutBuffer):
 
     ``PPO("MultiInputPolicy", GlassVecEnv(..., output="torch"), rollout_buffer_class=DeviceRolloutBuffer)``
     """
+
+    observations: Any
 
     def reset(self) -> None:
         """Empty it."""
@@ -216,6 +221,7 @@ class KeypointCNN(BaseFeaturesExtractor):
         rows, columns = (height + 3) // 4, (width + 3) // 4
         y = torch.linspace(-1, 1, rows)[:, None].expand(rows, columns)
         x = torch.linspace(-1, 1, columns).expand(rows, columns)
+        self.places: Tensor
         self.register_buffer("places", torch.stack([x, y], -1).flatten(0, 1), persistent=False)  # (places, 2)
 
     def forward(self, observations: Tensor) -> Tensor:
@@ -240,7 +246,8 @@ class GlassExtractor(BaseFeaturesExtractor):
     """
 
     def __init__(self, observation_space: gym.Space, channels: int = 32):
-        parts = observation_space.spaces if isinstance(observation_space, gym.spaces.Dict) else {"": observation_space}
+        whole = isinstance(observation_space, gym.spaces.Dict)
+        parts: dict[str, Any] = dict(observation_space.spaces) if whole else {"": observation_space}
         frames = {key: part for key, part in parts.items() if len(part.shape) == 3}
         places = {key: part for key, part in parts.items() if len(part.shape) == 1}
         super().__init__(observation_space, 2 * channels * len(frames) + sum(p.shape[0] for p in places.values()))

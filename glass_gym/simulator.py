@@ -33,6 +33,9 @@ class NoAgentError(ValueError):
 def pick_device(name: str | torch.device) -> torch.device:
     """``"auto"`` (CUDA where there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:i"`` -> a device.
 
+    Returns:
+        the device.
+
     Raises:
         ValueError: no such device here; the message names the fix.
     """
@@ -55,6 +58,9 @@ def pick_device(name: str | torch.device) -> torch.device:
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
     """``"auto"``: bfloat16 where the device multiplies it in hardware (CUDA, AMX, AVX512-BF16), else float32.
+
+    Returns:
+        float32 or bfloat16.
 
     Raises:
         ValueError: no name in PRECISIONS.
@@ -105,7 +111,8 @@ class Simulator:
     def __init__(self, model: Glass, device: str | torch.device = "auto", precision: str = "auto"):
         self.device = pick_device(device)
         self.precision = pick_precision(precision, self.device)
-        self.model = model.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.model = model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model.eval().requires_grad_(False)
         self.config = model.config
         self.height, self.width = model.config.height, model.config.width
 
@@ -124,6 +131,9 @@ class Simulator:
 
         Args:
             frames: (B, H, W, 3) uint8.
+
+        Returns:
+            B rows.
 
         Raises:
             ValueError: frames of another shape or type.
@@ -155,6 +165,9 @@ class Simulator:
             state: B rows.
             shift: (B, 2) px, positive right and down.
             code_index: (B,) int64, local actions.
+
+        Returns:
+            B rows.
         """
         view = self.model.view
         expected = self.clamp(state.position + shift, state.position)
@@ -179,6 +192,9 @@ class Simulator:
         Args:
             state: B rows.
             position: (B, 2) px, of :attr:`WorldState.position`'s kind.
+
+        Returns:
+            B rows.
         """
         layer = self.model.view.place(state.layer, position - state.position)
         return replace(state, layer=layer, position=position)
@@ -187,6 +203,9 @@ class Simulator:
         """Positions (B, 2) px held inside the frame by the agent's half size.
 
         An agent that starts nearer to the edge (at `before`) may stay there, but goes no farther out.
+
+        Returns:
+            (B, 2) px.
         """
         radius = float(self.config.agent_radius)
         size = position.new_empty(2)

@@ -50,6 +50,9 @@ def track(model: Glass, frames: Tensor) -> Track:
     Args:
         model: a trained GMA.
         frames: (T, 3, H, W) in [-1, 1].
+
+    Returns:
+        positions and masks of all T frames.
     """
     config = model.config
     masks = torch.cat([model.mask(part) for part in frames.split(64)]).float()

@@ -96,9 +96,12 @@ class GlassVectorEnv(GymMixin, VectorEnv):
             options: `start_frame`, `target` (see :meth:`GlassCore.reset`), and `reset_mask`: (num_envs,) bool; rows
                 outside it keep their frame, counters and stream.
 
+        Returns:
+            observations and infos of all rows.
+
         Raises:
             ValueError: a seed, mask or option that cannot be used.
-            gymnasium.error.Error: closed, or a masked reset before the first whole one.
+            ResetNeeded: a masked reset before the first whole one (:mod:`gymnasium.error`).
         """
         self._must_be_open()
         options = dict(options or {})
@@ -149,17 +152,21 @@ class GlassVectorEnv(GymMixin, VectorEnv):
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """One step of all rows under (num_envs, 2) integer actions (numpy or tensor).
 
+        Returns:
+            observations, rewards, terminated, truncated (num_envs,), infos.
+
         Raises:
-            gymnasium.error.Error: closed, not yet reset, or (DISABLED, numpy) a row that is done.
+            ResetNeeded: not yet reset, or (DISABLED, numpy) a row that is done (:mod:`gymnasium.error`).
             ValueError: actions that are none.
         """
         self._must_be_ready()
         core = self.core
         resetting = core.state.done if self.mode == AutoresetMode.NEXT_STEP else None
         if self.mode == AutoresetMode.DISABLED and self.output == "numpy" and core.state.done.any():
+            late = np.flatnonzero(to_numpy(core.state.done)).tolist()
             raise gym.error.ResetNeeded(
-                f"rows {np.flatnonzero(to_numpy(core.state.done)).tolist()} are done; with AutoresetMode.DISABLED reset "
-                "them first: reset(options={'reset_mask': done})"
+                f"rows {late} are done; with AutoresetMode.DISABLED reset them first: "
+                "reset(options={'reset_mask': done})"
             )
         outcome = core.advance(actions)
         reward, terminated, commanded = outcome.reward, outcome.terminated, outcome.commanded_shift

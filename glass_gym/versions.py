@@ -53,6 +53,9 @@ _RENAMED_1 = (
 def upgrade_config(values: dict[str, Any], version: int) -> dict[str, Any]:
     """A config as `version` wrote it -> one for :meth:`GlassConfig.from_dict`.
 
+    Returns:
+        today's fields.
+
     Raises:
         ValueError: a combination of switches that only an experiment had.
     """

@@ -63,7 +63,8 @@ def report(folder: Path) -> str:
     for name, result in (("tennis", tennis), ("sprites", sprites)):
         if result:
             parts += [
-                f"## The bundled {name.title()} world (`docs/results/{name}/evaluation.json`)",
+                f"## The bundled {name.title()} world",
+                f"From `docs/results/{name}/evaluation.json`.",
                 _world(result),
                 _see(name),
             ]
@@ -75,14 +76,14 @@ def report(folder: Path) -> str:
                 )
             )
     if real:
-        parts += ["## W-Sprites, real LPC sheets, characters that training never saw (`docs/results/wsprites/`)"]
+        parts += ["## W-Sprites", "Real LPC sheets, characters that training never saw (`docs/results/wsprites/`)."]
         parts += [_wsprites(real, actions), _see("wsprites")]
     if ablation := read("ablation/ablation.json"):
-        parts += ["## One change at a time (`docs/results/ablation/ablation.json`)"]
+        parts += ["## Ablations", "One change at a time (`docs/results/ablation/ablation.json`)."]
         parts += [tables(ablation["rows"]), _see("ablation")]
     if (folder / "policies").is_dir():
-        parts += ["## Policies (`docs/results/policies/`)", _policies(folder / "policies"), _see("policies")]
-    parts += ["## Speed (`docs/results/speed/`)", _speed(folder / "speed"), _see("speed")]
+        parts += ["## Policies", "From `docs/results/policies/`.", _policies(folder / "policies"), _see("policies")]
+    parts += ["## Speed", "From `docs/results/speed/`.", _speed(folder / "speed"), _see("speed")]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 

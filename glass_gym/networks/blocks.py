@@ -30,6 +30,7 @@ class RowwiseGroupNorm(nn.GroupNorm):
     """Maps of at least this many places are split (aten/src/ATen/native/cpu/group_norm_kernel.cpp)."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same shape."""
         if self.training or x.device.type != "cpu" or x.shape[2] * x.shape[3] < self.SPLIT:
             return super().forward(x)
         return super().forward(x.contiguous()).contiguous(memory_format=torch.channels_last)
@@ -45,6 +46,7 @@ class ConvBlock(nn.Module):
         self.down, self.up = down, up
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> (B, outputs, H', W')."""
         if self.up:
             x = F.interpolate(x, scale_factor=2.0, mode="nearest")
         x = self.conv(x)
@@ -67,6 +69,7 @@ class ResBlock(nn.Module):
         self.down = down
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> (B, outputs, H', W')."""
         y, x = self.second(self.first(x)), self.shortcut(x)
         if self.down:
             y, x = F.avg_pool2d(y, 2), F.avg_pool2d(x, 2)
@@ -183,6 +186,7 @@ class ConvLSTM(nn.Module):
         return self.initial[None, :, :, None, None].expand(batch, -1, -1, height, width)
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Input x (B, inputs, H, W), state (B, 2, hidden, H, W) -> h (B, hidden, H, W), next state."""
         h, c = state[:, 0], state[:, 1]
         i, f, o, g = self.gates(torch.cat([x, h.to(x.dtype)], 1)).float().chunk(4, 1)
         c = torch.sigmoid(f + 1) * c + torch.sigmoid(i) * torch.tanh(g)
@@ -211,6 +215,7 @@ class HalfResolutionUNet(nn.Module):
         self.head = nn.Conv2d(a, 4 * outputs, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> (B, outputs, H, W)."""
         x0 = self.stem(F.pixel_unshuffle(x, 2))  # (B, a, H/2, W/2)
         x1 = self.mid1(self.down1(x0))  # (B, b, H/4, W/4)
         x2 = self.mid2(self.down2(x1))  # (B, c, H/8, W/8)

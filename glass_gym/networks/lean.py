@@ -69,6 +69,9 @@ def shape_only(layers: Tensor) -> Tensor:
 
     The contrast that is left is scaled by its spread; an agent of one colour keeps its mask only. So a code cannot say
     who the agent is.
+
+    Returns:
+        (B, T, 4, h, w): the scaled contrast three times, and the mask.
     """
     mask = layers[:, :, 3:]
     mass = mask.sum((1, 2, 3, 4), keepdim=True).clamp_min(1.0)
@@ -134,7 +137,8 @@ class LeanDynamics(nn.Module):
 
     Args:
         config: sizes.
-        conv, norm: what the blocks are made of.
+        conv: what convolves under an action.
+        norm: what normalises under an action.
     """
 
     MAP, SCALE = 16, 4
@@ -204,7 +208,8 @@ class LeanDecoder(nn.Module):
 
     Args:
         config: sizes.
-        conv, norm: what the skip is made of.
+        conv: what joins the skip, under both actions.
+        norm: what normalises it, under both actions.
         outputs: channels of the last head, a pixel.
     """
 
@@ -242,6 +247,9 @@ class LeanDecoder(nn.Module):
             half: (B, F, h/2, w/2), E's features of it.
             actions: (B, 2 action_channels), both embeddings.
             scales: also run the coarser heads (training).
+
+        Returns:
+            layer, colour, logits and, with `scales`, the coarser heads.
         """
         y = self.res(self.join(self.up(x), half, actions))
         coarse = [self.head_quarter(x), self.head_half(y)] if scales else []

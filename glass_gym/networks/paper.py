@@ -140,8 +140,10 @@ class PaperAction(nn.Module):
 
 
 class PaperDynamics(nn.Module):
-    """Fig. 10: ConvLSTM at 1/8, modulated conv /2 (both get Delta_F); ConvLSTM at 1/16, conv + up, ConvLSTM at 1/8,
-    modulated conv (all get the local action). Embeddings join ConvLSTMs and conv as constant channels.
+    """The RNN of Fig. 10: six blocks, the first two get Delta_F, the others the local action.
+
+    ConvLSTM at 1/8, modulated conv /2; ConvLSTM at 1/16, conv + up, ConvLSTM at 1/8, modulated conv. Embeddings join
+    ConvLSTMs and conv as constant channels.
     """
 
     SCALE = 8
@@ -211,8 +213,13 @@ class PaperDecoder(nn.Module):
 
         Args:
             x: (B, hidden, h/8, w/8), what the RNN says.
-            layer, half, actions: the foreground before, E's finer features and the actions: not looked at.
+            layer: the foreground before; not looked at.
+            half: E's finer features; there are none.
+            actions: both embeddings; not looked at.
             scales: also run the coarser heads (training).
+
+        Returns:
+            layer, colour, logits and, with `scales`, the coarser heads.
         """
         y = self.res1(self.up1(x))
         z = self.res2(self.up2(y))

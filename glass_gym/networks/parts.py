@@ -1,4 +1,4 @@
-"""What the parts of a model say to each other. :mod:`glass_gym.build` joins them, :class:`glass_gym.glass.Glass` runs them."""
+"""What the parts of a model say to each other, and the parts that both architectures have."""
 
 from __future__ import annotations
 

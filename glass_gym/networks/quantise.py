@@ -198,6 +198,9 @@ def register_quantiser(name: str, make: Callable[[GlassConfig], Quantiser]) -> N
 def make_quantiser(config: GlassConfig) -> Quantiser:
     """The quantiser that a config names.
 
+    Returns:
+        a new quantiser.
+
     Raises:
         ValueError: no such name; the message lists the known ones.
     """

@@ -43,7 +43,8 @@ def cross_correlation(a: Tensor, b: Tensor, reach: int) -> Tensor:
     """Sum over pixels (not over channels) of a(x) b(x + d) for all |d| <= reach, by FFT.
 
     Args:
-        a, b: (B, C, H, W).
+        a: (B, C, H, W).
+        b: (B, C, H, W).
         reach: largest |dx|, |dy|, px.
 
     Returns:
@@ -116,8 +117,8 @@ class RegressorShift(nn.Module):
         self.head = nn.Sequential(
             nn.Linear(128, 64), nn.LeakyReLU(0.2), nn.Linear(64, 32), nn.LeakyReLU(0.2), nn.Linear(32, 2)
         )
-        nn.init.zeros_(self.head[-1].weight)
-        nn.init.zeros_(self.head[-1].bias)
+        for parameter in self.head[-1].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, frames: Tensor, weights: Tensor) -> Tensor:
         """Frames (B, 2, 3, H, W), weights (B, 2, 1, H, W) -> shift (B, 2) px."""

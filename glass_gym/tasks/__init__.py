@@ -1,4 +1,4 @@
-"""Tasks: what an episode is about. Chosen by name (``gym.make(id, task="collect")``); :func:`register_task` adds yours."""
+"""Tasks: what an episode is about, chosen by name (``gym.make(id, task="collect")``), and a table to add yours to."""
 
 from glass_gym.tasks.base import TASKS, GoalTask, Outcome, Scene, Task, TaskState, make_task, register_task
 from glass_gym.tasks.collect import CollectTask

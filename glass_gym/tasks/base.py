@@ -114,6 +114,9 @@ class Task(ABC):
     def parse(self, options: dict[str, Any], rows: int) -> TaskState:
         """Reset options, all named in `options` of the class -> (rows, ...) tensors on the host.
 
+        Returns:
+            named tensors, empty where nothing is given.
+
         Raises:
             ValueError: a value that the task cannot take.
         """
@@ -180,6 +183,9 @@ def make_task(task: str | Task | None, scene: Scene, **options: Any) -> Task | N
 
     Options of a task that is not wanted (None) are left aside, so that an id's defaults need not be undone.
 
+    Returns:
+        the task, or None.
+
     Raises:
         ValueError: no such task, or a value out of range.
         TypeError: options that it does not take.
@@ -213,7 +219,11 @@ def check_places(target: Any, shape: tuple[int, ...], rows: int, height: int, wi
         target: `shape` for all rows, or one a row; the last axis is (x, y) px.
         shape: of one row's.
         rows: how many rows there are.
-        height, width: of the frame, px.
+        height: of the frame, px.
+        width: of the frame, px.
+
+    Returns:
+        (rows, *shape) float32 px.
 
     Raises:
         ValueError: another shape, or a place outside the frame.
@@ -234,7 +244,8 @@ def sample_places(
 
     Args:
         numbers: (B, 2 TRIES) uniform in [0, 1).
-        height, width: of the ground, px.
+        height: of the ground, px.
+        width: of the ground, px.
         margin: places are at least this far from its edge, px.
         avoid: places (B, 2) px, and the distance to each, px.
 
@@ -256,7 +267,8 @@ def steps_between(start: np.ndarray, end: np.ndarray, radius: float, reach: tupl
     In n steps an agent can be anywhere within n times the longest shifts along x and y.
 
     Args:
-        start, end: (..., 2) px.
+        start: (..., 2) px.
+        end: (..., 2) px.
         radius: px.
         reach: how far a step goes along x and y, px.
 

@@ -72,6 +72,9 @@ class CollectTask(Task):
     ) -> CollectTask:
         """From an environment's keyword arguments.
 
+        Returns:
+            the task.
+
         Raises:
             ValueError: out of range.
         """
@@ -85,6 +88,9 @@ class CollectTask(Task):
 
     def parse(self, options: dict[str, Any], rows: int) -> TaskState:
         """`target`: (count, 2) px for all rows, or (rows, count, 2).
+
+        Returns:
+            `targets` (rows, count, 2) px, or nothing.
 
         Raises:
             ValueError: another shape, or outside the frame.
@@ -134,7 +140,7 @@ class CollectTask(Task):
         return Outcome(reward, done if self.terminates else done & False, after_state)
 
     def infos(self, position: Tensor, state: TaskState) -> dict[str, Tensor]:
-        """`targets` (N, 2) px, `collected` (N,) bool; the nearest left: `target` (x, y) px, `distance` px; `is_success`."""
+        """`targets` (N, 2) px, `collected` (N,); of the nearest left `target` px, `distance` px; `is_success`."""
         target = self.heading(position, state)
         return {
             "targets": state["targets"].clone(),

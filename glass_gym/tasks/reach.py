@@ -65,8 +65,12 @@ class ReachTask(GoalTask):
         target: Any = None,
         terminate_on_arrival: bool = True,
     ) -> ReachTask:
-        """From an environment's keyword arguments; the margin is by default the agent's half size + 4 px, so that
-        every target can be reached.
+        """From an environment's keyword arguments.
+
+        The margin is by default the agent's half size + 4 px, so that every target can be reached.
+
+        Returns:
+            the task.
 
         Raises:
             ValueError: out of range.
@@ -102,6 +106,9 @@ class ReachTask(GoalTask):
 
     def parse(self, options: dict[str, Any], rows: int) -> TaskState:
         """`target`: (x, y) px for all rows, or (rows, 2).
+
+        Returns:
+            `target` (rows, 2) px, or nothing.
 
         Raises:
             ValueError: another shape, or outside the frame.

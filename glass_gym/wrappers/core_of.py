@@ -10,6 +10,9 @@ from glass_gym.core import GlassCore
 def core_of(env: Any) -> GlassCore:
     """The core under any wrappers, of a single or a vector environment.
 
+    Returns:
+        the core.
+
     Raises:
         TypeError: not a glass_gym environment.
     """

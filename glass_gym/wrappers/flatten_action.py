@@ -25,6 +25,9 @@ class FlattenAction(gym.ActionWrapper, gym.utils.RecordConstructorArgs):
     def action(self, action: Any) -> np.ndarray:
         """A flat index -> (shift, code).
 
+        Returns:
+            (2,) int64.
+
         Raises:
             ValueError: no such index.
         """

@@ -63,6 +63,9 @@ class Goals:
     def reward(self, achieved_goal: Any, desired_goal: Any, info: Any) -> Any:
         """The step's reward of arriving at `achieved_goal` when `desired_goal` was wanted; (..., 2) px broadcast.
 
+        Returns:
+            a float, or an array (...).
+
         Raises:
             ValueError: a dense reward without `previous_position` in the infos.
         """

@@ -1,1 +1,1 @@
-"""The paper's experiments, one change at a time. Parts that a row needs replace the product's; it does not know them."""
+"""The paper's experiments, one change at a time. Parts that a row needs replace the product's."""

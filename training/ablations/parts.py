@@ -1,4 +1,4 @@
-"""Parts that only the ablation table uses: each replaces one of a default model's (:func:`glass_gym.build.build_glass`)."""
+"""Parts that only the ablation table uses: each replaces one of a default model's."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 A store is a folder::
 
-    index.json    height, width, pixel_aspect, the videos (name, split, start, length), what it is, and from which source
+    index.json    height, width, pixel_aspect, the videos (name, split, start, length), what it is and who made it
     frames.npy    (N, H, W, 3) uint8, all videos one after the other
     masks.npy     (N, H * W / 8) uint8, true masks packed bit by bit (optional, for scoring only)
     labels.npz    one array a label, first axis N (optional, for scoring only)
@@ -52,7 +52,8 @@ class StoreWriter:
 
     Args:
         root: folder to create.
-        height, width: frame size in pixels.
+        height: of the frames, px.
+        width: of the frames, px.
         pixel_aspect: displayed width of a pixel over its height.
         source: what the videos are, for people.
         kind: name of the source that made them (:mod:`training.data.sources`).

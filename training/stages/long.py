@@ -155,7 +155,7 @@ class LongStage(Stage):
         return {key: value.to(self.device) for key, value in fresh.items()}
 
     def losses(self, batch: Batch, iteration: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """LMA's losses on real clips; plausible silhouettes and appearances, and codes that are read back, on others."""
+        """LMA's losses on real clips; silhouettes, appearances and codes read back on others."""
         c, model = self.config, self.model
         terms = self.real.losses(batch, iteration, generator)
         rows = {key: value[batch["chosen"]] for key, value in self.agent_buffer.items()}
