@@ -458,8 +458,8 @@ class GlassCore:
         Returns:
             tensors on the device, or a dict of them.
         """
-        told = [self.state.position] + ([self.task.observe(self.state.task)] if self.task else [])
-        position = torch.cat(told, 1)
+        parts = [self.state.position] + ([self.task.observe(self.state.task)] if self.task else [])
+        position = torch.cat(parts, 1)
         if obs_type == "position":
             return position
         frames = observed_frames(self.pictures(shown), frame_size, channels_first)

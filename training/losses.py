@@ -11,17 +11,17 @@ from torch.nn import functional as F
 
 
 def rec_f(moved: Tensor, target: Tensor) -> Tensor:
-    """L_RECF: L1 between the moved foreground of frame t and the foreground of frame t + 1."""
+    """L_RECF (Sec. 3.1): L1 between the moved foreground of frame t and the foreground of frame t + 1."""
     return (moved - target).abs().mean()
 
 
 def rec_b(moved: Tensor, target: Tensor) -> Tensor:
-    """L_RECB: L1 between the moved inpainted background of frame t and that of frame t + 1."""
+    """L_RECB (Sec. 3.1): L1 between the moved inpainted background of frame t and that of frame t + 1."""
     return (moved - target).abs().mean()
 
 
 def rec_j(composed: Tensor, target: Tensor, previous: Tensor, weighted: bool = True) -> Tensor:
-    """L_RECJ, eq. (5): L1 between the frame composed of both moved layers and the real frame t + 1.
+    """L_RECJ (Sec. 3.1, eq. (5)): L1 between the frame composed of both moved layers and the real frame t + 1.
 
     `weighted` (the authors' code) multiplies each pixel by how much it moves,
     w = |I_{t+1} - I_t| + |I^_{t+1} - I_t| + 0.001, detached; False is eq. (5) as printed.
@@ -34,28 +34,28 @@ def rec_j(composed: Tensor, target: Tensor, previous: Tensor, weighted: bool = T
 
 
 def binary(mask: Tensor) -> Tensor:
-    """L_BIN: min(m, 1 - m), pushes the mask to 0 or 1."""
+    """L_BIN (Sec. 3.1): min(m, 1 - m), pushes the mask to 0 or 1."""
     return torch.minimum(mask, 1 - mask).mean()
 
 
 def size(mask: Tensor, theta: float) -> Tensor:
-    """L_SIZE: what the mean of each frame's mask (B, 1, H, W) exceeds `theta` by."""
+    """L_SIZE (Sec. 3.1): what the mean of each frame's mask (B, 1, H, W) exceeds `theta` by."""
     return F.relu(mask.mean((1, 2, 3)) - theta).mean()
 
 
 def weighted_squared(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """L_RECU: squared error (B, C, H, W) under a weight (B, 1, H, W), normalised by the weight."""
+    """L_RECU (Sec. 3.2): squared error (B, C, H, W) under a weight (B, 1, H, W), normalised by the weight."""
     return ((predicted - target).square() * weight).mean() / weight.mean().clamp_min(1e-6)
 
 
 def mask_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """L_MSK: binary cross-entropy of mask logits (B, 1, H, W) under a weight (B, 1, H, W), normalised by it."""
+    """L_MSK (Sec. 3.2): binary cross-entropy of mask logits (B, 1, H, W) under a weight (B, 1, H, W), normalised by it."""
     entropy = F.binary_cross_entropy_with_logits(logits, target.clamp(0, 1), reduction="none")
     return (entropy * weight).mean() / weight.mean()
 
 
 def rec_s(coarse: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """L_RECS: one of D's coarser heads against the layer, reduced by area.
+    """L_RECS (Sec. 3.2): one of D's coarser heads against the layer, reduced by area.
 
     Args:
         coarse: (B, 3 or 4, h, w), colour before its tanh and, where there is one, mask logits.
@@ -69,11 +69,11 @@ def rec_s(coarse: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 
 
 def perceptual(features, predicted: Tensor, target: Tensor) -> Tensor:
-    """L_VGG: mean L1 between feature maps; `features` maps images (B, 3, H, W) to a list of maps."""
+    """L_VGG (Secs. 3.1 and 3.2): mean L1 between feature maps; `features` maps images (B, 3, H, W) to a list of maps."""
     wanted = features(target.detach())
     return sum((a - b.detach()).abs().mean() for a, b in zip(features(predicted), wanted, strict=True)) / len(wanted)
 
 
 def cycle(first: Tensor, again: Tensor) -> Tensor:
-    """L_CYC: the direction inferred from the generated foreground equals the one it was generated with."""
+    """L_CYC (Sec. 3.2): the direction inferred from the generated foreground equals the one it was generated with."""
     return (first.detach() - again).square().mean()

@@ -34,17 +34,17 @@ NORM = "group"
 
 
 def make_mask(config: GlassConfig) -> MaskNet:
-    """M: a U-Net at half resolution that starts from "almost all background"."""
+    """M (Sec. 3.1): a U-Net at half resolution that starts from "almost all background"."""
     return MaskNet(HalfResolutionUNet(3, 1, config.mask_channels), bias=-2.0)
 
 
 def make_inpaint(config: GlassConfig) -> InpaintNet:
-    """N: a U-Net at half resolution."""
+    """N (Sec. 3.1): a U-Net at half resolution."""
     return InpaintNet(HalfResolutionUNet(3, 3, 16))
 
 
 class LeanEncoder(nn.Module):
-    """E: colour and mask, pixel-unshuffled -> features at 1/4."""
+    """E (Sec. 3.2): colour and mask, pixel-unshuffled -> features at 1/4."""
 
     def __init__(self, config: GlassConfig):
         super().__init__()
@@ -83,7 +83,7 @@ def shape_only(layers: Tensor) -> Tensor:
 
 
 class LeanAction(nn.Module):
-    """A without its quantiser: a clip of windows that follow the agent -> a vector a step.
+    """A without its quantiser (Sec. 3.2): a clip of windows that follow the agent -> a vector a step.
 
     Args:
         config: sizes.
@@ -129,7 +129,7 @@ class LeanAction(nn.Module):
 
 
 class LeanDynamics(nn.Module):
-    """The RNN: the paper's six blocks on top of a residual path round them; all of them get both actions.
+    """The RNN (Sec. 3.2, Fig. 10): the paper's six blocks round a residual path; all get both actions.
 
     An action enters three ways: as a style (modulated convolutions), as scale and shift after every normalisation,
     and as a learned map over the window, which says *where* (a style alone can only say *what*). State and output
@@ -175,7 +175,7 @@ class LeanDynamics(nn.Module):
         height, width = height // self.SCALE, width // self.SCALE
         return self.block2.start(batch, height, width), self.block4.start(batch, height // 2, width // 2)
 
-    def heard(self, move: Tensor, local: Tensor) -> tuple[Tensor, Tensor]:
+    def action_inputs(self, move: Tensor, local: Tensor) -> tuple[Tensor, Tensor]:
         """What block 1 and what the later blocks get of both embeddings (B, S) each: (B, 2 S) each."""
         both = torch.cat([move, local], 1)
         return both, both
@@ -188,7 +188,7 @@ class LeanDynamics(nn.Module):
         """
         move, local = self.global_embedding(shift), self.local_embedding(code)
         actions = torch.cat([move, local], 1)
-        first, later = self.heard(move, local)
+        first, later = self.action_inputs(move, local)
         where = self.map(actions).unflatten(1, (self.MAP, self.grid, self.grid)).to(features.dtype)
         base = self.base(self.stem(torch.cat([features, where], 1)))
         x = self.norm1(self.block1(base, first), first)
@@ -202,7 +202,7 @@ class LeanDynamics(nn.Module):
 
 
 class LeanDecoder(nn.Module):
-    """D: heads at 1/4, 1/2 and 1 (pixel-shuffled), each with a colour and a mask.
+    """D (Sec. 3.2): heads at 1/4, 1/2 and 1 (pixel-shuffled), each with a colour and a mask.
 
     A skip brings E's half-resolution features of the foreground it starts from, under both actions (ours).
 

@@ -195,7 +195,7 @@ def _joined(x: Tensor, embedding: Tensor) -> Tensor:
 
 
 class PaperDecoder(nn.Module):
-    """D: Up 128 + Res, Up 64 + Res, Up 32; heads 3x3, 3x3, 7x7 at 1/4, 1/2, 1, of which the last has a mask."""
+    """D (App. B): Up 128 + Res, Up 64 + Res, Up 32; heads 3x3, 3x3, 7x7 at 1/4, 1/2, 1; the last has a mask."""
 
     def __init__(self, config: GlassConfig):
         super().__init__()

@@ -38,7 +38,7 @@ def drawn_from(full: Tensor, coarse: list[Tensor]) -> Drawn:
 
 
 class Compressor(nn.Module):
-    """C: 1x1 convolution, F -> C channels: the RNN cannot copy what A should describe."""
+    """C (Sec. 3.2): 1x1 convolution, F -> C channels: the RNN cannot copy what A should describe."""
 
     def __init__(self, config: GlassConfig):
         super().__init__()
@@ -50,7 +50,7 @@ class Compressor(nn.Module):
 
 
 class MaskNet(nn.Module):
-    """M: frames -> soft masks, by a network of logits.
+    """M (Sec. 3.1): frames -> soft masks, by a network of logits.
 
     Args:
         net: (B, 3, H, W) in [-1, 1] -> (B, 1, H, W) logits; its last convolution is `net.head`.

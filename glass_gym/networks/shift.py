@@ -65,7 +65,7 @@ def soft_argmax(score: Tensor, reach: int) -> Tensor:
 
 
 class CorrelationShift(nn.Module):
-    """Shift by matching: soft-argmax over the negative, normalised squared difference for all |d| <= reach.
+    """P_f, P_b (Sec. 3.1) by matching: soft-argmax over the negative, normalised squared difference for all |d| <= reach.
 
     One learned number, the temperature; nothing to saturate, however small the layer is.
     The weight (the layer's soft mask) rules which pixels count; `fourth` adds the mask itself as a channel.
@@ -99,7 +99,7 @@ class CorrelationShift(nn.Module):
 
 
 class RegressorShift(nn.Module):
-    """P of the paper's Fig. 9: 6->16 /2, 16->32 /2, 32, 32->64 /2, 64->128, global average, 128->64->32->2.
+    """P_f, P_b (Sec. 3.1, Fig. 9): 6->16 /2, 16->32 /2, 32, 32->64 /2, 64->128, global average, 128->64->32->2.
 
     The last layer starts at zero; tanh bounds the shift to `reach` px.
     """

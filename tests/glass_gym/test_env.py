@@ -89,8 +89,8 @@ def test_observations_and_infos_share_nothing_with_later_ones(tiny_world):
     assert all(map(np.array_equal, kept, (observation["frame"], info["agent_position"], info["target"])))
 
 
-def test_walking_right_moves_the_position_by_the_commanded_pixels(tiny_world):
-    env = GlassEnv(tiny_world, obs_type="position", target_radius=0.01)
+def test_walking_right_moves_the_position_by_the_commanded_pixels(lean_world):
+    env = GlassEnv(lean_world, obs_type="position", target_radius=0.01)
     env.reset(seed=0, options={"start_frame": 0})
     env.core.state.world.position[:] = torch.tensor([20.0, 16.0])
     before = env.step(np.array([0, 0]))[4]["agent_position"]
@@ -99,8 +99,8 @@ def test_walking_right_moves_the_position_by_the_commanded_pixels(tiny_world):
     assert np.allclose(info["previous_position"], before)
 
 
-def test_arrival_ends_the_episode_with_success(tiny_world):
-    env = GlassEnv(tiny_world, target_radius=4.0)
+def test_arrival_ends_the_episode_with_success(lean_world):
+    env = GlassEnv(lean_world, target_radius=4.0)
     _, info = env.reset(seed=0, options={"start_frame": 0})
     env.reset(options={"start_frame": 0, "target": info["agent_position"].clip(0, [48, 32])})
     *_, terminated, truncated, info = env.step(np.array([0, 0]))
@@ -258,6 +258,8 @@ def test_rows_animated_a_few_at_a_time_are_the_rows_animated_together(tiny_world
     state = world.start(torch.randint(0, 255, (rows, 32, 48, 3), generator=torch.Generator().manual_seed(0)).byte())
     shift, code = torch.arange(2.0 * rows).view(rows, 2) - rows, torch.arange(rows) % 3
     together = world.step(world.step(state, shift, code), -shift, code)
-    monkeypatch.setattr(simulator_module, "CPU_PLACES", 2 * tiny_world.config.window**2)
+    height, width = tiny_world.model.view.size
+    monkeypatch.setattr(simulator_module, "CPU_PLACES", 2 * height * width)
     apart = world.step(world.step(state, shift, code), -shift, code)
-    assert all(torch.equal(a, b) for a, b in zip(together.tensors(), apart.tensors(), strict=True))
+    exact = 0 if world.model.view.follows else 1e-5  # float32 kernels of the CPU round by the batch
+    assert all((a - b).abs().max() <= exact for a, b in zip(together.tensors(), apart.tensors(), strict=True))

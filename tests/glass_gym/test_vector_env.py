@@ -240,8 +240,8 @@ def test_the_agent_never_leaves_the_frame(tiny_world):
     assert (envs.core.state.world.position[:, 0] <= 48 - tiny_world.config.agent_radius).all()
 
 
-def test_an_agent_that_starts_at_the_edge_is_not_pushed_in(tiny_world):
-    envs = GlassVectorEnv(tiny_world, 3, **FREE)
+def test_an_agent_that_starts_at_the_edge_is_not_pushed_in(lean_world):
+    envs = GlassVectorEnv(lean_world, 3, **FREE)
     envs.reset(seed=0)
     envs.core.state.world.position[:] = torch.tensor([46.0, 3.0])  # bounds: 5..43, 5..27
     envs.step(np.array([[0, 0], [1, 0], [6, 0]]))  # stay, right, down-left (-3, 2)

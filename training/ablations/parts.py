@@ -132,7 +132,7 @@ def plain_paper_directions(config: GlassConfig) -> PaperAction:
     return PaperAction(config, chain=Difference())
 
 
-# --- how the RNN and D hear actions -----------------------------------------------------------------------------
+# --- what the RNN and D get of actions -----------------------------------------------------------------------------
 
 
 class UnmodulatedConv(ModulatedConv):
@@ -158,7 +158,7 @@ class PlainNorm(nn.Module):
 class SeparateInput(LeanDynamics):
     """The first block gets the shift, the others the code, as published."""
 
-    def heard(self, move: Tensor, local: Tensor) -> tuple[Tensor, Tensor]:
+    def action_inputs(self, move: Tensor, local: Tensor) -> tuple[Tensor, Tensor]:
         """The other embedding is zero."""
         return torch.cat([move, torch.zeros_like(local)], 1), torch.cat([torch.zeros_like(move), local], 1)
 

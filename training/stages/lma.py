@@ -169,11 +169,11 @@ class LmaStage(Stage):
         with torch.set_grad_enabled(c.learn_codes and torch.is_grad_enabled()):
             z = model.directions(layers, shifts)  # (B, T, code)
         codes, terms = self._codes(z, iteration, generator)
-        told = shifts
+        observed_shift = shifts
         if c.hide_shift and model.view.follows:
             hidden = torch.rand(len(shifts), generator=generator) < c.hide_shift
-            told = torch.where(hidden.to(shifts.device)[:, None, None], torch.zeros_like(shifts), shifts)
-        drawn = model.rollout(layers, told, codes, self.teacher(iteration, *shifts.shape[:2]), scales=True)
+            observed_shift = torch.where(hidden.to(shifts.device)[:, None, None], torch.zeros_like(shifts), shifts)
+        drawn = model.rollout(layers, observed_shift, codes, self.teacher(iteration, *shifts.shape[:2]), scales=True)
         target = layers[:, 1:].transpose(0, 1).flatten(0, 1)  # (T B, 4, h, w)
         before = layers[:, :-1].transpose(0, 1).flatten(0, 1)
         weight = 1 + c.mask_weight * (target[:, 3:] + (target[:, 3:] - before[:, 3:]).abs())
