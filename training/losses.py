@@ -49,7 +49,7 @@ def weighted_squared(predicted: Tensor, target: Tensor, weight: Tensor) -> Tenso
 
 
 def mask_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """L_MSK (Sec. 3.2): binary cross-entropy of mask logits (B, 1, H, W) under a weight (B, 1, H, W), normalised by it."""
+    """L_MSK (Sec. 3.2): binary cross-entropy of mask logits (B, 1, H, W) under a weight of that shape, normalised."""
     entropy = F.binary_cross_entropy_with_logits(logits, target.clamp(0, 1), reduction="none")
     return (entropy * weight).mean() / weight.mean()
 
@@ -69,7 +69,7 @@ def rec_s(coarse: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 
 
 def perceptual(features, predicted: Tensor, target: Tensor) -> Tensor:
-    """L_VGG (Secs. 3.1 and 3.2): mean L1 between feature maps; `features` maps images (B, 3, H, W) to a list of maps."""
+    """L_VGG (Secs. 3.1 and 3.2): mean L1 between feature maps; `features`: images (B, 3, H, W) -> a list of maps."""
     wanted = features(target.detach())
     return sum((a - b.detach()).abs().mean() for a, b in zip(features(predicted), wanted, strict=True)) / len(wanted)
 

@@ -65,7 +65,7 @@ def soft_argmax(score: Tensor, reach: int) -> Tensor:
 
 
 class CorrelationShift(nn.Module):
-    """P_f, P_b (Sec. 3.1) by matching: soft-argmax over the negative, normalised squared difference for all |d| <= reach.
+    """P_f, P_b (Sec. 3.1) by matching: soft-argmax over the negative, normalised squared difference, all |d| <= reach.
 
     One learned number, the temperature; nothing to saturate, however small the layer is.
     The weight (the layer's soft mask) rules which pixels count; `fourth` adds the mask itself as a channel.
