@@ -69,12 +69,15 @@ def evaluate(env: EvaluationEnv, policy, episodes: int = 1000, film: int = 0) ->
     env.reset()
     policy.begin()
     fewest = env.fewest_steps()
-    steps, value = np.zeros(env.rows, int), np.zeros(env.rows)
-    kept, best = [], (-math.inf, [])
+    steps = np.zeros(env.rows, int)
+    value = np.zeros(env.rows)
+    kept = []
+    best = (-math.inf, [])
     films = {row: [frame] for row, frame in enumerate(env.pictures()[:film])} if film else {}
     while (quota > 0).any():
         reward, reached = env.step(policy.act(env))
-        value, steps = value + reward, steps + 1
+        value = value + reward
+        steps = steps + 1
         if film:
             for row, frame in enumerate(env.pictures()[:film]):
                 films[row].append(frame)
@@ -90,7 +93,8 @@ def evaluate(env: EvaluationEnv, policy, episodes: int = 1000, film: int = 0) ->
         env.reset(done)
         policy.begin(done)
         fewest[done] = env.fewest_steps()[done]
-        steps[done], value[done] = 0, 0
+        steps[done] = 0
+        value[done] = 0
         if film:
             fresh = env.pictures()
             films |= {row: [fresh[row]] for row in np.flatnonzero(done[:film])}

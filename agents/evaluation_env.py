@@ -60,7 +60,8 @@ class WorldEvaluationEnv:
         self.core = self.env.unwrapped.core
         if self.core.task is None:
             raise ValueError("this needs a task: task='reach'")
-        self.rows, self.table = rows, self.core.table
+        self.rows = rows
+        self.table = self.core.table
         self.limit = self.env.unwrapped.max_episode_steps or 100
         self._seed: int | None = seed
 

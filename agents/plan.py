@@ -49,8 +49,13 @@ class Planner:
         seed: int = 0,
         **kwargs,
     ):
-        self.rows, self.samples, self.horizon, self.rounds = rows, samples, horizon, rounds
-        self.elite, self.discount, self.rng = max(1, round(elite * samples)), discount, np.random.default_rng(seed)
+        self.rows = rows
+        self.samples = samples
+        self.horizon = horizon
+        self.rounds = rounds
+        self.elite = max(1, round(elite * samples))
+        self.discount = discount
+        self.rng = np.random.default_rng(seed)
         self.dream = gym.make_vec(
             id,
             num_envs=rows * samples,
@@ -62,7 +67,8 @@ class Planner:
         )
         self.dream.reset(seed=seed)
         table = self.dream.unwrapped.core.table
-        self.shifts, self.usual = len(table.shifts), np.asarray(table.usual_codes)
+        self.shifts = len(table.shifts)
+        self.usual = np.asarray(table.usual_codes)
 
     def begin(self, rows=None) -> None:
         """Plans are made anew in every step."""
@@ -71,7 +77,8 @@ class Planner:
         """(rows, 2): the first actions of the best sequences."""
         present = env.env.unwrapped.state(np.repeat(np.arange(self.rows), self.samples))
         chances = np.full((self.rows, self.horizon, self.shifts), 1 / self.shifts)
-        best, most = np.zeros((self.rows, self.horizon), int), np.full(self.rows, -np.inf)
+        best = np.zeros((self.rows, self.horizon), int)
+        most = np.full(self.rows, -np.inf)
         for _ in range(self.rounds):
             tried = self._draw(chances)  # (rows, samples, horizon)
             value = self._value(present, tried)  # (rows, samples)
@@ -95,7 +102,8 @@ class Planner:
         """Discounted rewards until arrival, (rows, samples)."""
         self.dream.unwrapped.set_state(present)
         flat = torch.from_numpy(np.stack([tried, self.usual[tried]], -1).reshape(-1, self.horizon, 2))
-        value, alive = 0.0, 1.0
+        value = 0.0
+        alive = 1.0
         for t in range(self.horizon):
             _, reward, reached, _, _ = self.dream.step(flat[:, t].contiguous())
             value = value + self.discount**t * reward * alive

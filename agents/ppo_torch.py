@@ -57,7 +57,8 @@ class Rollout:
     @classmethod
     def empty(cls, settings: Settings, observation: Tensor) -> Rollout:
         """Memory for one roll-out."""
-        shape, device = (settings.n_steps, settings.n_envs), observation.device
+        shape = (settings.n_steps, settings.n_envs)
+        device = observation.device
         numbers = [torch.zeros(shape, device=device) for _ in range(4)]
         return cls(
             observation.new_zeros(settings.n_steps, *observation.shape),
@@ -94,8 +95,10 @@ def collect(env, policy, rollout: Rollout, observation: Tensor, settings: Settin
     """
     for t in range(settings.n_steps):
         actions, values, log_probs = policy(seen(observation))
-        rollout.observations[t], rollout.actions[t] = observation, actions
-        rollout.values[t], rollout.log_probs[t] = values[:, 0], log_probs
+        rollout.observations[t] = observation
+        rollout.actions[t] = actions
+        rollout.values[t] = values[:, 0]
+        rollout.log_probs[t] = log_probs
         observation, reward, terminated, truncated, _ = env.step(actions)
         late = truncated & ~terminated
         rollout.rewards[t] = reward + settings.gamma * values[:, 0] * late
@@ -109,12 +112,14 @@ def advantages(rollout: Rollout, last: Tensor, gamma: float, lam: float) -> Tens
     Args:
         last: (n_envs,) values of the states after the last step.
     """
-    out, running = torch.zeros_like(rollout.rewards), torch.zeros_like(last)
+    out = torch.zeros_like(rollout.rewards)
+    running = torch.zeros_like(last)
     for t in reversed(range(len(out))):
         goes_on = 1 - rollout.ends[t]
         error = rollout.rewards[t] + gamma * goes_on * last - rollout.values[t]
         running = error + gamma * lam * goes_on * running
-        out[t], last = running, rollout.values[t]
+        out[t] = running
+        last = rollout.values[t]
     return out
 
 
@@ -161,7 +166,9 @@ def train(arguments: argparse.Namespace, settings: Settings) -> None:
     optimiser = torch.optim.Adam(policy.parameters(), settings.learning_rate, eps=1e-5)
     rollout = Rollout.empty(settings, observation)
     chunk = settings.n_envs * settings.n_steps
-    rounds, done, began = -(-arguments.n_timesteps // chunk), 0, time.monotonic()
+    rounds = -(-arguments.n_timesteps // chunk)
+    done = 0
+    began = time.monotonic()
     with tqdm(total=rounds * chunk, unit="step", unit_scale=True) as bar:
         for number in range(rounds):
             for group in optimiser.param_groups:

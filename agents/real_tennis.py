@@ -89,8 +89,12 @@ class RealTennis(gym.Env):
         self.table = ActionTable.build((STEP, STEP), tuple(f"code {k}" for k in range(codes)), "compass", 1.0)
         scene = Scene(HEIGHT, WIDTH, 0.0, self.table.shifts)
         self.task = ReachTask(scene, target_radius, reward, 0.0)
-        self.fire_codes, self.obs_type, self.frame_size = set(fire_codes), obs_type, frame_size
-        self.channels_first, self.starts, self.render_mode = channels_first, (starts, starts_seed), render_mode
+        self.fire_codes = set(fire_codes)
+        self.obs_type = obs_type
+        self.frame_size = frame_size
+        self.channels_first = channels_first
+        self.starts = (starts, starts_seed)
+        self.render_mode = render_mode
         self.action_space = gym.spaces.MultiDiscrete(self.table.nvec)
         size = frame_size or (HEIGHT, WIDTH)
         frame = gym.spaces.Box(0, 255, (3, *size) if channels_first else (*size, 3), np.uint8)
@@ -127,7 +131,8 @@ class RealTennis(gym.Env):
 
     def free_to_run(self) -> bool:
         """Whether from here the player runs up and down, or left and right, as told; the game is put back."""
-        here, free = self.ale.cloneState(), True
+        here = self.ale.cloneState()
+        free = True
         for turn in range(FREE_STEPS):
             before = self.position
             self.act((1, 3, 5, 7)[turn // 2 % 4], False)
@@ -208,8 +213,11 @@ def record_starts(count: int, seed: int) -> list:
     Returns:
         ALE states, for any game of this process.
     """
-    game, rng, bank = RealTennis(), np.random.default_rng(seed), []
-    shift, rested = 0, 0
+    game = RealTennis()
+    rng = np.random.default_rng(seed)
+    bank = []
+    shift = 0
+    rested = 0
     while len(bank) < count:
         if game.ale.game_over():
             game.ale.reset_game()
@@ -238,7 +246,8 @@ class RealEvaluationEnv:
 
     def __init__(self, rows: int, seed: int = 0, **kwargs):
         self.games = [RealTennis(**{"starts_seed": EVALUATION_STARTS, **kwargs}) for _ in range(rows)]
-        self.rows, self.table = rows, self.games[0].table
+        self.rows = rows
+        self.table = self.games[0].table
         self._seed: int | None = seed
 
     def reset(self, mask=None) -> None:

@@ -112,7 +112,8 @@ class Plan:
         changes = changes_of(arguments.hyperparams)
         settings = hyperparameters(arguments.env, arguments.algo, obs_type, changes, arguments.conf_file)
         env_kwargs = settings.get("env_kwargs", {}) | {"obs_type": obs_type} | changes_of(arguments.env_kwargs)
-        steps, rows = arguments.n_timesteps or settings["n_timesteps"], arguments.n_envs or settings.get("n_envs", 8)
+        steps = arguments.n_timesteps or settings["n_timesteps"]
+        rows = arguments.n_envs or settings.get("n_envs", 8)
         return cls(arguments.algo, arguments.env, obs_type, steps, rows, arguments.seed, settings, env_kwargs)
 
     @classmethod
@@ -143,7 +144,8 @@ def train(arguments: argparse.Namespace) -> bool:
     (folder / "plan.json").write_text(json.dumps(asdict(plan), indent=1))
     clock = _Clock(folder, arguments)
     print(f"{plan.algo} in {plan.env} ({plan.obs_type}), {plan.steps:,} steps of {plan.rows} rows -> {folder}")
-    left, stopped = plan.steps - model.num_timesteps * arguments.resume, False
+    left = plan.steps - model.num_timesteps * arguments.resume
+    stopped = False
     try:
         if left > 0:
             model.learn(
@@ -211,7 +213,8 @@ def finish(plan: Plan, arguments: argparse.Namespace, model, folder: Path, minut
     def env(rows: int, seed: int):
         return make_evaluation_env(plan.env, rows, plan.seed + seed, **plan.env_kwargs)
 
-    chosen, best = model, folder / "best_model.zip"
+    chosen = model
+    best = folder / "best_model.zip"
     if best.is_file() and arguments.final_episodes > 0:
         count = max(1, arguments.final_episodes // 4)
         rows = min(arguments.n_eval_envs, count)
@@ -255,7 +258,8 @@ class _Clock:
     """Saves every few minutes and stops in time."""
 
     def __init__(self, folder: Path, arguments: argparse.Namespace):
-        self.folder, self.arguments = folder, arguments
+        self.folder = folder
+        self.arguments = arguments
         self.began = self.saved = time.monotonic()
         self.out_of_time = False
         self.before = 0.0

@@ -18,7 +18,8 @@ from agents.evaluation_env import WorldEvaluationEnv, make_evaluation_env
 from agents.real_tennis import RealEvaluationEnv
 from glass_gym.policy import PolicyError, load_policy
 
-REAL, LEARNED = "RealTennis-v0", "GlassTennis-v0"
+REAL = "RealTennis-v0"
+LEARNED = "GlassTennis-v0"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -78,11 +79,13 @@ def transfer(arguments: argparse.Namespace) -> dict[str, dict]:
 def side_by_side(policy, real: dict, seed: int, episodes: int = 3, pause: int = 6) -> list[np.ndarray]:
     """The same targets from the same frames: left in the learned world, right in the real game."""
     frames = []
-    game, world = RealEvaluationEnv(1, seed, **real), WorldEvaluationEnv(LEARNED, 1, seed)
+    game = RealEvaluationEnv(1, seed, **real)
+    world = WorldEvaluationEnv(LEARNED, 1, seed)
     world.reset()
     for _ in range(episodes):
         game.reset()
-        start, target = game.games[0].frame(shown=False), game.games[0].target
+        start = game.games[0].frame(shown=False)
+        target = game.games[0].target
         world.env.reset(options={"start_frame": start[0].permute(1, 2, 0).numpy(), "target": target})
         shown = [_walk(env, policy) for env in (world, game)]
         for t in range(max(map(len, shown)) + pause):
@@ -93,7 +96,9 @@ def side_by_side(policy, real: dict, seed: int, episodes: int = 3, pause: int = 
 
 def _walk(env, policy) -> list[np.ndarray]:
     policy.begin()
-    frames, reached, steps = [env.pictures()[0]], False, 0
+    frames = [env.pictures()[0]]
+    reached = False
+    steps = 0
     while not reached and steps < env.limit:
         reached = bool(env.step(policy.act(env))[1][0])
         frames.append(env.pictures()[0])

@@ -35,7 +35,9 @@ class GumbelQuantiser(Quantiser):
     def __init__(self, config: GlassConfig, variability: bool = False, information: float = 0.05, decay: float = 0.99):
         super().__init__()
         size = config.code_channels
-        self.information, self.decay, self.variability = information, decay, variability
+        self.information = information
+        self.decay = decay
+        self.variability = variability
         self.linear = nn.Linear(size, config.codes)
         self.codebook = nn.Parameter(torch.randn(config.codes, size))
         if variability:

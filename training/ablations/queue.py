@@ -30,7 +30,7 @@ from glass_gym.config import preset
 from glass_gym.glass import Glass
 from glass_gym.tracking import track
 from training.ablations.rows import ROWS, STEPS, Row, tables
-from training.data.sources import DataOptions, open_data
+from training.data.sources import DataOptions, open_data, source_of
 from training.data.store import DataError, Store, frames_to_tensor
 from training.evaluate import load_state
 from training.metrics.actions import mutual_information, usage
@@ -98,12 +98,14 @@ class Queue:
     """The rows of one folder over one store."""
 
     def __init__(self, config: AblateConfig, store: Store):
-        self.config, self.store = config, store
+        self.config = config
+        self.store = store
         (config.out / "rows").mkdir(parents=True, exist_ok=True)
         self.began = time.monotonic()
         self._cut: dict[str, WindowSet] = {}
         videos = [v for v in store.videos if v.split == "test" and v.length > HORIZON]
-        if not videos or "local_action" not in store.labels or not store.has_masks:
+        labelled = videos and source_of(store).local_actions(store, videos[0]) is not None
+        if not labelled or not store.has_masks:
             raise DataError(f"{store.root}: ablations need held-out videos with masks and local_action labels")
         self.videos = videos[: config.videos]
 
@@ -222,7 +224,8 @@ class Queue:
             "horizons": (2, 4, 8, STEPS),
         } | row.lma
         lma = LmaConfig(**(settings | ({"rate": 4e-4} if row.preset == "paper" else {})))
-        height, width = self.store.height // SCALE, self.store.width // SCALE
+        height = self.store.height // SCALE
+        width = self.store.width // SCALE
         changes = {"codes": 6, "window": 32, "agent_radius": 12} | row.config
         model = build_glass(preset(row.preset, height, width, **changes), **row.parts)
         windows = self._data(row.data)
@@ -316,7 +319,9 @@ def _whole(model: Glass | None, frames: torch.Tensor) -> tuple[torch.Tensor, tor
 
 def whole_clips(model: Glass | None, store: Store, clips):
     """The held-out clips as whole reduced frames: layers, shifts, true masks."""
-    layers, shifts, masks = [], [], []
+    layers = []
+    shifts = []
+    masks = []
     for start in clips.starts:
         span = slice(start, start + HORIZON + 1)
         stack, position = _whole(model, frames_to_tensor(store.frames[span]))

@@ -122,7 +122,8 @@ def body_column(mask: np.ndarray, position: np.ndarray) -> float:
 
     Read from the densest columns: body and legs are above each other, the racket is held out to the side.
     """
-    x, feet = int(position[0]), int(position[1])
+    x = int(position[0])
+    feet = int(position[1])
     rows = mask[max(0, feet - 24) : feet + 1, max(0, x - 8) : x + 28].sum(0)
     if not rows.any():
         return 5.0
@@ -224,12 +225,16 @@ class _Stretch:
 def _near_stretches(env, walk: JoystickWalk, seed: int):
     """One episode, cut where the players change ends."""
     observation, _ = env.reset(seed=seed)
-    frames, ram, colour, done = [], [], None, False
+    frames = []
+    ram = []
+    colour = None
+    done = False
     while not done:
         now = near_colour(observation)
         if colour is not None and now != colour and frames:
             yield _Stretch(colour, np.stack(frames), np.array(ram))
-            frames, ram = [], []
+            frames = []
+            ram = []
         colour = now
         frames.append(observation[TOP : TOP + HEIGHT].copy())
         memory = env.unwrapped.ale.getRAM()

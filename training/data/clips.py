@@ -20,7 +20,8 @@ class ClipDataset:
 
     def __init__(self, store: Store | str | Path, split: str = "train", length: int = 2, skip: int = 0):
         self.store = store if isinstance(store, Store) else Store(store)
-        self.step, self.length = skip + 1, length
+        self.step = skip + 1
+        self.length = length
         span = length + (length - 1) * skip
         videos = [v for v in self.store.videos if v.split == split]
         self.starts = np.concatenate(

@@ -170,7 +170,8 @@ def pack(root: Path, out: Path, config: ReadConfig, progress=lambda done, total:
     Raises:
         DataError: the first broken video (unless `skip_broken`), mixed sizes, or nothing left.
     """
-    writer, left_out = None, []
+    writer = None
+    left_out = []
     videos = find_videos(root)
     for done, (name, split, path) in enumerate(videos):
         try:

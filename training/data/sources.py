@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from glass_gym.ale_tennis import BLUE, PINK
 from training.data.layout import ReadConfig, find_videos, frames_in, pack
 from training.data.store import DataError, Store, Video
 
@@ -64,10 +65,12 @@ class Source:
     Attributes:
         name: what it is called on the command line, and in the stores that it makes.
         defaults: of training.
+        palette: the agents' true colours, RGB, where they are few and known (for scoring only); or None.
     """
 
     name: str = ""
     defaults: Defaults = Defaults()
+    palette: tuple[tuple[int, int, int], ...] | None = None
 
     def folder(self, options: DataOptions) -> str:
         """Name of the store below the cache: another for every option that changes what is in it."""
@@ -95,18 +98,30 @@ class Source:
 
     def positions(self, store: Store, video: Video, masks: np.ndarray) -> np.ndarray | None:
         """Where the agent stands in a video, (T, 2) px, from labels; None without them."""
-        if "position" not in store.labels:
-            return None
-        return store.labels["position"][video.start : video.start + video.length].astype(np.float64)
+        position = _label(store, "position", video, slice(None))
+        return None if position is None else position.astype(np.float64)
 
     def shifts(self, store: Store, video: Video, masks: np.ndarray | None) -> np.ndarray | None:
         """True shifts (T - 1, 2) px of the agent in a video, from labels; None without them."""
-        if "foreground_shift" in store.labels:
-            return store.labels["foreground_shift"][video.start : video.start + video.length][:-1]
+        labelled = _label(store, "foreground_shift", video, slice(None, -1))
+        if labelled is not None:
+            return labelled
         if masks is None:
             masks = np.zeros((video.length, store.height, store.width), bool)
         position = self.positions(store, video, masks)
         return None if position is None else np.diff(position, axis=0)
+
+    def background_shifts(self, store: Store, video: Video) -> np.ndarray | None:
+        """True shifts (T - 1, 2) px of the scene in a video; None where they are not known."""
+        return _label(store, "background_shift", video, slice(None, -1))
+
+    def local_actions(self, store: Store, video: Video) -> np.ndarray | None:
+        """True local actions (T - 1,) of the steps of a video; None where they are not known."""
+        return _label(store, "local_action", video, slice(1, None))
+
+    def characters(self, store: Store, video: Video) -> np.ndarray | None:
+        """Who acts in each step of a video, (T - 1,); None where it is not known."""
+        return _label(store, "character", video, slice(1, None))
 
 
 class Videos(Source):
@@ -137,6 +152,7 @@ class Tennis(Source):
 
     name = "tennis"
     defaults = Defaults(theta=0.007, codes=4, window=32, agent_radius=12)
+    palette = (BLUE, PINK)
 
     def folder(self, options: DataOptions) -> str:
         """With the number of frames, where it is not the usual one."""
@@ -276,6 +292,11 @@ def open_data(
         for message in source.make(root, options, progress):
             print(f"left out: {message}", file=sys.stderr)
     return Store(root)
+
+
+def _label(store: Store, name: str, video: Video, part: slice) -> np.ndarray | None:
+    """A part of a label of a video, where the store has it."""
+    return store.labels[name][video.start : video.start + video.length][part] if name in store.labels else None
 
 
 def _digest(key: object) -> str:

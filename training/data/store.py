@@ -71,7 +71,10 @@ class StoreWriter:
         self.root = Path(root)
         self.root.mkdir(parents=True, exist_ok=True)
         (self.root / "index.json").unlink(missing_ok=True)
-        self.height, self.width, self.pixel_aspect, self.source = height, width, pixel_aspect, source
+        self.height = height
+        self.width = width
+        self.pixel_aspect = pixel_aspect
+        self.source = source
         self.kind = kind
         self.videos: list[Video] = []
         self.frames = 0
@@ -127,7 +130,8 @@ class GrowingArray:
     """
 
     def __init__(self, path: Path, row: tuple[int, ...]):
-        self.row, self.count = row, 0
+        self.row = row
+        self.count = 0
         self._file = open(path, "wb")
         self._write_header()
 
@@ -173,7 +177,8 @@ class Store:
             raise DataError(f"{index_path}: format is {index.get('format')!r}, expected {FORMAT!r}")
         if index.get("version", 0) > VERSION:
             raise DataError(f"{index_path}: version {index['version']} is newer than {VERSION}; upgrade glass_gym")
-        self.height, self.width = int(index["height"]), int(index["width"])
+        self.height = int(index["height"])
+        self.width = int(index["width"])
         self.pixel_aspect = float(index["pixel_aspect"])
         self.source = index.get("source", "")
         self.kind = index.get("kind") or _kind_1(self.source)

@@ -15,8 +15,10 @@ import numpy as np
 
 from training.data.store import DataError, StoreWriter
 
-TILE, COLUMNS = 64, 13
-HEIGHT, WIDTH = 96, 128
+TILE = 64
+COLUMNS = 13
+HEIGHT = 96
+WIDTH = 128
 LAYERS = ("body", "bottomwear", "topwear", "hair")
 VALUES = 6
 SHEET_SIZE = (832, 1344)
@@ -98,7 +100,8 @@ class Sprites:
 def characters(split: str, seed: int = 0) -> np.ndarray:
     """The characters of a split, in a fixed order; split 8:1:1, never mixed."""
     order = np.random.default_rng([seed, 1296]).permutation(Sprites.count)
-    a, b = int(Sprites.count * 0.8), int(Sprites.count * 0.9)
+    a = int(Sprites.count * 0.8)
+    b = int(Sprites.count * 0.9)
     return {"train": order[:a], "val": order[a:b], "test": order[b:]}[split]
 
 
@@ -110,7 +113,8 @@ def load_background(path: str | Path | None, walk: WalkConfig) -> np.ndarray:
     """
     from PIL import Image, UnidentifiedImageError
 
-    height, width = HEIGHT + 2 * walk.background_range, WIDTH + 2 * walk.background_range
+    height = HEIGHT + 2 * walk.background_range
+    width = WIDTH + 2 * walk.background_range
     if path is None:
         return draw_landscape(height, width)
     if str(path) == "china":
@@ -128,7 +132,8 @@ def load_background(path: str | Path | None, walk: WalkConfig) -> np.ndarray:
     image = image.resize(
         (max(width, round(image.width * scale)), max(height, round(image.height * scale))), Image.BICUBIC
     )
-    left, top = (image.width - width) // 2, (image.height - height) // 2
+    left = (image.width - width) // 2
+    top = (image.height - height) // 2
     return np.ascontiguousarray(np.asarray(image)[top : top + height, left : left + width])
 
 
@@ -219,7 +224,8 @@ class WSprites:
         frames = np.empty((length, HEIGHT, WIDTH, 3), np.uint8)
         masks = np.zeros((length, HEIGHT, WIDTH), bool)
         for t in range(length):
-            (x, y), (bx, by) = position[t], corner[t]
+            (x, y) = position[t]
+            (bx, by) = corner[t]
             frames[t] = self.background[by : by + HEIGHT, bx : bx + WIDTH]
             tile = tiles[action[t], frame[t]]
             area = frames[t, y : y + TILE, x : x + TILE]
@@ -241,14 +247,18 @@ class WSprites:
         walk = self.walk
         top = np.array([walk.range_x - 1, walk.range_y - 1])
         position = np.empty((length, 2), int)
-        action, frame = np.empty(length, int), np.empty(length, int)
+        action = np.empty(length, int)
+        frame = np.empty(length, int)
         here = np.array([rng.integers(walk.range_x), rng.integers(walk.range_y)])
-        move, clock, until = int(rng.integers(5)), 0, 0
+        move = int(rng.integers(5))
+        clock = 0
+        until = 0
         stay_action = 0
         for t in range(length):
             if move == STAY:
                 if until <= 0:
-                    stay_action, clock = int(rng.integers(3, 9)), 0
+                    stay_action = int(rng.integers(3, 9))
+                    clock = 0
                     until = int(rng.integers(walk.stay_frames[0], walk.stay_frames[1] + 1))
                 until -= 1
             position[t] = here
@@ -260,14 +270,16 @@ class WSprites:
                 fits = [m for m in range(5) if ((w := here + MOVES[m] * walk.step) >= 0).all() and (w <= top).all()]
                 new = int(rng.choice(fits))
                 if new != move:
-                    clock, until = 0, 0
+                    clock = 0
+                    until = 0
                 move = new
             here = here + MOVES[move] * walk.step
         return position, action, frame
 
     def _background_walk(self, rng, length):
         walk = self.walk
-        offset, move = np.zeros(2, int), int(rng.integers(5))
+        offset = np.zeros(2, int)
+        move = int(rng.integers(5))
         out = np.empty((length, 2), int)
         for t in range(length):
             out[t] = offset
@@ -335,9 +347,11 @@ def _draw_layer(layer: str, value: int) -> np.ndarray:
 
 def _skeleton(action: int, phase: int) -> dict:
     """Joints (x, y) of a figure: `side` -1 left, 1 right, 0 front."""
-    kind, side = action // 3, (0, -1, 1)[action % 3]
+    kind = action // 3
+    side = (0, -1, 1)[action % 3]
     swing = np.sin(2 * np.pi * phase / 8) if kind == 0 else 0.0
-    hip, neck = (32, 44), (32, 29)
+    hip = (32, 44)
+    neck = (32, 29)
     spread = 4 if side == 0 else 1
     if side == 0:  # seen from the front a leg swings up, not sideways
         feet = [(32 - spread, 60 - max(0, 5 * swing)), (32 + spread, 60 - max(0, -5 * swing))]
@@ -382,7 +396,8 @@ def _paint_topwear(draw, value, s):
 
 
 def _paint_hair(draw, value, s):
-    colour, side = HAIR[value], s["side"]
+    colour = HAIR[value]
+    side = s["side"]
     draw.pieslice([22, 8, 42, 30], 180, 360, fill=colour)
     if value % 2:  # long hair
         for x in (22, 39) if side == 0 else ((38,) if side < 0 else (22,)):

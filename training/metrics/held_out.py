@@ -93,18 +93,17 @@ def _analyse_video(model: Glass, store: Store, video: Video, found: dict[str, li
     if truth is not None:
         mask = torch.from_numpy(truth)[:, None].float()
         true_layers = model.view.cut(torch.ones_like(mask).expand(-1, 3, -1, -1), mask, tracked.position)[:, 3:]
-    labels = {
-        name: store.labels[label][span][1:]
-        for name, label in (("labels", "local_action"), ("groups", "character"))
-        if label in store.labels
-    }
+    source = source_of(store)
+    known = {"labels": source.local_actions(store, video), "groups": source.characters(store, video)}
+    labels = {name: values for name, values in known.items() if values is not None}
     if codes:
         found["codes"].append(model.infer_codes(layers[None], moves[None])[0].numpy())
         found["code_shifts"].append(moves.numpy())
         for name, label in labels.items():
             found[f"code_{name}"].append(label)
     for begin in range(0, video.length - HORIZON, HORIZON + 1):
-        part, steps = slice(begin, begin + HORIZON + 1), slice(begin, begin + HORIZON)
+        part = slice(begin, begin + HORIZON + 1)
+        steps = slice(begin, begin + HORIZON)
         found["layers"].append(layers[part])
         found["shifts"].append(moves[steps])
         found["positions"].append(tracked.position[part])
@@ -130,14 +129,16 @@ def _gma(model: Glass, store: Store, video: Video, frames, tracked, truth, found
         found["around"].append(iou(kept, truth))
         found["pixels"].append([(kept & truth).sum(), (kept | truth).sum()])
         found["distance"].append(np.linalg.norm(centroids(kept) - centroids(truth), axis=1))
-    move = source_of(store).shifts(store, video, truth)
+    source = source_of(store)
+    move = source.shifts(store, video, truth)
     if move is not None:
         found["tracked"].append(tracked.position.diff(dim=0).numpy())
         found["pairwise"].append(estimate)
         found["true"].append(move)
-    if "background_shift" in store.labels:
+    true_scene = source.background_shifts(store, video)
+    if true_scene is not None:
         found["scene"].append(scene.numpy())
-        found["true_scene"].append(store.labels["background_shift"][video.start : video.start + video.length][:-1])
+        found["true_scene"].append(true_scene)
     return scene
 
 

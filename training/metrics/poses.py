@@ -58,7 +58,8 @@ class PoseMatcher:
                     best = torch.maximum(best, iou)
                     found = corners + [dx, dy] + self.anchors[which.numpy()]
                     where[better] = found[better]
-            position[part], quality[part] = where, best.numpy()
+            position[part] = where
+            quality[part] = best.numpy()
         return position, quality
 
 
@@ -79,12 +80,14 @@ def matcher_of(store: Store, side: int, videos: int = 150) -> PoseMatcher | None
     """A matcher from training videos with true masks and positions; None where the store has none."""
     chosen = [v for v in store.videos if v.split == "train"]
     chosen = chosen[:: max(1, len(chosen) // videos)]
-    if not store.has_masks or "position" not in store.labels:
-        return None
-    masks, anchors = [], []
-    for video in chosen:
+    source = source_of(store)
+    masks = []
+    anchors = []
+    for video in chosen if store.has_masks else ():
         truth = store.masks(video.start, video.start + video.length)
-        position = source_of(store).positions(store, video, truth)
+        position = source.positions(store, video, truth)
+        if position is None:
+            return None
         masks.append(truth[::4])
         anchors.append(position[::4])
-    return PoseMatcher(np.concatenate(masks), np.concatenate(anchors), side)
+    return PoseMatcher(np.concatenate(masks), np.concatenate(anchors), side) if masks else None

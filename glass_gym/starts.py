@@ -1,0 +1,103 @@
+"""Where episodes start: the world's own start frames, or pictures that a user gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from glass_gym.checkpoint import World
+from glass_gym.convert import to_numpy
+from glass_gym.pictures import fit_picture
+from glass_gym.simulator import PRESENT, NoAgentError, Simulator, WorldState
+
+
+class StartStates:
+    """States to start from.
+
+    Args:
+        world: its start frames.
+        simulator: makes states of them.
+    """
+
+    def __init__(self, world: World, simulator: Simulator):
+        self.world = world
+        self.simulator = simulator
+        self._states: WorldState | None = None
+
+    @property
+    def states(self) -> WorldState:
+        """A state for every start frame of the world, computed once, so that a reset is a gather."""
+        if self._states is None:
+            self._states = self.simulator.start(torch.from_numpy(self.world.start_frames))
+        return self._states
+
+    def forget(self) -> None:
+        """Let go of them; they are made again when they are needed."""
+        self._states = None
+
+    def given(self, start: Any, rows: Tensor, total: int) -> WorldState:
+        """The states that a user asks for.
+
+        Args:
+            start: an index into the start frames, a picture, or one of either for each of all rows.
+            rows: (B,) int64, which rows start.
+            total: how many rows there are.
+
+        Returns:
+            B rows.
+
+        Raises:
+            ValueError: neither indices nor pictures, or too many or too few.
+            NoAgentError: the model finds no agent in a picture.
+        """
+        start = np.asarray(start)
+        if start.ndim in (0, 1):
+            return self.states.rows(self._checked_index(start, total)[rows])
+        if start.ndim == 4:
+            if len(start) != total:
+                raise ValueError(
+                    f"start_frame holds {len(start)} pictures for {total} environments; pass one or one each"
+                )
+            return self.from_pictures(start[to_numpy(rows)])
+        return self.from_pictures(start[None]).rows(torch.zeros_like(rows))
+
+    def _checked_index(self, start: np.ndarray, total: int) -> Tensor:
+        """Indices of start frames for all rows, on the device."""
+        if not np.issubdtype(start.dtype, np.integer) or start.shape not in ((), (total,)):
+            raise ValueError(
+                f"start_frame must be an index, {total} indices, or pictures, got {start.dtype} {start.shape}"
+            )
+        if start.size and (start.min() < 0 or start.max() >= len(self.states)):
+            raise ValueError(f"start_frame {start.tolist()} is not in 0..{len(self.states) - 1}")
+        return torch.from_numpy(np.broadcast_to(start, total).astype(np.int64)).to(self.simulator.device)
+
+    def from_pictures(self, pictures: np.ndarray) -> WorldState:
+        """Start states of pictures of any size (see :func:`fit_picture`).
+
+        Args:
+            pictures: N of (h, w, 3) uint8.
+
+        Returns:
+            N rows.
+
+        Raises:
+            ValueError: not pictures.
+            NoAgentError: the model finds no agent in one of them.
+        """
+        height = self.simulator.height
+        width = self.simulator.width
+        aspect = self.world.pixel_aspect
+        fitted = np.stack([fit_picture(picture, height, width, aspect) for picture in pictures])
+        states = self.simulator.start(torch.from_numpy(fitted))
+        usual = float(self.states.mass.median())
+        found = to_numpy(states.mass)
+        for index in np.flatnonzero(found < PRESENT * usual):
+            raise NoAgentError(
+                f"no agent found in start picture {index}: the model's mask covers {found[index]:.0f} px, the agents "
+                f"of world {self.world.name or 'given'!r} about {usual:.0f}. Use a picture like those that the world "
+                f"learned from (a frame is {height}x{width} px, see env.unwrapped.core.world.start_frames)"
+            )
+        return states
