@@ -14,7 +14,8 @@ choices = len(env.unwrapped.shifts)
 dream = gym.make_vec("GlassTennis-v0", num_envs=choices, obs_type="position", max_episode_steps=None)
 dream.reset(seed=0)
 _, info = env.reset(seed=3)
-steps, arrived = 0, False
+steps = 0
+arrived = False
 while not arrived and steps < 60:
     dream.unwrapped.set_state(env.unwrapped.state())  # row i tries shift i
     tried = np.stack([np.arange(choices), np.zeros(choices, int)], 1)

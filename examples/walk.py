@@ -11,10 +11,12 @@ import glass_gym  # noqa: F401  (registers the ids)
 env = gym.make("GlassTennis-v0")
 shifts = env.unwrapped.shifts  # (9, 2) px: stay, right, up-right, ...
 frame, info = env.reset(seed=1)
-total, done = 0.0, False
+total = 0.0
+done = False
 while not done:
     after = info["agent_position"] + shifts  # (9, 2): where each shift would lead
     shift = np.linalg.norm(after - info["target"], axis=1).argmin()
     frame, reward, terminated, truncated, info = env.step([shift, 0])
-    total, done = total + reward, terminated or truncated
+    total = total + reward
+    done = terminated or truncated
 print(f"arrived: {info['is_success']}, return {total:.2f}, frame {frame.shape}")

@@ -143,7 +143,8 @@ def time_learning(id: str, rows: int, seconds: float, settings: dict) -> dict:
     model = _model(id, rows, settings)
     batch = model.n_steps * rows
     model.learn(batch)  # warm up
-    began, frames = time.perf_counter(), 0
+    began = time.perf_counter()
+    frames = 0
     while time.perf_counter() - began < seconds:
         model.learn(batch, reset_num_timesteps=False)
         frames += batch
@@ -173,7 +174,8 @@ def fingerprint(id: str, seeds: int = 4, steps: int = 100, **settings: Any) -> s
     for seed in range(seeds):
         env = gym.make(id, max_episode_steps=-1, **settings)
         frames.update(env.reset(seed=seed)[0].tobytes())
-        rng, sizes = np.random.default_rng(seed), core_of(env).table.nvec
+        rng = np.random.default_rng(seed)
+        sizes = core_of(env).table.nvec
         for _ in range(steps):
             frame, _, terminated, _, _ = env.step(rng.integers(0, sizes))
             frames.update(frame.tobytes())
@@ -200,14 +202,17 @@ def soak(arguments: argparse.Namespace) -> dict:
     core = core_of(envs)
     frames, _ = envs.reset(seed=0)
     envs.action_space.seed(0)
-    memory, ends, began = {}, 0, time.perf_counter()
+    memory = {}
+    ends = 0
+    began = time.perf_counter()
     for step in tqdm(range(1, arguments.soak + 1), unit="step", file=sys.stderr):
         frames, reward, terminated, truncated, infos = envs.step(envs.action_space.sample())
         world = core.state.world
         whole = all(bool(x.isfinite().all()) for x in (world.layer, world.position, *world.memory))
         if not (whole and np.isfinite(reward).all() and np.isfinite(infos["distance"]).all()):
             raise ValueError(f"step {step}: a value is not finite")
-        place, size = world.position, torch.tensor([core.width, core.height], device=core.device)
+        place = world.position
+        size = torch.tensor([core.width, core.height], device=core.device)
         inside = bool(((place >= 0) & (place <= size)).all())
         if not inside or frames.shape != envs.observation_space.shape or frames.dtype != np.uint8:
             raise ValueError(f"step {step}: an agent or a frame is out of bounds")
@@ -251,7 +256,8 @@ def _model(id: str, rows: int, settings: dict) -> Any:
         return DownscaleFrame(env, (max(36, core.height // 2), max(36, core.width // 2)))
 
     env = GlassVecEnv(id, rows, wrappers=[halve], stagger=True, max_episode_steps=LIMIT, **settings)
-    device, batch = core_of(env.env).device, min(256, 8 * rows)
+    device = core_of(env.env).device
+    batch = min(256, 8 * rows)
     return PPO("CnnPolicy", env, n_steps=8, batch_size=batch, n_epochs=4, device=device, seed=0)
 
 
@@ -260,12 +266,16 @@ def _timed(step, seconds: float, device: torch.device) -> float:
     for warm in range(3):
         step(warm)
     _wait(device)
-    rounds, count, began = [], 0, time.perf_counter()
+    rounds = []
+    count = 0
+    began = time.perf_counter()
     while time.perf_counter() - began < seconds or not rounds:
-        start, steps = time.perf_counter(), 0
+        start = time.perf_counter()
+        steps = 0
         while time.perf_counter() - start < seconds / 5 or not steps:
             step(count)
-            count, steps = count + 1, steps + 1
+            count = count + 1
+            steps = steps + 1
         _wait(device)
         rounds.append((time.perf_counter() - start) / steps)
     return float(np.median(rounds))

@@ -185,7 +185,8 @@ def load_world(checkpoint: str | Path) -> World:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from None
     try:
-        version, statistics = header["format_version"], header["statistics"]
+        version = header["format_version"]
+        statistics = header["statistics"]
         config = GlassConfig.from_dict(upgrade_config(header["config"], version))
         usual = header["usual_codes"] if version >= 2 else statistics.pop("usual_codes", [])
         model = build_glass(config)

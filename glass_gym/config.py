@@ -34,6 +34,7 @@ class GlassConfig:
         bilinear_channels: widths of the chain's three inner maps.
         code_channels: size of a code vector in the codebook.
         action_channels: size of the embeddings of both actions.
+        prior_channels: width of the prior over local actions; 0: the model has none.
 
     Raises:
         ValueError: a size that no model can have; the message says what to do.
@@ -57,6 +58,7 @@ class GlassConfig:
     bilinear_channels: int = 64
     code_channels: int = 16
     action_channels: int = 64
+    prior_channels: int = 0
 
     def __post_init__(self) -> None:
         """Check the sizes.
@@ -80,6 +82,8 @@ class GlassConfig:
             raise ValueError(f"window must be a multiple of 8 between 16 and the frame, got {self.window}")
         if self.codes < 1:
             raise ValueError(f"codes (K) must be at least 1, got {self.codes}")
+        if self.prior_channels < 0:
+            raise ValueError(f"prior_channels must be at least 0, got {self.prior_channels}")
 
     @classmethod
     def lean(cls, height: int = 96, width: int = 160, **changes: Any) -> GlassConfig:

@@ -19,14 +19,19 @@ from glass_gym.checkpoint import World, load_world
 from glass_gym.convert import to_numpy
 from glass_gym.drawing import observed_frames
 from glass_gym.geometry import densest_point, neighbourhood
-from glass_gym.pictures import fit_picture, stretch
+from glass_gym.pictures import stretch
 from glass_gym.randomness import uniform
 from glass_gym.rows import RowState, write_rows
-from glass_gym.simulator import PRESENT, NoAgentError, Simulator, WorldState
+from glass_gym.simulator import PRESENT, Simulator, WorldState
+from glass_gym.starts import StartStates
 from glass_gym.tasks import Scene, Task, TaskState, make_task
 
 OBS_TYPES = ("frame", "position", "dict")
 POSITION_SOURCES = ("state", "frame")
+CODE_STREAM = 0x636F646573
+"""Sets the random stream of local actions apart from that of starts and targets."""
+MANY_STEPS = 1 << 20
+"""More than an episode has."""
 
 
 @dataclass
@@ -120,7 +125,8 @@ class GlassCore:
         self.rows = int(rows)
         self.obs_type = obs_type
         self.position_from = position_from
-        self.height, self.width = self.simulator.height, self.simulator.width
+        self.height = self.simulator.height
+        self.width = self.simulator.width
         self.table = self.world.action_table(shifts, shift_scale)
         scene = Scene(self.height, self.width, self.world.config.agent_radius, self.table.shifts)
         self.task = make_task(task, scene, **task_options)
@@ -130,7 +136,7 @@ class GlassCore:
         if frame_size is not None:
             self.resize(frame_size)
         self._shifts = torch.from_numpy(self.table.shifts).to(self.simulator.device)
-        self._start_states: WorldState | None = None
+        self._starts = StartStates(self.world, self.simulator)
         self._picture: Tensor | None = None
         self._state: EnvState | None = None
 
@@ -198,10 +204,8 @@ class GlassCore:
 
     @property
     def start_states(self) -> WorldState:
-        """Start states of all start frames, computed once, so that a reset is a gather."""
-        if self._start_states is None:
-            self._start_states = self.simulator.start(torch.from_numpy(self.world.start_frames))
-        return self._start_states
+        """A state for every start frame of the world."""
+        return self._starts.states
 
     def seed(self, keys: dict[int, int]) -> None:
         """Give rows (the dict's keys) new random streams; every row needs one before the first reset."""
@@ -263,10 +267,11 @@ class GlassCore:
 
     def _fresh(self, rows: Tensor, start: Any, given: TaskState) -> EnvState:
         """New episodes of rows (B,) int64; `given` holds the task's options for all rows."""
-        key, episode = self.state.key[rows], self.state.episode[rows]
+        key = self.state.key[rows]
+        episode = self.state.episode[rows]
         numbers = uniform(key, episode, 1 + self._draws)
         drawn = (numbers[:, 0] * len(self.start_states)).long()
-        world = self._start(start, drawn, rows)
+        world = self._starts.states.rows(drawn) if start is None else self._starts.given(start, rows, self.rows)
         position, present = self._locate_agents(world)
         chosen = {name: value[rows.cpu()].to(self.device) for name, value in given.items()}
         task = self._sample(numbers[:, 1:], position, chosen)
@@ -275,52 +280,6 @@ class GlassCore:
 
     def _sample(self, numbers: Tensor, position: Tensor, given: TaskState) -> TaskState:
         return self.task.sample(numbers, position, given) if self.task else {}
-
-    def _start(self, start: Any, drawn: Tensor, rows: Tensor) -> WorldState:
-        if start is None:
-            return self.start_states.rows(drawn)
-        start = np.asarray(start)
-        if start.ndim in (0, 1):
-            if not np.issubdtype(start.dtype, np.integer) or start.shape not in ((), (self.rows,)):
-                raise ValueError(
-                    f"start_frame must be an index, {self.rows} indices, or pictures, got {start.dtype} {start.shape}"
-                )
-            if start.size and (start.min() < 0 or start.max() >= len(self.start_states)):
-                raise ValueError(f"start_frame {start.tolist()} is not in 0..{len(self.start_states) - 1}")
-            index = torch.from_numpy(np.broadcast_to(start, self.rows).astype(np.int64)).to(self.device)
-            return self.start_states.rows(index[rows])
-        if start.ndim == 4 and len(start) != self.rows:
-            raise ValueError(
-                f"start_frame holds {len(start)} pictures for {self.rows} environments; pass one or one each"
-            )
-        if start.ndim == 4:
-            return self.start_from(start[rows.cpu().numpy()])
-        return self.start_from(start[None]).rows(torch.zeros_like(rows))
-
-    def start_from(self, pictures: np.ndarray) -> WorldState:
-        """Start states of pictures of any size (see :func:`fit_picture`).
-
-        Args:
-            pictures: N of (h, w, 3) uint8.
-
-        Returns:
-            N rows.
-
-        Raises:
-            ValueError: not pictures.
-            NoAgentError: the model finds no agent in one of them.
-        """
-        aspect = self.world.pixel_aspect
-        fitted = np.stack([fit_picture(picture, self.height, self.width, aspect) for picture in pictures])
-        world = self.simulator.start(torch.from_numpy(fitted))
-        usual, found = float(self.start_states.mass.median()), to_numpy(world.mass)
-        for index in np.flatnonzero(found < PRESENT * usual):
-            raise NoAgentError(
-                f"no agent found in start picture {index}: the model's mask covers {found[index]:.0f} px, the agents "
-                f"of world {self.world.name or 'given'!r} about {usual:.0f}. Use a picture like those that the world "
-                f"learned from (a frame is {self.height}x{self.width} px, see env.unwrapped.core.world.start_frames)"
-            )
-        return world
 
     def set_target(self, target: Any) -> None:
         """Move the targets: as the task's reset option `target`; for ``"reach"`` (x, y) px for all rows, or (rows, 2).
@@ -344,7 +303,8 @@ class GlassCore:
 
     def forget(self) -> None:
         """Let go of all states and pictures; the next reset needs seeds again."""
-        self._state = self._start_states = self._picture = None
+        self._state = self._picture = None
+        self._starts.forget()
         self.started = False
 
     def write(self, index: Any, other: EnvState) -> None:
@@ -372,24 +332,70 @@ class GlassCore:
         """
         index = self._checked_actions(actions)
         commanded = self._shifts[index[:, 0]]
-        before, state = self.state.position, self.state
+        before = self.state.position
+        state = self.state
         world = self.simulator.step(state.world, commanded, index[:, 1])
         self._picture = None
         position, present = self._locate_agents(world)
         if self.task is None:
             reward = torch.zeros(self.rows, device=self.device)
-            terminated, task = reward > 0, state.task
+            terminated = reward > 0
+            task = state.task
         else:
             outcome = self.task.step(before, position, state.task)
-            reward, terminated, task = outcome.reward, outcome.terminated, outcome.state
+            reward = outcome.reward
+            terminated = outcome.terminated
+            task = outcome.state
         self.state = replace(
             state, world=world, position=position, previous=before, present=present, task=task, steps=state.steps + 1
         )
         return StepOutcome(reward, terminated, commanded)
 
+    def code_prior(self) -> Tensor:
+        """p(code | state, shift) of the next step, for every row and every shift of the table.
+
+        Returns:
+            (rows, S, K) probabilities, on the device.
+
+        Raises:
+            ValueError: the world has no prior.
+        """
+        return self.simulator.code_prior(self.state.world, self._shifts.expand(self.rows, -1, -1))
+
+    def sample_codes(self, shift_index: Tensor) -> Tensor:
+        """Local actions drawn from the prior, for global actions (rows,) int64 on the device.
+
+        The draw follows from the row's random stream and step: the same states and shifts give the same codes.
+
+        Returns:
+            (rows,) int64.
+
+        Raises:
+            ValueError: the world has no prior.
+        """
+        state = self.state
+        shift = self._shifts[shift_index][:, None]
+        chances = self.simulator.code_prior(state.world, shift)[:, 0].double()  # (rows, K)
+        number = uniform(state.key ^ CODE_STREAM, state.episode * MANY_STEPS + state.steps, 1)
+        return (chances.cumsum(1) < number).sum(1).clamp(max=chances.shape[1] - 1)
+
+    def choose_code(self, shift_index: int, row: int = 0) -> int:
+        """The local action of a row for a shift of the table, where nobody says one.
+
+        It is drawn from the prior; in a world without one it is the code that usually went with the shift.
+
+        Returns:
+            0..K - 1.
+        """
+        if not self.simulator.has_prior:
+            return self.table.usual_codes[shift_index]
+        shifts = torch.full((self.rows,), shift_index, device=self.device)
+        return int(self.sample_codes(shifts)[row])
+
     def _locate_agents(self, world: WorldState) -> tuple[Tensor, Tensor]:
         """Where the task sees the agents, (B, 2) px, and whether it sees them, (B,) bool."""
-        position, present = self.simulator.agent_position(world), self.simulator.agent_present(world)
+        position = self.simulator.agent_position(world)
+        present = self.simulator.agent_present(world)
         if self.position_from == "state":
             return position, present
         masks = self.simulator.masks(self.simulator.pictures(world))

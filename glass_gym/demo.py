@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from glass_gym.action_space import ActionTable
+
 SCRIPT = (("right", 8), ("up", 4), ("left", 8), ("down", 4), ("stay", 4))
 """The scripted walk: shift names and how many steps."""
 
@@ -39,22 +41,27 @@ def main(argv: list[str] | None = None) -> int:
     except CheckpointError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    table = core_of(env).table
+    core = core_of(env)
+    table = core.table
     walk = scripted_actions(table)
     rng = np.random.default_rng(arguments.seed)
     play = [tuple(int(rng.integers(n)) for n in table.nvec) for _ in range(arguments.steps)]
     env.reset(seed=arguments.seed)
     frames = [np.asarray(env.render())]
-    reached, began = 0, time.perf_counter()
+    reached = 0
+    began = time.perf_counter()
     for action in tqdm(walk + play, desc="world", unit="step"):
-        _, _, terminated, _, _ = env.step(np.array(action))
+        shift, code = action
+        code = core.choose_code(shift) if code is None else code
+        _, _, terminated, _, _ = env.step(np.array([shift, code]))
         frames.append(np.asarray(env.render()))
         if terminated:
             reached += 1
             env.reset()
     seconds = time.perf_counter() - began
     arguments.out.mkdir(parents=True, exist_ok=True)
-    gif, sheet = arguments.out / "world.gif", arguments.out / "contact_sheet.png"
+    gif = arguments.out / "world.gif"
+    sheet = arguments.out / "contact_sheet.png"
     iio.imwrite(gif, np.stack(frames).repeat(2, 1).repeat(2, 2), duration=1000 / env.metadata["render_fps"], loop=0)
     iio.imwrite(sheet, contact_sheet(frames))
     print(f"world      {arguments.checkpoint}: {len(table.shifts)} shifts x {len(table.code_names)} local actions")
@@ -64,10 +71,10 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def scripted_actions(table) -> list[tuple[int, int]]:
-    """A round with each shift's usual code, then every local action four times on the spot."""
+def scripted_actions(table: ActionTable) -> list[tuple[int, int | None]]:
+    """A round, the world choosing the local actions (None), then every local action four times on the spot."""
     shifts = [table.shift_names.index(name) for name, count in SCRIPT for _ in range(count)]
-    walk = [(shift, table.usual_codes[shift]) for shift in shifts]
+    walk: list[tuple[int, int | None]] = [(shift, None) for shift in shifts]
     return walk + [(0, code) for code in range(len(table.code_names)) for _ in range(4)]
 
 

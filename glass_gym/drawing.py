@@ -26,7 +26,8 @@ def draw_rings(frames: Tensor, target: Tensor, radius: float, shown: Tensor | No
     _, _, height, width = frames.shape
     reach = math.ceil(radius) + 2  # only the square around the target is touched
     x, y = (_around(target[:, i], reach, size) for i, size in enumerate((width, height)))  # (B, w), (B, h)
-    across, down = x[:, None] - target[:, 0, None, None], y[..., None] - target[:, 1, None, None]
+    across = x[:, None] - target[:, 0, None, None]
+    down = y[..., None] - target[:, 1, None, None]
     distance = (across.square() + down.square()).sqrt().flatten(1)
     ring = ((distance - radius).abs() < 0.8) | (distance < 1.2)  # (B, h w)
     if shown is not None:
@@ -64,10 +65,13 @@ def observed_frames(frames: Tensor, size: tuple[int, int] | None = None, channel
 
 def _reduce(frames: Tensor, height: int, width: int) -> Tensor:
     """Means over areas, rounded; whole factors by adding slices, six times as fast as pooling on a CPU."""
-    down, across = frames.shape[2] / height, frames.shape[3] / width
+    down = frames.shape[2] / height
+    across = frames.shape[3] / width
     if not (down.is_integer() and across.is_integer() and down * across <= 128):  # 128 x 255 fits into 16 bits
         return F.interpolate(frames.float(), (height, width), mode="area").round().byte()
-    down, across, wide = int(down), int(across), frames.short()
+    down = int(down)
+    across = int(across)
+    wide = frames.short()
     rows = sum((wide[:, :, i::down] for i in range(1, down)), start=wide[:, :, ::down])
     sums = sum((rows[..., i::across] for i in range(1, across)), start=rows[..., ::across])
     return ((sums + down * across // 2) // (down * across)).byte()

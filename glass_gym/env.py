@@ -99,6 +99,10 @@ class GlassEnv(GymMixin, gym.Env):
             raise ValueError(f"a single environment takes a state of one row, got {len(state)}; use state.rows([i])")
         self.core.write(slice(None), state)
 
+    def code_prior(self) -> np.ndarray:
+        """p(code | state, shift) of the next step: (S, K) probabilities."""
+        return super().code_prior()[0]
+
     def observation(self) -> Any:
         """The observation as it is now (after `set_state` or `set_target`)."""
         self._must_be_ready()
@@ -123,5 +127,6 @@ class GlassEnv(GymMixin, gym.Env):
         """Close the window and let go of the world; closing twice is fine."""
         if self._window is not None:
             self._window.close()
-        self._window, self.closed = None, True
+        self._window = None
+        self.closed = True
         self.core.forget()

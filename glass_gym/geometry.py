@@ -124,7 +124,8 @@ def blend_windows(windows: Tensor, background: Tensor, position: Tensor) -> Tens
     corner = position - side / 2
     whole = corner.floor()
     fraction = (corner - whole).to(windows.dtype)
-    fx, fy = fraction[:, 0].view(-1, 1, 1, 1), fraction[:, 1].view(-1, 1, 1, 1)
+    fx = fraction[:, 0].view(-1, 1, 1, 1)
+    fy = fraction[:, 1].view(-1, 1, 1, 1)
     padded = F.pad(windows, (1, 1, 1, 1))
     across = padded[..., 1:] * (1 - fx) + padded[..., :-1] * fx
     moved = across[:, :, 1:] * (1 - fy) + across[:, :, :-1] * fy  # (B, 4, s + 1, s + 1)

@@ -24,6 +24,7 @@ STAGES = {
     "gma": ("mask", "inpaint", "shift_foreground", "shift_background"),
     "lma": ("encoder", "compressor", "action", "quantiser", "dynamics", "decoder"),
     "long": ("compressor", "dynamics", "decoder"),
+    "prior": ("prior",),
 }
 """The parts that each stage trains."""
 
@@ -66,6 +67,7 @@ class Glass(nn.Module):
         dynamics: the RNN.
         decoder: D.
         view: what LMA looks at.
+        prior: p(code | state, shift), or None.
     """
 
     def __init__(
@@ -83,9 +85,11 @@ class Glass(nn.Module):
         dynamics: nn.Module,
         decoder: nn.Module,
         view: View,
+        prior: nn.Module | None = None,
     ):
         super().__init__()
-        self.config, self.view = config, view
+        self.config = config
+        self.view = view
         self.mask = mask
         self.inpaint = inpaint
         self.shift_foreground = shift_foreground
@@ -96,6 +100,7 @@ class Glass(nn.Module):
         self.quantiser = quantiser
         self.dynamics = dynamics
         self.decoder = decoder
+        self.prior = prior
 
     def modules_of(self, stage: str) -> list[nn.Module]:
         """The parts that a stage ("gma", "lma" or "long") trains."""
@@ -163,6 +168,26 @@ class Glass(nn.Module):
         hidden, state, actions = self.dynamics(self.compressor(features), state, shift / SHIFT_UNIT, code_vector)
         return self.decoder(hidden, layer, half, actions, scales), state
 
+    def code_prior(self, layer: Tensor, state: State, shifts: Tensor) -> Tensor:
+        """What the local action of the next step may be, given the global one.
+
+        Args:
+            layer: (B, 4, h, w), the foreground as it is.
+            state: the RNN's state.
+            shifts: (B, N, 2) px, N global actions to ask about.
+
+        Returns:
+            (B, N, K) log probabilities, float32.
+
+        Raises:
+            ValueError: the model has no prior.
+        """
+        if self.prior is None:
+            raise ValueError(
+                "this world has no prior over local actions; train one (training.train --prior.iterations)"
+            )
+        return self.prior(layer, state, shifts / SHIFT_UNIT)
+
     def rollout(
         self,
         layers: Tensor,
@@ -185,7 +210,8 @@ class Glass(nn.Module):
         """
         batch, steps = shifts.shape[:2]
         state = self.start_state(batch)
-        layer, drawn = layers[:, 0], []
+        layer = layers[:, 0]
+        drawn = []
         for t in range(steps):
             if teacher is not None and t > 0:
                 layer = torch.where(teacher[:, t, None, None, None], layers[:, t], layer)

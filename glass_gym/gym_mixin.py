@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from glass_gym.convert import to_numpy
 from glass_gym.core import GlassCore
 
 
@@ -25,6 +26,19 @@ class GymMixin:
     def code_names(self) -> tuple[str, ...]:
         """K names of the local actions; 0 is neutral."""
         return self.core.table.code_names
+
+    def code_prior(self) -> Any:
+        """p(code | state, shift): how likely each local action is in the next step, for each shift of the table.
+
+        Returns:
+            (S, K) probabilities; of a vector environment (num_envs, S, K).
+
+        Raises:
+            ValueError: the world has no prior.
+            gymnasium.error.Error: closed, or not yet reset.
+        """
+        self._must_be_ready()
+        return to_numpy(self.core.code_prior())
 
     def set_target(self, target: Any) -> None:
         """Move the task's targets.

@@ -34,8 +34,10 @@ def fit_picture(picture: np.ndarray, height: int, width: int, pixel_aspect: floa
 
     rows, columns = picture.shape[:2]
     aspect = width * pixel_aspect / height
-    crop_width, crop_height = min(columns, rows * aspect), min(rows, columns / aspect)
-    left, top = (columns - crop_width) / 2, (rows - crop_height) / 2
+    crop_width = min(columns, rows * aspect)
+    crop_height = min(rows, columns / aspect)
+    left = (columns - crop_width) / 2
+    top = (rows - crop_height) / 2
     box = (left, top, left + crop_width, top + crop_height)
     return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC, box=box)).copy()
 

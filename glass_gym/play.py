@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,19 +59,24 @@ class Controls:
         """A key went up; an empty name lets all go."""
         self.held = self.held - {key.strip("[]")} if key else set()
 
-    def action(self, table: ActionTable) -> np.ndarray:
+    def action(self, table: ActionTable, choose: Callable[[int], int] | None = None) -> np.ndarray:
         """(shift, code) of what is held or was tapped; consumes the taps.
 
-        Without a digit the code is the one that usually goes with the shift.
+        Args:
+            table: of the world's actions.
+            choose: gives the code of a shift where no digit says one; default: the one that usually goes with it.
 
         Returns:
             (2,) int64.
         """
-        keys, self.tapped = self.held | self.tapped, set()
+        keys = self.held | self.tapped
+        self.tapped = set()
         dx, dy = (sum(WAYS[key][axis] for key in keys & set(WAYS)) for axis in (0, 1))
         shift = table.shift_for(dx, dy)
-        code = int(self.digit) - 1 if self.digit in keys and self.digit else table.usual_codes[shift]
-        return np.array([shift, code if code < len(table.code_names) else table.usual_codes[shift]])
+        code = int(self.digit) - 1 if self.digit in keys and self.digit else -1
+        if not 0 <= code < len(table.code_names):
+            code = choose(shift) if choose else table.usual_codes[shift]
+        return np.array([shift, code])
 
 
 class Recorder:
@@ -85,7 +91,9 @@ class Recorder:
     def __init__(self, path: Path, fps: float, scale: int = 2):
         import imageio.v2 as iio
 
-        self.path, self.scale, self.count = path, scale, 0
+        self.path = path
+        self.scale = scale
+        self.count = 0
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".gif":
             self._writer = iio.get_writer(path, mode="I", duration=1000 / fps, loop=0)
@@ -123,21 +131,34 @@ class Player:
         start_frame: np.ndarray | None = None,
         folder: Path = Path("."),
     ):
-        self.env, self.agent, self.fps, self.folder = env, agent, fps, folder
+        self.env = env
+        self.agent = agent
+        self.fps = fps
+        self.folder = folder
         self.window: Any = window
         self.core = core_of(env)
         self.table = self.core.table
         self.options = {} if start_frame is None else {"start_frame": start_frame}
         self.controls = Controls()
-        self.running, self.paused, self.agent_plays = True, False, agent is not None
+        self.running = True
+        self.paused = False
+        self.agent_plays = agent is not None
         self.recorder: Recorder | None = None
-        self.total, self.episodes, self.reached, self.fps_now = 0, 0, 0, 0.0
-        self._message, self._until, self._once, self._over = "", 0.0, False, False
+        self.total = 0
+        self.episodes = 0
+        self.reached = 0
+        self.fps_now = 0.0
+        self._message = ""
+        self._until = 0.0
+        self._once = False
+        self._over = False
 
     def reset(self, seed: int | None = None) -> None:
         """Start an episode."""
         _, self.info = self.env.reset(seed=seed, options=dict(self.options))
-        self.steps, self.value, self.last = 0, 0.0, None
+        self.steps = 0
+        self.value = 0.0
+        self.last = None
         self._over = False
         if self.agent is not None:
             self.agent.begin()
@@ -166,10 +187,12 @@ class Player:
         if self._over:
             self.reset()
         else:
-            human = self.controls.action(self.table)
+            human = self.controls.action(self.table, self.core.choose_code)
             action = self.agent.act(self.core)[0] if self.agent_plays and self.agent else human
             _, reward, terminated, truncated, self.info = self.env.step(action)
-            self.steps, self.value, self.last = self.steps + 1, self.value + reward, action
+            self.steps = self.steps + 1
+            self.value = self.value + reward
+            self.last = action
             self.frame = self.env.render()
             self._over = terminated or truncated
             if self._over:
@@ -219,7 +242,8 @@ class Player:
 
     def aim(self, place: tuple[float, float]) -> None:
         """Move the target to a place in the shown frame."""
-        x, y = place[0] / self.core.world.pixel_aspect, place[1]
+        x = place[0] / self.core.world.pixel_aspect
+        y = place[1]
         if self.core.task is None:
             self.say("this world has no task, so no target")
         elif 0 <= x <= self.core.width and 0 <= y <= self.core.height:
@@ -230,7 +254,8 @@ class Player:
     def record(self, path: Path | None = None) -> None:
         """Start or stop recording."""
         if self.recorder:
-            recorder, self.recorder = self.recorder, None
+            recorder = self.recorder
+            self.recorder = None
             recorder.close()
             self.say(f"recorded {recorder.count} frames: {recorder.path}")
             print(self._message)
@@ -247,7 +272,8 @@ class Player:
 
     def say(self, text: str) -> None:
         """A line that the window shows for a while."""
-        self._message, self._until = text, time.monotonic() + MESSAGE_SECONDS
+        self._message = text
+        self._until = time.monotonic() + MESSAGE_SECONDS
 
     def lines(self) -> list[str]:
         """The text below the frame."""
@@ -269,7 +295,8 @@ class Player:
         path = self.folder / f"glass_play-{time.strftime('%Y%m%d-%H%M%S')}{suffix}"
         count = 1
         while path.exists():
-            path, count = path.with_stem(f"{path.stem.split('_v')[0]}_v{count}"), count + 1
+            path = path.with_stem(f"{path.stem.split('_v')[0]}_v{count}")
+            count = count + 1
         return path
 
     def _try(self, what: str, do) -> bool:

@@ -162,7 +162,8 @@ def save_policy(path: str | Path, model: Any, algorithm: str, provenance: dict |
         "observation_space": _space_out(model.observation_space),
         "action_space": _space_out(model.action_space),
     }
-    tensors, seen = {}, set()
+    tensors = {}
+    seen = set()
     for key, value in model.policy.state_dict().items():
         if key.startswith("q_net_target") or value.data_ptr() in seen:
             continue  # shared parts are written once
@@ -320,19 +321,23 @@ class Policy:
     """
 
     def __init__(self, model: Any, deterministic: bool = True):
-        self.model, self.deterministic = model, deterministic
+        self.model = model
+        self.deterministic = deterministic
         self.begin()
 
     def begin(self, rows: np.ndarray | None = None) -> None:
         """New episodes, in all rows or in those of a bool mask: forget recurrent state and stacked frames."""
         if rows is None:
-            self._memory, self._first, self._frames = None, None, {}
+            self._memory = None
+            self._first = None
+            self._frames = {}
         elif self._first is not None:
             self._first = self._first | np.asarray(rows, bool)
 
     def check(self, core: GlassCore) -> None:
         """Raise PolicyError if the policy's spaces do not fit the core."""
-        space, count = self.model.action_space, int(np.prod(core.table.nvec))
+        space = self.model.action_space
+        count = int(np.prod(core.table.nvec))
         flat = hasattr(space, "n") and space.n == count
         pair = hasattr(space, "nvec") and tuple(space.nvec) == tuple(core.table.nvec)
         if not (flat or pair):
@@ -368,7 +373,8 @@ class Policy:
         return plan
 
     def _observation(self, core: GlassCore):
-        plan, out = self._plan(core), {}
+        plan = self._plan(core)
+        out = {}
         goal = "desired_goal" in plan
         for name, (kind, shape) in plan.items():
             if kind == "position":

@@ -12,7 +12,9 @@ LINE = 20
 """Height of a line of text, px."""
 SHARE = 0.75
 """A new window takes at most this share of the screen."""
-INK, DIM, PAPER = (235, 235, 235), (150, 150, 150), (24, 24, 28)
+INK = (235, 235, 235)
+DIM = (150, 150, 150)
+PAPER = (24, 24, 28)
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,9 @@ class Window:
 
     def __init__(self, size: tuple[int, int], title: str = "glass_gym", scale: int | None = None, lines: int = 0):
         self.pygame = pygame = _pygame()
-        self.height, self.width, self.lines = size[0], size[1], lines
+        self.height = size[0]
+        self.width = size[1]
+        self.lines = lines
         try:
             pygame.display.init()
             if scale is None:
@@ -74,11 +78,13 @@ class Window:
         pygame.font.init()
         self.font = pygame.font.SysFont("dejavusansmono,couriernew,monospace", 14)
         self.clock = pygame.time.Clock()
-        self._corner, self._scale = (0, 0), scale
+        self._corner = (0, 0)
+        self._scale = scale
 
     def poll(self) -> list[Event]:
         """Everything that happened since the last call, in order."""
-        pygame, out = self.pygame, []
+        pygame = self.pygame
+        out = []
         for event in pygame.event.get():
             if event.type == pygame.QUIT:
                 out.append(Event("quit"))

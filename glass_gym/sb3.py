@@ -102,7 +102,8 @@ class GlassVecEnv(VecEnv):
         if done.any():
             last = to_numpy(index_rows(observations, np.flatnonzero(done)))
             observations, fresh = self.env.reset(options={"reset_mask": done})
-            observations, fresh = self._named(observations), self._split(to_numpy(fresh))
+            observations = self._named(observations)
+            fresh = self._split(to_numpy(fresh))
             for place, row in enumerate(np.flatnonzero(done).tolist()):
                 rows[row]["terminal_observation"] = deepcopy(index_rows(last, place))
                 self.reset_infos[row] = fresh[row]
@@ -138,7 +139,8 @@ class GlassVecEnv(VecEnv):
         env: Any = self.env
         found = False
         while env is not env.unwrapped:
-            found, env = found or isinstance(env, wrapper_class), env.env
+            found = found or isinstance(env, wrapper_class)
+            env = env.env
         return [found] * len(self._indices(indices))
 
     def _find(self, name: str) -> Any:
@@ -179,7 +181,8 @@ class DeviceRolloutBuffer(DictRolloutBuffer):
         """Keep a step; observations are tensors (rows, ...)."""
         for key, kept in self.observations.items():
             kept[self.pos] = torch.as_tensor(obs[key], device=self.device)
-        kept, self.observations = self.observations, {}
+        kept = self.observations
+        self.observations = {}
         super().add({}, *args, **kwargs)
         self.observations = kept
 
@@ -189,7 +192,8 @@ class DeviceRolloutBuffer(DictRolloutBuffer):
 
     def _get_samples(self, batch_inds: np.ndarray, env=None):
         index = torch.from_numpy(batch_inds).to(self.device)
-        whole, self.observations = self.observations, {}
+        whole = self.observations
+        self.observations = {}
         samples = super()._get_samples(batch_inds, env)
         self.observations = whole
         return samples._replace(observations={key: value[index] for key, value in whole.items()})
@@ -218,7 +222,8 @@ class KeypointCNN(BaseFeaturesExtractor):
             nn.Conv2d(channels, channels, 3, padding=1),
         )
         self.sharpness = nn.Parameter(torch.ones(channels, 1))
-        rows, columns = (height + 3) // 4, (width + 3) // 4
+        rows = (height + 3) // 4
+        columns = (width + 3) // 4
         y = torch.linspace(-1, 1, rows)[:, None].expand(rows, columns)
         x = torch.linspace(-1, 1, columns).expand(rows, columns)
         self.places: Tensor
@@ -254,7 +259,8 @@ class GlassExtractor(BaseFeaturesExtractor):
         self.frames = nn.ModuleDict({f"of_{key}": KeypointCNN(part, channels) for key, part in frames.items()})
         self.keys = (*frames, *places)
         for key, part in places.items():  # the space is three frames wide: what lies in the frame becomes [-1, 1]
-            low, high = torch.from_numpy(part.low), torch.from_numpy(part.high)
+            low = torch.from_numpy(part.low)
+            high = torch.from_numpy(part.high)
             self.register_buffer(f"middle_{key}", (low + high) / 2, persistent=False)
             self.register_buffer(f"half_{key}", (high - low) / 6, persistent=False)
 

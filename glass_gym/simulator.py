@@ -114,7 +114,8 @@ class Simulator:
         self.model = model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model.eval().requires_grad_(False)
         self.config = model.config
-        self.height, self.width = model.config.height, model.config.width
+        self.height = model.config.height
+        self.width = model.config.width
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
@@ -209,9 +210,32 @@ class Simulator:
         """
         radius = float(self.config.agent_radius)
         size = position.new_empty(2)
-        size[0], size[1] = self.width, self.height
-        low, high = before.clamp(max=radius), torch.maximum(before, size - radius)
+        size[0] = self.width
+        size[1] = self.height
+        low = before.clamp(max=radius)
+        high = torch.maximum(before, size - radius)
         return torch.minimum(torch.maximum(position, low), high)
+
+    @property
+    def has_prior(self) -> bool:
+        """Whether the world knows which local actions are likely."""
+        return self.model.prior is not None
+
+    @torch.no_grad()
+    def code_prior(self, state: WorldState, shifts: Tensor) -> Tensor:
+        """p(code | state, shift) of the next step.
+
+        Args:
+            state: B rows.
+            shifts: (B, N, 2) px, N global actions to ask about.
+
+        Returns:
+            (B, N, K) probabilities, float32.
+
+        Raises:
+            ValueError: the world has no prior.
+        """
+        return self.model.code_prior(state.layer, state.memory, shifts).exp()
 
     @torch.no_grad()
     def pictures(self, state: WorldState) -> Tensor:

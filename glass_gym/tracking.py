@@ -74,7 +74,8 @@ def _whole(position: Tensor) -> Tensor:
 
 def _solve(layers: Tensor, centre: Tensor) -> Tensor:
     """Weighted least squares over matches of several lags -> positions (T, 2)."""
-    steps, size = len(layers), layers.shape[-1] + REACH
+    steps = len(layers)
+    size = layers.shape[-1] + REACH
     spectrum = torch.fft.rfft2(layers.float(), (size, size))  # (T, 4, ...), once for all lags
     ruler = torch.arange(-REACH, REACH + 1, device=layers.device) % size
     energy = layers.square().sum((1, 2, 3))

@@ -71,8 +71,11 @@ class GlassVectorEnv(GymMixin, VectorEnv):
         self.core = GlassCore(checkpoint, num_envs, **kwargs)
         self.core.sync_free = output == "torch" and self.core.device.type != "cpu"  # on the CPU looking costs nothing
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": RENDER_FPS, "autoreset_mode": self.mode}
-        self.num_envs, self.render_mode, self.output = num_envs, render_mode, output
-        self.max_episode_steps, self.stagger = max_episode_steps, stagger
+        self.num_envs = num_envs
+        self.render_mode = render_mode
+        self.output = output
+        self.max_episode_steps = max_episode_steps
+        self.stagger = stagger
         self.set_spaces()
         self._seeded = False
         self.closed = False
@@ -169,7 +172,9 @@ class GlassVectorEnv(GymMixin, VectorEnv):
                 "reset(options={'reset_mask': done})"
             )
         outcome = core.advance(actions)
-        reward, terminated, commanded = outcome.reward, outcome.terminated, outcome.commanded_shift
+        reward = outcome.reward
+        terminated = outcome.terminated
+        commanded = outcome.commanded_shift
         if resetting is not None:
             core.reset(resetting)
             reward = reward.masked_fill(resetting, 0)
@@ -202,7 +207,8 @@ class GlassVectorEnv(GymMixin, VectorEnv):
         info = self._infos(infos, done)
         if self.output == "torch":
             return {"final_obs": observations, "_final_obs": done, "final_info": info, "_final_info": done}
-        mask, observations = to_numpy(done), to_numpy(observations)
+        mask = to_numpy(done)
+        observations = to_numpy(observations)
         last = np.full(self.num_envs, None, dtype=object)
         for row in np.flatnonzero(mask):
             last[row] = deepcopy(index_rows(observations, row))

@@ -25,7 +25,9 @@ class Distributed:
     """
 
     def __init__(self, device: str = "auto"):
-        self.size, self.rank, self._accelerator = int(os.environ.get("WORLD_SIZE", 1)), 0, None
+        self.size = int(os.environ.get("WORLD_SIZE", 1))
+        self.rank = 0
+        self._accelerator = None
         if self.size == 1:
             return
         try:

@@ -51,7 +51,9 @@ def code_statistics(model: Glass, windows: WindowSet, clips: int = 256, length: 
     rng = np.random.default_rng(0)
     device = next(model.parameters()).device
     length = min(length, int(windows.lengths.max()))
-    codes, shifts, change = [], [], []
+    codes = []
+    shifts = []
+    change = []
     for _ in range(clips):
         clip = windows.sample(rng, length)
         packed = windows.centred(clip, model.config.window)
@@ -106,7 +108,8 @@ def twin_codes(model: Glass, windows: WindowSet, statistics: CodeStatistics, ste
         ends.append(model.rollout(start[:, None], still, vectors.unflatten(0, (len(start), steps)))[-1].layer)
     far = torch.stack([torch.stack([(a - b).square().mean() for b in ends]) for a in ends]).cpu().numpy()
     usual = far.sum() / (count * (count - 1))
-    kept, twins = [], []
+    kept = []
+    twins = []
     for code in np.argsort(-statistics.counts(count)).tolist():
         same = [k for k in kept if far[code, k] < TWIN * usual]
         (twins if same else kept).append(code)
@@ -137,6 +140,8 @@ def with_codes(model: Glass, order: Sequence[int]) -> Glass:
     out = copy.deepcopy(model)
     out.config = model.config.replace(codes=len(order))
     out.quantiser.keep(order)
+    if out.prior is not None:
+        out.prior.keep(order)
     return out
 
 
@@ -191,7 +196,8 @@ def build_world(
     names = tuple(code_names) or tuple(f"code {k}" if k else "neutral" for k in range(codes))
     if len(names) != codes:
         raise ValueError(f"{len(names)} code names for the {codes} codes that the data uses (of {total}): {names}")
-    frames, step = start_frames(model, store), step_length(statistics.shifts)
+    frames = start_frames(model, store)
+    step = step_length(statistics.shifts)
     return World(
         model,
         frames,

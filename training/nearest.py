@@ -23,7 +23,8 @@ class NearestWindows:
     CANDIDATES = 8
 
     def __init__(self, windows: WindowSet, side: int, limit: int = 40_000):
-        self.windows, self.side = windows, side
+        self.windows = windows
+        self.side = side
         self.index = np.arange(0, len(windows.layers), max(1, -(-len(windows.layers) // limit)))
         inner = slice(MARGIN, MARGIN + side)
         coarse = []
@@ -46,17 +47,21 @@ class NearestWindows:
             layers: (N, 4, s, s), aligned as the real windows are.
             index: (N,) a frame of the agent's video.
         """
-        device, area = layers.device, layers.shape[-1] ** 2
+        device = layers.device
+        area = layers.shape[-1] ** 2
         with torch.no_grad():
             drawn = layers.detach().float().cpu()
             coarse = F.avg_pool2d(drawn[:, 3:], self.POOL_SIZE).flatten(1)
             far = self.energy - 2 * coarse @ self.coarse.T  # (N, windows)
             best = far.topk(min(self.CANDIDATES, far.shape[1]), largest=False).indices.numpy()
-            masks, appearances, known = [], [], []
+            masks = []
+            appearances = []
+            known = []
             for n, video in enumerate(self.video[index.cpu().numpy()]):
                 candidates = self._crop(self.index[best[n]])[:, 3:]
                 far_mask = (candidates - drawn[n, 3:]).square().sum((1, 2, 3)) / area
-                start, length = int(self.windows.starts[video]), int(self.windows.lengths[video])
+                start = int(self.windows.starts[video])
+                length = int(self.windows.lengths[video])
                 own = self._crop(slice(start, start + length))
                 far_own = (own - drawn[n]).square().sum((1, 2, 3))
                 pick = int(far_own.argmin())

@@ -57,8 +57,10 @@ def report(folder: Path) -> str:
     def read(name: str) -> dict | None:
         return json.loads((folder / name).read_text()) if (folder / name).exists() else None
 
-    tennis, sprites = read("tennis/evaluation.json"), read("sprites/evaluation.json")
-    real, actions = read("wsprites/evaluation.json"), read("wsprites/actions.json")
+    tennis = read("tennis/evaluation.json")
+    sprites = read("sprites/evaluation.json")
+    real = read("wsprites/evaluation.json")
+    actions = read("wsprites/actions.json")
     parts = [HEAD, bars(read)]
     for name, result in (("tennis", tennis), ("sprites", sprites)):
         if result:
@@ -115,12 +117,10 @@ PICTURES = {
 
 
 PLAY = "simulator/random_play/"
-TENNIS, SPRITES, REAL, ACTIONS = (
-    "tennis/evaluation.json",
-    "sprites/evaluation.json",
-    "wsprites/evaluation.json",
-    "wsprites/actions.json",
-)
+TENNIS = "tennis/evaluation.json"
+SPRITES = "sprites/evaluation.json"
+REAL = "wsprites/evaluation.json"
+ACTIONS = "wsprites/actions.json"
 TENNIS_PPO, SPRITES_PPO, DQN, TRANSFER = (
     f"policies/{name}.json" for name in ("ppo_tennis", "ppo_sprites", "dqn_her_tennis", "transfer")
 )
@@ -259,7 +259,8 @@ def _animation(r: dict):
 
 def _video(r: dict):
     for key in (k for k in r["video"] if k.startswith("step_")):
-        v, step = r["video"][key], key[5:]
+        v = r["video"][key]
+        step = key[5:]
         value = f"{_show(v['psnr'])} dB / {_show(v['ssim'])} / {_show(v['l1'])}"
         if "foreground" in v:
             value += f"; foreground {_show(v['foreground']['psnr'])} dB"
@@ -293,7 +294,8 @@ def _transfer(r: dict):
 
 
 def _simulator(r: dict):
-    s, play = r["simulator"], r["simulator"]["random_play"]
+    s = r["simulator"]
+    play = r["simulator"]["random_play"]
     yield (
         "8 steps right: starts within 15 %",
         f"{_percent(s['right']['within_15_percent'])} of {s['right']['starts_inside']}",

@@ -27,7 +27,17 @@ from training.distributed import Distributed
 from training.export import build_world
 from training.figures import sheets
 from training.perceptual import load_features
-from training.stages import GmaConfig, GmaStage, LmaConfig, LmaStage, LongConfig, LongStage, Stage
+from training.stages import (
+    GmaConfig,
+    GmaStage,
+    LmaConfig,
+    LmaStage,
+    LongConfig,
+    LongStage,
+    PriorConfig,
+    PriorStage,
+    Stage,
+)
 from training.trainer import LoopConfig, Trainer, TrainingError
 from training.windows import WindowSet, cut_windows
 
@@ -52,7 +62,7 @@ class TrainConfig(DataOptions):
     init: Path | None = None
     """start from another run's state.pt (its finished stages are skipped; GMA only, where LMA's sizes differ)"""
     again: tuple[str, ...] = ()
-    """with --init: stages (gma, lma, long) to train once more from the weights that they have"""
+    """with --init: stages (gma, lma, long, prior) to train once more from the weights that they have"""
     codes: int | None = None
     """K, the number of local actions; default: the source's (tennis 4, else 6)"""
     window: int | None = None
@@ -66,6 +76,7 @@ class TrainConfig(DataOptions):
     gma: GmaConfig = field(default_factory=GmaConfig)
     lma: LmaConfig = field(default_factory=LmaConfig)
     long: LongConfig = field(default_factory=LongConfig)
+    prior: PriorConfig = field(default_factory=PriorConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
@@ -89,8 +100,8 @@ def train(config: TrainConfig) -> bool:
     Raises:
         TrainingError, DataError, ValueError, CheckpointError: options or data that cannot be used.
     """
-    if unknown := set(config.again) - {"gma", "lma", "long"}:
-        raise TrainingError(f"--again takes gma, lma and long, got {', '.join(sorted(unknown))}")
+    if unknown := set(config.again) - {"gma", "lma", "long", "prior"}:
+        raise TrainingError(f"--again takes gma, lma, long and prior, got {', '.join(sorted(unknown))}")
     if not (config.lma.learn_codes or config.init or config.resume):
         raise TrainingError("--lma.no-learn-codes keeps codes that were learned before: add --init OTHER/state.pt")
     processes = Distributed(config.loop.device)
@@ -113,6 +124,8 @@ def train(config: TrainConfig) -> bool:
         config.long.iterations = config.lma.iterations // 3 if model.view.follows else 0
     if config.long.iterations > 0:
         stages.append(LongStage(model, windows, config.long, config.lma, features))
+    if model.prior is not None:
+        stages.append(PriorStage(model, windows, config.prior, config.lma))
     for stage in stages:
         if not trainer.run(stage, report.step, report.sheet):
             return report.interrupted()
@@ -126,6 +139,9 @@ def _trainer(config: TrainConfig, store: Store, processes: Distributed) -> Train
     defaults = source_of(store).defaults
     torch.manual_seed(config.loop.seed)
     sizes = {name: getattr(config, name) or getattr(defaults, name) for name in ("codes", "window", "agent_radius")}
+    if config.prior.iterations is None:
+        config.prior.iterations = min(400, config.lma.iterations // 8)
+    sizes["prior_channels"] = config.prior.channels if config.prior.iterations > 0 else 0
     model = build_glass(preset(config.preset, store.height, store.width, **sizes))
     if config.gma.theta is None:
         config.gma.theta = defaults.theta
@@ -186,7 +202,9 @@ class Reporter:
     def __init__(self, config: TrainConfig, trainer: Trainer, store: Store):
         from torch.utils.tensorboard import SummaryWriter
 
-        self.config, self.trainer, self.store = config, trainer, store
+        self.config = config
+        self.trainer = trainer
+        self.store = store
         self.held_out: LmaStage | None = None
         self.writer = SummaryWriter(str(config.out / "tensorboard"))
         self.stage = ""
@@ -196,7 +214,8 @@ class Reporter:
     def step(self, stage: Stage, iteration: int, terms: dict[str, float]) -> None:
         """After every optimiser step."""
         if self.stage != stage.name:
-            self.stage, self.smooth = stage.name, {}
+            self.stage = stage.name
+            self.smooth = {}
             self.bar = tqdm(total=stage.iterations, initial=iteration, desc=stage.name, mininterval=2.0)
         self.bar.update(1)
         for key, value in terms.items():

@@ -26,7 +26,9 @@ from training.distributed import Distributed
 from training.stages.base import Batch, Sampler, Stage
 
 GMA_FIELDS = ("architecture", "height", "width", "mask_channels", "foreground_range", "background_range")
-"""What GMA's weights depend on; the other fields of a config are LMA's."""
+"""What GMA's weights depend on; the other fields of a config are LMA's ..."""
+PRIOR_FIELDS = ("prior_channels",)
+"""... or the prior's."""
 
 
 class TrainingError(RuntimeError):
@@ -90,7 +92,9 @@ class Batches(Dataset):
     """
 
     def __init__(self, sampler: Sampler, seed: list[int], iterations: int):
-        self.sampler, self.seed, self.iterations = sampler, seed, iterations
+        self.sampler = sampler
+        self.seed = seed
+        self.iterations = iterations
 
     def __len__(self) -> int:
         return self.iterations
@@ -117,7 +121,8 @@ class Trainer:
         self.model = model.to(self.device, memory_format=torch.channels_last)
         self._averaged = AveragedModel(self.model, multi_avg_fn=self._lerp, use_buffers=True)
         self.average.eval().requires_grad_(False)
-        self.out, self.config = Path(out), config
+        self.out = Path(out)
+        self.config = config
         self.out.mkdir(parents=True, exist_ok=True)
         self.finished: list[str] = []
         self.minutes: dict[str, float] = {}
@@ -144,9 +149,10 @@ class Trainer:
         if not path.exists():
             raise TrainingError(f"{path}: nothing to resume; leave --resume out to start")
         state = read_state(path, self.device)
-        if other := self._differences(state):
+        other = self._differences(state)
+        if set(other) - set(PRIOR_FIELDS):
             raise TrainingError(f"{path}: was trained with another model config ({other}); use the same options")
-        self._take(state, state["model"], state["average"])
+        self._take(state, without_prior=bool(other))
         self.minutes = dict(state["minutes"])
         self._resume = state
 
@@ -162,8 +168,8 @@ class Trainer:
         other = self._differences(state)
         if set(other) & set(GMA_FIELDS):
             raise TrainingError(f"{path}: its GMA is another ({other}); use the same options")
-        if not other:
-            self._take(state, state["model"], state["average"])
+        if not set(other) - set(PRIOR_FIELDS):
+            self._take(state, without_prior=bool(other))
             return
         if "gma" not in state["finished"]:
             raise TrainingError(f"{path}: its LMA is another ({other}), and its GMA is not finished")
@@ -173,15 +179,18 @@ class Trainer:
         self.finished = ["gma"]
         print(f"{path}: only GMA is taken, since its LMA is another ({other})")
 
+    def _take(self, state: dict[str, Any], without_prior: bool) -> None:
+        """Weights and finished stages; the prior's too, unless the state has none, or one of another size."""
+        for model, name in ((self.model, "model"), (self.average, "average")):
+            weights = {k: v for k, v in state[name].items() if not (without_prior and k.startswith("prior."))}
+            model.load_state_dict(weights, strict=not without_prior)
+        self.finished = [name for name in state["finished"] if not (without_prior and name == "prior")]
+
     def _differences(self, state: dict[str, Any]) -> dict[str, str]:
         """Fields of a state's config that differ from this model's: "theirs, not ours"."""
-        theirs, ours = GlassConfig.from_dict(state["config"]).to_dict(), self.model.config.to_dict()
+        theirs = GlassConfig.from_dict(state["config"]).to_dict()
+        ours = self.model.config.to_dict()
         return {key: f"{theirs[key]}, not {ours[key]}" for key in ours if theirs[key] != ours[key]}
-
-    def _take(self, state: dict[str, Any], model: dict[str, Tensor], average: dict[str, Tensor]) -> None:
-        self.model.load_state_dict(model)
-        self.average.load_state_dict(average)
-        self.finished = list(state["finished"])
 
     def save(self, stage: str, iteration: int, optimiser: torch.optim.Optimizer | None, owner=None) -> None:
         """Write the state to a temporary file, then rename; `owner`: the stage under way."""
@@ -256,7 +265,8 @@ class Trainer:
 
     def _resumed(self, stage: Stage, optimiser: torch.optim.Optimizer) -> int:
         """The stage's first iteration: where it was left, or 0."""
-        state, self._resume = self._resume, None
+        state = self._resume
+        self._resume = None
         if not state or state["stage"] != stage.name:
             return 0
         optimiser.load_state_dict(state["optimiser"])
@@ -336,7 +346,8 @@ class _Signals:
     """SIGINT and SIGTERM ask for a stop after the current step; a second SIGINT interrupts at once."""
 
     def __init__(self, stop):
-        self.stop, self.old = stop, {}
+        self.stop = stop
+        self.old = {}
 
     def __enter__(self):
         def handle(number, frame):

@@ -23,7 +23,8 @@ FILE_VERSION = 2
 
 def pack_layers(layers: Tensor) -> Tensor:
     """Layers (..., 4, h, w), colour * mask in [-1, 1] and mask in [0, 1] -> uint8; nothing (0) is exactly 128."""
-    colour, mask = layers[..., :3, :, :], layers[..., 3:, :, :]
+    colour = layers[..., :3, :, :]
+    mask = layers[..., 3:, :, :]
     packed = torch.cat([colour * 127 + 128, mask * 255], -3)
     return packed.round().clamp(0, 255).byte()
 
@@ -52,9 +53,12 @@ class WindowSet:
     """
 
     def __init__(self, layers: np.ndarray, position: np.ndarray, starts, lengths, height: int, width: int):
-        self.layers, self.position = layers, position
-        self.starts, self.lengths = np.asarray(starts), np.asarray(lengths)
-        self.height, self.width = height, width
+        self.layers = layers
+        self.position = position
+        self.starts = np.asarray(starts)
+        self.lengths = np.asarray(lengths)
+        self.height = height
+        self.width = width
 
     @property
     def whole(self) -> bool:
@@ -177,7 +181,11 @@ def pack_windows(
         height, width: of the frames that the positions are in.
         progress: called with the number of videos that are done.
     """
-    layers, positions, starts, lengths, total = [], [], [], [], 0
+    layers = []
+    positions = []
+    starts = []
+    lengths = []
+    total = 0
     for done, video in enumerate(videos):
         stack, position = cut(frames_to_tensor(store.frames[video.start : video.start + video.length]))
         layers.append(pack_layers(stack.float()).cpu().numpy())

@@ -43,7 +43,8 @@ class ConvBlock(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
         self.norm = normaliser(norm, outputs)
-        self.down, self.up = down, up
+        self.down = down
+        self.up = up
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H', W')."""
@@ -70,9 +71,11 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H', W')."""
-        y, x = self.second(self.first(x)), self.shortcut(x)
+        y = self.second(self.first(x))
+        x = self.shortcut(x)
         if self.down:
-            y, x = F.avg_pool2d(y, 2), F.avg_pool2d(x, 2)
+            y = F.avg_pool2d(y, 2)
+            x = F.avg_pool2d(x, 2)
         return F.leaky_relu(self.norm(y) + x, SLOPE)
 
 
@@ -187,7 +190,8 @@ class ConvLSTM(nn.Module):
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Input x (B, inputs, H, W), state (B, 2, hidden, H, W) -> h (B, hidden, H, W), next state."""
-        h, c = state[:, 0], state[:, 1]
+        h = state[:, 0]
+        c = state[:, 1]
         i, f, o, g = self.gates(torch.cat([x, h.to(x.dtype)], 1)).float().chunk(4, 1)
         c = torch.sigmoid(f + 1) * c + torch.sigmoid(i) * torch.tanh(g)
         h = torch.sigmoid(o) * torch.tanh(c)
@@ -202,7 +206,9 @@ class HalfResolutionUNet(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, width: int = 32, norm: str = "batch"):
         super().__init__()
-        a, b, c = width, 2 * width, 4 * width
+        a = width
+        b = 2 * width
+        c = 4 * width
         self.stem = ConvBlock(4 * inputs, a, norm=norm)
         self.down1 = ConvBlock(a, b, down=True, norm=norm)
         self.mid1 = ConvBlock(b, b, norm=norm)

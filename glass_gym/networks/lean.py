@@ -25,6 +25,7 @@ from glass_gym.networks.blocks import (
     code_mlp,
 )
 from glass_gym.networks.parts import Compressor, Drawn, InpaintNet, MaskNet, State, drawn_from
+from glass_gym.networks.prior import lean_prior
 from glass_gym.networks.quantise import make_quantiser
 from glass_gym.networks.shift import CorrelationShift
 from glass_gym.networks.view import AgentWindow
@@ -141,7 +142,8 @@ class LeanDynamics(nn.Module):
         norm: what normalises under an action.
     """
 
-    MAP, SCALE = 16, 4
+    MAP = 16
+    SCALE = 4
 
     def __init__(
         self,
@@ -150,8 +152,10 @@ class LeanDynamics(nn.Module):
         norm: Callable[..., nn.Module] = AdaptiveNorm,
     ):
         super().__init__()
-        width, embedding = config.hidden, config.action_channels
-        half, self.grid = width // 2, config.window // self.SCALE
+        width = config.hidden
+        embedding = config.action_channels
+        half = width // 2
+        self.grid = config.window // self.SCALE
         both = 2 * embedding
         self.global_embedding = Embedding(2, embedding)
         self.local_embedding = Embedding(config.code_channels, embedding)
@@ -172,7 +176,8 @@ class LeanDynamics(nn.Module):
 
     def start(self, batch: int, height: int, width: int) -> State:
         """Initial state for layers of (height, width) px."""
-        height, width = height // self.SCALE, width // self.SCALE
+        height = height // self.SCALE
+        width = width // self.SCALE
         return self.block2.start(batch, height, width), self.block4.start(batch, height // 2, width // 2)
 
     def action_inputs(self, move: Tensor, local: Tensor) -> tuple[Tensor, Tensor]:
@@ -186,7 +191,8 @@ class LeanDynamics(nn.Module):
         Returns:
             (B, hidden, h, w), next state, both embeddings side by side (B, 2 action_channels).
         """
-        move, local = self.global_embedding(shift), self.local_embedding(code)
+        move = self.global_embedding(shift)
+        local = self.local_embedding(code)
         actions = torch.cat([move, local], 1)
         first, later = self.action_inputs(move, local)
         where = self.map(actions).unflatten(1, (self.MAP, self.grid, self.grid)).to(features.dtype)
@@ -221,7 +227,8 @@ class LeanDecoder(nn.Module):
         outputs: int = 4,
     ):
         super().__init__()
-        width, both = config.decoder_channels, 2 * config.action_channels
+        width = config.decoder_channels
+        both = 2 * config.action_channels
         self.head_quarter = nn.Conv2d(config.hidden, 4, 3, padding=1)
         self.up = ConvBlock(config.hidden, width, up=True, norm=NORM)
         self.res = ResBlock(width, width, norm=NORM)
@@ -267,6 +274,7 @@ PARTS: dict[str, Callable[[GlassConfig], Any]] = {
     "quantiser": make_quantiser,
     "dynamics": LeanDynamics,
     "decoder": LeanDecoder,
+    "prior": lean_prior,
     "view": AgentWindow,
 }
 """A maker for each part of a model, by the name that :class:`glass_gym.glass.Glass` has for it."""

@@ -25,6 +25,7 @@ from glass_gym.networks.blocks import (
     normaliser,
 )
 from glass_gym.networks.parts import Compressor, Drawn, InpaintNet, MaskNet, State, drawn_from
+from glass_gym.networks.prior import paper_prior
 from glass_gym.networks.quantise import make_quantiser
 from glass_gym.networks.shift import RegressorShift, translate
 from glass_gym.networks.view import WholeFrame
@@ -150,7 +151,8 @@ class PaperDynamics(nn.Module):
 
     def __init__(self, config: GlassConfig):
         super().__init__()
-        width, embedding = config.hidden, config.action_channels
+        width = config.hidden
+        embedding = config.action_channels
         self.global_embedding = nn.Linear(2, embedding)
         self.local_embedding = nn.Linear(config.code_channels, embedding)
         self.block1 = ConvLSTM(config.compressed_channels + embedding, width)
@@ -164,7 +166,8 @@ class PaperDynamics(nn.Module):
 
     def start(self, batch: int, height: int, width: int) -> State:
         """Initial state for layers of (height, width) px."""
-        height, width = height // self.SCALE, width // self.SCALE
+        height = height // self.SCALE
+        width = width // self.SCALE
         half = height // 2, width // 2
         return (
             self.block1.start(batch, height, width),
@@ -178,7 +181,8 @@ class PaperDynamics(nn.Module):
         Returns:
             (B, hidden, h, w), next state, both embeddings side by side (B, 2 action_channels).
         """
-        move, local = self.global_embedding(shift), self.local_embedding(code)
+        move = self.global_embedding(shift)
+        local = self.local_embedding(code)
         h1, state1 = self.block1(_joined(features, move), state[0])
         y = F.leaky_relu(self.norm2(self.block2(h1, move)), SLOPE)
         h3, state3 = self.block3(_joined(y, local), state[1])
@@ -201,8 +205,10 @@ class PaperDecoder(nn.Module):
         super().__init__()
         width = config.decoder_channels
         half = width // 2
-        self.up1, self.res1 = ConvBlock(config.hidden, width, up=True), ResBlock(width, width)
-        self.up2, self.res2 = ConvBlock(width, half, up=True), ResBlock(half, half)
+        self.up1 = ConvBlock(config.hidden, width, up=True)
+        self.res1 = ResBlock(width, width)
+        self.up2 = ConvBlock(width, half, up=True)
+        self.res2 = ResBlock(half, half)
         self.up3 = ConvBlock(half, half // 2, up=True)
         self.head_quarter = nn.Conv2d(width, 3, 3, padding=1)
         self.head_half = nn.Conv2d(half, 3, 3, padding=1)
@@ -238,6 +244,7 @@ PARTS: dict[str, Callable[[GlassConfig], Any]] = {
     "quantiser": make_quantiser,
     "dynamics": PaperDynamics,
     "decoder": PaperDecoder,
+    "prior": paper_prior,
     "view": WholeFrame,
 }
 """A maker for each part of a model, by the name that :class:`glass_gym.glass.Glass` has for it."""

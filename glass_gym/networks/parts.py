@@ -32,7 +32,8 @@ class Drawn:
 
 def drawn_from(full: Tensor, coarse: list[Tensor]) -> Drawn:
     """D's full-size output (B, 4, h, w), float32 -> :class:`Drawn`: tanh colours under a sigmoid mask."""
-    colour, logits = torch.tanh(full[:, :3]), full[:, 3:4]
+    colour = torch.tanh(full[:, :3])
+    logits = full[:, 3:4]
     mask = torch.sigmoid(logits)
     return Drawn(torch.cat([colour * mask, mask], 1), colour, logits, [c.float() for c in coarse])
 

@@ -121,7 +121,8 @@ class CosineQuantiser(Quantiser):
 
     def __init__(self, config: GlassConfig, decay: float = 0.99, dead: float = 0.04):
         super().__init__()
-        self.decay, self.dead = decay, dead
+        self.decay = decay
+        self.dead = dead
         self.register_buffer("codebook", self.normalise(torch.randn(config.codes, config.code_channels)))
         self.register_buffer("usage", torch.full((config.codes,), 1.0 / config.codes))
         self.usage: Tensor

@@ -24,7 +24,8 @@ def translate(x: Tensor, shift: Tensor, padding: str = "zeros") -> Tensor:
         (B, C, H, W), float32; differentiable in both arguments.
     """
     batch, _, height, width = x.shape
-    x, shift = x.float(), shift.float()
+    x = x.float()
+    shift = shift.float()
     theta = torch.zeros(batch, 2, 3, device=x.device)
     theta[:, 0, 0] = theta[:, 1, 1] = 1.0
     theta = theta.index_put(
@@ -50,8 +51,10 @@ def cross_correlation(a: Tensor, b: Tensor, reach: int) -> Tensor:
     Returns:
         (B, C, 2 reach + 1, 2 reach + 1), indexed [dy + reach, dx + reach].
     """
-    height, width = a.shape[-2] + reach, a.shape[-1] + reach
-    fa, fb = torch.fft.rfft2(a.float(), (height, width)), torch.fft.rfft2(b.float(), (height, width))
+    height = a.shape[-2] + reach
+    width = a.shape[-1] + reach
+    fa = torch.fft.rfft2(a.float(), (height, width))
+    fb = torch.fft.rfft2(b.float(), (height, width))
     full = torch.fft.irfft2(fa.conj() * fb, (height, width))
     rows = torch.arange(-reach, reach + 1, device=a.device)
     return full[..., rows % height, :][..., rows % width]
@@ -73,7 +76,8 @@ class CorrelationShift(nn.Module):
 
     def __init__(self, reach: int, fourth: bool, sharpness: float):
         super().__init__()
-        self.reach, self.fourth = reach, fourth
+        self.reach = reach
+        self.fourth = fourth
         self.log_sharpness = nn.Parameter(torch.tensor(sharpness).log())
 
     def forward(self, frames: Tensor, weights: Tensor) -> Tensor:
@@ -82,14 +86,18 @@ class CorrelationShift(nn.Module):
 
     def score(self, frames: Tensor, weights: Tensor) -> Tensor:
         """The table of scores (B, 2 reach + 1, 2 reach + 1), indexed [dy, dx]."""
-        frames, weights = frames.float(), weights.float()
+        frames = frames.float()
+        weights = weights.float()
         if self.fourth:  # layers with zero outside: plain squared difference of the moved layers
             layers = torch.cat([frames * weights, weights], 2)
             energy = layers.square().sum((1, 2, 3, 4)) + 1e-3  # (B,)
             match = cross_correlation(layers[:, 0], layers[:, 1], self.reach).sum(1)
             difference = 1 - 2 * match / energy[:, None, None]
         else:  # both pixels must belong to the layer: squared difference over the common support
-            a, b, wa, wb = frames[:, 0], frames[:, 1], weights[:, 0], weights[:, 1]
+            a = frames[:, 0]
+            b = frames[:, 1]
+            wa = weights[:, 0]
+            wb = weights[:, 1]
             stacked_a = torch.cat([wa * a, wa * a.square().sum(1, keepdim=True), wa], 1)
             stacked_b = torch.cat([wb * b, wb, wb * b.square().sum(1, keepdim=True)], 1)
             tables = cross_correlation(stacked_a, stacked_b, self.reach)

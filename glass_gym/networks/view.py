@@ -25,7 +25,8 @@ class View(ABC):
     size: tuple[int, int]
 
     def __init__(self, config: GlassConfig):
-        self.window, self.radius = config.window, config.agent_radius
+        self.window = config.window
+        self.radius = config.agent_radius
 
     @abstractmethod
     def cut(self, images: Tensor, masks: Tensor, position: Tensor, margin: int = 0) -> Tensor:

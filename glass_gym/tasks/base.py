@@ -252,7 +252,8 @@ def sample_places(
     Returns:
         (B, 2) float32 px; where no try is far enough, the one that is farthest from the first of `avoid`.
     """
-    left, top = min(margin, width / 2), min(margin, height / 2)
+    left = min(margin, width / 2)
+    top = min(margin, height / 2)
     x, y = numbers.unflatten(1, (TRIES, 2)).unbind(-1)  # (B, TRIES)
     tries = torch.stack([left + x * (width - 2 * left), top + y * (height - 2 * top)], -1).float()
     distances = [(tries - place[:, None]).norm(dim=-1) for place, _ in avoid]
@@ -276,7 +277,8 @@ def steps_between(start: np.ndarray, end: np.ndarray, radius: float, reach: tupl
         (...) int64.
     """
     gap = np.abs(np.asarray(end, float) - start)
-    steps, left = np.zeros(gap.shape[:-1], np.int64), np.linalg.norm(gap, axis=-1) >= radius
+    steps = np.zeros(gap.shape[:-1], np.int64)
+    left = np.linalg.norm(gap, axis=-1) >= radius
     while left.any():
         steps += left
         left &= np.linalg.norm(np.maximum(gap - steps[..., None] * np.asarray(reach), 0), axis=-1) >= radius

@@ -104,7 +104,8 @@ class CollectTask(Task):
         """Targets away from the agent, and from one another where there is room."""
         targets = given.get("targets")
         if targets is None:
-            scene, found = self.scene, []
+            scene = self.scene
+            found = []
             for part in numbers.chunk(self.count, 1):
                 apart = [(place, 2 * self.radius) for place in found]
                 away = [(position, scene.min_distance), *apart]
@@ -152,7 +153,8 @@ class CollectTask(Task):
 
     def fewest_steps(self, position: np.ndarray, state: dict[str, np.ndarray]) -> np.ndarray:
         """The best order, each leg at its shortest: from anywhere in one target's circle into the next."""
-        targets, reach = state["targets"], self.scene.reach
+        targets = state["targets"]
+        reach = self.scene.reach
         first = steps_between(position[:, None], targets, self.radius, reach)  # (B, N)
         legs = steps_between(targets[:, :, None], targets[:, None], 2 * self.radius, reach)  # (B, N, N)
         tours = [
@@ -163,7 +165,8 @@ class CollectTask(Task):
 
     def aim(self, state: TaskState, place: Tensor) -> TaskState:
         """The nearest target that is left moves to the click."""
-        targets, left = state["targets"].clone(), ~state["collected"]
+        targets = state["targets"].clone()
+        left = ~state["collected"]
         place = place.to(targets).expand(len(targets), 2)
         rows = torch.arange(len(targets), device=targets.device)
         nearest = self.distances(place, state).argmin(1)
@@ -177,8 +180,10 @@ class CollectTask(Task):
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Places as in :class:`ReachTask`; 0 to 1."""
-        width, height = self.scene.width, self.scene.height
-        low, high = [-width, -height, 0], [2 * width, 2 * height, 1]
+        width = self.scene.width
+        height = self.scene.height
+        low = [-width, -height, 0]
+        high = [2 * width, 2 * height, 1]
         return np.tile(low, self.count).astype(np.float32), np.tile(high, self.count).astype(np.float32)
 
     def draw(self, frames: Tensor, state: TaskState) -> Tensor:

@@ -23,5 +23,5 @@ def test_an_unknown_world_is_named(capsys):
 
 def test_the_script_walks_round_and_shows_every_code():
     actions = scripted_actions(ActionTable.build((4, 3), ("neutral", "swing")))
-    assert actions[:8] == [(1, 0)] * 8 and actions[-4:] == [(0, 1)] * 4
+    assert actions[:8] == [(1, None)] * 8 and actions[-4:] == [(0, 1)] * 4
     assert len(actions) == 28 + 8

@@ -54,7 +54,8 @@ def layers_sheet(model: Glass, store: Store, split: str = "val", rows: int = 6) 
 @torch.no_grad()
 def rollout_sheet(model: Glass, batch: dict[str, Tensor], quantised: bool, rows: int = 6) -> np.ndarray:
     """Real foregrounds above, free-running foregrounds (inferred codes) below."""
-    layers, shifts = batch["layers"][:rows], batch["shifts"][:rows]
+    layers = batch["layers"][:rows]
+    shifts = batch["shifts"][:rows]
     z = model.directions(layers, shifts)
     codes = model.quantise(z).vector.unflatten(0, z.shape[:2]) if quantised else model.quantiser.normalise(z)
     drawn = model.rollout(layers, shifts, codes)

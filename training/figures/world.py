@@ -12,7 +12,8 @@ from training.figures.sheets import curves, grid, layers_sheet, save_picture, to
 from training.metrics.evaluation import Evaluation
 from training.metrics.probe import SimulatorProbe
 
-RED, GREEN = np.array([255, 0, 0]), np.array([0, 255, 0])
+RED = np.array([255, 0, 0])
+GREEN = np.array([0, 255, 0])
 
 
 def draw_layers(e: Evaluation, folder: Path) -> None:
@@ -22,7 +23,8 @@ def draw_layers(e: Evaluation, folder: Path) -> None:
 
 def draw_animation(e: Evaluation, folder: Path) -> None:
     """free_running.png: real foregrounds above, drawn ones below."""
-    layers, rows = e.clips.layers, []
+    layers = e.clips.layers
+    rows = []
     for n in np.linspace(0, len(layers) - 1, 8).astype(int):
         rows.append([to_picture(x[:3]) for x in layers[n]])
         rows.append([to_picture(layers[n, 0, :3])] + [to_picture(x[:3]) for x in e.rolled_out.free[n]])
@@ -50,7 +52,8 @@ def draw_codes(e: Evaluation, folder: Path) -> None:
 
 def draw_transfer(e: Evaluation, folder: Path) -> None:
     """transfer.png: a clip above, its actions from another first frame below (Figs. 5, 11, 12)."""
-    t, rows = e.transferred, []
+    t = e.transferred
+    rows = []
     for n in np.linspace(0, len(t.donor) - 1, min(4, len(t.donor))).astype(int):
         rows.append([to_picture(x[:3]) for x in t.donor[n]])
         rows.append([to_picture(t.target[n, 0, :3])] + [to_picture(x[:3]) for x in t.drawn[n]])
@@ -66,6 +69,14 @@ def draw_simulator(e: Evaluation, folder: Path) -> None:
         save_picture(folder / f"after_{step}_random_steps.png", picture)
 
 
+def draw_crispness(e: Evaluation, folder: Path) -> None:
+    """held_arrows.png: four starts, right 12 times and left 12 times, no digit pressed."""
+    middle = e.probe.placed(e.probe.simulator.width / 2).rows(torch.linspace(0, len(e.probe.start) - 1, 4).long())
+    states = [middle, *e.probe.hold(middle, ["right"] * 12 + ["left"] * 12)]
+    rows = [[to_picture(state.layer[n, :3]) for state in states] for n in range(len(middle))]
+    save_picture(folder / "held_arrows.png", grid(rows))
+
+
 def global_actions(probe: SimulatorProbe, steps: int = 4) -> np.ndarray:
     """Each direction from a few starts (Figs. 7, 13-15): the agent before in red, after in green."""
     start = probe.placed(probe.simulator.width / 2).rows(torch.linspace(0, len(probe.start) - 1, 4).long())
@@ -73,7 +84,8 @@ def global_actions(probe: SimulatorProbe, steps: int = 4) -> np.ndarray:
     for name in probe.table.shift_names:
         after = probe.go(start, [(name, 0)] * steps)
         frames = probe.simulator.frames(after).numpy()
-        old, new = probe.silhouettes(start), probe.silhouettes(after)
+        old = probe.silhouettes(start)
+        new = probe.silhouettes(after)
         for n, row in enumerate(rows):
             picture = frames[n].astype(np.float32)
             picture[old[n]] = 0.4 * picture[old[n]] + 0.6 * RED
@@ -88,5 +100,6 @@ FIGURES: dict[str, Callable[[Evaluation, Path], None]] = {
     "codes": draw_codes,
     "transfer": draw_transfer,
     "simulator": draw_simulator,
+    "crispness": draw_crispness,
 }
 """Pictures of the metrics of the same name."""

@@ -34,7 +34,8 @@ def transfer(e: Evaluation) -> dict[str, Any]:
 
 def code_effect(e: Evaluation) -> dict[str, Any]:
     """Each code 8 times from every start with zero shift: does the picture change, and does A read the code back?"""
-    each, ends = {}, []
+    each = {}
+    ends = []
     for code, (name, clip) in enumerate(zip(e.world.code_names, e.code_clips, strict=True)):
         read = e.model.infer_codes(clip, torch.zeros(len(clip), EFFECT_STEPS, 2))
         change = (clip[:, 1:, :3] - clip[:, :-1, :3]).square().mean((2, 3, 4))

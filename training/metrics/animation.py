@@ -20,13 +20,17 @@ PROTOCOL = (
 
 def animation(e: Evaluation) -> dict[str, Any]:
     """Errors and silhouettes at steps 1, 5 and 15, and one step from real frames."""
-    clips, layers = e.clips, e.clips.layers
-    free, one_step = e.rolled_out.free, e.rolled_out.one_step
-    real, frozen = layers[:, 1:], clips.frozen(e.model.view.follows)
+    clips = e.clips
+    layers = e.clips.layers
+    free = e.rolled_out.free
+    one_step = e.rolled_out.one_step
+    real = layers[:, 1:]
+    frozen = clips.frozen(e.model.view.follows)
     out: dict[str, Any] = {"clips": len(layers), "protocol": PROTOCOL}
     for step in (1, 5, HORIZON):
         at = step - 1
-        error, still = _squared(free[:, at], real[:, at]), _squared(frozen[:, at], real[:, at])
+        error = _squared(free[:, at], real[:, at])
+        still = _squared(frozen[:, at], real[:, at])
         figures = {
             "foreground_mse": error,
             "frozen_mse": still,

@@ -29,7 +29,8 @@ def find_pieces(masks: np.ndarray, least: int, reach: int = 2) -> Detections:
     """Connected pieces of masks (N, H, W), strokes under `reach` px apart joined; those under `least` px dropped."""
     centroid = np.full((len(masks), 2), np.nan)
     largest = np.zeros_like(masks)
-    area, pieces = np.zeros(len(masks), int), np.zeros(len(masks), int)
+    area = np.zeros(len(masks), int)
+    pieces = np.zeros(len(masks), int)
     for n, mask in enumerate(masks):
         labels, count = ndimage.label(ndimage.binary_dilation(mask, np.ones((3, 3)), iterations=reach))
         sizes = ndimage.sum(mask, labels, np.arange(1, count + 1)) if count else np.zeros(0)
@@ -38,7 +39,8 @@ def find_pieces(masks: np.ndarray, least: int, reach: int = 2) -> Detections:
             best = int(np.argmax(sizes)) + 1
             largest[n] = mask & (labels == best)
             y, x = np.nonzero(largest[n])
-            centroid[n], area[n] = (x.mean(), y.mean()), len(x)
+            centroid[n] = (x.mean(), y.mean())
+            area[n] = len(x)
     return Detections(masks, largest, centroid, area, pieces)
 
 

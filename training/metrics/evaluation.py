@@ -79,8 +79,15 @@ class Evaluation:
         networks: bool = False,
         split: str = "test",
     ):
-        self.world, self.model, self.store, self.videos = world, world.model, store, videos
-        self.features, self.rollouts, self.seed, self.networks, self.split = features, rollouts, seed, networks, split
+        self.world = world
+        self.model = world.model
+        self.store = store
+        self.videos = videos
+        self.features = features
+        self.rollouts = rollouts
+        self.seed = seed
+        self.networks = networks
+        self.split = split
 
     @functools.cached_property
     def _analysed(self) -> tuple[dict[str, Any], Clips | None]:
@@ -114,7 +121,8 @@ class Evaluation:
 
         The drawn agent stands over the first background, moved by the estimated shifts.
         """
-        drawn, real = [], []
+        drawn = []
+        real = []
         for n, start in enumerate(self.clips.starts):
             frames = self.store.frames[start : start + HORIZON + 1]
             first = frames_to_tensor(frames[:1])
@@ -132,7 +140,8 @@ class Evaluation:
     def transferred(self) -> Transferred:
         """Actions decoded from clips, played on the first frames of others (64 pairs at most)."""
         count = min(64, len(self.clips.layers))
-        donor, shifts = self.clips.layers[:count], self.clips.shifts[:count]
+        donor = self.clips.layers[:count]
+        shifts = self.clips.shifts[:count]
         target = donor.roll(count // 2, 0)
         found = self.model.quantise(self.model.directions(donor, shifts))
         codes, vectors = (x.unflatten(0, shifts.shape[:2]) for x in (found.index, found.vector))
@@ -145,7 +154,8 @@ class Evaluation:
         start = self.probe.start
         out = []
         for code in range(self.world.config.codes):
-            state, layers = start, [start.layer]
+            state = start
+            layers = [start.layer]
             for _ in range(EFFECT_STEPS):
                 state = self.probe.go(state, [("stay", code)])
                 layers.append(state.layer)

@@ -22,8 +22,10 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
         raise ValueError(f"features must be (N, D) with N at least 2 and equal D, got {a.shape} and {b.shape}")
-    ca, cb = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    ca, cb = np.atleast_2d(ca), np.atleast_2d(cb)
+    ca = np.cov(a, rowvar=False)
+    cb = np.cov(b, rowvar=False)
+    ca = np.atleast_2d(ca)
+    cb = np.atleast_2d(cb)
     # trace of the root of ca cb, through the eigenvalues of a symmetric matrix: exact where a covariance is singular
     values, vectors = linalg.eigh(ca)
     root = (vectors * np.sqrt(values.clip(0))) @ vectors.T

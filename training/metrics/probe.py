@@ -84,7 +84,8 @@ class SimulatorProbe:
 
     def distance(self, a: torch.Tensor, b: torch.Tensor) -> np.ndarray:
         """Feature distance of images (B, 3 or 4, h, w): VGG-HED where there are weights, else mean squared colour."""
-        a, b = a[:, :3].float(), b[:, :3].float()
+        a = a[:, :3].float()
+        b = b[:, :3].float()
         if self.features is None:
             return (a - b).square().mean((1, 2, 3)).numpy()
         parts = []
@@ -99,6 +100,24 @@ class SimulatorProbe:
             shift = torch.from_numpy(self.table.shifts[[self.table.shift_names.index(name)]]).expand(len(state), 2)
             state = self.simulator.step(state, shift, torch.full((len(state),), code))
         return state
+
+    def hold(self, state: WorldState, arrows: Sequence[str], seed: int = 0) -> list[WorldState]:
+        """The states after each of the held arrows (names of shifts), nobody saying which local action.
+
+        As in the player: drawn from the prior, or in a world without one the usual code.
+        """
+        rng = np.random.default_rng(seed)
+        states = []
+        for name in arrows:
+            index = self.table.shift_names.index(name)
+            shift = torch.from_numpy(self.table.shifts[[index]]).expand(len(state), 2)
+            code = torch.full((len(state),), self.table.usual_codes[index])
+            if self.simulator.has_prior:
+                chances = self.simulator.code_prior(state, shift[:, None])[:, 0].double().cumsum(1)
+                code = (chances < torch.from_numpy(rng.random((len(state), 1)))).sum(1).clamp(max=chances.shape[1] - 1)
+            state = self.simulator.step(state, shift, code)
+            states.append(state)
+        return states
 
     def placed(self, x: float) -> WorldState:
         """All start states, moved to a column (px) from which there is room to walk."""
@@ -118,7 +137,8 @@ def detector_noise(probe: SimulatorProbe, store: Store, videos: Sequence[Video])
     if probe.matcher is None:
         return {}
     source = source_of(store)
-    matched, centre = [], []
+    matched = []
+    centre = []
     for video in videos[:: max(1, len(videos) // 20)]:
         span = np.arange(video.start, video.start + video.length)
         truth = store.masks(video.start, video.start + video.length)
@@ -164,7 +184,12 @@ def random_play(probe: SimulatorProbe, rollouts: int, seed: int) -> Play:
     play = probe.start.rows(torch.from_numpy(rows))
     before_found = probe.detect(play, rows)
     before_place, _ = probe.position(before_found)
-    presence, control, centre, quality, drift, frames = {}, {}, {}, {}, {}, {}
+    presence = {}
+    control = {}
+    centre = {}
+    quality = {}
+    drift = {}
+    frames = {}
     for step in tqdm(range(1, max(CURVE) + 1), desc="random play", leave=False):
         action = np.stack([rng.integers(n, size=rollouts) for n in probe.table.nvec], 1)
         before = play.position
@@ -184,7 +209,8 @@ def random_play(probe: SimulatorProbe, rollouts: int, seed: int) -> Play:
             drift[step] = float((play.layer[:, 3].sum((1, 2)) / play.mass.clamp_min(1)).mean())
             if step in PICTURED:
                 frames[step] = probe.simulator.frames(play.rows(slice(0, 16))).numpy()
-        before_found, before_place = found, place
+        before_found = found
+        before_place = place
     figures = {
         "rollouts": rollouts,
         "detector": type(probe.detector).__name__,

@@ -8,6 +8,7 @@ from typing import Any
 from training.metrics.actions import local_actions, transfer
 from training.metrics.animation import animation
 from training.metrics.control import simulator
+from training.metrics.crispness import crispness
 from training.metrics.evaluation import Evaluation
 from training.metrics.video import reconstruction
 
@@ -19,6 +20,7 @@ METRICS: dict[str, Metric] = {
     "codes": local_actions,
     "transfer": transfer,
     "simulator": simulator,
+    "crispness": crispness,
 }
 
 

@@ -7,7 +7,8 @@ import numpy as np
 
 def iou(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
     """IoU of bool masks (N, H, W) -> (N,); 1 where both are empty."""
-    both, either = (predicted & true).sum((1, 2)), (predicted | true).sum((1, 2))
+    both = (predicted & true).sum((1, 2))
+    either = (predicted | true).sum((1, 2))
     return np.where(either > 0, both / np.maximum(either, 1), 1.0)
 
 

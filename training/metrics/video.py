@@ -29,7 +29,8 @@ def reconstruction(e: Evaluation) -> dict[str, Any]:
         if e.features is not None:
             figures["vgg_hed_distance"] = float(e.probe.distance(_planes(drawn[:, at]), _planes(real[:, at])).mean())
         out[f"step_{step}"] = figures
-    flat, true = drawn.reshape(-1, *drawn.shape[2:]), real.reshape(-1, *real.shape[2:])
+    flat = drawn.reshape(-1, *drawn.shape[2:])
+    true = real.reshape(-1, *real.shape[2:])
     out["detection"] = _detection(e, flat, true)
     if e.features is not None:
         sample = np.linspace(0, len(flat) - 1, min(512, len(flat))).astype(int)
@@ -47,9 +48,11 @@ def _planes(frames: np.ndarray) -> torch.Tensor:
 
 
 def _detection(e: Evaluation, flat: np.ndarray, true: np.ndarray) -> dict[str, Any]:
-    probe, starts = e.probe, e.clips.starts
+    probe = e.probe
+    starts = e.clips.starts
     context = source_of(e.store).context(e.store, np.repeat(starts, HORIZON))
-    found, wanted = probe.detector(flat, context), probe.detector(true, context)
+    found = probe.detector(flat, context)
+    wanted = probe.detector(true, context)
     seen = wanted.pieces > 0
     both = seen & (found.pieces > 0)
     distance = np.linalg.norm(found.centroid - wanted.centroid, axis=1)[both]
@@ -61,6 +64,7 @@ def _detection(e: Evaluation, flat: np.ndarray, true: np.ndarray) -> dict[str, A
         "mdr_percent": float(100 * (1 - both.sum() / max(1, seen.sum()))),
     }
     if probe.matcher is not None:
-        a, b = probe.matcher(found.largest)[0], probe.matcher(wanted.largest)[0]
+        a = probe.matcher(found.largest)[0]
+        b = probe.matcher(wanted.largest)[0]
         out["add_by_template_px"] = finite(np.nanmean, np.linalg.norm(a - b, axis=1))
     return out

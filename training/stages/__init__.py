@@ -7,5 +7,18 @@ from training.stages.base import Batch, Sampler, Stage
 from training.stages.gma import GmaConfig, GmaStage
 from training.stages.lma import LmaConfig, LmaStage
 from training.stages.long import LongConfig, LongStage
+from training.stages.prior import PriorConfig, PriorStage
 
-__all__ = ["Batch", "GmaConfig", "GmaStage", "LmaConfig", "LmaStage", "LongConfig", "LongStage", "Sampler", "Stage"]
+__all__ = [
+    "Batch",
+    "GmaConfig",
+    "GmaStage",
+    "LmaConfig",
+    "LmaStage",
+    "LongConfig",
+    "LongStage",
+    "PriorConfig",
+    "PriorStage",
+    "Sampler",
+    "Stage",
+]

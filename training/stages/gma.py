@@ -56,7 +56,8 @@ class PairSampler:
     """
 
     def __init__(self, store: Store, config: GmaConfig):
-        self.store, self.config = store, config
+        self.store = store
+        self.config = config
         self.videos = [v for v in store.videos if v.split == "train" and v.length >= 2]
         if not self.videos:
             raise ValueError(f"{store.root}: no training video of at least 2 frames")
@@ -89,7 +90,9 @@ class GmaStage(Stage):
     name = "gma"
 
     def __init__(self, model: Glass, store: Store, config: GmaConfig, features: VggFeatures | None = None):
-        self.model, self.config, self.features = model, config, features
+        self.model = model
+        self.config = config
+        self.features = features
         self.sampler = PairSampler(store, config)
 
     def losses(self, batch: Batch, iteration: int, generator: torch.Generator) -> dict[str, Tensor]:

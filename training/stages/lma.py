@@ -75,7 +75,9 @@ class ClipSampler:
     """
 
     def __init__(self, windows: WindowSet, config: LmaConfig, side: int):
-        self.windows, self.config, self.side = windows, config, side
+        self.windows = windows
+        self.config = config
+        self.side = side
 
     def batch(self, rng: np.random.Generator, iteration: int) -> Batch:
         """Clips of the iteration's horizon, see :meth:`clips`."""
@@ -88,10 +90,13 @@ class ClipSampler:
             layers (B, T + 1, 4, h, w) uint8, shifts (B, T, 2) px, corner (B, T + 1, 2) int64 px, the layers' top-left
             pixels in the frame.
         """
-        layers, shifts, corners = [], [], []
+        layers = []
+        shifts = []
+        corners = []
         for _ in range(max(1, self.config.frames // horizon)):
             clip = self.windows.sample(rng, horizon + 1)
-            offset, corner = np.zeros(2, int), np.zeros((horizon + 1, 2), np.int64)
+            offset = np.zeros(2, int)
+            corner = np.zeros((horizon + 1, 2), np.int64)
             if not self.windows.whole:
                 offset = rng.integers(-self.config.jitter, self.config.jitter + 1, 2)
                 corner = clip.position.astype(np.int64) - self.side // 2 + offset
@@ -115,7 +120,10 @@ class LmaStage(Stage):
     name = "lma"
 
     def __init__(self, model: Glass, windows: WindowSet, config: LmaConfig, features: VggFeatures | None = None):
-        self.model, self.windows, self.config, self.features = model, windows, config, features
+        self.model = model
+        self.windows = windows
+        self.config = config
+        self.features = features
         self.sampler = ClipSampler(windows, config, model.config.window)
 
     @property
@@ -150,7 +158,8 @@ class LmaStage(Stage):
 
     def _codes(self, z: Tensor, iteration: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Code vectors (B, T, code_channels) of directions, and the quantiser's own losses."""
-        c, quantiser = self.config, self.model.quantiser
+        c = self.config
+        quantiser = self.model.quantiser
         if not c.learn_codes:
             return quantiser.embed(self.model.quantise(z).index).unflatten(0, z.shape[:2]), {}
         if iteration < c.continuous:
@@ -164,8 +173,16 @@ class LmaStage(Stage):
 
     def losses(self, batch: Batch, iteration: int, generator: torch.Generator) -> dict[str, Tensor]:
         """L_RECU, L_RECS, L_MSK, L_VQ and, where they have a weight, L_VGG and L_CYC (Sec. 3.2)."""
-        c, model = self.config, self.model
-        layers, shifts = unpack_layers(batch["layers"]), batch["shifts"]
+        return self.draw(batch, iteration, generator)[0]
+
+    def draw(
+        self, batch: Batch, iteration: int, generator: torch.Generator
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """The terms of :meth:`losses`, what was drawn, and what is real: (T B, 4, h, w) layers each."""
+        c = self.config
+        model = self.model
+        layers = unpack_layers(batch["layers"])
+        shifts = batch["shifts"]
         with torch.set_grad_enabled(c.learn_codes and torch.is_grad_enabled()):
             z = model.directions(layers, shifts)  # (B, T, code)
         codes, terms = self._codes(z, iteration, generator)
@@ -192,4 +209,4 @@ class LmaStage(Stage):
         if c.cycle and iteration >= c.continuous:
             again = model.directions(torch.stack([layers[:, 0], drawn[0].layer], 1), shifts[:, :1])
             terms["cycle"] = c.cycle * losses.cycle(codes[:, 0], model.quantiser.normalise(again[:, 0]))
-        return terms
+        return terms, layer, target

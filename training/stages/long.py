@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,12 +14,13 @@ from torch.nn import functional as F
 from glass_gym.action_space import COMPASS
 from glass_gym.geometry import crop_windows
 from glass_gym.glass import Glass
+from training.adversary import Adversary, balance
 from training.export import step_length
 from training.nearest import NearestWindows
 from training.perceptual import VggFeatures
 from training.stages.base import Batch, Stage
 from training.stages.lma import ClipSampler, LmaConfig, LmaStage
-from training.windows import WindowSet, crop_layers
+from training.windows import WindowSet, crop_layers, pack_layers, unpack_layers
 
 
 @dataclass
@@ -47,6 +49,8 @@ class LongConfig:
     """weight of the distance between a drawn mask and the nearest real mask of any agent"""
     appearance: float = 1.0
     """weight of the distance between a drawn layer and the nearest real layer of the same agent"""
+    adversarial: float = 0.0
+    """share of L_RECU's gradient that a critic of real and drawn layers has at the generator's last layer; 0: none"""
     action_consistency: float = 0.02
     """weight of the cross-entropy of A reading the commanded code off what was drawn (L_CYC for random codes)"""
 
@@ -61,12 +65,21 @@ class LongSampler:
     """
 
     def __init__(self, clips: ClipSampler, horizon: int, config: LongConfig):
-        self.clips, self.horizon, self.config = clips, horizon, config
+        self.clips = clips
+        self.horizon = horizon
+        self.config = config
 
     def batch(self, rng: np.random.Generator, iteration: int) -> Batch:
-        """As :meth:`ClipSampler.clips`, and chosen (rows,) int64."""
+        """As :meth:`ClipSampler.clips`, chosen (rows,) int64, and for a critic real (rows * steps, 4, s, s) uint8."""
         chosen = rng.choice(self.config.agents, self.config.rows, replace=False)
-        return self.clips.clips(rng, self.horizon) | {"chosen": torch.from_numpy(chosen)}
+        batch = self.clips.clips(rng, self.horizon) | {"chosen": torch.from_numpy(chosen)}
+        if self.config.adversarial:
+            windows = self.clips.windows
+            jitter = self.clips.config.jitter
+            index = windows.complete(rng, self.config.rows * self.config.steps)
+            offset = rng.integers(-jitter, jitter + 1, (len(index), 2))
+            batch["real"] = pack_layers(crop_layers(windows, index, self.clips.side, offset))
+        return batch
 
 
 class LongStage(Stage):
@@ -99,7 +112,10 @@ class LongStage(Stage):
     ):
         if not model.view.follows:
             raise ValueError("the long-horizon stage needs an agent-centred model (architecture='lean')")
-        self.model, self.windows, self.config, self.lma = model, windows, config, lma
+        self.model = model
+        self.windows = windows
+        self.config = config
+        self.lma = lma
         real = replace(lma, frames=config.real_frames, continuous=0, learn_codes=False)
         self.real = LmaStage(model, windows, real, features)
         horizon = min(max(lma.horizons), int(windows.lengths.max()) - 1)
@@ -108,14 +124,18 @@ class LongStage(Stage):
         self.shifts = torch.tensor(list(COMPASS.values()), dtype=torch.float32)
         self.shifts = self.shifts * torch.tensor(step_length(windows.shifts()))
         self.agent_buffer: dict[str, Tensor] = {}
+        self.adversary: Adversary | None = None
+        self._adversary_state: dict[str, Any] = {}
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The agents, for a checkpoint."""
-        return self.agent_buffer
+    def state_dict(self) -> dict[str, Any]:
+        """The agents, and the critic, for a checkpoint."""
+        critic = self.adversary.state_dict() if self.adversary else self._adversary_state
+        return self.agent_buffer | ({"adversary": critic} if critic else {})
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take up the agents where they were left."""
-        self.agent_buffer = dict(state)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up the agents, and the critic, where they were left."""
+        self._adversary_state = state.get("adversary", {})
+        self.agent_buffer = {key: value for key, value in state.items() if key != "adversary"}
 
     def age_limit(self, iteration: int) -> int:
         """The oldest that an agent gets at an iteration."""
@@ -156,12 +176,16 @@ class LongStage(Stage):
 
     def losses(self, batch: Batch, iteration: int, generator: torch.Generator) -> dict[str, Tensor]:
         """LMA's losses on real clips; silhouettes, appearances and codes read back on others."""
-        c, model = self.config, self.model
-        terms = self.real.losses(batch, iteration, generator)
+        c = self.config
+        model = self.model
+        terms, drawn_clips, real_clips = self.real.draw(batch, iteration, generator)
         rows = {key: value[batch["chosen"]] for key, value in self.agent_buffer.items()}
         memory = tuple(rows[key] for key in sorted(rows) if key.startswith("memory"))
-        layer, shift, code = rows["layer"], rows["shift"], rows["code"]
-        drawn, codes = [], []
+        layer = rows["layer"]
+        shift = rows["shift"]
+        code = rows["code"]
+        drawn = []
+        codes = []
         for _ in range(c.steps):
             shift = self._next(shift, len(self.shifts), rows["keep"], generator)
             code = self._next(code, model.config.codes, rows["keep"], generator)
@@ -182,8 +206,25 @@ class LongStage(Stage):
             z = model.directions(clip, torch.zeros(len(clip), c.steps, 2).to(clip))
             read = model.quantiser.logits(z.flatten(0, 1))
             terms["action_consistency"] = c.action_consistency * F.cross_entropy(read, torch.stack(codes, 1).flatten())
+        if c.adversarial:
+            played = torch.cat(drawn)
+            real = torch.cat([real_clips, unpack_layers(batch["real"])])
+            terms["adversarial"] = c.adversarial * self._adversarial(terms["rec_u"], played, drawn_clips, real)
         self._write_back(batch["chosen"], rows, layer, shift, code, memory)
         return terms
+
+    def _adversarial(self, rec_u: Tensor, played: Tensor, drawn_clips: Tensor, real: Tensor) -> Tensor:
+        """What the critic says of random play and of drawn clips, as loud as L_RECU; the critic learns a step first."""
+        if self.adversary is None:
+            self.adversary = Adversary(self.device)
+            if self._adversary_state:
+                self.adversary.load_state_dict(self._adversary_state)
+        drawn = torch.cat([played.float(), drawn_clips.float()])
+        self.adversary.update(real.detach(), drawn.detach())
+        loss = self.adversary.loss(drawn)
+        if not torch.is_grad_enabled():
+            return loss
+        return balance(rec_u, loss, self.model.decoder.head_full.weight) * loss
 
     @torch.no_grad()
     def _write_back(self, chosen: Tensor, rows: dict[str, Tensor], layer, shift, code, memory) -> None:
