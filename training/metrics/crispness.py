@@ -65,9 +65,7 @@ def blend_shares(probe: SimulatorProbe, palette: np.ndarray, seed: int) -> dict[
     state = start
     rng = np.random.default_rng(seed)
     for step in range(1, PLAYED + 1):
-        action = np.stack([rng.integers(n, size=ROWS) for n in probe.table.nvec], 1)
-        shift = torch.from_numpy(probe.table.shifts[action[:, 0]])
-        state = probe.simulator.step(state, shift, torch.from_numpy(action[:, 1]))
+        state = probe.simulator.step(state, *probe.random_actions(rng, ROWS))
         if step in PLAY_SAMPLES:
             played.append(share(state))
     real = blend_share(probe.world.start_frames[rows], behind, palette)
@@ -96,9 +94,7 @@ def _played(probe: SimulatorProbe, seed: int, steps: int = 50) -> Tensor:
     rng = np.random.default_rng(seed)
     state = probe.start
     for _ in range(steps):
-        action = np.stack([rng.integers(n, size=len(state)) for n in probe.table.nvec], 1)
-        shift = torch.from_numpy(probe.table.shifts[action[:, 0]])
-        state = probe.simulator.step(state, shift, torch.from_numpy(action[:, 1]))
+        state = probe.simulator.step(state, *probe.random_actions(rng, len(state)))
     return state.layer
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from glass_gym.action_space import ActionTable
@@ -100,6 +101,11 @@ class SimulatorProbe:
             shift = torch.from_numpy(self.table.shifts[[self.table.shift_names.index(name)]]).expand(len(state), 2)
             state = self.simulator.step(state, shift, torch.full((len(state),), code))
         return state
+
+    def random_actions(self, rng: np.random.Generator, rows: int) -> tuple[Tensor, Tensor]:
+        """Independent actions of rows: shifts (rows, 2) px and codes (rows,) int64."""
+        action = np.stack([rng.integers(n, size=rows) for n in self.table.nvec], 1)
+        return torch.from_numpy(self.table.shifts[action[:, 0]]), torch.from_numpy(action[:, 1])
 
     def hold(self, state: WorldState, arrows: Sequence[str], seed: int = 0) -> list[WorldState]:
         """The states after each of the held arrows (names of shifts), nobody saying which local action.
@@ -191,11 +197,10 @@ def random_play(probe: SimulatorProbe, rollouts: int, seed: int) -> Play:
     drift = {}
     frames = {}
     for step in tqdm(range(1, max(CURVE) + 1), desc="random play", leave=False):
-        action = np.stack([rng.integers(n, size=rollouts) for n in probe.table.nvec], 1)
+        shift, code = probe.random_actions(rng, rollouts)
         before = play.position
-        shift = torch.from_numpy(probe.table.shifts[action[:, 0]])
         expected = probe.simulator.clamp(before + shift, before)
-        play = probe.simulator.step(play, shift, torch.from_numpy(action[:, 1]))
+        play = probe.simulator.step(play, shift, code)
         if step not in CURVE and step + 1 not in CURVE:
             continue
         found = probe.detect(play, rows)
