@@ -10,6 +10,7 @@ import dataclasses
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -119,15 +120,15 @@ def train(config: TrainConfig) -> bool:
     with processes.main_first():
         windows, held_out = (_windows(config, trainer, store, split) for split in ("train", "val"))
     report.held_out = LmaStage(trainer.average, held_out, config.lma)
-    stages: list[Stage] = [LmaStage(model, windows, config.lma, features)]
+    stages: list[Callable[[], Stage]] = [lambda: LmaStage(model, windows, config.lma, features)]
     if config.long.iterations is None:
         config.long.iterations = config.lma.iterations // 3 if model.view.follows else 0
     if config.long.iterations > 0:
-        stages.append(LongStage(model, windows, config.long, config.lma, features))
+        stages.append(lambda: LongStage(model, windows, config.long, config.lma, features))
     if model.prior is not None:
-        stages.append(PriorStage(model, windows, config.prior, config.lma))
-    for stage in stages:
-        if not trainer.run(stage, report.step, report.sheet):
+        stages.append(lambda: PriorStage(model, windows, config.prior, config.lma))
+    for make in stages:  # made in turn: the long stage looks at all windows first
+        if not trainer.run(make(), report.step, report.sheet):
             return report.interrupted()
     if processes.is_main:
         _export(config, trainer, store, windows)

@@ -53,7 +53,7 @@ class PriorStage(Stage):
         model = self.model
         layers = unpack_layers(batch["layers"])
         shifts = batch["shifts"]
-        told = []
+        visited = []
         with torch.no_grad():
             z = model.directions(layers, shifts)
             found = model.quantise(z)
@@ -61,8 +61,8 @@ class PriorStage(Stage):
             layer = layers[:, 0]
             state = model.start_state(len(layers))
             for t in range(shifts.shape[1]):
-                told.append((layer, state))
+                visited.append((layer, state))
                 drawn, state = model.animate(layer, state, shifts[:, t], vectors[:, t])
                 layer = drawn.layer
-        said = [model.code_prior(*known, shifts[:, t : t + 1])[:, 0] for t, known in enumerate(told)]
+        said = [model.code_prior(*known, shifts[:, t : t + 1])[:, 0] for t, known in enumerate(visited)]
         return {"cross_entropy": F.nll_loss(torch.cat(said), codes.transpose(0, 1).flatten())}
