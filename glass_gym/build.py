@@ -7,9 +7,9 @@ from typing import Any
 
 from glass_gym.config import GlassConfig
 from glass_gym.glass import Glass
-from glass_gym.networks import lean, paper
+from glass_gym.networks import lean, paper, token
 
-PARTS = {"lean": lean.PARTS, "paper": paper.PARTS}
+PARTS = {"lean": lean.PARTS, "token": token.PARTS, "paper": paper.PARTS}
 
 
 def build_glass(config: GlassConfig, **parts: Callable[[GlassConfig], Any]) -> Glass:
@@ -35,4 +35,5 @@ def build_glass(config: GlassConfig, **parts: Callable[[GlassConfig], Any]) -> G
     makers = PARTS[config.architecture]
     if unknown := set(parts) - set(makers):
         raise ValueError(f"no parts called {sorted(unknown)}; a model has {', '.join(makers)}")
-    return Glass(config, **{name: make(config) for name, make in (makers | parts).items()})
+    kind = token.TokenGlass if config.architecture == "token" else Glass
+    return kind(config, **{name: make(config) for name, make in (makers | parts).items()})

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-ARCHITECTURES = ("lean", "paper")
+ARCHITECTURES = ("lean", "token", "paper")
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class GlassConfig:
     """Sizes of a GLASS model. Pixel units throughout.
 
     Attributes:
-        architecture: ``"lean"`` or ``"paper"``.
+        architecture: ``"lean"``, ``"token"`` or ``"paper"``.
         height, width: frame size; multiples of 8.
         window: side of the square that holds the agent, px; a multiple of 8. What ``lean`` animates, and what the
             tracker keeps of the mask.
@@ -34,6 +34,7 @@ class GlassConfig:
         bilinear_channels: widths of the chain's three inner maps.
         code_channels: size of a code vector in the codebook.
         action_channels: size of the embeddings of both actions.
+        poses: P, the size of the vocabulary of poses (``token`` only).
         prior_channels: width of the prior over local actions; 0: the model has none.
 
     Raises:
@@ -58,6 +59,7 @@ class GlassConfig:
     bilinear_channels: int = 64
     code_channels: int = 16
     action_channels: int = 64
+    poses: int = 256
     prior_channels: int = 0
 
     def __post_init__(self) -> None:
@@ -82,6 +84,8 @@ class GlassConfig:
             raise ValueError(f"window must be a multiple of 8 between 16 and the frame, got {self.window}")
         if self.codes < 1:
             raise ValueError(f"codes (K) must be at least 1, got {self.codes}")
+        if self.poses < 2:
+            raise ValueError(f"poses (P) must be at least 2, got {self.poses}")
         if self.prior_channels < 0:
             raise ValueError(f"prior_channels must be at least 0, got {self.prior_channels}")
 
@@ -89,6 +93,11 @@ class GlassConfig:
     def lean(cls, height: int = 96, width: int = 160, **changes: Any) -> GlassConfig:
         """The default: correlation shifts, half-resolution U-Nets, agent-centred LMA with a residual RNN."""
         return cls(height=height, width=width, **changes)
+
+    @classmethod
+    def token(cls, height: int = 96, width: int = 160, **changes: Any) -> GlassConfig:
+        """Lean's GMA; the agent is a picture of itself and one of P poses."""
+        return cls(**({"architecture": "token", "height": height, "width": width} | changes))
 
     @classmethod
     def paper(
@@ -133,7 +142,7 @@ class GlassConfig:
         return cls(**values)
 
 
-PRESETS = {"lean": GlassConfig.lean, "paper": GlassConfig.paper}
+PRESETS = {"lean": GlassConfig.lean, "token": GlassConfig.token, "paper": GlassConfig.paper}
 
 
 def preset(name: str, height: int, width: int, **changes: Any) -> GlassConfig:

@@ -7,6 +7,7 @@ A *layer* is four channels: colour * mask (3) and mask (1). :func:`glass_gym.bui
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +21,6 @@ from glass_gym.networks.view import View
 
 SHIFT_UNIT = 4.0
 """Global actions reach the RNN in units of this many px, so that an ordinary step has size one."""
-STAGES = {
-    "gma": ("mask", "inpaint", "shift_foreground", "shift_background"),
-    "lma": ("encoder", "compressor", "action", "quantiser", "dynamics", "decoder"),
-    "long": ("compressor", "dynamics", "decoder"),
-    "prior": ("prior",),
-}
-"""The parts that each stage trains."""
 
 
 @dataclass
@@ -70,6 +64,14 @@ class Glass(nn.Module):
         prior: p(code | state, shift), or None.
     """
 
+    stages: ClassVar[dict[str, tuple[str, ...]]] = {
+        "gma": ("mask", "inpaint", "shift_foreground", "shift_background"),
+        "lma": ("encoder", "compressor", "action", "quantiser", "dynamics", "decoder"),
+        "long": ("compressor", "dynamics", "decoder"),
+        "prior": ("prior",),
+    }
+    """The parts that each stage trains."""
+
     def __init__(
         self,
         config: GlassConfig,
@@ -103,8 +105,12 @@ class Glass(nn.Module):
         self.prior = prior
 
     def modules_of(self, stage: str) -> list[nn.Module]:
-        """The parts that a stage ("gma", "lma" or "long") trains."""
-        return [getattr(self, name) for name in STAGES[stage]]
+        """The parts that a stage (a key of :attr:`stages`) trains."""
+        return [part for name in self.stages[stage] if (part := getattr(self, name)) is not None]
+
+    def codebooks(self) -> list[Tensor]:
+        """Buffers that stages move by averages."""
+        return list(self.quantiser.buffers())
 
     # --- GMA ---------------------------------------------------------------------------------------------------
 
@@ -145,9 +151,17 @@ class Glass(nn.Module):
         """Quantise (..., code_channels); the result is flat over the leading axes."""
         return self.quantiser(z.flatten(0, -2))
 
-    def start_state(self, batch: int) -> State:
-        """The RNN's initial state, `batch` rows."""
-        return self.dynamics.start(batch, *self.view.size)  # type: ignore[operator]
+    def settle(self, images: Tensor, masks: Tensor, position: Tensor) -> Tensor:
+        """Where exactly to look at agents near (B, 2) px in images (B, 3, H, W) with masks (B, 1, H, W): (B, 2) px."""
+        return position
+
+    def start_state(self, layer: Tensor) -> State:
+        """The RNN's initial state for agents that begin as layers (B, 4, h, w)."""
+        return self.dynamics.start(len(layer), *self.view.size)  # type: ignore[operator]
+
+    def correct_state(self, state: State, layer: Tensor, where: Tensor) -> State:
+        """The state of agents that turn out to be as in layers (B, 4, h, w), in the rows `where` (B,) bool."""
+        return state
 
     def animate(
         self, layer: Tensor, state: State, shift: Tensor, code_vector: Tensor, scales: bool = False
@@ -182,11 +196,22 @@ class Glass(nn.Module):
         Raises:
             ValueError: the model has no prior.
         """
+        return self.need_prior()(layer, state, shifts / SHIFT_UNIT)
+
+    def need_prior(self) -> nn.Module:
+        """Where there is a prior.
+
+        Returns:
+            the prior.
+
+        Raises:
+            ValueError: the model has none.
+        """
         if self.prior is None:
             raise ValueError(
                 "this world has no prior over local actions; train one (training.train --prior.iterations)"
             )
-        return self.prior(layer, state, shifts / SHIFT_UNIT)
+        return self.prior
 
     def rollout(
         self,
@@ -208,13 +233,13 @@ class Glass(nn.Module):
         Returns:
             T of :class:`Drawn`.
         """
-        batch, steps = shifts.shape[:2]
-        state = self.start_state(batch)
         layer = layers[:, 0]
+        state = self.start_state(layer)
         drawn = []
-        for t in range(steps):
+        for t in range(shifts.shape[1]):
             if teacher is not None and t > 0:
                 layer = torch.where(teacher[:, t, None, None, None], layers[:, t], layer)
+                state = self.correct_state(state, layer, teacher[:, t])
             out, state = self.animate(layer, state, shifts[:, t], code_vectors[:, t], scales)
             drawn.append(out)
             layer = out.layer

@@ -151,9 +151,11 @@ class Simulator:
             background = self.model.inpaint(images, masks).float()
         centre = densest_point(masks, self.config.agent_radius)
         position = view.anchor(centre)
-        layer = view.cut(images, masks, position)
+        with self._autocast():
+            position = self.model.settle(images, masks, position)
+            layer = view.cut(images, masks, position)
+            memory = tuple(m.clone() for m in self.model.start_state(layer))
         mass = layer[:, 3].sum((1, 2))
-        memory = tuple(m.clone() for m in self.model.start_state(len(frames)))
         return WorldState(layer, to_bytes(background), position, centre - position, mass, memory)
 
     @torch.no_grad()

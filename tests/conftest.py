@@ -45,9 +45,15 @@ def world_of(model):
     return World(model, frames, (3.0, 2.0), ("neutral", "swing", "turn"), 1.6, {"mean": 1.0}, {"by": "test"}, "tiny")
 
 
-@pytest.fixture(params=["lean", "paper"])
-def any_world(request, tiny_config, tiny_paper_config, monkeypatch):
-    """A tiny world of each architecture. A module that names it `tiny_world` runs all its tests on both.
+@pytest.fixture(scope="session")
+def tiny_token_config(tiny_config):
+    """A vocabulary of eight poses."""
+    return tiny_config.replace(architecture="token", poses=8)
+
+
+@pytest.fixture(params=["lean", "token", "paper"])
+def any_world(request, tiny_config, tiny_token_config, tiny_paper_config, monkeypatch):
+    """A tiny world of each architecture. A module that names it `tiny_world` runs all its tests on each.
 
     An untrained mask is flat, so that the least rounding moves the agent of a whole-frame world; and in bfloat16, maps
     of 2 x 3 px round otherwise in another batch (full-size ones do not: test_paper_world.py). So it runs in float32.
@@ -58,7 +64,8 @@ def any_world(request, tiny_config, tiny_paper_config, monkeypatch):
         monkeypatch.setattr(
             simulator, "pick_precision", lambda name, device: pick("float32" if name == "auto" else name, device)
         )
-    return world_of(build_glass({"lean": tiny_config, "paper": tiny_paper_config}[request.param]).eval())
+    configs = {"lean": tiny_config, "token": tiny_token_config, "paper": tiny_paper_config}
+    return world_of(build_glass(configs[request.param]).eval())
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ from tqdm import tqdm
 from glass_gym.build import build_glass
 from glass_gym.checkpoint import CheckpointError, save_world
 from glass_gym.config import preset
+from glass_gym.glass import Glass
+from glass_gym.networks.token import TokenGlass
 from training.data.sources import DataOptions, open_data, source_of
 from training.data.store import DataError, Store
 from training.distributed import Distributed
@@ -35,9 +37,13 @@ from training.stages import (
     LmaStage,
     LongConfig,
     LongStage,
+    PoseConfig,
+    PoseStage,
     PriorConfig,
     PriorStage,
     Stage,
+    TokenConfig,
+    TokenLmaStage,
 )
 from training.trainer import LoopConfig, Trainer, TrainingError
 from training.windows import WindowSet, cut_windows
@@ -57,15 +63,17 @@ class TrainConfig(DataOptions):
     out: Path = Path("runs/world")
     """run folder"""
     preset: str = "lean"
-    """lean (default) or paper"""
+    """lean (default), token or paper"""
     resume: bool = False
     """continue from OUT/state.pt"""
     init: Path | None = None
     """start from another run's state.pt (its finished stages are skipped; GMA only, where LMA's sizes differ)"""
     again: tuple[str, ...] = ()
-    """with --init: stages (gma, lma, long, prior) to train once more from the weights that they have"""
+    """with --init: stages (gma, pose, lma, long, prior) to train once more from the weights that they have"""
     codes: int | None = None
     """K, the number of local actions; default: the source's (tennis 4, else 6)"""
+    poses: int | None = None
+    """P, the size of the vocabulary of poses (preset token only); default: 256"""
     window: int | None = None
     """side of the agent's window, px; default: the source's (tennis 32, else 64)"""
     agent_radius: int | None = None
@@ -78,6 +86,8 @@ class TrainConfig(DataOptions):
     lma: LmaConfig = field(default_factory=LmaConfig)
     long: LongConfig = field(default_factory=LongConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
+    pose: PoseConfig = field(default_factory=PoseConfig)
+    token: TokenConfig = field(default_factory=TokenConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
@@ -101,8 +111,8 @@ def train(config: TrainConfig) -> bool:
     Raises:
         TrainingError, DataError, ValueError, CheckpointError: options or data that cannot be used.
     """
-    if unknown := set(config.again) - {"gma", "lma", "long", "prior"}:
-        raise TrainingError(f"--again takes gma, lma, long and prior, got {', '.join(sorted(unknown))}")
+    if unknown := set(config.again) - {"gma", "pose", "lma", "long", "prior"}:
+        raise TrainingError(f"--again takes gma, pose, lma, long and prior, got {', '.join(sorted(unknown))}")
     if not (config.lma.learn_codes or config.init or config.resume):
         raise TrainingError("--lma.no-learn-codes keeps codes that were learned before: add --init OTHER/state.pt")
     processes = Distributed(config.loop.device)
@@ -120,6 +130,21 @@ def train(config: TrainConfig) -> bool:
     with processes.main_first():
         windows, held_out = (_windows(config, trainer, store, split) for split in ("train", "val"))
     report.held_out = LmaStage(trainer.average, held_out, config.lma)
+    for make in _animation_stages(config, model, windows, features):
+        if not trainer.run(make(), report.step, report.sheet):
+            return report.interrupted()
+    if processes.is_main:
+        _export(config, trainer, store, windows)
+    return True
+
+
+def _animation_stages(config: TrainConfig, model: Glass, windows: WindowSet, features) -> list[Callable[[], Stage]]:
+    """Makers of the stages after GMA; a stage is made when its turn comes, for some look at all windows first."""
+    if isinstance(model, TokenGlass):
+        return [
+            lambda: PoseStage(model, windows, config.pose),
+            lambda: TokenLmaStage(model, windows, config.token),
+        ]
     stages: list[Callable[[], Stage]] = [lambda: LmaStage(model, windows, config.lma, features)]
     if config.long.iterations is None:
         config.long.iterations = config.lma.iterations // 3 if model.view.follows else 0
@@ -127,12 +152,7 @@ def train(config: TrainConfig) -> bool:
         stages.append(lambda: LongStage(model, windows, config.long, config.lma, features))
     if model.prior is not None:
         stages.append(lambda: PriorStage(model, windows, config.prior, config.lma))
-    for make in stages:  # made in turn: the long stage looks at all windows first
-        if not trainer.run(make(), report.step, report.sheet):
-            return report.interrupted()
-    if processes.is_main:
-        _export(config, trainer, store, windows)
-    return True
+    return stages
 
 
 def _trainer(config: TrainConfig, store: Store, processes: Distributed) -> Trainer:
@@ -143,6 +163,8 @@ def _trainer(config: TrainConfig, store: Store, processes: Distributed) -> Train
     if config.prior.iterations is None:
         config.prior.iterations = min(400, config.lma.iterations // 8)
     sizes["prior_channels"] = config.prior.channels if config.prior.iterations > 0 else 0
+    if config.poses:
+        sizes["poses"] = config.poses
     model = build_glass(preset(config.preset, store.height, store.width, **sizes))
     if config.gma.theta is None:
         config.gma.theta = defaults.theta

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from glass_gym.checkpoint import write_atomically
 from glass_gym.config import GlassConfig
-from glass_gym.glass import STAGES, Glass
+from glass_gym.glass import Glass
 from glass_gym.simulator import pick_device
 from glass_gym.versions import FORMAT_VERSION, upgrade_config, upgrade_weights
 from training.distributed import Distributed
@@ -166,7 +166,7 @@ class Trainer:
             raise TrainingError(f"{path}: no such file; --init takes the state.pt of another run")
         state = read_state(path, self.device)
         other = self._differences(state)
-        if set(other) & set(GMA_FIELDS):
+        if self._other_gma(other):
             raise TrainingError(f"{path}: its GMA is another ({other}); use the same options")
         if not set(other) - set(PRIOR_FIELDS):
             self._take(state, without_prior=bool(other))
@@ -174,10 +174,17 @@ class Trainer:
         if "gma" not in state["finished"]:
             raise TrainingError(f"{path}: its LMA is another ({other}), and its GMA is not finished")
         for model, key in ((self.model, "model"), (self.average, "average")):
-            part = {k: v for k, v in state[key].items() if k.split(".")[0] in STAGES["gma"]}
+            part = {k: v for k, v in state[key].items() if k.split(".")[0] in Glass.stages["gma"]}
             model.load_state_dict(part, strict=False)
         self.finished = ["gma"]
         print(f"{path}: only GMA is taken, since its LMA is another ({other})")
+
+    def _other_gma(self, other: dict[str, str]) -> bool:
+        """Whether fields that differ change GMA; lean and token have the same."""
+        fields = set(other) & set(GMA_FIELDS)
+        return bool(fields) and not (
+            fields == {"architecture"} and other["architecture"] in ("lean, not token", "token, not lean")
+        )
 
     def _take(self, state: dict[str, Any], without_prior: bool) -> None:
         """Weights and finished stages; the prior's too, unless the state has none, or one of another size."""
@@ -319,7 +326,7 @@ class Trainer:
         nn.utils.clip_grad_norm_(parameters, self.config.clip)
         optimiser.step()
         self._averaged.update_parameters(self.model)
-        for kept, now in zip(self.average.quantiser.buffers(), self.model.quantiser.buffers(), strict=True):
+        for kept, now in zip(self.average.codebooks(), self.model.codebooks(), strict=True):
             kept.copy_(now)  # a codebook that moves by averages is averaged already
         return {k: float(v.detach()) for k, v in terms.items()}
 

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from glass_gym.config import GlassConfig
 from glass_gym.convert import to_bytes, to_images
@@ -88,6 +89,28 @@ class AgentWindow(View):
     def draw(self, layer: Tensor, background: Tensor, position: Tensor) -> Tensor:
         """Only the window's pixels are touched."""
         return blend_windows(layer, background, position)
+
+
+class ConnectedWindow(AgentWindow):
+    """A window with the agent only: what lies apart from it, a ball say, is no pose of the agent and is left out."""
+
+    GAP = 5
+    """Parts belong together if they are at most (GAP - 1) / 2 px apart."""
+
+    def cut(self, images: Tensor, masks: Tensor, position: Tensor, margin: int = 0) -> Tensor:
+        """Windows about the positions, without what lies apart from the agent."""
+        layer = super().cut(images, masks, position, margin)
+        solid = (layer[:, 3:] > 0.5).float()
+        middle = torch.zeros_like(solid)
+        at = layer.shape[-1] // 2
+        reach = max(2, self.radius // 2)
+        middle[..., at - reach : at + reach, at - reach : at + reach] = 1.0
+        kept = solid * middle
+        for _ in range(layer.shape[-1] // 2):
+            kept = F.max_pool2d(kept, self.GAP, 1, self.GAP // 2) * solid
+        kept = F.max_pool2d(kept, 3, 1, 1)  # and the soft edge
+        empty = kept.sum((1, 2, 3), keepdim=True) == 0
+        return layer * torch.where(empty, torch.ones_like(kept), kept)
 
 
 class WholeFrame(View):

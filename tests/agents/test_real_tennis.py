@@ -21,7 +21,7 @@ def env():
 
 def test_a_shift_is_the_joystick_s_direction():
     for number, direction in enumerate(COMPASS.values()):
-        assert ale_tennis.JoystickWalk.DIRECTIONS[tuple(direction)] == (JOYSTICK[number], FIRE[number])
+        assert ale_tennis.Joystick.DIRECTIONS[tuple(direction)] == (JOYSTICK[number], FIRE[number])
 
 
 def test_frames_are_cut_as_the_recordings_were():

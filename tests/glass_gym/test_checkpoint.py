@@ -11,7 +11,7 @@ from glass_gym.checkpoint import CheckpointError, load_world, save_world
 
 @pytest.fixture
 def tiny_world(any_world):
-    """Both architectures."""
+    """Every architecture."""
     return any_world
 
 

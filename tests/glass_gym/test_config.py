@@ -31,7 +31,7 @@ def test_the_lean_preset_is_at_least_five_times_smaller_than_the_paper_one():
     [
         ({"height": 97}, "multiples of 8"),
         ({"window": 30}, "window must be a multiple of 8"),
-        ({"architecture": "huge"}, "architecture must be one of lean, paper"),
+        ({"architecture": "huge"}, "architecture must be one of lean, token, paper"),
         ({"codes": 0}, "at least 1"),
         ({"architecture": "paper", "height": 104}, "multiples of 16"),
     ],
@@ -42,7 +42,7 @@ def test_a_size_that_the_model_cannot_take_is_named(changes, words):
 
 
 def test_an_unknown_preset_lists_the_known_ones():
-    with pytest.raises(ValueError, match="no preset called 'huge'; there are: lean, paper"):
+    with pytest.raises(ValueError, match="no preset called 'huge'; there are: lean, token, paper"):
         preset("huge", 96, 160)
 
 

@@ -21,7 +21,7 @@ from glass_gym.vector_env import GlassVectorEnv
 
 @pytest.fixture
 def tiny_world(any_world):
-    """Both architectures."""
+    """Every architecture."""
     return any_world
 
 

@@ -4,7 +4,7 @@ import torch
 from glass_gym.build import build_glass
 from glass_gym.config import GlassConfig
 from glass_gym.geometry import blend_windows, crop_windows, densest_point, inside_windows
-from glass_gym.glass import STAGES
+from glass_gym.glass import Glass
 from glass_gym.networks.quantise import CosineQuantiser, PlainQuantiser
 from glass_gym.networks.shift import CorrelationShift, translate
 
@@ -131,7 +131,7 @@ def test_both_presets_roll_out_and_reach_every_parameter_of_the_lma():
         drawn = model.rollout(layers, shifts, codes, scales=True)
         assert len(drawn) == 3 and drawn[-1].layer.shape == (2, 4, *side)
         sum(d.layer.sum() + sum(c.sum() for c in d.coarse) for d in drawn).backward()
-        silent = [n for n, p in model.named_parameters() if n.split(".")[0] in STAGES["lma"] and p.grad is None]
+        silent = [n for n, p in model.named_parameters() if n.split(".")[0] in Glass.stages["lma"] and p.grad is None]
         assert [n for n in silent if "codebook" not in n] == []
 
 

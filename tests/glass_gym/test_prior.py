@@ -15,18 +15,19 @@ from glass_gym.wrappers.vector import AutoLocalAction as VectorAutoLocalAction
 from tests.conftest import world_of
 
 
-@pytest.fixture(params=["lean", "paper"])
-def world(request, tiny_config, tiny_paper_config):
+@pytest.fixture(params=["lean", "token", "paper"])
+def world(request, tiny_config, tiny_token_config, tiny_paper_config):
     """A world with an untrained prior."""
     torch.manual_seed(0)
-    config = {"lean": tiny_config, "paper": tiny_paper_config}[request.param]
+    config = {"lean": tiny_config, "token": tiny_token_config, "paper": tiny_paper_config}[request.param]
     return world_of(build_glass(config.replace(prior_channels=8)).eval())
 
 
 class RightMeansTurn(torch.nn.Module):
     """Code 2 for every shift to the right, else code 1 three times out of four and code 0 once."""
 
-    def forward(self, layer, state, shift):
+    def forward(self, *known):
+        shift = known[-1]
         right = (shift[..., :1] > 0).float()
         sure, split = torch.tensor([1e-9, 1e-9, 1.0]), torch.tensor([0.25, 0.75, 1e-9])
         return (right * sure + (1 - right) * split).log()

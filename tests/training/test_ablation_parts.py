@@ -28,7 +28,8 @@ def test_the_entropy_of_the_codes_use_is_highest_if_all_are_used_alike_and_draws
 
 def test_an_open_gate_copies_the_foreground_before_and_a_closed_one_does_not(tiny_config):
     model = build_glass(tiny_config, decoder=GatedCopy).eval()
-    layer, state = torch.rand(1, 4, 16, 16), model.start_state(1)
+    layer = torch.rand(1, 4, 16, 16)
+    state = model.start_state(layer)
     head = model.decoder.head_full
     torch.nn.init.zeros_(head.weight)
     for bias, copied in ((30.0, True), (-30.0, False)):
@@ -46,7 +47,9 @@ def test_with_separate_inputs_the_code_does_not_reach_the_first_blocks(tiny_conf
         for code in (-1.0, 1.0):
             vector = torch.full((1, tiny_config.code_channels), code)
             model.dynamics.map.weight.data.zero_()  # the map is heard before the blocks
-            _, state = model.animate(torch.ones(1, 4, 16, 16), model.start_state(1), torch.ones(1, 2), vector)
+            _, state = model.animate(
+                torch.ones(1, 4, 16, 16), model.start_state(torch.ones(1, 4, 16, 16)), torch.ones(1, 2), vector
+            )
             states.append(state[0])  # of block 2
         assert torch.equal(*states) != reaches
 

@@ -20,8 +20,10 @@ from glass_gym.ale_tennis import (
     LINES,
     PINK,
     PIXEL_ASPECT,
+    RAM_NEAR_SPRITES,
     RAM_NEAR_X,
     RAM_NEAR_Y,
+    SWINGS,
     TOP,
     WIDTH,
 )
@@ -45,6 +47,10 @@ class RecordConfig:
     """keep a video if the picture moves in more than this share of its steps ..."""
     still_videos: float = 0.15
     """... and this share of the others"""
+    rally: float = 0.85
+    """share of the time in which the joystick plays the ball, so that there are swings; else it walks about"""
+    far_ball_videos: float = 0.25
+    """share of the videos kept of those in which the ball never comes near the near player"""
     frameskip: int = FRAMESKIP
     """game frames a step"""
     held_out: float = 0.1
@@ -53,9 +59,9 @@ class RecordConfig:
     """the recording is the same for equal seeds and versions of ale-py"""
 
 
-def near_colour(frame: np.ndarray) -> int:
-    """Index into PLAYER_COLOURS of the near player: the near court's side lines wear it."""
-    lines = frame[LINES]
+def near_colour(picture: np.ndarray) -> int:
+    """Index into PLAYER_COLOURS of the near player in the game's picture: the near court's side lines wear it."""
+    lines = picture[LINES]
     counts = [(lines == colour).all(-1).sum() for colour in PLAYER_COLOURS]
     return int(np.argmax(counts))
 
@@ -131,10 +137,22 @@ def body_column(mask: np.ndarray, position: np.ndarray) -> float:
     return 8.0 if dense - x > 5 else 1.0
 
 
-class JoystickWalk:
-    """A random player with inertia: holds a direction, sometimes stands, sometimes swings.
+BALL, SHADOW = (236, 236, 236), (74, 74, 74)
+"""Colours of the ball and of its shadow on the ground."""
+REACH = 16
+"""The ball is near a player within this, px."""
 
-    Covers the half court: directions are biased away from where the walk has been pushing.
+
+class Joystick:
+    """A player with inertia who sees the picture: holds a direction, and for most of the time runs after the ball.
+
+    He wears pink, and plays the ball's shadow, which is where the ball will be hit: so there are rallies, and swings of
+    both players. For the rest of the time he walks about, sometimes stands, sometimes presses fire.
+
+    Args:
+        rng: of his whims.
+        rally: share of the time in which he plays the ball.
+        courts: (210, 160, 3) uint8, the empty picture by the near player's colour; without them he walks about.
     """
 
     DIRECTIONS = {  # noqa: RUF012 - (dx, dy) -> (ALE action, the same with fire)
@@ -149,22 +167,57 @@ class JoystickWalk:
         (-1, 1): (9, 17),
     }
 
-    def __init__(self, rng: np.random.Generator):
+    def __init__(self, rng: np.random.Generator, rally: float = 0.0, courts: dict[int, np.ndarray] | None = None):
         self.rng = rng
+        self.rally = rally
+        self.courts = courts
         self.direction = (0, 0)
+        self.playing = False
 
-    def __call__(self) -> int:
+    def __call__(self, picture: np.ndarray) -> int:
+        """The ALE action that follows a picture (210, 160, 3) uint8."""
         if self.rng.random() < 0.12:
             self.direction = tuple(int(v) for v in self.rng.integers(-1, 2, 2))
+            self.playing = self.courts is not None and self.rng.random() < self.rally
         fire = self.rng.random() < 0.15
+        if self.playing:
+            return self.DIRECTIONS[self._toward_ball(picture) or self.direction][1]
         return self.DIRECTIONS[self.direction][int(fire)]
+
+    def _toward_ball(self, picture: np.ndarray) -> tuple[int, int] | None:
+        """Where to push to meet the ball; None while there is none."""
+        assert self.courts is not None
+        shadow = np.argwhere(_are(picture, SHADOW))
+        me = np.argwhere(_are(picture, PINK) & ~_are(self.courts[near_colour(picture)], PINK))
+        if not len(shadow) or not len(me):
+            return None
+        dx = shadow[:, 1].mean() - me[:, 1].mean()
+        dy = shadow[:, 0].mean() - me[:, 0].max()
+        return int(np.sign(dx)) * (abs(dx) > 4), int(np.sign(dy)) * (3 < abs(dy) < 40)
+
+
+def _are(picture: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    """Which pixels of (H, W, 3) have a colour: (H, W) bool."""
+    return (picture[..., 0] == colour[0]) & (picture[..., 1] == colour[1]) & (picture[..., 2] == colour[2])
+
+
+def ball_is_near(frames: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """(T,) bool: the ball or its shadow is within reach of the near player, in frames (T, H, W, 3) with his masks."""
+    out = np.zeros(len(frames), bool)
+    for t, (frame, mask) in enumerate(zip(frames, masks, strict=True)):
+        ball = np.argwhere(_are(frame, BALL) | _are(frame, SHADOW))
+        player = np.argwhere(mask)
+        if len(ball) and len(player):
+            out[t] = (np.abs(ball.mean(0) - player.mean(0)) < REACH).all()
+    return out
 
 
 def record(config: RecordConfig, progress=lambda kept: None) -> Path:
     """Play episodes until `config.frames` frames are kept, and write them as a clip store.
 
-    Labels: `position` (N, 2) float32, the near player's x and feet row in crop pixels from RAM; `colour` (N,) uint8;
-    `episode` (N,) int32; masks from :func:`player_mask`.
+    Labels: `position` (N, 2) float32, the near player's x and feet row in crop pixels from RAM; `swing` (N,) uint8,
+    whether the near player's sprite is one of a swing, from RAM; `colour` (N,) uint8; `episode` (N,) int32; masks from
+    :func:`player_mask`.
     """
     import ale_py
     import gymnasium as gym
@@ -178,14 +231,17 @@ def record(config: RecordConfig, progress=lambda kept: None) -> Path:
     episode = 0
     while writer.frames < config.frames:
         split = _split_of(episode, config.held_out)
-        for stretch in _near_stretches(env, JoystickWalk(rng), int(rng.integers(2**31))):
+        player = Joystick(rng, config.rally, courts)
+        for stretch in _near_stretches(env, player, int(rng.integers(2**31))):
             for begin in range(0, len(stretch.frames) - config.video_length + 1, config.video_length):
                 window = slice(begin, begin + config.video_length)
                 frames = stretch.frames[window]
                 moving = _moves(frames).mean() > config.moving_share
                 if not moving and rng.random() >= config.still_videos:
                     continue
-                masks = player_mask(frames, courts[stretch.colour], PLAYER_COLOURS[stretch.colour])
+                masks = player_mask(frames, near_half(courts[stretch.colour]), PLAYER_COLOURS[stretch.colour])
+                if rng.random() >= config.far_ball_videos and not ball_is_near(frames, masks).any():
+                    continue
                 ram = stretch.ram[window]
                 writer.add(
                     f"e{episode:04d}_{writer.frames:07d}",
@@ -193,13 +249,14 @@ def record(config: RecordConfig, progress=lambda kept: None) -> Path:
                     frames,
                     masks,
                     position=np.stack([ram[:, 1], FEET_ROW - ram[:, 0]], 1).astype(np.float32),
+                    swing=ram[:, 2].astype(np.uint8),
                     colour=np.full(len(frames), stretch.colour, np.uint8),
                     episode=np.full(len(frames), episode, np.int32),
                 )
                 progress(writer.frames)
         episode += 1
     env.close()
-    np.save(config.out / "courts.npy", np.stack([courts[0], courts[1]]))
+    np.save(config.out / "courts.npy", np.stack([near_half(courts[0]), near_half(courts[1])]))
     writer.close()
     return config.out
 
@@ -219,39 +276,51 @@ def _moves(frames: np.ndarray, pixels: int = 30) -> np.ndarray:
 class _Stretch:
     colour: int
     frames: np.ndarray  # (T, H, W, 3)
-    ram: np.ndarray  # (T, 2) y, x
+    ram: np.ndarray  # (T, 3) y, x, whether he swings
+    pictures: np.ndarray | None = None  # (T, 210, 160, 3), where asked for
 
 
-def _near_stretches(env, walk: JoystickWalk, seed: int):
-    """One episode, cut where the players change ends."""
+def near_half(picture: np.ndarray) -> np.ndarray:
+    """The near half court of the game's picture."""
+    return picture[TOP : TOP + HEIGHT]
+
+
+def _near_stretches(env, player: Joystick, seed: int, whole: bool = False):
+    """One episode, cut where the players change ends; with `whole` pictures."""
     observation, _ = env.reset(seed=seed)
-    frames = []
+    pictures = []
     ram = []
     colour = None
     done = False
+
+    def stretch() -> _Stretch:
+        frames = np.stack([near_half(p) for p in pictures])
+        return _Stretch(colour, frames, np.array(ram), np.stack(pictures) if whole else None)
+
     while not done:
         now = near_colour(observation)
-        if colour is not None and now != colour and frames:
-            yield _Stretch(colour, np.stack(frames), np.array(ram))
-            frames = []
+        if colour is not None and now != colour and pictures:
+            yield stretch()
+            pictures = []
             ram = []
         colour = now
-        frames.append(observation[TOP : TOP + HEIGHT].copy())
+        pictures.append(observation)
         memory = env.unwrapped.ale.getRAM()
-        ram.append((int(memory[RAM_NEAR_Y]), int(memory[RAM_NEAR_X])))
-        observation, _, terminated, truncated, _ = env.step(walk())
+        swings = any(int(memory[byte]) in SWINGS for byte in RAM_NEAR_SPRITES)
+        ram.append((int(memory[RAM_NEAR_Y]), int(memory[RAM_NEAR_X]), int(swings)))
+        observation, _, terminated, truncated, _ = env.step(player(observation))
         done = terminated or truncated
-    if frames:
-        yield _Stretch(colour, np.stack(frames), np.array(ram))
+    if pictures:
+        yield stretch()
 
 
 def _record_courts(env, seed: int) -> dict[int, np.ndarray]:
-    """Static courts of both sides, from one throw-away episode."""
+    """The empty picture of the game by the near player's colour, from throw-away episodes."""
     seen: dict[int, list[np.ndarray]] = {0: [], 1: []}
-    walk = JoystickWalk(np.random.default_rng(seed + 1))
+    walk = Joystick(np.random.default_rng(seed + 1))
     for attempt in range(5):
-        for stretch in _near_stretches(env, walk, seed + 1 + attempt):
-            seen[stretch.colour].extend(stretch.frames[::4])
-        if all(len(frames) > 200 for frames in seen.values()):
+        for stretch in _near_stretches(env, walk, seed + 1 + attempt, whole=True):
+            seen[stretch.colour].extend(stretch.pictures[::4])
+        if all(len(pictures) > 200 for pictures in seen.values()):
             break
-    return {colour: static_court(np.stack(frames[:2000])) for colour, frames in seen.items()}
+    return {colour: static_court(np.stack(pictures[:2000])) for colour, pictures in seen.items()}

@@ -10,6 +10,7 @@ from training.metrics.animation import animation
 from training.metrics.control import simulator
 from training.metrics.crispness import crispness
 from training.metrics.evaluation import Evaluation
+from training.metrics.life import life
 from training.metrics.video import reconstruction
 
 Metric = Callable[[Evaluation], dict[str, Any]]
@@ -21,6 +22,7 @@ METRICS: dict[str, Metric] = {
     "transfer": transfer,
     "simulator": simulator,
     "crispness": crispness,
+    "life": life,
 }
 
 

@@ -8,6 +8,7 @@ from training.stages.gma import GmaConfig, GmaStage
 from training.stages.lma import LmaConfig, LmaStage
 from training.stages.long import LongConfig, LongStage
 from training.stages.prior import PriorConfig, PriorStage
+from training.stages.token import PoseConfig, PoseStage, TokenConfig, TokenLmaStage
 
 __all__ = [
     "Batch",
@@ -17,8 +18,12 @@ __all__ = [
     "LmaStage",
     "LongConfig",
     "LongStage",
+    "PoseConfig",
+    "PoseStage",
     "PriorConfig",
     "PriorStage",
     "Sampler",
     "Stage",
+    "TokenConfig",
+    "TokenLmaStage",
 ]

@@ -159,10 +159,11 @@ class LongStage(Stage):
         """New agents; `index` is the frame that each began from, `offset` how its window lies about the agent."""
         index = self.windows.complete(rng, count)
         offset = rng.integers(-self.lma.jitter, self.lma.jitter + 1, (count, 2))
-        memory = self.model.start_state(count)
+        layer = crop_layers(self.windows, index, self.model.config.window, offset)
+        memory = self.model.start_state(layer.to(self.device))
         limit = rng.integers(self.config.first_age // 2, self.age_limit(iteration) + 1, count)
         fresh = {
-            "layer": crop_layers(self.windows, index, self.model.config.window, offset),
+            "layer": layer,
             "index": torch.from_numpy(index),
             "offset": torch.from_numpy(offset),
             "age": torch.zeros(count, dtype=torch.long),

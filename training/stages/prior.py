@@ -59,7 +59,7 @@ class PriorStage(Stage):
             found = model.quantise(z)
             codes, vectors = (x.unflatten(0, z.shape[:2]) for x in (found.index, found.vector))
             layer = layers[:, 0]
-            state = model.start_state(len(layers))
+            state = model.start_state(layer)
             for t in range(shifts.shape[1]):
                 visited.append((layer, state))
                 drawn, state = model.animate(layer, state, shifts[:, t], vectors[:, t])

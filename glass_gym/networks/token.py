@@ -1,0 +1,278 @@
+"""The token architecture (ours): an agent is a picture of itself and one of P poses; LMA predicts the next pose.
+
+Squared error answers two possible poses with their mean, a blur. Here the generator never has to: a window's pose is
+one token of a vocabulary, the next one is predicted with cross-entropy, and the decoder draws the one that was chosen.
+What the agent looks like comes from the window that an episode began with, so nothing drawn is fed back and nothing
+drifts. docs/how-it-works.md draws it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glass_gym.config import GlassConfig
+from glass_gym.glass import SHIFT_UNIT, Glass
+from glass_gym.networks import lean
+from glass_gym.networks.blocks import SLOPE, AdaptiveNorm, BilinearChain, ConvBlock, ModulatedConv, ResBlock, code_mlp
+from glass_gym.networks.lean import NORM, LeanEncoder, shape_only
+from glass_gym.networks.parts import Drawn, State, drawn_from
+from glass_gym.networks.quantise import CosineQuantiser, make_quantiser
+from glass_gym.networks.view import ConnectedWindow
+
+POSE_CHANNELS = 32
+"""Size of a pose's vector."""
+REACH = 3
+"""An episode begins with the agent's window moved by up to this many px, to where the vocabulary draws it best."""
+SCALE = 4
+"""Px to a place of the decoder's coarsest map."""
+
+
+class PoseEncoder(nn.Module):
+    """Q: a window without its own colours -> a vector that says the pose, before its quantiser."""
+
+    def __init__(self, config: GlassConfig):
+        super().__init__()
+        width = config.feature_channels
+        self.net = nn.Sequential(
+            ConvBlock(16, width, norm=NORM),
+            ResBlock(width, width, down=True, norm=NORM),
+            ResBlock(width, 2 * width, down=True, norm=NORM),
+            nn.AdaptiveAvgPool2d(4),
+            nn.Flatten(),
+            nn.Linear(32 * width, 128),
+            nn.LeakyReLU(SLOPE),
+            nn.Linear(128, POSE_CHANNELS),
+        )
+        # vectors that differ by little collapse to one direction; batch statistics keep their spread
+        self.spread = nn.BatchNorm1d(POSE_CHANNELS, affine=False)
+
+    def forward(self, layers: Tensor) -> Tensor:
+        """Layers (B, 4, h, w) -> (B, POSE_CHANNELS), float32."""
+        seen = shape_only(layers[:, None])[:, 0].contiguous(memory_format=torch.channels_last)
+        return self.spread(self.net(F.pixel_unshuffle(seen, 2)).float()).float()
+
+
+class TokenAction(nn.Module):
+    """A without its quantiser: the poses of two neighbouring frames -> a vector (Sec. 3.2)."""
+
+    def __init__(self, config: GlassConfig):
+        super().__init__()
+        size = config.psi_channels
+        self.psi = nn.Sequential(nn.Linear(POSE_CHANNELS, size), nn.LeakyReLU(SLOPE), nn.Linear(size, size))
+        self.norm = nn.LayerNorm(size)
+        self.chain = BilinearChain(size, config.bilinear_channels, "layer")
+        self.mlp = code_mlp(size, config.code_channels)
+        self.spread = nn.BatchNorm1d(config.code_channels, affine=False)
+
+    def forward(self, poses: Tensor) -> Tensor:
+        """Poses' vectors (B, T + 1, POSE_CHANNELS) -> directions (B, T, code_channels), float32."""
+        psi = self.norm(self.psi(poses)).float()
+        before = psi[:, :-1].flatten(0, 1)
+        after = psi[:, 1:].flatten(0, 1)
+        return self.spread(self.mlp(self.chain(before, after)).float()).float().unflatten(0, (len(poses), -1))
+
+
+class TokenDynamics(nn.Module):
+    """The RNN: pose, global and local action -> the next pose, one of P.
+
+    Args:
+        config: sizes; `hidden` is the width of its state.
+    """
+
+    def __init__(self, config: GlassConfig):
+        super().__init__()
+        width = 2 * config.hidden
+        self.pose = nn.Linear(POSE_CHANNELS, width)
+        self.move = nn.Linear(2, width)
+        self.code = nn.Linear(config.code_channels, width)
+        self.cell = nn.GRUCell(width, width)
+        self.head = nn.Sequential(nn.Linear(4 * width, 2 * width), nn.LeakyReLU(SLOPE))
+        self.logits = nn.Linear(2 * width, config.poses)
+        self.width = width
+
+    def start(self, batch: int, like: Tensor) -> Tensor:
+        """The first hidden state (B, 2 hidden)."""
+        return like.new_zeros(batch, self.width, dtype=torch.float32)
+
+    def remember(self, pose: Tensor, hidden: Tensor) -> Tensor:
+        """The hidden state that has seen a pose's vector (B, POSE_CHANNELS)."""
+        return self.cell(F.leaky_relu(self.pose(pose).float(), SLOPE), hidden.float())
+
+    def forward(self, pose: Tensor, hidden: Tensor, shift: Tensor, code: Tensor) -> Tensor:
+        """What the next pose is.
+
+        Args:
+            pose: (B, POSE_CHANNELS), the present one.
+            hidden: (B, 2 hidden), which has seen it.
+            shift: (B, 2) in units of 4 px.
+            code: (B, code_channels).
+
+        Returns:
+            (B, P) logits, float32.
+        """
+        known = [self.pose(pose), hidden.to(pose.dtype), self.move(shift), self.code(code)]
+        return self.logits(self.head(torch.cat([k.float() for k in known], 1))).float()
+
+
+class TokenDecoder(nn.Module):
+    """D: the agent's looks and a pose's vector -> the foreground."""
+
+    def __init__(self, config: GlassConfig):
+        super().__init__()
+        width = config.decoder_channels
+        self.grid = config.window // SCALE
+        self.maps = 16
+        self.embed = nn.Sequential(nn.Linear(2 * POSE_CHANNELS, 128), nn.LeakyReLU(SLOPE), nn.Linear(128, 128))
+        self.map = nn.Linear(128, self.maps * self.grid**2)
+        self.stem = nn.Conv2d(config.feature_channels + self.maps, 2 * width, 3, padding=1)
+        self.convs = nn.ModuleList(ModulatedConv(2 * width, 2 * width, 128) for _ in range(3))
+        self.norms = nn.ModuleList(AdaptiveNorm(2 * width, 128) for _ in range(3))
+        self.up = ConvBlock(2 * width, width, up=True, norm=NORM)
+        self.res = ResBlock(width, width, norm=NORM)
+        self.head = nn.Conv2d(width, 16, 3, padding=1)
+
+    def forward(self, looks: Tensor, first: Tensor, pose: Tensor) -> Drawn:
+        """Draw a pose.
+
+        Args:
+            looks: (B, F, h/4, w/4), E's features of the window that the episode began with.
+            first: (B, POSE_CHANNELS), the pose in it.
+            pose: (B, POSE_CHANNELS), the pose to draw.
+
+        Returns:
+            the foreground.
+        """
+        said = self.embed(torch.cat([pose, first], 1))
+        where = self.map(said).unflatten(1, (self.maps, self.grid, self.grid)).to(looks.dtype)
+        x = self.stem(torch.cat([looks, where], 1))
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = x + norm(conv(x, said), said).to(x.dtype)
+        y = self.res(self.up(x))
+        return drawn_from(F.pixel_shuffle(self.head(y), 2).float(), [])
+
+
+class TokenPrior(nn.Module):
+    """p(code | state, shift): a head on the pose and the RNN's state."""
+
+    def __init__(self, config: GlassConfig):
+        super().__init__()
+        width = config.prior_channels
+        self.known = nn.Linear(POSE_CHANNELS + 2 * config.hidden, width)
+        self.shift = nn.Linear(2, width)
+        self.hidden = nn.Linear(width, width)
+        self.logits = nn.Linear(width, config.codes)
+
+    def keep(self, index: Sequence[int]) -> None:
+        """Make `index` (codes of now) the codes, in this order."""
+        kept = nn.Linear(self.logits.in_features, len(index))
+        kept.load_state_dict({"weight": self.logits.weight[list(index)], "bias": self.logits.bias[list(index)]})
+        self.logits = kept
+
+    def forward(self, pose: Tensor, hidden: Tensor, shifts: Tensor) -> Tensor:
+        """Pose (B, POSE_CHANNELS), hidden state, shifts (B, N, 2) in units of 4 px -> (B, N, K) log probabilities."""
+        x = self.known(torch.cat([pose.float(), hidden.float()], 1))[:, None] + self.shift(shifts.float())
+        x = F.leaky_relu(self.hidden(F.leaky_relu(x, SLOPE)), SLOPE)
+        return self.logits(x).float().log_softmax(-1)
+
+
+class TokenGlass(Glass):
+    """A Glass whose foreground is a pose of a vocabulary, drawn with the looks of the first window.
+
+    The RNN's state is (looks, first pose, pose, hidden before that pose), one row an agent. Its parts are those of
+    :class:`Glass`, with E for the looks, Q (`pose_encoder`) and its vocabulary (`poses`) in the place of C.
+    """
+
+    stages = {  # noqa: RUF012
+        "gma": Glass.stages["gma"],
+        "pose": ("encoder", "pose_encoder", "poses", "decoder"),
+        "lma": ("action", "quantiser", "dynamics", "prior"),
+    }
+
+    dynamics: TokenDynamics
+    poses: CosineQuantiser
+
+    def __init__(self, config: GlassConfig, *, pose_encoder: nn.Module, poses: CosineQuantiser, **parts: Any):
+        super().__init__(config, compressor=nn.Identity(), **parts)
+        self.pose_encoder = pose_encoder
+        self.poses = poses
+
+    def codebooks(self) -> list[Tensor]:
+        """As :meth:`Glass.codebooks`."""
+        return [*super().codebooks(), *self.poses.buffers()]
+
+    def tokens(self, layers: Tensor) -> Tensor:
+        """Layers (B, 4, h, w) -> the poses in them (B,) int64."""
+        return self.poses.logits(self.pose_encoder(layers)).argmax(1)
+
+    def directions(self, layers: Tensor, shifts: Tensor) -> Tensor:
+        """As :meth:`Glass.directions`."""
+        vectors = self.poses.embed(self.tokens(layers.flatten(0, 1)))
+        return self.action(vectors.unflatten(0, layers.shape[:2]))
+
+    def settle(self, images: Tensor, masks: Tensor, position: Tensor) -> Tensor:
+        """The place within REACH px from which the vocabulary draws the agent best."""
+        wide = self.view.cut(images, masks, position, REACH)
+        side = self.config.window
+        offsets = [(x, y) for y in range(2 * REACH + 1) for x in range(2 * REACH + 1)]
+        errors = []
+        for x, y in offsets:
+            layer = wide[..., y : y + side, x : x + side].contiguous()
+            looks, first, pose, _ = self.start_state(layer)
+            drawn = self.decoder(looks, first, pose).layer
+            errors.append((drawn - layer).square().sum((1, 2, 3)))
+        best = torch.stack(errors, 1).argmin(1)
+        table = torch.tensor(offsets, device=position.device, dtype=position.dtype) - REACH
+        return position + table[best]
+
+    def start_state(self, layer: Tensor) -> State:
+        """As :meth:`Glass.start_state`."""
+        looks, _, _ = self.encoder(layer.contiguous(memory_format=torch.channels_last))
+        pose = self.poses.embed(self.tokens(layer))
+        return looks.float(), pose, pose.clone(), self.dynamics.start(len(layer), pose)
+
+    def correct_state(self, state: State, layer: Tensor, where: Tensor) -> State:
+        """As :meth:`Glass.correct_state`: the pose is read off the layers."""
+        looks, first, pose, hidden = state
+        seen = self.poses.embed(self.tokens(layer))
+        return looks, first, torch.where(where[:, None], seen, pose), hidden
+
+    def animate(
+        self, layer: Tensor, state: State, shift: Tensor, code_vector: Tensor, scales: bool = False
+    ) -> tuple[Drawn, State]:
+        """As :meth:`Glass.animate`; what was drawn before is not looked at."""
+        looks, first, pose, hidden = state
+        with torch.autocast(layer.device.type, enabled=False):  # the choice must not depend on how bfloat16 rounds
+            hidden = self.dynamics.remember(pose, hidden)
+            pose = self.poses.embed(self.dynamics(pose, hidden, shift / SHIFT_UNIT, code_vector).argmax(1))
+        return self.decoder(looks, first, pose), (looks, first, pose, hidden)
+
+    def code_prior(self, layer: Tensor, state: State, shifts: Tensor) -> Tensor:
+        """As :meth:`Glass.code_prior`."""
+        _, _, pose, hidden = state
+        return self.need_prior()(pose, self.dynamics.remember(pose, hidden), shifts / SHIFT_UNIT)
+
+
+def make_poses(config: GlassConfig) -> CosineQuantiser:
+    """The vocabulary: P poses on a sphere."""
+    sizes = config.replace(codes=config.poses, code_channels=POSE_CHANNELS)
+    return CosineQuantiser(sizes, dead=0.05 / config.poses)
+
+
+PARTS: dict[str, Callable[[GlassConfig], Any]] = {
+    **{name: lean.PARTS[name] for name in ("mask", "inpaint", "shift_foreground", "shift_background")},
+    "encoder": LeanEncoder,
+    "pose_encoder": PoseEncoder,
+    "poses": make_poses,
+    "action": TokenAction,
+    "quantiser": make_quantiser,
+    "dynamics": TokenDynamics,
+    "decoder": TokenDecoder,
+    "view": ConnectedWindow,
+    "prior": lambda config: TokenPrior(config) if config.prior_channels else None,
+}
+"""A maker for each part of a model, by the name that :class:`TokenGlass` has for it."""

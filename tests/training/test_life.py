@@ -1,0 +1,21 @@
+import numpy as np
+import torch
+
+from tests.training.test_long import windows
+from training.metrics.life import PoseClusters, total_variation
+
+
+def test_two_poses_are_told_apart_wherever_they_lie():
+    layers = windows().layers_at(np.arange(20))[..., 4:-4, 4:-4]
+    names = PoseClusters(layers, 2)
+    assert len(set(names(layers[0::2]))) == len(set(names(layers[1::2]))) == 1
+    assert names(layers[:1])[0] != names(layers[1:2])[0]
+    assert names(torch.roll(layers[:1], (1, -2), (2, 3)))[0] == names(layers[:1])[0]
+
+
+def test_a_frozen_agent_is_as_far_as_can_be_from_one_that_walks():
+    walks = np.array([[0.0, 30.0], [30.0, 0.0]])
+    assert total_variation(walks, walks) == 0
+    assert total_variation(np.diag([30.0, 30.0]), walks) == 1
+    assert abs(total_variation(np.array([[15.0, 15.0], [30.0, 0.0]]), walks) - 0.25) < 1e-9
+    assert np.isnan(total_variation(np.zeros((2, 2)), walks))

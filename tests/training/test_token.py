@@ -1,0 +1,107 @@
+"""The token architecture: a vocabulary of poses, and local actions that say which comes next."""
+
+import numpy as np
+import pytest
+import torch
+
+from glass_gym.build import build_glass
+from glass_gym.networks.token import TokenGlass
+from glass_gym.simulator import Simulator
+from tests.training.test_long import windows
+from training.stages import PoseConfig, PoseStage, TokenConfig, TokenLmaStage
+from training.trainer import LoopConfig, Trainer
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_config, tmp_path_factory):
+    """A world of bars that stand and lie in turns, trained for a few seconds."""
+    torch.manual_seed(0)
+    model = build_glass(tiny_config.replace(architecture="token", poses=2, codes=2, prior_channels=16))
+    assert isinstance(model, TokenGlass)
+    trainer = Trainer(model, tmp_path_factory.mktemp("token"), LoopConfig(device="cpu", bf16=False))
+    data = windows(videos=4, length=12)
+    assert trainer.run(PoseStage(model, data, PoseConfig(iterations=300, batch=16, rate=3e-3)))
+    assert trainer.run(TokenLmaStage(model, data, TokenConfig(iterations=150, batch=8, steps=6)))
+    return trainer.average.eval(), data
+
+
+def layers_of(data, index):
+    return data.layers_at(np.array(index))[..., 4:-4, 4:-4]
+
+
+def test_the_vocabulary_tells_the_poses_apart_and_not_who_it_is(trained):
+    model, data = trained
+    tokens = model.tokens(layers_of(data, range(48)))
+    standing, lying = tokens[0::2], tokens[1::2]
+    assert len(standing.unique()) == len(lying.unique()) == 1 and standing[0] != lying[0]
+
+
+def test_a_pose_is_drawn_in_the_colours_of_the_first_window(trained):
+    model, data = trained
+    first, other = layers_of(data, [0, 12]), layers_of(data, [1, 13])
+    shifts = torch.zeros(2, 1, 2)
+    truth = torch.stack([first, other], 1)
+    codes = model.quantiser.embed(model.infer_codes(truth, shifts).flatten()).unflatten(0, (2, 1))
+    drawn = model.rollout(truth, shifts, codes)[0].layer
+    assert (drawn - other).square().mean() < 0.3 * (first - other).square().mean()
+    assert (drawn - other).square().mean() < 0.5 * (drawn - other.flip(0)).square().mean()
+
+
+def test_nothing_that_was_drawn_is_looked_at_again(trained):
+    model, data = trained
+    layer = layers_of(data, [0])
+    state, shift, code = model.start_state(layer), torch.zeros(1, 2), model.quantiser.codebook[:1]
+    drawn, after = model.animate(layer, state, shift, code)
+    spoiled, same = model.animate(torch.randn_like(layer), state, shift, code)
+    assert torch.equal(drawn.layer, spoiled.layer) and torch.equal(after[3], same[3])
+
+
+def test_an_agent_seen_off_its_place_begins_where_the_vocabulary_draws_it(trained):
+    model, data = trained
+    packed = data.layers_at(np.array([0]))[0]  # with a margin of 4 px
+    frame = torch.zeros(1, 4, 32, 48)
+    frame[0, :, 4:28, 12:36] = packed
+    centre = torch.tensor([[24.0, 16.0]])
+    off = model.settle(frame[:, :3], frame[:, 3:], centre + torch.tensor([2.0, -1.0]))
+    assert torch.equal(off, model.settle(frame[:, :3], frame[:, 3:], centre))
+
+
+def test_rows_and_a_clone_go_on_alike(trained):
+    model, _ = trained
+    simulator = Simulator(model, "cpu", "float32")
+    frames = torch.randint(0, 256, (3, 32, 48, 3), dtype=torch.uint8)
+    state = simulator.start(frames)
+    ways = torch.tensor([[3.0, 0.0]] * 3), torch.tensor([0, 1, 0])
+    whole = simulator.step(state, *ways)
+    alone = simulator.step(state.rows(torch.tensor([1])), ways[0][:1], ways[1][1:2])
+    assert torch.allclose(whole.layer[1], alone.layer[0], atol=1e-5)
+
+
+def test_an_interrupted_vocabulary_goes_on_to_the_same_weights(tiny_token_config, tmp_path):
+    config, loop, data = PoseConfig(iterations=6, batch=4), LoopConfig(device="cpu", bf16=False), windows()
+
+    def stage():
+        torch.manual_seed(0)
+        return PoseStage(build_glass(tiny_token_config), data, config)
+
+    whole = stage()
+    assert Trainer(whole.model, tmp_path / "whole", loop).run(whole)
+    first = stage()
+    halves = Trainer(first.model, tmp_path / "halves", loop)
+    assert not halves.run(first, lambda s, i, terms: halves._request_stop() if i == 3 else None)
+    second = stage()
+    resumed = Trainer(second.model, tmp_path / "halves", loop)
+    resumed.load()
+    assert resumed.run(second)
+    for a, b in zip(whole.model.state_dict().values(), second.model.state_dict().values(), strict=True):
+        assert torch.allclose(a.float(), b.float(), atol=1e-5)
+
+
+def test_gma_of_a_lean_run_is_taken(tiny_config, tiny_token_config, tmp_path):
+    lean = Trainer(build_glass(tiny_config), tmp_path / "lean", LoopConfig(device="cpu"))
+    lean.finished = ["gma"]
+    lean.save("gma", 1, None)
+    token = Trainer(build_glass(tiny_token_config), tmp_path / "token", LoopConfig(device="cpu"))
+    token.start_from(tmp_path / "lean/state.pt")
+    assert token.finished == ["gma"]
+    assert torch.equal(token.model.mask.net.head.weight, lean.model.mask.net.head.weight)
