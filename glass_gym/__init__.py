@@ -40,6 +40,7 @@ def _register(id: str, max_episode_steps: int, **kwargs: str) -> None:
 
 # time limits: about three times as long as the way across the ground where targets are
 _register("GlassTennis-v0", 100, checkpoint="tennis")
+_register("GlassTennis-v1", 100, checkpoint="tennis-v1")
 _register("GlassSprites-v0", 30, checkpoint="sprites")
 _register("Glass-v0", 100)
 

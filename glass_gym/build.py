@@ -8,6 +8,7 @@ from typing import Any
 from glass_gym.config import GlassConfig
 from glass_gym.glass import Glass
 from glass_gym.networks import lean, paper, token
+from glass_gym.token_glass import TokenGlass
 
 PARTS = {"lean": lean.PARTS, "token": token.PARTS, "paper": paper.PARTS}
 
@@ -35,5 +36,5 @@ def build_glass(config: GlassConfig, **parts: Callable[[GlassConfig], Any]) -> G
     makers = PARTS[config.architecture]
     if unknown := set(parts) - set(makers):
         raise ValueError(f"no parts called {sorted(unknown)}; a model has {', '.join(makers)}")
-    kind = token.TokenGlass if config.architecture == "token" else Glass
+    kind = TokenGlass if config.architecture == "token" else Glass
     return kind(config, **{name: make(config) for name, make in (makers | parts).items()})

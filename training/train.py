@@ -23,7 +23,7 @@ from glass_gym.build import build_glass
 from glass_gym.checkpoint import CheckpointError, save_world
 from glass_gym.config import preset
 from glass_gym.glass import Glass
-from glass_gym.networks.token import TokenGlass
+from glass_gym.token_glass import TokenGlass
 from training.data.sources import DataOptions, open_data, source_of
 from training.data.store import DataError, Store
 from training.distributed import Distributed

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from glass_gym.build import build_glass
-from glass_gym.networks.token import TokenGlass
 from glass_gym.simulator import Simulator
+from glass_gym.token_glass import TokenGlass
 from tests.training.test_long import windows
 from training.stages import PoseConfig, PoseStage, TokenConfig, TokenLmaStage
 from training.trainer import LoopConfig, Trainer

@@ -80,22 +80,23 @@ def life(e: Evaluation) -> dict[str, Any]:
             "next_pose_total_variation": distances[-1],
             "of_two_halves_of_the_real_steps": floors[-1],
         }
-    out["next_pose_total_variation"] = float(np.nanmean(distances))
+    known = [d for d in distances if d is not None]
+    out["next_pose_total_variation"] = float(np.mean(known)) if known else None
     if "swing" in e.store.labels:
         frames = np.asarray(e.clips.starts)[:, None] + np.arange(layers.shape[1])
         out["swing"] = _swings(e, clusters, real, e.store.labels["swing"][frames].astype(bool))
     return out
 
 
-def total_variation(made: np.ndarray, real: np.ndarray) -> float:
+def total_variation(made: np.ndarray, real: np.ndarray) -> float | None:
     """Distance of p(next | pose) of two tables of counts (P, P), over poses that both have, weighted by the real ones.
 
     Returns:
-        in [0, 1]; nan where no pose is in both.
+        in [0, 1]; None where no pose is in both.
     """
     both = (made.sum(1) >= SEEN) & (real.sum(1) >= SEEN)
     if not both.any():
-        return float("nan")
+        return None
     p, q = (t[both] / t[both].sum(1, keepdims=True) for t in (made, real))
     return float(np.average(0.5 * np.abs(p - q).sum(1), weights=real[both].sum(1)))
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from glass_gym.glass import SHIFT_UNIT
-from glass_gym.networks.token import TokenGlass
+from glass_gym.token_glass import TokenGlass
 from training import losses
 from training.stages.base import Batch, Stage
 from training.windows import WindowSet, crop_layers, pack_layers, unpack_layers
@@ -142,8 +142,9 @@ class TokenConfig:
     """of those vectors, a channel"""
     hide_shift: float = 0.1
     """share of the clips in which the RNN is told that the agent stands still"""
-    blind: float = 0.5
-    """weight of telling the poses to come from the code alone: so a code means the same whatever went before ..."""
+    blind: float = 0.0
+    """weight of telling the poses to come from the code alone, so that a code means the same whatever went before: in
+    Tennis it turns codes into poses to stand in, and walks get worse ..."""
     blind_steps: int = 4
     """... and so many of them: so it names what the agent does, not one pose"""
     free: float = 0.5

@@ -1,0 +1,94 @@
+"""TokenGlass: the parts of the token architecture joined; see :mod:`glass_gym.networks.token`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from glass_gym.config import GlassConfig
+from glass_gym.glass import SHIFT_UNIT, Glass
+from glass_gym.networks.parts import Drawn, State
+from glass_gym.networks.quantise import CosineQuantiser
+from glass_gym.networks.token import TokenDynamics
+
+REACH = 3
+"""An episode begins with the agent's window moved by up to this many px, to where the vocabulary draws it best."""
+
+
+class TokenGlass(Glass):
+    """A Glass whose foreground is a pose of a vocabulary, drawn with the looks of the first window.
+
+    The RNN's state is (looks, first pose, pose, hidden before that pose), one row an agent. Its parts are those of
+    :class:`Glass`, with E for the looks, Q (`pose_encoder`) and its vocabulary (`poses`) in the place of C.
+    """
+
+    stages = {  # noqa: RUF012
+        "gma": Glass.stages["gma"],
+        "pose": ("encoder", "pose_encoder", "poses", "decoder"),
+        "lma": ("action", "quantiser", "dynamics", "prior"),
+    }
+
+    dynamics: TokenDynamics
+    poses: CosineQuantiser
+
+    def __init__(self, config: GlassConfig, *, pose_encoder: nn.Module, poses: CosineQuantiser, **parts: Any):
+        super().__init__(config, compressor=nn.Identity(), **parts)
+        self.pose_encoder = pose_encoder
+        self.poses = poses
+
+    def codebooks(self) -> list[Tensor]:
+        """As :meth:`Glass.codebooks`."""
+        return [*super().codebooks(), *self.poses.buffers()]
+
+    def tokens(self, layers: Tensor) -> Tensor:
+        """Layers (B, 4, h, w) -> the poses in them (B,) int64."""
+        return self.poses.logits(self.pose_encoder(layers)).argmax(1)
+
+    def directions(self, layers: Tensor, shifts: Tensor) -> Tensor:
+        """As :meth:`Glass.directions`."""
+        vectors = self.poses.embed(self.tokens(layers.flatten(0, 1)))
+        return self.action(vectors.unflatten(0, layers.shape[:2]))
+
+    def settle(self, images: Tensor, masks: Tensor, position: Tensor) -> Tensor:
+        """The place within REACH px from which the vocabulary draws the agent best."""
+        wide = self.view.cut(images, masks, position, REACH)
+        side = self.config.window
+        offsets = [(x, y) for y in range(2 * REACH + 1) for x in range(2 * REACH + 1)]
+        errors = []
+        for x, y in offsets:
+            layer = wide[..., y : y + side, x : x + side].contiguous()
+            looks, first, pose, _ = self.start_state(layer)
+            drawn = self.decoder(looks, first, pose).layer
+            errors.append((drawn - layer).square().sum((1, 2, 3)))
+        best = torch.stack(errors, 1).argmin(1)
+        table = torch.tensor(offsets, device=position.device, dtype=position.dtype) - REACH
+        return position + table[best]
+
+    def start_state(self, layer: Tensor) -> State:
+        """As :meth:`Glass.start_state`."""
+        looks, _, _ = self.encoder(layer.contiguous(memory_format=torch.channels_last))
+        pose = self.poses.embed(self.tokens(layer))
+        return looks.float(), pose, pose.clone(), self.dynamics.start(len(layer), pose)
+
+    def correct_state(self, state: State, layer: Tensor, where: Tensor) -> State:
+        """As :meth:`Glass.correct_state`: the pose is read off the layers."""
+        looks, first, pose, hidden = state
+        seen = self.poses.embed(self.tokens(layer))
+        return looks, first, torch.where(where[:, None], seen, pose), hidden
+
+    def animate(
+        self, layer: Tensor, state: State, shift: Tensor, code_vector: Tensor, scales: bool = False
+    ) -> tuple[Drawn, State]:
+        """As :meth:`Glass.animate`; what was drawn before is not looked at."""
+        looks, first, pose, hidden = state
+        with torch.autocast(layer.device.type, enabled=False):  # the choice must not depend on how bfloat16 rounds
+            hidden = self.dynamics.remember(pose, hidden)
+            pose = self.poses.embed(self.dynamics(pose, hidden, shift / SHIFT_UNIT, code_vector).argmax(1))
+        return self.decoder(looks, first, pose), (looks, first, pose, hidden)
+
+    def code_prior(self, layer: Tensor, state: State, shifts: Tensor) -> Tensor:
+        """As :meth:`Glass.code_prior`."""
+        _, _, pose, hidden = state
+        return self.need_prior()(pose, self.dynamics.remember(pose, hidden), shifts / SHIFT_UNIT)
