@@ -94,7 +94,7 @@ class AgentWindow(View):
 class ConnectedWindow(AgentWindow):
     """A window with the agent only: what lies apart from it, a ball say, is no pose of the agent and is left out."""
 
-    GAP = 5
+    GAP = 7
     """Parts belong together if they are at most (GAP - 1) / 2 px apart."""
 
     def cut(self, images: Tensor, masks: Tensor, position: Tensor, margin: int = 0) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from glass_gym.geometry import crop_windows
 from glass_gym.simulator import WorldState
 from training.metrics.evaluation import Evaluation
 
@@ -54,9 +55,9 @@ class PoseClusters:
 
 def life(e: Evaluation) -> dict[str, Any]:
     """Walks under held arrows against held-out video; and, where the source labels swings, the codes that swing."""
-    layers = e.clips.layers
-    clusters = PoseClusters(layers.flatten(0, 1))
-    real = clusters(layers.flatten(0, 1)).reshape(layers.shape[:2])
+    layers = _windows(e, e.clips.layers.flatten(0, 1), e.clips.positions.flatten(0, 1))
+    clusters = PoseClusters(layers)
+    real = clusters(layers).reshape(e.clips.layers.shape[:2])
     moves = e.clips.shifts.numpy()
     out: dict[str, Any] = {"clusters": len(clusters.centres)}
     start = e.probe.placed(e.probe.simulator.width / 2)
@@ -65,7 +66,7 @@ def life(e: Evaluation) -> dict[str, Any]:
     floors = []
     for name, sign in (("right", 1), ("left", -1)):
         held = [start, *e.probe.hold(start, [name] * HELD, e.seed)]
-        drawn = np.stack([clusters(state.layer) for state in held], 1)  # (rows, HELD + 1)
+        drawn = np.stack([clusters(_windows(e, s.layer, s.position)) for s in held], 1)  # (rows, HELD + 1)
         goes = sign * moves[..., 0] > least
         before, after = real[:, :-1][goes], real[:, 1:][goes]
         table = _transitions(before, after, len(clusters.centres))
@@ -83,9 +84,17 @@ def life(e: Evaluation) -> dict[str, Any]:
     known = [d for d in distances if d is not None]
     out["next_pose_total_variation"] = float(np.mean(known)) if known else None
     if "swing" in e.store.labels:
-        frames = np.asarray(e.clips.starts)[:, None] + np.arange(layers.shape[1])
+        frames = np.asarray(e.clips.starts)[:, None] + np.arange(real.shape[1])
         out["swing"] = _swings(e, clusters, real, e.store.labels["swing"][frames].astype(bool))
     return out
+
+
+def _windows(e: Evaluation, layers: Tensor, position: Tensor) -> Tensor:
+    """What is about the agents of layers (B, 4, h, w) at positions (B, 2) px: (B, 4, s, s)."""
+    if e.model.view.follows:
+        return layers
+    side = e.world.config.window
+    return crop_windows(layers, position.long() - side // 2, side)
 
 
 def total_variation(made: np.ndarray, real: np.ndarray) -> float | None:
@@ -117,6 +126,6 @@ def _swings(e: Evaluation, clusters: PoseClusters, real: np.ndarray, label: np.n
         seen = np.zeros(len(state), bool)
         for _ in range(SWING_STEPS):
             state = e.probe.go(state, [("stay", code)])
-            seen |= np.isin(clusters(state.layer), swings)
+            seen |= np.isin(clusters(_windows(e, state.layer, state.position)), swings)
         by_code.append(float(seen.mean()))
     return {"real_share": float(label.mean()), "poses": len(swings), "starts_by_code": by_code, "best": max(by_code)}
