@@ -10,10 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from glass_gym.glass import SHIFT_UNIT
+from glass_gym.networks.token import TokenDynamics
 from glass_gym.token_glass import TokenGlass
 from training import losses
 from training.stages.base import Batch, Stage
 from training.windows import WindowSet, crop_layers, pack_layers, unpack_layers
+
+SHARPNESS = 3.0
+"""Of A's choice among the codes, over its cosines."""
 
 
 @dataclass
@@ -130,26 +134,22 @@ class TokenConfig:
 
     iterations: int = 2500
     """optimiser steps"""
-    batch: int = 48
+    batch: int = 32
     """clips a step"""
     steps: int = 16
     """T, steps of a clip"""
     rate: float = 2e-3
     """peak learning rate"""
-    continuous: float = 0.25
-    """share of the steps with unquantised, noisy code vectors, before the codebook starts from k-means"""
-    noise: float = 0.3
-    """of those vectors, a channel"""
     hide_shift: float = 0.1
     """share of the clips in which the RNN is told that the agent stands still"""
-    blind: float = 0.0
-    """weight of telling the poses to come from the code alone, so that a code means the same whatever went before: in
-    Tennis it turns codes into poses to stand in, and walks get worse ..."""
-    blind_steps: int = 4
-    """... and so many of them: so it names what the agent does, not one pose"""
+    blind: float = 0.1
+    """weight of telling the next pose from the code alone, so that a code means the same whatever went before"""
     free: float = 0.5
     """share of the steps that start from the pose that was predicted, not from the real one"""
-    commitment: float = 0.05
+    sure: float = 0.3
+    """weight of the local actions' distance from the prior, nats: codes are chosen among what is likely"""
+    warm: float = 0.3
+    """share of the steps over which that weight grows from nothing"""
 
 
 class TokenClips:
@@ -205,80 +205,71 @@ class TokenLmaStage(Stage):
         self.sampler = TokenClips(windows, config)
         self.tokens = all_tokens(model, windows)
 
-    @property
-    def _quantised_from(self) -> int:
-        return int(self.config.continuous * self.config.iterations)
-
     def _vectors(self, batch: Batch) -> Tensor:
         return self.model.poses.embed(self.tokens[batch["frames"]])
 
     @torch.no_grad()
     def prepare(self, iteration: int, generator: torch.Generator) -> None:
-        """After the continuous phase the codebook starts from A's vectors."""
-        if iteration != self._quantised_from:
-            return
-        rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
-        batches = [self.sampler.batch(rng, 0) for _ in range(16)]
-        vectors = [self.model.action(self._vectors(b | {"frames": b["frames"].to(self.device)})) for b in batches]
-        self.model.quantiser.begin(torch.cat(vectors).flatten(0, 1), generator)
+        """The code vectors are directions as far from one another as can be, and stay; A learns what to call them."""
+        if iteration == 0:
+            codebook = self.model.quantiser.codebook
+            directions = torch.nn.init.orthogonal_(torch.empty(codebook.shape), generator=generator)
+            codebook.copy_(self.model.quantiser.normalise(directions))
 
     def losses(self, batch: Batch, iteration: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Cross-entropies of the next pose, of the poses to come from the code alone, and of the code (the prior)."""
+        """Cross-entropies of the next pose, expected over A's codes, and the codes' distance from their prior.
+
+        K is small, so the expectation is a sum: no straight-through gradient, and no code can die of neglect. With
+        q(k | pose, next pose) by A, the first and the last term are the evidence bound of p(next pose | state, shift).
+        """
         c = self.config
         model = self.model
-        quantiser = model.quantiser
         tokens = self.tokens[batch["frames"]]  # (B, T + 1)
         poses = self._vectors(batch)
-        z = model.action(poses).flatten(0, 1)
-        terms = {}
-        index = None
-        if iteration < self._quantised_from:
-            codes = quantiser.normalise(z)
-            codes = codes + c.noise * torch.randn(codes.shape, generator=generator).to(codes)
-        else:
-            quantised = quantiser(z)
-            codes = quantised.vector
-            index = quantised.index
-            terms = quantiser.auxiliary_losses(z, quantised, c.commitment)
-            if torch.is_grad_enabled():
-                quantiser.update(z, generator)
         batches, steps = batch["shifts"].shape[:2]
-        codes = codes.unflatten(0, (batches, steps))
+        z = model.action(poses).flatten(0, 1)
+        log_q = (SHARPNESS * model.quantiser.logits(z).float()).log_softmax(-1)
+        q = log_q.exp().unflatten(0, (batches, steps))  # (B, T, K)
+        codes = model.quantiser.codebook
         told = batch["shifts"] / SHIFT_UNIT
         hidden_shift = torch.rand(batches, generator=generator) < c.hide_shift
         shifts = torch.where(hidden_shift.to(told.device)[:, None, None], torch.zeros_like(told), told)
         hidden = model.dynamics.start(batches, poses)
-        logits = []
+        surprises = []
         priors = []
         pose = poses[:, 0]
         for t in range(steps):
             hidden = model.dynamics.remember(pose, hidden)
-            logits.append(model.dynamics(pose, hidden, shifts[:, t], codes[:, t]))
+            logits = _of_each_code(model.dynamics, pose, hidden, shifts[:, t], codes)  # (B, K, P)
+            target = tokens[:, t + 1, None].expand(-1, len(codes))
+            surprises.append(F.cross_entropy(logits.transpose(1, 2), target, reduction="none"))
             if model.prior is not None:
-                priors.append(model.prior(pose, hidden.detach(), told[:, t : t + 1])[:, 0])
+                priors.append(model.prior(pose, hidden, told[:, t : t + 1])[:, 0])
             free = torch.rand(batches, generator=generator) < c.free
-            predicted = model.poses.embed(logits[-1].detach().argmax(1))
-            pose = torch.where(free.to(pose.device)[:, None], predicted, poses[:, t + 1])
-        terms["next_pose"] = F.cross_entropy(torch.stack(logits, 1).flatten(0, 1), tokens[:, 1:].flatten())
+            chosen = logits.detach()[torch.arange(batches), q[:, t].argmax(1)].argmax(1)
+            pose = torch.where(free.to(pose.device)[:, None], model.poses.embed(chosen), poses[:, t + 1])
+        terms = {"next_pose": (q * torch.stack(surprises, 1)).sum(-1).mean()}
         if c.blind:
-            alone = self._alone(codes)  # (B, T, P)
-            ahead = min(c.blind_steps, steps)
-            terms["blind"] = (
-                c.blind
-                * sum(
-                    F.cross_entropy(alone[:, : steps - k].flatten(0, 1), tokens[:, 1 + k :].flatten())
-                    for k in range(ahead)
-                )
-                / ahead
-            )
-        if index is not None and priors:
-            terms["prior"] = F.nll_loss(torch.stack(priors, 1).flatten(0, 1), index)
+            alone = -self._alone(codes).log_softmax(1)[:, tokens[:, 1:]]  # (K, B, T)
+            terms["blind"] = c.blind * (q * alone.permute(1, 2, 0)).sum(-1).mean()
+        if priors:
+            log_p = torch.stack(priors, 1)
+            terms["prior"] = -(q.detach() * log_p).sum(-1).mean()
+            grown = min(1.0, iteration / max(1.0, c.warm * c.iterations))
+            log_q = log_q.unflatten(0, (batches, steps))
+            terms["sure"] = c.sure * grown * (q * (log_q - log_p.detach())).sum(-1).mean()
         return terms
 
     def _alone(self, codes: Tensor) -> Tensor:
-        """Logits (B, T, P) of a pose, of code vectors (B, T, code_channels) alone."""
-        flat = codes.flatten(0, 1)
-        nothing = flat.new_zeros(len(flat), self.model.poses.codebook.shape[1])
-        hidden = self.model.dynamics.start(len(flat), flat)
-        said = self.model.dynamics(nothing, hidden, flat.new_zeros(len(flat), 2), flat)
-        return said.unflatten(0, codes.shape[:2])
+        """Logits (K, P) of a pose, of code vectors (K, code_channels) alone."""
+        nothing = codes.new_zeros(len(codes), self.model.poses.codebook.shape[1])
+        hidden = self.model.dynamics.start(len(codes), codes)
+        return self.model.dynamics(nothing, hidden, codes.new_zeros(len(codes), 2), codes)
+
+
+def _of_each_code(dynamics: TokenDynamics, pose: Tensor, hidden: Tensor, shift: Tensor, codes: Tensor) -> Tensor:
+    """Logits (B, K, P) of the next pose under each code (K, code_channels)."""
+    count = len(codes)
+    rows = [x[:, None].expand(-1, count, -1).flatten(0, 1) for x in (pose, hidden, shift)]
+    every = codes[None].expand(len(pose), -1, -1).flatten(0, 1)
+    return dynamics(*rows, every).unflatten(0, (len(pose), count))
