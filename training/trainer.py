@@ -28,7 +28,9 @@ from training.stages.base import Batch, Sampler, Stage
 GMA_FIELDS = ("architecture", "height", "width", "mask_channels", "foreground_range", "background_range")
 """What GMA's weights depend on; the other fields of a config are LMA's ..."""
 PRIOR_FIELDS = ("prior_channels",)
-"""... or the prior's."""
+"""... or the prior's ..."""
+CODE_FIELDS = {"token": ("codes", "quantiser", "psi_channels", "bilinear_channels", "code_channels", *PRIOR_FIELDS)}
+"""... or only those of an architecture's last stage: what was trained before it is of use."""
 
 
 class TrainingError(RuntimeError):
@@ -157,7 +159,9 @@ class Trainer:
         self._resume = state
 
     def start_from(self, path: Path) -> None:
-        """Take weights and finished stages from another run. If only LMA's sizes differ, GMA is taken.
+        """Take weights and finished stages from another run. If LMA's sizes differ, the stages before it are taken.
+
+        Which those are depends on what differs: GMA, and a vocabulary of poses where only the local actions differ.
 
         Raises:
             TrainingError: no such file, a damaged one, or one whose GMA does not fit either.
@@ -173,11 +177,16 @@ class Trainer:
             return
         if "gma" not in state["finished"]:
             raise TrainingError(f"{path}: its LMA is another ({other}), and its GMA is not finished")
+        taken = ["gma"]
+        if not set(other) - set(CODE_FIELDS.get(self.model.config.architecture, ())):
+            taken = [name for name in state["finished"] if name not in ("lma", "prior")]
+        parts = {part for name in taken for part in self.model.stages[name]}
         for model, key in ((self.model, "model"), (self.average, "average")):
-            part = {k: v for k, v in state[key].items() if k.split(".")[0] in Glass.stages["gma"]}
-            model.load_state_dict(part, strict=False)
-        self.finished = ["gma"]
-        print(f"{path}: only GMA is taken, since its LMA is another ({other})")
+            weights = {k: v for k, v in state[key].items() if k.split(".")[0] in parts}
+            model.load_state_dict(weights, strict=False)
+        self.finished = taken
+        what = " and ".join("GMA" if name == "gma" else name for name in taken)
+        print(f"{path}: only {what} is taken, since its LMA is another ({other})")
 
     def _other_gma(self, other: dict[str, str]) -> bool:
         """Whether fields that differ change GMA; lean and token have the same."""

@@ -105,3 +105,20 @@ def test_gma_of_a_lean_run_is_taken(tiny_config, tiny_token_config, tmp_path):
     token.start_from(tmp_path / "lean/state.pt")
     assert token.finished == ["gma"]
     assert torch.equal(token.model.mask.net.head.weight, lean.model.mask.net.head.weight)
+
+
+def test_the_vocabulary_of_a_run_is_taken_when_only_the_local_actions_differ(tiny_token_config, tmp_path, capsys):
+    loop = LoopConfig(device="cpu")
+    old = Trainer(build_glass(tiny_token_config), tmp_path / "old", loop)
+    old.finished = ["gma", "pose", "lma"]
+    old.save("lma", 1, None)
+    more = tiny_token_config.replace(codes=tiny_token_config.codes + 1)
+    new = Trainer(build_glass(more), tmp_path / "new", loop)
+    new.start_from(tmp_path / "old/state.pt")
+    assert new.finished == ["gma", "pose"]
+    assert torch.equal(new.model.poses.codebook, old.model.poses.codebook)
+    assert not torch.equal(new.model.dynamics.cell.weight_ih, old.model.dynamics.cell.weight_ih)
+    assert "only GMA and pose is taken" in capsys.readouterr().out
+    larger = Trainer(build_glass(more.replace(poses=2 * more.poses)), tmp_path / "larger", loop)
+    larger.start_from(tmp_path / "old/state.pt")
+    assert larger.finished == ["gma"]

@@ -132,7 +132,7 @@ class PoseStage(Stage):
 class TokenConfig:
     """The LMA stage of architecture token: local actions, and which pose comes next."""
 
-    iterations: int = 2500
+    iterations: int = 3000
     """optimiser steps"""
     batch: int = 32
     """clips a step"""
@@ -142,11 +142,11 @@ class TokenConfig:
     """peak learning rate"""
     hide_shift: float = 0.1
     """share of the clips in which the RNN is told that the agent stands still"""
-    blind: float = 0.1
+    blind: float = 0.3
     """weight of telling the next pose from the code alone, so that a code means the same whatever went before"""
     free: float = 0.5
     """share of the steps that start from the pose that was predicted, not from the real one"""
-    sure: float = 0.3
+    sure: float = 0.03
     """weight of the local actions' distance from the prior, nats: codes are chosen among what is likely"""
     warm: float = 0.3
     """share of the steps over which that weight grows from nothing"""
