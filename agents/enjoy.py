@@ -9,10 +9,16 @@ import argparse
 import sys
 from pathlib import Path
 
+import gymnasium as gym
+
+import glass_gym  # noqa: F401  (registers the ids)
 from agents import evaluation
 from agents.evaluation_env import make_evaluation_env
 from agents.options import AgentError, changes_of, runs_of
+from glass_gym.play import Player
 from glass_gym.policy import ALGORITHMS, PolicyError, load_policy, policy_header
+from glass_gym.render import DisplayError, Window
+from glass_gym.wrappers import core_of
 
 TRAINED = Path(__file__).with_name("trained")
 EXAMPLES = """examples:
@@ -37,8 +43,12 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument(
         "-i", "--trained-agent", type=Path, help="a policy: .safetensors, or .zip (unpickled: trust its source)"
     )
-    p.add_argument("--no-render", action="store_true", help="no window: measure, and print a table")
-    p.add_argument("--n-episodes", type=int, default=100, help="episodes to measure (default: 100)")
+    p.add_argument(
+        "--no-render",
+        action="store_true",
+        help="no window: measure, and print a table (with a window only --out and --record measure)",
+    )
+    p.add_argument("--n-episodes", type=int, default=100, help="episodes to show and to measure (default: 100)")
     p.add_argument("--n-envs", type=int, default=16, help="rows that play them (default: 16)")
     p.add_argument("--record", type=Path, help="film of the best episode, .gif or .mp4")
     p.add_argument("--stochastic", action="store_true", help="draw actions instead of taking the likeliest")
@@ -50,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = p.parse_args(argv)
     try:
         enjoy(arguments)
-    except (AgentError, PolicyError, ValueError, OSError, ImportError) as error:
+    except (AgentError, PolicyError, DisplayError, ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -63,10 +73,9 @@ def enjoy(arguments: argparse.Namespace) -> None:
     path = find_policy(arguments)
     print(f"policy: {path}")
     if not arguments.no_render:
-        from glass_gym.play import main as play
-
-        play([arguments.env, "--agent", str(path), "--algo", arguments.algo, "--seed", str(arguments.seed)])
-        return
+        watch(arguments, path)
+        if not (arguments.out or arguments.record):
+            return
     policy = load_policy(path, arguments.algo)
     policy.deterministic = not arguments.stochastic
     kwargs = changes_of(arguments.env_kwargs)
@@ -82,6 +91,29 @@ def enjoy(arguments: argparse.Namespace) -> None:
         about = {key: made[key] for key in ("timesteps", "minutes") if key in made}
         about |= {"env": arguments.env, "policy": str(path), "command": " ".join(sys.argv[1:])}
         print(evaluation.write(arguments.out, about | {"policies": figures}))
+
+
+def watch(arguments: argparse.Namespace, path: Path) -> None:
+    """Show `--n-episodes` episodes in a window.
+
+    Raises:
+        DisplayError: no window opens.
+    """
+    kwargs = changes_of(arguments.env_kwargs)
+    env = gym.make(arguments.env, **kwargs | {"render_mode": "rgb_array"})
+    window = None
+    try:
+        policy = load_policy(path, arguments.algo, core_of(env))
+        policy.deterministic = not arguments.stochastic
+        player = Player(env, None, policy)
+        player.reset(arguments.seed)
+        window = player.window = Window(player.frame.shape[:2], f"{path.name}: {arguments.env}", lines=3)
+        player.run(max_episodes=arguments.n_episodes)
+        print(f"{player.reached} of {player.episodes} targets reached")
+    finally:
+        if window:
+            window.close()
+        env.close()
 
 
 def find_policy(arguments: argparse.Namespace) -> Path:

@@ -20,13 +20,15 @@ from glass_gym.wrappers import core_of
 if TYPE_CHECKING:
     from glass_gym.policy import Policy
 
-KEYS = """arrows  walk (two arrows: diagonal)        1..9   local action (held or tapped)
+KEYS = """arrows  walk (two arrows: diagonal)        1..9 0  local actions 1 to 10 (shift: 11 to 20)
 space   pause          n  one step          r      reset
 click   set the target a  human / agent     + -    speed
-v       record video   s  save a picture    q Esc  quit"""
-HINT = "space pause  n step  r reset  a agent  v record  s picture  q quit"
+v       record video   s  save a picture    q Esc  quit
+h ?     this help"""
+HINT = "arrows walk   1..{} act   click target   h all keys   q quit"
 SPEEDS = (1, 2, 4, 8, 15, 30, 60)
 WAYS = {name: COMPASS[name] for name in ARROWS}
+SHIFT_KEYS = ("left shift", "right shift")
 MESSAGE_SECONDS = 2.5
 
 
@@ -38,26 +40,34 @@ class Controls:
         held: keys that are down.
         tapped: keys pressed since the last step.
         digit: the digit pressed last.
+        ten: the shift key is down: digits count from 10.
     """
 
     held: set[str] = field(default_factory=set)
     tapped: set[str] = field(default_factory=set)
     digit: str = ""
+    ten: bool = False
 
     def press(self, key: str) -> bool:
         """A key went down. Returns whether it is one of ours."""
         key = key.strip("[]")  # pygame names the number pad's keys "[1]"
-        if key not in WAYS and not (key.isdigit() and key != "0"):
+        if key in SHIFT_KEYS:
+            self.ten = True
+            return True
+        if key.isdigit():
+            key = str((int(key) or 10) + 10 * self.ten)
+            self.digit = key
+        elif key not in WAYS:
             return False
         self.held.add(key)
         self.tapped.add(key)
-        if key.isdigit():
-            self.digit = key
         return True
 
     def release(self, key: str) -> None:
         """A key went up; an empty name lets all go."""
-        self.held = self.held - {key.strip("[]")} if key else set()
+        key = key.strip("[]")
+        self.ten = self.ten and key not in SHIFT_KEYS and bool(key)
+        self.held = {held for held in self.held if key and held != key and not _same_digit(held, key)}
 
     def action(self, table: ActionTable, choose: Callable[[int], int] | None = None) -> np.ndarray:
         """(shift, code) of what is held or was tapped; consumes the taps.
@@ -147,6 +157,8 @@ class Player:
         self.total = 0
         self.episodes = 0
         self.reached = 0
+        self.best: int | None = None
+        self.help = False
         self.fps_now = 0.0
         self._message = ""
         self._until = 0.0
@@ -164,9 +176,11 @@ class Player:
             self.agent.begin()
         self.frame = self.env.render()
 
-    def run(self, max_steps: int | None = None) -> None:
-        """Until the user quits, or after so many steps."""
-        while self.running and (max_steps is None or self.total < max_steps):
+    def run(self, max_steps: int | None = None, max_episodes: int | None = None) -> None:
+        """Until the user quits, or after so many steps or episodes."""
+        steps = max_steps or sys.maxsize
+        episodes = max_episodes or sys.maxsize
+        while self.running and self.total < steps and self.episodes < episodes:
             self.tick()
         if self.recorder:
             self.record()
@@ -178,7 +192,7 @@ class Player:
         if self.running and (not self.paused or self._once):
             self._once = False
             self.step()
-        self.window.show(self.frame, self.lines())
+        self.window.show(self.frame, self.lines(), self.page() if self.help else [])
         self.fps_now = self.window.wait(self.fps)
 
     def step(self) -> None:
@@ -197,10 +211,19 @@ class Player:
             self._over = terminated or truncated
             if self._over:
                 self.episodes += 1
-                self.reached += bool(self.info.get("is_success"))
-                self.say(f"arrived after {self.steps} steps" if terminated else f"time is up after {self.steps} steps")
+                self._finish(bool(self.info.get("is_success")))
         if recorder := self.recorder:
             self._try("recording stopped", lambda: recorder.add(self.frame))
+
+    def _finish(self, success: bool) -> None:
+        """Count an episode that is over."""
+        if not success:
+            self.say(f"time is up after {self.steps} steps")
+            return
+        self.reached += 1
+        record = self.best is not None and self.steps < self.best
+        self.best = min(self.steps, self.best or self.steps)
+        self.say(f"arrived after {self.steps} steps{', your best' if record else ''}")
 
     def handle(self, event: Event) -> None:
         """One event."""
@@ -212,6 +235,10 @@ class Player:
             self.aim(event.place)
         elif event.kind == "press" and not self.controls.press(event.key):
             self.command(event.key)
+        elif event.kind == "press" and event.key.strip("[]").isdigit():
+            codes = len(self.table.code_names)
+            if int(self.controls.digit) > codes:
+                self.say(f"{self.controls.digit}: no such local action, this world has {codes} (1..{codes})")
 
     def command(self, key: str) -> None:
         """Keys that are not actions."""
@@ -223,6 +250,8 @@ class Player:
             self.paused = self._once = True
         elif key == "r":
             self.reset()
+        elif key in ("h", "?", "f1"):
+            self.help = not self.help
         elif key == "a":
             if self.agent is None:
                 self.say("no agent loaded; start glass-play with --agent policy.safetensors")
@@ -281,9 +310,26 @@ class Player:
         what = self.table.describe(self.last) if self.last is not None else "-"
         state = "PAUSED" if self.paused else ("REC" if self.recorder else "")
         distance = f"distance {self.info['distance']:5.1f}   " if "distance" in self.info else ""
-        counts = f"step {self.steps:3d}   return {self.value:6.2f}   {distance}reached {self.reached}/{self.episodes}"
-        message = self._message if time.monotonic() < self._until else HINT
-        return [f"{who}: {what}   {state}", f"{counts}   {self.fps_now:4.1f}/{self.fps:g} fps", message]
+        limit = self.env.get_wrapper_attr("spec").max_episode_steps
+        step = f"{limit - self.steps:3d} steps left" if limit else f"step {self.steps:3d}"
+        best = f", best {self.best} steps" if self.best is not None else ""
+        score = f"{distance}reached {self.reached}{best}   " if self.core.task is not None else ""
+        message = f"{self._message}   " if time.monotonic() < self._until else ""
+        hint = HINT.format(len(self.table.code_names))
+        counts = f"{step}   {score}{self.fps_now:4.1f}/{self.fps:g} fps"
+        return [f"{who}: {what}   {state}", counts, message + hint]
+
+    def page(self) -> list[str]:
+        """All keys, and what the digits do in this world."""
+        names = [f"{n}  {name}" for n, name in enumerate(self.table.code_names[:20], 1)]
+        rows = ["   ".join(names[at : at + 3]) for at in range(0, len(names), 3)]
+        return [
+            *KEYS.splitlines(),
+            "",
+            "local actions of this world:",
+            *rows,
+            "no digit: what usually goes with the step",
+        ]
 
     def _save(self, path: Path) -> None:
         import imageio.v3 as iio
@@ -309,6 +355,11 @@ class Player:
             self.say(f"{what}: {error}")
             print(f"{what}: {error}", file=sys.stderr)
             return False
+
+
+def _same_digit(held: str, key: str) -> bool:
+    """Whether a held local action came from this digit, with the shift key or without."""
+    return held.isdigit() and key.isdigit() and int(held) % 10 == int(key)
 
 
 def _video_suffix() -> str:
@@ -345,7 +396,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--scale", type=int, help="screen px a frame px (default: fits the screen)")
     parser.add_argument("--seed", type=int, help="of the first episode")
     parser.add_argument("--steps", type=int, help="quit after so many steps")
-    parser.add_argument("--max-episode-steps", type=int, help="time limit of an episode (default: the id's)")
+    parser.add_argument(
+        "--max-episode-steps",
+        type=int,
+        help="time limit of an episode (default: none; the id's with --agent)",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i (default: auto)")
     arguments = parser.parse_args(argv)
     if not arguments.fps > 0:
@@ -373,7 +428,7 @@ def play(arguments: argparse.Namespace) -> None:
         kwargs["checkpoint"] = arguments.checkpoint
     if arguments.free:
         kwargs["task"] = None
-    limit = arguments.max_episode_steps or (-1 if arguments.free else None)  # -1: gym.make leaves the limit out
+    limit = arguments.max_episode_steps or (None if arguments.agent else -1)  # -1: gym.make leaves the limit out
     if limit:
         kwargs["max_episode_steps"] = limit
     name = arguments.id or ("Glass-v0" if arguments.checkpoint else "GlassTennis-v0")

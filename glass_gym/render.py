@@ -12,6 +12,7 @@ LINE = 20
 """Height of a line of text, px."""
 SHARE = 0.75
 """A new window takes at most this share of the screen."""
+NO_SCREEN = "On a machine without a screen use `xvfb-run` or SDL_VIDEODRIVER=dummy, with --record to see something"
 INK = (235, 235, 235)
 DIM = (150, 150, 150)
 PAPER = (24, 24, 28)
@@ -70,10 +71,10 @@ class Window:
             total = (self.width * scale, self.height * scale + lines * LINE)
             self.screen = pygame.display.set_mode(total, pygame.RESIZABLE)
         except pygame.error as error:
-            raise DisplayError(
-                f"no window can be opened ({error}). On a machine without a screen use `xvfb-run` "
-                "or SDL_VIDEODRIVER=dummy"
-            ) from None
+            raise DisplayError(f"no window can be opened ({error}). {NO_SCREEN}") from None
+        if pygame.display.get_driver() == "offscreen" and os.environ.get("SDL_VIDEODRIVER") != "offscreen":
+            pygame.display.quit()  # what SDL falls back to: a window that nobody can see
+            raise DisplayError(f"no window can be opened (no display was found). {NO_SCREEN}")
         pygame.display.set_caption(title)
         pygame.font.init()
         self.font = pygame.font.SysFont("dejavusansmono,couriernew,monospace", 14)
@@ -98,8 +99,14 @@ class Window:
                 out.append(Event("release"))  # keys let go elsewhere are never reported: let all go
         return out
 
-    def show(self, frame: np.ndarray, lines: Sequence[str] = ()) -> None:
-        """Draw a frame (h, w, 3) uint8 as large as whole px allow, and text below it, the first line brighter."""
+    def show(self, frame: np.ndarray, lines: Sequence[str] = (), page: Sequence[str] = ()) -> None:
+        """Draw a frame.
+
+        Args:
+            frame: (h, w, 3) uint8, shown as large as whole px allow.
+            lines: of text below it, the first one brighter.
+            page: lines of text over it, on a dark ground; none: the frame is seen.
+        """
         pygame = self.pygame
         width, height = self.screen.get_size()
         room = height - self.lines * LINE
@@ -109,6 +116,13 @@ class Window:
         self.screen.fill(PAPER)
         picture = pygame.surfarray.make_surface(frame.swapaxes(0, 1))
         self.screen.blit(pygame.transform.scale(picture, size), self._corner)
+        if page:
+            cover = pygame.Surface((width, max(1, room)))
+            cover.fill(PAPER)
+            cover.set_alpha(225)
+            self.screen.blit(cover, (0, 0))
+        for row, text in enumerate(page):
+            self.screen.blit(self.font.render(text, True, INK), (16, 12 + row * LINE))
         for row, text in enumerate(lines[: self.lines]):
             ink = self.font.render(text, True, DIM if row else INK)
             self.screen.blit(ink, (8, height - (self.lines - row) * LINE + 2))

@@ -60,7 +60,10 @@ def test_digits_are_codes_and_without_one_the_shifts_usual_code_is_used():
     controls.release("[1]")
     controls.press("9")
     assert controls.action(TABLE).tolist() == [5, 1]  # no such code
-    assert not controls.press("0") and not controls.press("q")
+    controls.release("9")
+    assert controls.press("0") and controls.digit == "10"
+    controls.release("0")
+    assert not controls.press("q")
 
 
 # --- the loop, over a window that is played by the test -------------------------------------------------------------
@@ -70,12 +73,13 @@ class FakeWindow:
     """Events in, frames out."""
 
     def __init__(self, *ticks):
-        self.ticks, self.shown, self.texts = list(ticks), [], []
+        self.ticks, self.shown, self.texts, self.pages = list(ticks), [], [], []
 
     def poll(self):
         return self.ticks.pop(0) if self.ticks else [Event("quit")]
 
-    def show(self, frame, lines):
+    def show(self, frame, lines, page):
+        self.pages.append(list(page))
         self.shown.append(frame.copy())
         self.texts.append(list(lines))
 
@@ -95,7 +99,7 @@ def test_the_newest_frame_is_shown_and_the_text_tells_the_action(tiny_world):
     p = player(tiny_world, press("right"), [])
     p.tick()
     assert np.array_equal(p.window.shown[-1], p.env.render()) and "right + neutral" in p.window.texts[-1][0]
-    assert "step   1" in p.window.texts[-1][1] and "distance" in p.window.texts[-1][1]
+    assert "99 steps left" in p.window.texts[-1][1] and "distance" in p.window.texts[-1][1]
 
 
 def test_pause_single_step_reset_speed_and_quit(tiny_world):
@@ -111,6 +115,39 @@ def test_an_episode_that_ends_starts_anew_and_is_counted(tiny_world):
     p = player(tiny_world, *[[]] * 6, max_episode_steps=2)
     p.run()
     assert p.episodes == 2 and p.reached == 0 and "time is up after 2 steps" in p._message
+
+
+def test_the_window_says_how_to_walk_and_what_the_digits_do(tiny_world):
+    p = player(tiny_world, [], press("h"), press("9"), press("?"))
+    p.run()
+    assert "arrows walk" in p.window.texts[0][2] and "h all keys" in p.window.texts[0][2]
+    page = "\n".join(p.window.pages[1])
+    assert all(f"{n}  {name}" in page for n, name in enumerate(p.table.code_names, 1)) and "record video" in page
+    assert "9: no such local action, this world has 3" in p.window.texts[2][2] and "arrows walk" in p.window.texts[2][2]
+    assert p.window.pages[0] == [] and p.window.pages[2] and p.window.pages[3] == []
+
+
+def test_a_limit_counts_down_and_the_best_time_is_kept(tiny_world):
+    p = player(tiny_world, [], [], max_episode_steps=9)
+    p.tick()
+    assert "8 steps left" in p.window.texts[-1][1]
+    for steps in (7, 4, 6):
+        p.steps = steps
+        p._finish(True)
+    assert (p.best, p.reached) == (4, 3)
+    p._finish(False)
+    assert p.reached == 3 and "time is up" in p._message
+    p.tick()
+    assert "best 4 steps" in p.window.texts[-1][1]
+
+
+def test_a_person_has_no_time_limit_and_a_given_one_holds(tiny_world, tmp_path, monkeypatch):
+    path = str(save_world(tmp_path / "tiny.safetensors", tiny_world))
+    limits = []
+    monkeypatch.setattr(play.Player, "run", lambda self, _: limits.append(self.env.spec.max_episode_steps))
+    assert play.main(["--checkpoint", path]) == 0
+    assert play.main(["--checkpoint", path, "--max-episode-steps", "7"]) == 0
+    assert limits == [None, 7]
 
 
 def test_a_click_sets_the_target_where_the_stretched_frame_shows_it(tiny_world):
@@ -191,6 +228,13 @@ def test_no_screen_says_what_to_do(monkeypatch):
     monkeypatch.setenv("SDL_VIDEODRIVER", "nonsense")
     pygame.display.quit()
     with pytest.raises(DisplayError, match=r"no window can be opened .*xvfb-run"):
+        Window((32, 77))
+
+
+def test_a_window_that_nobody_can_see_is_an_error(monkeypatch):
+    pygame.display.quit()
+    monkeypatch.setattr(pygame.display, "get_driver", lambda: "offscreen")
+    with pytest.raises(DisplayError, match=r"no display was found.*xvfb-run"):
         Window((32, 77))
 
 
