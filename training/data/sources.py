@@ -10,9 +10,10 @@ import hashlib
 import importlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -66,11 +67,13 @@ class Source:
         name: what it is called on the command line, and in the stores that it makes.
         defaults: of training.
         palette: the agents' true colours, RGB, where they are few and known (for scoring only); or None.
+        judged: what a classifier can be taught to read off windows, and how many values each has (for scoring only).
     """
 
     name: str = ""
     defaults: Defaults = Defaults()
     palette: tuple[tuple[int, int, int], ...] | None = None
+    judged: Mapping[str, int] = MappingProxyType({})
 
     def folder(self, options: DataOptions) -> str:
         """Name of the store below the cache: another for every option that changes what is in it."""
@@ -118,6 +121,10 @@ class Source:
     def local_actions(self, store: Store, video: Video) -> np.ndarray | None:
         """True local actions (T - 1,) of the steps of a video; None where they are not known."""
         return _label(store, "local_action", video, slice(1, None))
+
+    def readings(self, store: Store, frames: np.ndarray) -> dict[str, np.ndarray]:
+        """The true values of :attr:`judged` in frames (any shape) of the store."""
+        return {}
 
     def characters(self, store: Store, video: Video) -> np.ndarray | None:
         """Who acts in each step of a video, (T - 1,); None where it is not known."""
@@ -194,6 +201,7 @@ class WSpritesSource(Source):
     name = "wsprites"
     counts: tuple[int, int, int] = (700, 64, 64)
     cast: int | None = None
+    judged = MappingProxyType({"action": 3, "direction": 3})
 
     def folder(self, options: DataOptions) -> str:
         """With whose sheets, and which background."""
@@ -216,6 +224,11 @@ class WSpritesSource(Source):
             progress=lambda done: progress(done, total),
         )
         return []
+
+    def readings(self, store: Store, frames: np.ndarray) -> dict[str, np.ndarray]:
+        """Walk, cast or slash; front, left or right."""
+        local = np.asarray(store.labels["local_action"])[frames]
+        return {"action": local // 3, "direction": local % 3}
 
 
 class WSpritesActions(WSpritesSource):

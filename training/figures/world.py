@@ -14,6 +14,8 @@ from training.metrics.probe import SimulatorProbe
 
 RED = np.array([255, 0, 0])
 GREEN = np.array([0, 255, 0])
+HELD = 12
+"""Steps of a held arrow."""
 
 
 def draw_layers(e: Evaluation, folder: Path) -> None:
@@ -42,11 +44,13 @@ def draw_video(e: Evaluation, folder: Path) -> None:
 
 
 def draw_codes(e: Evaluation, folder: Path) -> None:
-    """local_actions.png: each code 8 times on the spot, three agents a code (Figs. 16-18)."""
+    """local_actions.png: each code 12 times on the spot, three agents a code; three real clips last (Figs. 16-18)."""
     rows = []
     for clip in e.code_clips:
         for n in (0, len(clip) // 3, 2 * len(clip) // 3):
             rows.append([to_picture(x[:3]) for x in clip[n]])
+    for n in np.linspace(0, len(e.clips.layers) - 1, 3).astype(int):
+        rows.append([to_picture(x[:3]) for x in e.clips.layers[n, : len(rows[0])]])
     save_picture(folder / "local_actions.png", grid(rows))
 
 
@@ -70,10 +74,14 @@ def draw_simulator(e: Evaluation, folder: Path) -> None:
 
 
 def draw_crispness(e: Evaluation, folder: Path) -> None:
-    """held_arrows.png: four starts, right 12 times and left 12 times, no digit pressed."""
+    """held_arrows.png: four starts, right 12 times and left 12 times, no digit pressed; real clips that do, below."""
     middle = e.probe.placed(e.probe.simulator.width / 2).rows(torch.linspace(0, len(e.probe.start) - 1, 4).long())
-    states = [middle, *e.probe.hold(middle, ["right"] * 12 + ["left"] * 12)]
+    states = [middle, *e.probe.hold(middle, ["right"] * HELD + ["left"] * HELD)]
     rows = [[to_picture(state.layer[n, :3]) for state in states] for n in range(len(middle))]
+    across = e.clips.shifts[:, :HELD, 0].sum(1)
+    for rightward, leftward in zip(across.argsort(descending=True)[:4], across.argsort()[:4], strict=True):
+        real = torch.cat([e.clips.layers[rightward, : HELD + 1], e.clips.layers[leftward, 1 : HELD + 1]])
+        rows.append([to_picture(x[:3]) for x in real])
     save_picture(folder / "held_arrows.png", grid(rows))
 
 

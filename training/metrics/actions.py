@@ -33,7 +33,7 @@ def transfer(e: Evaluation) -> dict[str, Any]:
 
 
 def code_effect(e: Evaluation) -> dict[str, Any]:
-    """Each code 8 times from every start with zero shift: does the picture change, and does A read the code back?"""
+    """Each code 12 times from every start with zero shift: does the picture change, and does A read the code back?"""
     each = {}
     ends = []
     for code, (name, clip) in enumerate(zip(e.world.code_names, e.code_clips, strict=True)):

@@ -19,7 +19,7 @@ from training.metrics.held_out import HORIZON, Clips, analyse
 from training.metrics.probe import Play, SimulatorProbe, random_play
 from training.perceptual import VggFeatures
 
-EFFECT_STEPS = 8
+EFFECT_STEPS = 12
 """How often a code is applied to see what it does."""
 
 
@@ -150,7 +150,7 @@ class Evaluation:
 
     @functools.cached_property
     def code_clips(self) -> list[torch.Tensor]:
-        """Each code 8 times from every start, on the spot: (S, 9, 4, h, w) each."""
+        """Each code 12 times from every start, on the spot: (S, 13, 4, h, w) each."""
         start = self.probe.start
         out = []
         for code in range(self.world.config.codes):

@@ -231,6 +231,8 @@ def random_play(probe: SimulatorProbe, rollouts: int, seed: int) -> Play:
             "mask_mass_over_start": [drift[s] for s in CURVE],
         },
     }
+    if None not in quality.values():
+        figures["worst_silhouette_iou"] = min(quality.values())
     return Play(figures, frames)
 
 

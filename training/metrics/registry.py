@@ -10,7 +10,9 @@ from training.metrics.animation import animation
 from training.metrics.control import simulator
 from training.metrics.crispness import crispness
 from training.metrics.evaluation import Evaluation
+from training.metrics.judge import judge
 from training.metrics.life import life
+from training.metrics.prior import prior
 from training.metrics.video import reconstruction
 
 Metric = Callable[[Evaluation], dict[str, Any]]
@@ -23,6 +25,8 @@ METRICS: dict[str, Metric] = {
     "simulator": simulator,
     "crispness": crispness,
     "life": life,
+    "judge": judge,
+    "prior": prior,
 }
 
 

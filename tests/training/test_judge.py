@@ -1,0 +1,59 @@
+"""The judge reads true labels off real windows, and the tables that the prior has to beat count what they should."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from glass_gym.geometry import crop_windows
+from training.data.store import Store, frames_to_tensor
+from training.data.wsprites import TILE, write_store
+from training.metrics import judge as judges
+from training.metrics import prior as priors
+
+
+@pytest.fixture(scope="module")
+def sprites(tmp_path_factory):
+    return Store(write_store(tmp_path_factory.mktemp("sprites"), length=12, videos=(40, 0, 10)))
+
+
+def clips_of(store, video):
+    """A video's windows, cut by its true masks and labels."""
+    span = slice(video.start, video.start + video.length)
+    image = frames_to_tensor(store.frames[span])
+    mask = torch.from_numpy(store.masks(span.start, span.stop))[:, None].float()
+    corner = torch.from_numpy(store.labels["position"][span]).long() + torch.tensor([0, 6])
+    return crop_windows(torch.cat([image * mask, mask], 1), corner, TILE)
+
+
+def test_the_judge_reads_real_windows_and_not_a_frozen_agent(sprites, monkeypatch):
+    monkeypatch.setattr(judges, "STEPS", 120)
+    held = [v for v in sprites.videos if v.split == "test"]
+    layers = torch.stack([clips_of(sprites, v) for v in held])
+    e = SimpleNamespace(
+        store=sprites,
+        seed=0,
+        world=SimpleNamespace(config=SimpleNamespace(window=TILE)),
+        model=SimpleNamespace(view=SimpleNamespace(follows=True)),
+        clips=SimpleNamespace(layers=layers, starts=[v.start for v in held]),
+        rolled_out=SimpleNamespace(free=layers[:, 1:]),
+    )
+    with torch.inference_mode():
+        found = judges.judge(e)
+    assert found["real"] == found["free_running"]
+    assert found["real"]["direction"] > 0.8 and found["real"]["action"] > 0.7
+    assert found["frozen"]["direction"] < found["real"]["direction"] - 0.2
+
+
+def test_a_table_of_counts_knows_what_follows_and_what_does_not():
+    rng = np.random.default_rng(0)
+    turns = np.arange(200 * 15).reshape(200, 15) % 2
+    assert priors._table(turns, turns, 2, 2) < 0.01
+    random = rng.integers(0, 2, (200, 15))
+    assert priors._table(random, turns, 2, 2) == pytest.approx(np.log(2), abs=0.01)
+
+
+def test_shifts_count_as_one_of_nine_directions():
+    shifts = np.array([[0.0, 0.0], [2.0, 0.0], [-2.0, 0.0], [0.0, 3.0], [0.2, -3.0]])
+    assert priors._directions(shifts, np.array([1.0, 1.5])).tolist() == [4, 5, 3, 7, 1]
