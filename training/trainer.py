@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from glass_gym.checkpoint import write_atomically
 from glass_gym.config import GlassConfig
 from glass_gym.glass import Glass
-from glass_gym.simulator import pick_device
+from glass_gym.simulator import pick_device, pick_precision
 from glass_gym.versions import FORMAT_VERSION, upgrade_config, upgrade_weights
 from training.distributed import Distributed
 from training.stages.base import Batch, Sampler, Stage
@@ -47,8 +47,9 @@ class LoopConfig:
     """auto, cpu, cuda or cuda:i"""
     workers: int | None = None
     """processes that make batches; default: 2 beside a GPU, else none"""
-    bf16: bool = True
-    """bfloat16 autocast for the networks; losses, FFTs and shifts stay in float32"""
+    bf16: bool | None = None
+    """bfloat16 autocast for the networks; losses, FFTs and shifts stay in float32. Default: where it is faster (CUDA,
+    AMX)"""
     weight_decay: float = 1e-6
     clip: float = 1.0
     """largest gradient norm"""
@@ -135,6 +136,13 @@ class Trainer:
     def average(self) -> Glass:
         """The averaged weights, which are what is evaluated and exported."""
         return self._averaged.module
+
+    def autocast(self) -> torch.autocast:
+        """The precision of the networks."""
+        bf16 = self.config.bf16
+        if bf16 is None:
+            bf16 = pick_precision("auto", self.device) == torch.bfloat16
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
 
     @property
     def state_file(self) -> Path:
@@ -320,7 +328,7 @@ class Trainer:
             group["lr"] = stage.config.rate * schedule(iteration, stage.iterations)
         stage.prepare(iteration, generator)
         batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
+        with self.autocast():
             terms = losses(batch, iteration, generator)
         loss: Tensor = torch.stack([term.float() for term in terms.values()]).sum()
         if not math.isfinite(loss.item()):
@@ -328,7 +336,7 @@ class Trainer:
             where = f"last good checkpoint: {self.state_file}" if self.state_file.exists() else "nothing was saved yet"
             raise TrainingError(
                 f"loss is not finite at {stage.name} iteration {iteration}: {values}; {where}. "
-                f"Lower --{stage.name}.rate or leave out --loop.bf16, then --resume"
+                f"Lower --{stage.name}.rate or add --loop.no-bf16, then --resume"
             )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
