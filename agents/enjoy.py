@@ -1,4 +1,4 @@
-"""Watch a trained policy, or measure it: python -m agents.enjoy --env GlassTennis-v0
+"""Watch a trained policy, or measure it: python -m agents.enjoy --env GlassTennis-v1
 
 Without --trained-agent or a run of your own in --folder, the policy that comes with this repository plays.
 """
@@ -22,9 +22,9 @@ from glass_gym.wrappers import core_of
 
 TRAINED = Path(__file__).with_name("trained")
 EXAMPLES = """examples:
-  python -m agents.enjoy --env GlassTennis-v0
+  python -m agents.enjoy --env GlassTennis-v1
   python -m agents.enjoy --env GlassSprites-v0 --algo ppo -f logs --no-render --n-episodes 1000
-  python -m agents.enjoy --env GlassTennis-v0 --record best.gif --no-render"""
+  python -m agents.enjoy --env GlassTennis-v1 --record best.gif --no-render"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("--algo", default="ppo", choices=list(ALGORITHMS), help="algorithm (default: ppo)")
-    p.add_argument("--env", default="GlassTennis-v0", help="environment id (default: GlassTennis-v0)")
+    p.add_argument("--env", default="GlassTennis-v1", help="environment id (default: GlassTennis-v1)")
     p.add_argument("-f", "--folder", type=Path, default=Path("logs"), help="where runs are (default: logs)")
     p.add_argument("--exp-id", type=int, default=0, help="number of the run (default: the newest)")
     p.add_argument("--load-best", action="store_true", help="best_model.zip of the run instead of policy.safetensors")

@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
     p = argparse.ArgumentParser(
         "python -m agents.plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("--env", default="GlassTennis-v0", help="environment id (default: GlassTennis-v0)")
+    p.add_argument("--env", default="GlassTennis-v1", help="environment id (default: GlassTennis-v1)")
     p.add_argument(
         "--method", choices=("cem", "shooting"), nargs="+", default=["shooting", "cem"], help="default: both"
     )

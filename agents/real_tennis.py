@@ -1,4 +1,4 @@
-"""The real game: reach a target in ALE Tennis, in the dress of ``GlassTennis-v0``.
+"""The real game: reach a target in ALE Tennis, in the dress of ``GlassTennis-v1``.
 
 Spaces, target, reward and time limit are those of the learned world, so that a policy moves from one to the other as it
 is. The near half court goes through the preprocessing of the recordings (rows 96..191, native resolution, four game

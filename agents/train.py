@@ -1,4 +1,4 @@
-"""Train a policy in a learned world with Stable-Baselines3: python -m agents.train --algo ppo --env GlassTennis-v0
+"""Train a policy in a learned world with Stable-Baselines3: python -m agents.train --algo ppo --env GlassTennis-v1
 
 Flags are RL Zoo's. The run folder LOG_FOLDER/ALGO/ENV_N gets TensorBoard events, checkpoints (last.zip,
 best_model.zip), the best policy without pickle (policy.safetensors), its evaluation (evaluation.json, .md) and a film
@@ -22,12 +22,12 @@ from glass_gym.policy import ALGORITHMS, Policy, model_class, read_zip, save_pol
 EVALUATION_SEED, CHOICE_SEED, FINAL_SEED = 10_000, 15_000, 20_000
 """added to --seed: of the evaluations while training, of the choice of a policy, of the final figures"""
 EXAMPLES = """examples:
-  python -m agents.train --algo ppo --env GlassTennis-v0
-  python -m agents.train --algo ppo --env GlassSprites-v0 --obs-type position -n 100000
-  python -m agents.train --algo dqn --env GlassTennis-v0 --obs-type position       (with hindsight: HER)
+  python -m agents.train --algo ppo --env GlassTennis-v1
+  python -m agents.train --algo ppo --env GlassSprites-v1 --obs-type position -n 100000
+  python -m agents.train --algo dqn --env GlassTennis-v1 --obs-type position       (with hindsight: HER)
   python -m agents.train --algo ppo --env Glass-v0 --env-kwargs checkpoint:runs/mine/world.safetensors
   python -m agents.train --algo ppo --env RealTennis-v0                            (the real game, for comparison)
-  python -m agents.train --algo ppo --env GlassTennis-v0 --resume"""
+  python -m agents.train --algo ppo --env GlassTennis-v1 --resume"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("--algo", default="ppo", choices=list(ALGORITHMS), help="algorithm (default: ppo)")
-    p.add_argument("--env", default="GlassTennis-v0", help="environment id (default: GlassTennis-v0)")
+    p.add_argument("--env", default="GlassTennis-v1", help="environment id (default: GlassTennis-v1)")
     p.add_argument(
         "--obs-type", choices=("frame", "position", "dict"), help="what the policy sees (default: frame; dqn: position)"
     )

@@ -1,6 +1,6 @@
 """A policy from the learned world in the real game: python -m agents.transfer --out docs/results/policies/transfer.json
 
-Plays the same policy in GlassTennis-v0 and in ALE Tennis (agents/real_tennis.py), beside random and greedy play and,
+Plays the same policy in GlassTennis-v1 and in ALE Tennis (agents/real_tennis.py), beside random and greedy play and,
 with --direct, a policy that was trained in the real game. Writes the table, and a film of both worlds side by side.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,10 +17,10 @@ from agents import evaluation
 from agents.enjoy import TRAINED
 from agents.evaluation_env import WorldEvaluationEnv, make_evaluation_env
 from agents.real_tennis import RealEvaluationEnv
-from glass_gym.policy import PolicyError, load_policy
+from glass_gym.policy import Policy, PolicyError, load_policy
 
 REAL = "RealTennis-v0"
-LEARNED = "GlassTennis-v0"
+LEARNED = "GlassTennis-v1"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,9 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     p.add_argument("--episodes", type=int, default=200, help="episodes of each row of the table (default: 200)")
     p.add_argument("--rows", type=int, default=8, help="games side by side (default: 8)")
-    p.add_argument(
-        "--fire-codes", type=int, nargs="*", default=[0, 1, 2, 3], help="codes that press the button (default: all)"
-    )
+    p.add_argument("--fire-codes", type=int, nargs="*", help="codes that press the button (default: all)")
     p.add_argument("--seed", type=int, default=40_000)
     p.add_argument("--out", type=Path, default=Path("transfer.json"), help="figures; .md and .gif go beside it")
     arguments = p.parse_args(argv)
@@ -55,8 +54,7 @@ def main(argv: list[str] | None = None) -> int:
 def transfer(arguments: argparse.Namespace) -> dict[str, dict]:
     """Measure, print, write; returns the rows of the table."""
     policy = load_policy(arguments.policy)
-    codes = int(policy.model.action_space.nvec[1])
-    real = {"codes": codes, "fire_codes": tuple(arguments.fire_codes)}
+    real = _buttons(policy, arguments.fire_codes)
     play = {
         "learned world": (LEARNED, policy, {}),
         "real game, zero-shot": (REAL, policy, real),
@@ -64,16 +62,23 @@ def transfer(arguments: argparse.Namespace) -> dict[str, dict]:
         "real game, greedy on RAM": (REAL, evaluation.GreedyPolicy(), real),
     }
     if arguments.direct.is_file():
-        play["real game, trained in it"] = (REAL, load_policy(arguments.direct), real)
+        direct = load_policy(arguments.direct)
+        play["real game, trained in it"] = (REAL, direct, _buttons(direct, arguments.fire_codes))
     figures = {}
     for name, (id, player, kwargs) in play.items():
         env = make_evaluation_env(id, arguments.rows, arguments.seed, **kwargs)
         figures[name] = evaluation.evaluate(env, player, arguments.episodes)
         print(f"{name}: {figures[name]['success']:.1%}", flush=True)
-    about = {"policy": str(arguments.policy), "fire_codes": arguments.fire_codes, "command": " ".join(sys.argv[1:])}
+    about = {"policy": str(arguments.policy), "fire_codes": real["fire_codes"], "command": " ".join(sys.argv[1:])}
     print(evaluation.table(figures) + str(evaluation.write(arguments.out, about | {"policies": figures})))
     print(evaluation.save_film(arguments.out.with_suffix(".gif"), side_by_side(policy, real, arguments.seed)))
     return figures
+
+
+def _buttons(policy: Policy, fire_codes: list[int] | None) -> dict[str, Any]:
+    """The real game with as many local actions as a policy has; which of them press the button (default: all)."""
+    codes = int(policy.model.action_space.nvec[1])
+    return {"codes": codes, "fire_codes": tuple(range(codes) if fire_codes is None else fire_codes)}
 
 
 def side_by_side(policy, real: dict, seed: int, episodes: int = 3, pause: int = 6) -> list[np.ndarray]:

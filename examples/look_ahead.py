@@ -9,9 +9,9 @@ import numpy as np
 import glass_gym  # noqa: F401
 
 DEPTH = 3
-env = gym.make("GlassTennis-v0", obs_type="position", max_episode_steps=-1)
+env = gym.make("GlassTennis-v1", obs_type="position", max_episode_steps=-1)
 choices = len(env.unwrapped.shifts)
-dream = gym.make_vec("GlassTennis-v0", num_envs=choices, obs_type="position", max_episode_steps=None)
+dream = gym.make_vec("GlassTennis-v1", num_envs=choices, obs_type="position", max_episode_steps=None)
 dream.reset(seed=0)
 _, info = env.reset(seed=3)
 steps = 0

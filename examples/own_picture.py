@@ -10,7 +10,7 @@ import imageio.v3 as iio
 
 import glass_gym
 
-env = gym.make("GlassTennis-v0", render_mode="rgb_array")
+env = gym.make("GlassTennis-v1", render_mode="rgb_array")
 picture = iio.imread(sys.argv[1])  # any size: the centre is cropped to the world's shape and resized
 try:
     frame, info = env.reset(options={"start_frame": picture})

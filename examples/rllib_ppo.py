@@ -26,7 +26,7 @@ def world(context):
     """All rows of one env runner, in one network call a step."""
     import glass_gym  # noqa: F401
 
-    env = gym.make_vec("GlassTennis-v0", num_envs=context.get("num_envs", 1), frame_size=(48, 80), stagger=True)
+    env = gym.make_vec("GlassTennis-v1", num_envs=context.get("num_envs", 1), frame_size=(48, 80), stagger=True)
     return RescaleObservation(
         DtypeObservation(env, np.float32), np.float32(0), np.float32(1)
     )  # RLlib's networks want floats

@@ -8,7 +8,7 @@ import numpy as np
 
 import glass_gym  # noqa: F401  (registers the ids)
 
-env = gym.make("GlassTennis-v0")
+env = gym.make("GlassTennis-v1")
 shifts = env.unwrapped.shifts  # (9, 2) px: stay, right, up-right, ...
 frame, info = env.reset(seed=1)
 total = 0.0

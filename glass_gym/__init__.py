@@ -3,8 +3,8 @@
 Importing registers the ids::
 
     import gymnasium as gym, glass_gym
-    env = gym.make("GlassTennis-v0")
-    envs = gym.make_vec("GlassTennis-v0", num_envs=16)
+    env = gym.make("GlassTennis-v1")
+    envs = gym.make_vec("GlassTennis-v1", num_envs=16)
 """
 
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,7 @@ def _register(id: str, max_episode_steps: int, **kwargs: str) -> None:
 _register("GlassTennis-v0", 100, checkpoint="tennis")
 _register("GlassTennis-v1", 100, checkpoint="tennis-v1")
 _register("GlassSprites-v0", 30, checkpoint="sprites")
+_register("GlassSprites-v1", 30, checkpoint="sprites-v1")
 _register("Glass-v0", 100)
 
 

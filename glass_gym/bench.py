@@ -22,7 +22,7 @@ import torch
 from glass_gym.wrappers import core_of
 
 SWEEP = (1, 4, 16, 64, 256, 1024)
-BUNDLED = ("GlassTennis-v0", "GlassSprites-v0")
+BUNDLED = ("GlassTennis-v1", "GlassSprites-v1")
 LIMIT = 100
 """Time limit of an episode in every measurement."""
 
@@ -33,12 +33,12 @@ def main(argv: list[str] | None = None) -> int:
         "glass-bench",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="examples:\n  glass-bench\n  glass-bench --id GlassSprites-v0 --num-envs 64 256 --seconds 10\n"
+        epilog="examples:\n  glass-bench\n  glass-bench --id GlassSprites-v1 --num-envs 64 256 --seconds 10\n"
         "  glass-bench --device cuda --out bench.json\n"
         "  glass-bench --soak 10000 --num-envs 32\n"
         "  glass-bench --fingerprint",
     )
-    parser.add_argument("--id", default="GlassTennis-v0", help="environment id (default: GlassTennis-v0)")
+    parser.add_argument("--id", default="GlassTennis-v1", help="environment id (default: GlassTennis-v1)")
     parser.add_argument("--checkpoint", help="a world of your own, for the id Glass-v0")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i (default: auto)")
     parser.add_argument("--num-envs", type=int, nargs="+", default=list(SWEEP), help=f"rows (default: {SWEEP})")

@@ -102,7 +102,7 @@ class GlassCore:
 
     def __init__(
         self,
-        checkpoint: str | World = "tennis",
+        checkpoint: str | World = "tennis-v1",
         rows: int = 1,
         obs_type: str = "frame",
         task: str | Task | None = "reach",

@@ -23,7 +23,9 @@ def main(argv: list[str] | None = None) -> int:
         description="Roll a learned world: a scripted walk, then each local action, then random play.",
         epilog="Example: glass-demo --out my_demo --steps 60 --seed 3",
     )
-    parser.add_argument("--checkpoint", default="tennis", help="bundled name or .safetensors file (default: tennis)")
+    parser.add_argument(
+        "--checkpoint", default="tennis-v1", help="bundled name or .safetensors file (default: tennis-v1)"
+    )
     parser.add_argument("--out", type=Path, default=Path("glass_demo"), help="folder to write (default: glass_demo)")
     parser.add_argument("--steps", type=int, default=60, help="steps of random play (default: 60)")
     parser.add_argument("--seed", type=int, default=0)

@@ -24,7 +24,7 @@ class GlassEnv(GymMixin, gym.Env):
 
     Example:
         >>> import gymnasium as gym, glass_gym
-        >>> env = gym.make("GlassTennis-v0")
+        >>> env = gym.make("GlassTennis-v1")
         >>> frame, info = env.reset(seed=1)
         >>> frame.shape
         (96, 160, 3)
@@ -40,7 +40,7 @@ class GlassEnv(GymMixin, gym.Env):
 
     metadata = {"render_modes": ["rgb_array", "human"], "render_fps": RENDER_FPS}  # noqa: RUF012
 
-    def __init__(self, checkpoint: str | World = "tennis", render_mode: str | None = None, **kwargs: Any):
+    def __init__(self, checkpoint: str | World = "tennis-v1", render_mode: str | None = None, **kwargs: Any):
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode must be None, 'rgb_array' or 'human', got {render_mode!r}")
         self.core = GlassCore(checkpoint, 1, **kwargs)

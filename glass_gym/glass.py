@@ -155,9 +155,17 @@ class Glass(nn.Module):
         """Where exactly to look at agents near (B, 2) px in images (B, 3, H, W) with masks (B, 1, H, W): (B, 2) px."""
         return position
 
-    def start_state(self, layer: Tensor) -> State:
-        """The RNN's initial state for agents that begin as layers (B, 4, h, w)."""
+    def settle_video(self, images: Tensor, masks: Tensor, position: Tensor) -> Tensor:
+        """As :meth:`settle`, for a video of T frames: positions (T, 2) px, all moved alike."""
+        return position
+
+    def start_state(self, layer: Tensor, position: Tensor | None = None) -> State:
+        """The RNN's initial state for agents that begin as layers (B, 4, h, w), at (B, 2) px where that is known."""
         return self.dynamics.start(len(layer), *self.view.size)  # type: ignore[operator]
+
+    def place_state(self, state: State, by: Tensor) -> State:
+        """The state of agents that are carried `by` (B, 2) px without a step."""
+        return state
 
     def correct_state(self, state: State, layer: Tensor, where: Tensor) -> State:
         """The state of agents that turn out to be as in layers (B, 4, h, w), in the rows `where` (B,) bool."""
@@ -220,6 +228,7 @@ class Glass(nn.Module):
         code_vectors: Tensor,
         teacher: Tensor | None = None,
         scales: bool = False,
+        position: Tensor | None = None,
     ) -> list[Drawn]:
         """Generate T foregrounds from frame 0, feeding back what was drawn.
 
@@ -229,12 +238,13 @@ class Glass(nn.Module):
             code_vectors: (B, T, code_channels).
             teacher: (B, T) bool, True: step t starts from the real frame t (teacher forcing). None: free running.
             scales: also run D's coarser heads (training).
+            position: (B, 2) px of frame 0's layers, where it is known.
 
         Returns:
             T of :class:`Drawn`.
         """
         layer = layers[:, 0]
-        state = self.start_state(layer)
+        state = self.start_state(layer, position)
         drawn = []
         for t in range(shifts.shape[1]):
             if teacher is not None and t > 0:

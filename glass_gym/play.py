@@ -375,11 +375,11 @@ def main(argv: list[str] | None = None) -> int:
         "glass-play",
         description="Walk through a learned world.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"keys:\n{KEYS}\n\nexamples:\n  glass-play\n  glass-play GlassSprites-v0 --scale 5\n"
+        epilog=f"keys:\n{KEYS}\n\nexamples:\n  glass-play\n  glass-play GlassSprites-v1 --scale 5\n"
         "  glass-play --checkpoint runs/mine/world.safetensors --free\n  glass-play --image photo.png\n"
-        "  glass-play --agent agents/trained/GlassTennis-v0/ppo.safetensors --record best.mp4",
+        "  glass-play --agent agents/trained/GlassTennis-v1/ppo.safetensors --record best.mp4",
     )
-    parser.add_argument("id", nargs="?", help="environment id (default: GlassTennis-v0, or Glass-v0 with --checkpoint)")
+    parser.add_argument("id", nargs="?", help="environment id (default: GlassTennis-v1, or Glass-v0 with --checkpoint)")
     parser.add_argument("--checkpoint", help="a world of your own (.safetensors), for the id Glass-v0")
     parser.add_argument("--image", type=Path, help="start from this picture; cropped and resized to the world's frame")
     parser.add_argument("--free", action="store_true", help="no target: roam freely")
@@ -431,7 +431,7 @@ def play(arguments: argparse.Namespace) -> None:
     limit = arguments.max_episode_steps or (None if arguments.agent else -1)  # -1: gym.make leaves the limit out
     if limit:
         kwargs["max_episode_steps"] = limit
-    name = arguments.id or ("Glass-v0" if arguments.checkpoint else "GlassTennis-v0")
+    name = arguments.id or ("Glass-v0" if arguments.checkpoint else "GlassTennis-v1")
     try:
         env = gym.make(name, **kwargs)
     except (gym.error.Error, TypeError) as error:

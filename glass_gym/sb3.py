@@ -35,7 +35,7 @@ class GlassVecEnv(VecEnv):
     Example:
         >>> from stable_baselines3 import PPO
         >>> from glass_gym.sb3 import GlassVecEnv
-        >>> env = GlassVecEnv("GlassTennis-v0", num_envs=16, frame_size=(48, 80))
+        >>> env = GlassVecEnv("GlassTennis-v1", num_envs=16, frame_size=(48, 80))
         >>> model = PPO("CnnPolicy", env).learn(1000)  # doctest: +SKIP
 
     Args:
@@ -50,7 +50,7 @@ class GlassVecEnv(VecEnv):
 
     def __init__(
         self,
-        id: str = "GlassTennis-v0",
+        id: str = "GlassTennis-v1",
         num_envs: int = 8,
         wrappers: Sequence[Callable[[VectorEnv], VectorEnv]] = (),
         output: str = "numpy",

@@ -156,7 +156,7 @@ class Simulator:
         with self._autocast():
             position = self.model.settle(images, masks, position)
             layer = view.cut(images, masks, position)
-            memory = tuple(m.clone() for m in self.model.start_state(layer))
+            memory = tuple(m.clone() for m in self.model.start_state(layer, position))
         mass = layer[:, 3].sum((1, 2))
         return WorldState(layer, to_bytes(background), position, centre - position, mass, memory)
 
@@ -201,8 +201,10 @@ class Simulator:
         Returns:
             B rows.
         """
-        layer = self.model.view.place(state.layer, position - state.position)
-        return replace(state, layer=layer, position=position)
+        by = position - state.position
+        layer = self.model.view.place(state.layer, by)
+        memory = self.model.place_state(state.memory, by)
+        return replace(state, layer=layer, position=position, memory=memory)
 
     def clamp(self, position: Tensor, before: Tensor) -> Tensor:
         """Positions (B, 2) px held inside the frame by the agent's half size.

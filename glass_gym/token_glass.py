@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,13 +16,17 @@ from glass_gym.networks.token import TokenDynamics
 
 REACH = 3
 """An episode begins with the agent's window moved by up to this many px, to where the vocabulary draws it best."""
+OFFSETS = [(x, y) for y in range(2 * REACH + 1) for x in range(2 * REACH + 1)]
+"""Of windows from the corner of one that is REACH px wider on each side, px."""
+SETTLED_BY = 8
+"""Frames of a video that say where its windows are put."""
 
 
 class TokenGlass(Glass):
     """A Glass whose foreground is a pose of a vocabulary, drawn with the looks of the first window.
 
-    The RNN's state is (looks, first pose, pose, hidden before that pose), one row an agent. Its parts are those of
-    :class:`Glass`, with E for the looks, Q (`pose_encoder`) and its vocabulary (`poses`) in the place of C.
+    The RNN's state is (looks, first pose, pose, hidden before that pose, place in px), one row an agent. Its parts are
+    those of :class:`Glass`, with E for the looks, Q (`pose_encoder`) and its vocabulary (`poses`) in the place of C.
     """
 
     stages = {  # noqa: RUF012
@@ -53,42 +58,60 @@ class TokenGlass(Glass):
 
     def settle(self, images: Tensor, masks: Tensor, position: Tensor) -> Tensor:
         """The place within REACH px from which the vocabulary draws the agent best."""
+        errors = torch.stack(list(self._tried(images, masks, position)), 1)
+        return position + self._offsets(position)[errors.argmin(1)]
+
+    def settle_video(self, images: Tensor, masks: Tensor, position: Tensor) -> Tensor:
+        """The places, all as far from `position`, from which the vocabulary draws the agent best."""
+        some = torch.linspace(0, len(images) - 1, min(len(images), SETTLED_BY)).long()
+        errors = torch.stack([e.sum() for e in self._tried(images[some], masks[some], position[some])])
+        return position + self._offsets(position)[errors.argmin()]
+
+    def _tried(self, images: Tensor, masks: Tensor, position: Tensor) -> Iterator[Tensor]:
+        """How badly windows at each of OFFSETS are drawn, (B,)."""
         wide = self.view.cut(images, masks, position, REACH)
         side = self.config.window
-        offsets = [(x, y) for y in range(2 * REACH + 1) for x in range(2 * REACH + 1)]
-        errors = []
-        for x, y in offsets:
+        for x, y in OFFSETS:
             layer = wide[..., y : y + side, x : x + side].contiguous()
-            looks, first, pose, _ = self.start_state(layer)
+            looks, first, pose, *_ = self.start_state(layer)
             drawn = self.decoder(looks, first, pose).layer
-            errors.append((drawn - layer).square().sum((1, 2, 3)))
-        best = torch.stack(errors, 1).argmin(1)
-        table = torch.tensor(offsets, device=position.device, dtype=position.dtype) - REACH
-        return position + table[best]
+            yield (drawn - layer).square().sum((1, 2, 3))
 
-    def start_state(self, layer: Tensor) -> State:
+    @staticmethod
+    def _offsets(like: Tensor) -> Tensor:
+        return torch.tensor(OFFSETS, device=like.device, dtype=like.dtype) - REACH
+
+    def start_state(self, layer: Tensor, position: Tensor | None = None) -> State:
         """As :meth:`Glass.start_state`."""
-        looks, _, _ = self.encoder(layer.contiguous(memory_format=torch.channels_last))
+        looks = self.encoder(layer)
         pose = self.poses.embed(self.tokens(layer))
-        return looks.float(), pose, pose.clone(), self.dynamics.start(len(layer), pose)
+        place = pose.new_full((len(layer), 2), torch.nan) if position is None else position.float().clone()
+        return looks.float(), pose, pose.clone(), self.dynamics.start(len(layer), pose), place
+
+    def place_state(self, state: State, by: Tensor) -> State:
+        """As :meth:`Glass.place_state`."""
+        *kept, place = state
+        return *kept, place + by
 
     def correct_state(self, state: State, layer: Tensor, where: Tensor) -> State:
         """As :meth:`Glass.correct_state`: the pose is read off the layers."""
-        looks, first, pose, hidden = state
+        looks, first, pose, hidden, place = state
         seen = self.poses.embed(self.tokens(layer))
-        return looks, first, torch.where(where[:, None], seen, pose), hidden
+        return looks, first, torch.where(where[:, None], seen, pose), hidden, place
 
     def animate(
         self, layer: Tensor, state: State, shift: Tensor, code_vector: Tensor, scales: bool = False
     ) -> tuple[Drawn, State]:
         """As :meth:`Glass.animate`; what was drawn before is not looked at."""
-        looks, first, pose, hidden = state
+        looks, first, pose, hidden, place = state
+        place = place + shift
         with torch.autocast(layer.device.type, enabled=False):  # the choice must not depend on how bfloat16 rounds
             hidden = self.dynamics.remember(pose, hidden)
-            pose = self.poses.embed(self.dynamics(pose, hidden, shift / SHIFT_UNIT, code_vector).argmax(1))
-        return self.decoder(looks, first, pose), (looks, first, pose, hidden)
+            logits = self.dynamics(pose, hidden, shift / SHIFT_UNIT, code_vector, place)
+            pose = self.poses.embed(logits.argmax(1))
+        return self.decoder(looks, first, pose), (looks, first, pose, hidden, place)
 
     def code_prior(self, layer: Tensor, state: State, shifts: Tensor) -> Tensor:
         """As :meth:`Glass.code_prior`."""
-        _, _, pose, hidden = state
+        _, _, pose, hidden, _ = state
         return self.need_prior()(pose, self.dynamics.remember(pose, hidden), shifts / SHIFT_UNIT)

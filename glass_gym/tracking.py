@@ -42,7 +42,7 @@ class Track:
 
 
 @torch.no_grad()
-def track(model: Glass, frames: Tensor) -> Track:
+def track(model: Glass, frames: Tensor, settle: bool = False) -> Track:
     """Track the agent through a video.
 
     A position is the centre of the agent's window: its pixel i is frame pixel position - window / 2 + i.
@@ -50,6 +50,7 @@ def track(model: Glass, frames: Tensor) -> Track:
     Args:
         model: a trained GMA.
         frames: (T, 3, H, W) in [-1, 1].
+        settle: put the windows where the model knows the agent best; its LMA is trained, too.
 
     Returns:
         positions and masks of all T frames.
@@ -62,6 +63,8 @@ def track(model: Glass, frames: Tensor) -> Track:
     corner = (centre - margin).long()
     layers = crop_windows(torch.cat([frames * masks, masks], 1), corner, side)
     position = _whole(_solve(layers, centre))
+    if settle:
+        position = model.settle_video(frames, masks, position)
     return Track(position, keep_agent(masks, position, config.window), masks)
 
 

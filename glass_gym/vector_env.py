@@ -52,7 +52,7 @@ class GlassVectorEnv(GymMixin, VectorEnv):
 
     def __init__(
         self,
-        checkpoint: str | World = "tennis",
+        checkpoint: str | World = "tennis-v1",
         num_envs: int = 1,
         max_episode_steps: int | None = None,
         render_mode: str | None = None,

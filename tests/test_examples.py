@@ -34,7 +34,7 @@ def test_every_example_has_a_run():
 def test_an_example_runs(name, tmp_path):
     if name in NEEDS and not find_spec(NEEDS[name]):
         pytest.skip(f"needs {NEEDS[name]}")
-    iio.imwrite(tmp_path / "start.png", load_world("tennis").start_frames[0])
+    iio.imwrite(tmp_path / "start.png", load_world("tennis-v1").start_frames[0])
     arguments, words = (RUNS | SLOW)[name]
     done = subprocess.run(
         [sys.executable, EXAMPLES / name, *arguments], capture_output=True, text=True, cwd=tmp_path, timeout=300,

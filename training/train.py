@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -62,8 +63,8 @@ class TrainConfig(DataOptions):
     """`tennis` (recorded from ALE), `wsprites` (generated), a clip store, a folder of videos, or `module:Source`"""
     out: Path = Path("runs/world")
     """run folder"""
-    preset: str = "lean"
-    """lean (default), token or paper"""
+    preset: str = "token"
+    """token (default), lean or paper"""
     resume: bool = False
     """continue from OUT/state.pt"""
     init: Path | None = None
@@ -71,13 +72,15 @@ class TrainConfig(DataOptions):
     again: tuple[str, ...] = ()
     """with --init: stages (gma, pose, lma, long, prior) to train once more from the weights that they have"""
     codes: int | None = None
-    """K, the number of local actions; default: the source's (tennis 4, else 6)"""
+    """K, the number of local actions; default: the source's (tennis 8, wsprites 9, else 6)"""
     poses: int | None = None
-    """P, the size of the vocabulary of poses (preset token only); default: 256"""
+    """P, the size of the vocabulary of poses (preset token); default: 256"""
     window: int | None = None
     """side of the agent's window, px; default: the source's (tennis 32, else 64)"""
     agent_radius: int | None = None
     """half size of the agent, px; default: the source's (tennis 12, else 24)"""
+    window_frames: int = 60_000
+    """about so many frames are tracked for the stages after GMA: every n-th video, where there are more"""
     vgg: Path | None = None
     """VGG16 weights (.safetensors) for the perceptual losses; default: none"""
     code_names: tuple[str, ...] = ()
@@ -128,7 +131,8 @@ def train(config: TrainConfig) -> bool:
         print(f"GMA is done; LMA was skipped (--lma.iterations 0). State: {trainer.state_file}")
         return True
     with processes.main_first():
-        windows, held_out = (_windows(config, trainer, store, split) for split in ("train", "val"))
+        windows = _windows(config, trainer, store, "train")
+        held_out = _windows(config, trainer, store, "val", windows)
     report.held_out = LmaStage(trainer.average, held_out, config.lma)
     for make in _animation_stages(config, model, windows, features):
         if not trainer.run(make(), report.step, report.sheet):
@@ -195,7 +199,9 @@ def _open(config: TrainConfig) -> Store:
     return open_data(config.data, config, progress)
 
 
-def _windows(config: TrainConfig, trainer: Trainer, store: Store, split: str) -> WindowSet:
+def _windows(
+    config: TrainConfig, trainer: Trainer, store: Store, split: str, like: WindowSet | None = None
+) -> WindowSet:
     path = config.out / f"windows-{split}.npz"
     if path.exists():
         try:
@@ -203,8 +209,10 @@ def _windows(config: TrainConfig, trainer: Trainer, store: Store, split: str) ->
         except ValueError as error:
             print(f"{error}: it is cut again", file=sys.stderr)
     videos = [v for v in store.videos if v.split == split] or store.videos[:1]
+    most = config.window_frames if split == "train" else max(1, config.window_frames // 8)
+    videos = videos[:: math.ceil(sum(v.length for v in videos) / most)]
     with tqdm(total=len(videos), desc=f"tracking the agent ({split})", unit="video") as bar:
-        windows = cut_windows(trainer.average, store, videos, lambda done: bar.update(1))
+        windows = cut_windows(trainer.average, store, videos, lambda done: bar.update(1), like)
     part = path.with_name("part-" + path.name)
     windows.save(part)
     part.replace(path)
@@ -254,7 +262,7 @@ class Reporter:
     def sheet(self, stage: Stage, final: bool = False) -> None:
         """A sample sheet of the averaged weights."""
         average = self.trainer.average
-        with torch.autocast(self.trainer.device.type, torch.bfloat16, enabled=self.config.loop.bf16):
+        with self.trainer.autocast():
             if stage.name == "gma":
                 picture = sheets.layers_sheet(average, self.store)
             else:

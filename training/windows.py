@@ -13,12 +13,14 @@ from torch import Tensor
 
 from glass_gym.geometry import crop_windows
 from glass_gym.glass import Glass
+from glass_gym.simulator import pick_precision
 from glass_gym.tracking import track
+from training.congeal import REACH, Congealing
 from training.data.store import Store, Video, frames_to_tensor
 
 MARGIN = 4
 """Windows are stored with this many px to spare on each side, so that clips can be moved inside them."""
-FILE_VERSION = 2
+FILE_VERSION = 3
 
 
 def pack_layers(layers: Tensor) -> Tensor:
@@ -50,15 +52,26 @@ class WindowSet:
         position: (N, 2) px.
         starts, lengths: of the videos, in frames.
         height, width: of the frames that the positions are in, px.
+        templates: (C, s, s), of the silhouettes that the videos were aligned to; None where they were not.
     """
 
-    def __init__(self, layers: np.ndarray, position: np.ndarray, starts, lengths, height: int, width: int):
+    def __init__(
+        self,
+        layers: np.ndarray,
+        position: np.ndarray,
+        starts,
+        lengths,
+        height: int,
+        width: int,
+        templates: np.ndarray | None = None,
+    ):
         self.layers = layers
         self.position = position
         self.starts = np.asarray(starts)
         self.lengths = np.asarray(lengths)
         self.height = height
         self.width = width
+        self.templates = templates
 
     @property
     def whole(self) -> bool:
@@ -130,6 +143,7 @@ class WindowSet:
             lengths=self.lengths,
             size=np.array([self.height, self.width]),
             version=np.array(FILE_VERSION),
+            templates=np.zeros((0, 0, 0)) if self.templates is None else self.templates,
         )
 
     @classmethod
@@ -144,24 +158,68 @@ class WindowSet:
             if version != FILE_VERSION:
                 raise ValueError(f"{path}: version {version}, expected {FILE_VERSION}; delete it, to be cut again")
             height, width = (int(v) for v in file["size"])
-            return cls(file["layers"], file["position"], file["starts"], file["lengths"], height, width)
+            templates = file["templates"] if len(file["templates"]) else None
+            return cls(file["layers"], file["position"], file["starts"], file["lengths"], height, width, templates)
 
 
 @torch.no_grad()
 def cut_windows(
-    model: Glass, store: Store, videos: list[Video], progress: Callable[[int], None] = lambda done: None
+    model: Glass,
+    store: Store,
+    videos: list[Video],
+    progress: Callable[[int], None] = lambda done: None,
+    like: WindowSet | None = None,
 ) -> WindowSet:
-    """Track the agent through the videos and cut its layers."""
+    """Track the agent through the videos and cut its layers.
+
+    Args:
+        model: its GMA is trained.
+        store: the videos' store.
+        videos: which.
+        progress: called with the number of videos that are done.
+        like: windows to align these ones to; without it they are aligned to one another.
+
+    Returns:
+        the windows; those of a model with a vocabulary of poses are aligned (:mod:`training.congeal`).
+    """
     device = next(model.parameters()).device
-    margin = MARGIN if model.view.follows else 0
+    align = model.config.architecture == "token"
+    margin = (MARGIN + REACH * align) * model.view.follows
 
     def cut(frames: Tensor) -> tuple[Tensor, Tensor]:
         frames = frames.to(device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=pick_precision("auto", device) == torch.bfloat16):
             tracked = track(model, frames)
         return model.view.cut(frames, tracked.masks, tracked.position, margin), tracked.position
 
-    return pack_windows(store, videos, cut, store.height, store.width, progress)
+    windows = pack_windows(store, videos, cut, store.height, store.width, progress)
+    return _aligned(windows, like) if align else windows
+
+
+def _aligned(windows: WindowSet, like: WindowSet | None) -> WindowSet:
+    """Windows with MARGIN + REACH px to spare, moved to where their poses agree: with MARGIN px to spare."""
+    masks = windows.layers[:, 3, MARGIN:-MARGIN, MARGIN:-MARGIN]
+    if like is not None and like.templates is not None:
+        found = Congealing(torch.from_numpy(like.templates))
+    else:
+        found = Congealing.fit(masks, windows.starts, windows.lengths)
+    moved = found.offsets(masks, windows.starts, windows.lengths)
+    side = windows.layers.shape[-1] - 2 * REACH
+    layers = np.empty((*windows.layers.shape[:2], side, side), np.uint8)
+    position = windows.position.copy()
+    for (x, y), start, length in zip(moved, windows.starts, windows.lengths, strict=True):
+        span = slice(start, start + length)
+        layers[span] = windows.layers[span, :, REACH + y : REACH + y + side, REACH + x : REACH + x + side]
+        position[span] += (x, y)
+    return WindowSet(
+        layers,
+        position,
+        windows.starts,
+        windows.lengths,
+        windows.height,
+        windows.width,
+        found.templates.numpy(),
+    )
 
 
 def pack_windows(

@@ -115,14 +115,16 @@ class CosineQuantiser(Quantiser):
         config: sizes.
         decay: of the moving averages.
         dead: a code used in less than this share of the steps starts anew from a vector of the most used one.
+        split: which cluster the k-means of the start splits next, of scikit-learn's `BisectingKMeans`.
     """
 
     resized = ("codebook", "usage")
 
-    def __init__(self, config: GlassConfig, decay: float = 0.99, dead: float = 0.04):
+    def __init__(self, config: GlassConfig, decay: float = 0.99, dead: float = 0.04, split: str = "largest_cluster"):
         super().__init__()
         self.decay = decay
         self.dead = dead
+        self.split = split
         self.register_buffer("codebook", self.normalise(torch.randn(config.codes, config.code_channels)))
         self.register_buffer("usage", torch.full((config.codes,), 1.0 / config.codes))
         self.usage: Tensor
@@ -161,7 +163,7 @@ class CosineQuantiser(Quantiser):
 
     @torch.no_grad()
     def begin(self, z: Tensor, generator: torch.Generator) -> None:
-        """Bisecting k-means: the largest cluster is split until there are K (plain k-means spends codes on outliers).
+        """Bisecting k-means: a cluster is split until there are K (plain k-means spends codes on outliers).
 
         Raises:
             ImportError: scikit-learn is not installed.
@@ -171,8 +173,8 @@ class CosineQuantiser(Quantiser):
         except ImportError:
             raise ImportError("the codebook's start needs scikit-learn: pip install 'glass-gym[train]'") from None
         seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
-        split = BisectingKMeans(len(self.codebook), n_init=3, bisecting_strategy="largest_cluster", random_state=seed)
-        centres = split.fit(self.normalise(z).cpu().numpy()).cluster_centers_
+        found = BisectingKMeans(len(self.codebook), n_init=3, bisecting_strategy=self.split, random_state=seed)
+        centres = found.fit(self.normalise(z).cpu().numpy()).cluster_centers_
         self.codebook.copy_(self.normalise(torch.from_numpy(centres)))
         self.usage.fill_(1.0 / len(self.usage))
 

@@ -18,15 +18,17 @@ from torch.nn import functional as F
 from glass_gym.config import GlassConfig
 from glass_gym.networks import lean
 from glass_gym.networks.blocks import SLOPE, AdaptiveNorm, BilinearChain, ConvBlock, ModulatedConv, ResBlock, code_mlp
-from glass_gym.networks.lean import NORM, LeanEncoder, shape_only
+from glass_gym.networks.lean import NORM, shape_only
 from glass_gym.networks.parts import Drawn, drawn_from
 from glass_gym.networks.quantise import CosineQuantiser, make_quantiser
 from glass_gym.networks.view import ConnectedWindow
 
 POSE_CHANNELS = 32
 """Size of a pose's vector."""
+OCTAVES = 6
+"""A place is told by waves along each axis, from twice the frame's size to a sixteenth of it."""
 SCALE = 4
-"""Px to a place of the decoder's coarsest map."""
+"""Px to a place of the coarsest maps."""
 
 
 class PoseEncoder(nn.Module):
@@ -36,8 +38,7 @@ class PoseEncoder(nn.Module):
         super().__init__()
         width = config.feature_channels
         self.net = nn.Sequential(
-            ConvBlock(16, width, norm=NORM),
-            ResBlock(width, width, down=True, norm=NORM),
+            ConvBlock(4 * SCALE**2, width, norm=NORM),
             ResBlock(width, 2 * width, down=True, norm=NORM),
             nn.AdaptiveAvgPool2d(4),
             nn.Flatten(),
@@ -51,7 +52,24 @@ class PoseEncoder(nn.Module):
     def forward(self, layers: Tensor) -> Tensor:
         """Layers (B, 4, h, w) -> (B, POSE_CHANNELS), float32."""
         seen = shape_only(layers[:, None])[:, 0].contiguous(memory_format=torch.channels_last)
-        return self.spread(self.net(F.pixel_unshuffle(seen, 2)).float()).float()
+        return self.spread(self.net(F.pixel_unshuffle(seen, SCALE)).float()).float()
+
+
+class LooksEncoder(nn.Module):
+    """E: a window -> what the agent looks like, at 1/4; strokes of one px become channels."""
+
+    def __init__(self, config: GlassConfig):
+        super().__init__()
+        width = config.feature_channels
+        self.net = nn.Sequential(
+            ConvBlock(4 * SCALE**2, width, norm=NORM),
+            ResBlock(width, width, norm=NORM),
+            nn.Conv2d(width, width, 3, padding=1),
+        )
+
+    def forward(self, layer: Tensor) -> Tensor:
+        """Layers (B, 4, h, w) -> (B, F, h/4, w/4)."""
+        return self.net(F.pixel_unshuffle(layer, SCALE).contiguous(memory_format=torch.channels_last))
 
 
 class TokenAction(nn.Module):
@@ -81,16 +99,21 @@ class TokenDynamics(nn.Module):
         config: sizes; `hidden` is the width of its state.
     """
 
+    waves: Tensor
+
     def __init__(self, config: GlassConfig):
         super().__init__()
         width = 2 * config.hidden
         self.pose = nn.Linear(POSE_CHANNELS, width)
-        self.move = nn.Linear(2, width)
-        self.code = nn.Linear(config.code_channels, width)
         self.cell = nn.GRUCell(width, width)
-        self.head = nn.Sequential(nn.Linear(4 * width, 2 * width), nn.LeakyReLU(SLOPE))
+        self.move = nn.Linear(2, width)
+        self.place = nn.Linear(4 * OCTAVES, width)
+        self.context = nn.Linear(4 * width, 2 * width)
+        self.code = nn.Linear(config.code_channels, 2 * width)
         self.logits = nn.Linear(2 * width, config.poses)
         self.width = width
+        waves = torch.pi * 2.0 ** torch.arange(OCTAVES) / torch.tensor([[config.width], [config.height]])
+        self.register_buffer("waves", waves, persistent=False)
 
     def start(self, batch: int, like: Tensor) -> Tensor:
         """The first hidden state (B, 2 hidden)."""
@@ -100,20 +123,33 @@ class TokenDynamics(nn.Module):
         """The hidden state that has seen a pose's vector (B, POSE_CHANNELS)."""
         return self.cell(F.leaky_relu(self.pose(pose).float(), SLOPE), hidden.float())
 
-    def forward(self, pose: Tensor, hidden: Tensor, shift: Tensor, code: Tensor) -> Tensor:
-        """What the next pose is.
+    def forward(self, pose: Tensor, hidden: Tensor, shift: Tensor, code: Tensor, place: Tensor) -> Tensor:
+        """What the next pose is. What of an agent is seen depends on where it is: a line may cut it off, or the edge.
 
         Args:
             pose: (B, POSE_CHANNELS), the present one.
             hidden: (B, 2 hidden), which has seen it.
             shift: (B, 2) in units of 4 px.
             code: (B, code_channels).
+            place: (B, 2) px, where the agent's window will be; nan where nobody knows.
 
         Returns:
             (B, P) logits, float32.
         """
-        known = [self.pose(pose), hidden.to(pose.dtype), self.move(shift), self.code(code)]
-        return self.logits(self.head(torch.cat([k.float() for k in known], 1))).float()
+        return self._pose_of(self._context(pose, hidden, shift, place) + self.code(code))
+
+    def of_each(self, pose: Tensor, hidden: Tensor, shift: Tensor, codes: Tensor, place: Tensor) -> Tensor:
+        """As :meth:`forward`, under each of K codes (K, code_channels): (B, K, P) logits."""
+        return self._pose_of(self._context(pose, hidden, shift, place)[:, None] + self.code(codes))
+
+    def _context(self, pose: Tensor, hidden: Tensor, shift: Tensor, place: Tensor) -> Tensor:
+        phase = (place[:, :, None] * self.waves).flatten(1)
+        where = torch.cat([phase.sin(), phase.cos()], 1).nan_to_num(0.0).to(pose.dtype)
+        known = [self.pose(pose), hidden.to(pose.dtype), self.move(shift), self.place(where)]
+        return self.context(torch.cat([k.float() for k in known], 1))
+
+    def _pose_of(self, context: Tensor) -> Tensor:
+        return self.logits(F.leaky_relu(context, SLOPE)).float()
 
 
 class TokenDecoder(nn.Module):
@@ -125,13 +161,15 @@ class TokenDecoder(nn.Module):
         self.grid = config.window // SCALE
         self.maps = 16
         self.embed = nn.Sequential(nn.Linear(2 * POSE_CHANNELS, 128), nn.LeakyReLU(SLOPE), nn.Linear(128, 128))
+        self.style = nn.Linear(config.feature_channels, 128)
         self.map = nn.Linear(128, self.maps * self.grid**2)
         self.stem = nn.Conv2d(config.feature_channels + self.maps, 2 * width, 3, padding=1)
         self.convs = nn.ModuleList(ModulatedConv(2 * width, 2 * width, 128) for _ in range(3))
         self.norms = nn.ModuleList(AdaptiveNorm(2 * width, 128) for _ in range(3))
-        self.up = ConvBlock(2 * width, width, up=True, norm=NORM)
-        self.res = ResBlock(width, width, norm=NORM)
-        self.head = nn.Conv2d(width, 16, 3, padding=1)
+        fine = 3 * width // 4  # half-resolution maps cost four times as much a channel
+        self.up = ConvBlock(2 * width, fine, up=True, norm=NORM)
+        self.res = ResBlock(fine, fine, norm=NORM)
+        self.head = nn.Conv2d(fine, 16, 3, padding=1)
 
     def forward(self, looks: Tensor, first: Tensor, pose: Tensor) -> Drawn:
         """Draw a pose.
@@ -147,6 +185,7 @@ class TokenDecoder(nn.Module):
         said = self.embed(torch.cat([pose, first], 1))
         where = self.map(said).unflatten(1, (self.maps, self.grid, self.grid)).to(looks.dtype)
         x = self.stem(torch.cat([looks, where], 1))
+        said = said + self.style(looks.mean((2, 3)))  # what it looks like, wherever that was seen
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = x + norm(conv(x, said), said).to(x.dtype)
         y = self.res(self.up(x))
@@ -178,14 +217,14 @@ class TokenPrior(nn.Module):
 
 
 def make_poses(config: GlassConfig) -> CosineQuantiser:
-    """The vocabulary: P poses on a sphere."""
+    """The vocabulary: P poses on a sphere; rare poses get words of their own."""
     sizes = config.replace(codes=config.poses, code_channels=POSE_CHANNELS)
-    return CosineQuantiser(sizes, dead=0.05 / config.poses)
+    return CosineQuantiser(sizes, dead=0.005 / config.poses, split="biggest_inertia")
 
 
 PARTS: dict[str, Callable[[GlassConfig], Any]] = {
     **{name: lean.PARTS[name] for name in ("mask", "inpaint", "shift_foreground", "shift_background")},
-    "encoder": LeanEncoder,
+    "encoder": LooksEncoder,
     "pose_encoder": PoseEncoder,
     "poses": make_poses,
     "action": TokenAction,

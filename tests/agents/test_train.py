@@ -95,7 +95,8 @@ def test_every_entry_of_the_file_makes_a_model(tiny_world):
     from agents.options import HYPERPARAMETERS
 
     entries = {k: v for k, v in yaml.safe_load(HYPERPARAMETERS.read_text()).items() if not k.startswith(".")}
-    assert set(entries) == {"GlassTennis-v0", "GlassSprites-v0", "Glass-v0", "RealTennis-v0"}
+    worlds = {f"Glass{name}-v{version}" for name in ("Tennis", "Sprites") for version in (0, 1)}
+    assert set(entries) == {*worlds, "Glass-v0", "RealTennis-v0"}
     for algorithm, kinds in entries["Glass-v0"].items():
         for obs_type, settings in kinds.items():
             kwargs = settings["env_kwargs"] | {"obs_type": obs_type, "checkpoint": tiny_world}
@@ -113,13 +114,13 @@ def test_a_learning_rate_falls_linearly():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: hyperparameters("Nowhere-v0", "ppo", "frame"), "no id 'Nowhere-v0'; there are: GlassTennis-v0"),
-        (lambda: hyperparameters("GlassTennis-v0", "dqn", "frame"), "no observation 'frame'; there are: position"),
+        (lambda: hyperparameters("Nowhere-v0", "ppo", "frame"), "no id 'Nowhere-v0'; there are: GlassTennis-v1"),
+        (lambda: hyperparameters("GlassTennis-v1", "dqn", "frame"), "no observation 'frame'; there are: position"),
         (lambda: changes_of(["n_steps"]), "expected key:value, got 'n_steps'"),
         (lambda: changes_of(["net:[1, "]), "the value of net is not YAML"),
         (lambda: schedule("exp_3"), "a schedule is a number or lin_NUMBER, got 'exp_3'"),
         (lambda: make_env("Nowhere-v0", 1), "no environment called 'Nowhere-v0'; there are: Glass-v0"),
-        (lambda: make_env("GlassTennis-v0", 1, wrappers=["Fold"]), "no 'Fold' in glass_gym.wrappers.vector"),
+        (lambda: make_env("GlassTennis-v1", 1, wrappers=["Fold"]), "no 'Fold' in glass_gym.wrappers.vector"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_said(call, message):

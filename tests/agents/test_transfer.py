@@ -18,7 +18,7 @@ from glass_gym.sb3 import GlassExtractor, GlassVecEnv
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory):
-    env = GlassVecEnv("GlassTennis-v0", 1, frame_size=(48, 80))
+    env = GlassVecEnv("GlassTennis-v1", 1, frame_size=(48, 80))
     kwargs = {"features_extractor_class": GlassExtractor, "net_arch": [8]}
     model = PPO("CnnPolicy", env, n_steps=8, batch_size=8, policy_kwargs=kwargs, seed=0)
     return save_policy(tmp_path_factory.mktemp("policy") / "ppo.safetensors", model, "ppo")

@@ -10,7 +10,7 @@ def test_the_bench_writes_its_table(tiny_world, tmp_path, capsys):
     pytest.importorskip("stable_baselines3")
     path = save_world(tmp_path / "tiny.safetensors", tiny_world)
     out = tmp_path / "bench.json"
-    arguments = ["--id", "GlassTennis-v0", "--num-envs", "2", "--seconds", "0.2", "--device", "cpu", "--out", str(out)]
+    arguments = ["--id", "GlassTennis-v1", "--num-envs", "2", "--seconds", "0.2", "--device", "cpu", "--out", str(out)]
     assert bench.main(arguments) == 0
     report = json.loads(out.read_text())
     row = report["rows"][0]

@@ -25,7 +25,7 @@ def tiny_world(any_world):
     return any_world
 
 
-WORLDS = {"tennis": "GlassTennis-v0", "sprites": "GlassSprites-v0"}
+WORLDS = {"tennis-v1": "GlassTennis-v1", "sprites-v1": "GlassSprites-v1"}
 
 
 @pytest.mark.parametrize("obs_type", ["frame", "position", "dict"])
@@ -54,7 +54,7 @@ def test_every_world_and_obs_type_passes_stable_baselines_checker_with_warnings_
 
 
 def test_the_bundled_tennis_world_plays():
-    env = gym.make("GlassTennis-v0", render_mode="rgb_array")
+    env = gym.make("GlassTennis-v1", render_mode="rgb_array")
     frame, info = env.reset(seed=1)
     assert frame.shape == (96, 160, 3) and env.render().shape == (96, 256, 3)
     assert env.action_space == gym.spaces.MultiDiscrete([9, 4]) and info["agent_present"]
@@ -246,7 +246,7 @@ def test_importing_the_package_stays_light():
 
 def test_making_a_world_imports_neither_pygame_nor_stable_baselines():
     code = (
-        "import sys, gymnasium as gym, glass_gym; e = gym.make('GlassTennis-v0', render_mode='rgb_array'); e.reset();"
+        "import sys, gymnasium as gym, glass_gym; e = gym.make('GlassTennis-v1', render_mode='rgb_array'); e.reset();"
         "e.render(); print([m for m in ('pygame', 'stable_baselines3', 'sklearn', 'PIL') if m in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

@@ -102,7 +102,7 @@ def test_the_player_lets_the_world_choose_where_no_digit_does(world):
             events, self.events = self.events, ()
             return events
 
-        def show(self, frame, lines):
+        def show(self, frame, lines, page):
             pass
 
         def wait(self, fps):

@@ -166,7 +166,7 @@ def test_the_player_shows_and_moves_the_targets(tiny_world):
             events, self.events = self.events, []
             return events
 
-        def show(self, frame, lines):
+        def show(self, frame, lines, page):
             self.texts.append(lines)
 
         def wait(self, fps):

@@ -198,7 +198,7 @@ def test_equal_seeds_give_equal_rollouts(tiny_world):
     assert np.array_equal(rollout(), rollout())
 
 
-@pytest.mark.parametrize("world", ["tiny", "tennis", "sprites"])
+@pytest.mark.parametrize("world", ["tiny", "tennis-v1", "sprites-v1"])
 def test_row_i_is_the_same_for_1_and_16_environments(world, tiny_world):
     # the tiny model's few channels pick other bfloat16 kernels for other batch sizes; trained worlds' do not
     kwargs = {"checkpoint": tiny_world, "precision": "float32"} if world == "tiny" else {"checkpoint": world}
@@ -341,7 +341,7 @@ def test_wrong_rows_are_named(tiny_world):
         envs.set_state(envs.state([0, 1]))
     with pytest.raises(ValueError, match="a mask of rows must have shape"):
         envs.state(np.array([True]))
-    tennis = GlassVectorEnv("tennis", 3)
+    tennis = GlassVectorEnv("tennis-v1", 3)
     tennis.reset(seed=0)
     with pytest.raises(ValueError, match="of another world"):
         envs.set_state(tennis.state())

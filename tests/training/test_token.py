@@ -77,6 +77,21 @@ def test_rows_and_a_clone_go_on_alike(trained):
     assert torch.allclose(whole.layer[1], alone.layer[0], atol=1e-5)
 
 
+def test_each_code_says_what_it_says_alone_and_places_are_heard(trained):
+    model, _ = trained
+    generator = torch.Generator().manual_seed(0)
+    pose = model.poses.embed(torch.tensor([0, 1, 1]))
+    hidden = torch.randn(3, model.dynamics.width, generator=generator)
+    shift, place = torch.randn(3, 2, generator=generator), torch.tensor([[8.0, 8.0], [20.0, 9.0], [torch.nan] * 2])
+    codes = model.quantiser.codebook
+    together = model.dynamics.of_each(pose, hidden, shift, codes, place)
+    for k in range(len(codes)):
+        alone = model.dynamics(pose, hidden, shift, codes[k].expand(3, -1), place)
+        assert torch.allclose(together[:, k], alone, atol=1e-5) and alone.isfinite().all()
+    elsewhere = model.dynamics.of_each(pose, hidden, shift, codes, place + 4)
+    assert not torch.allclose(together[0], elsewhere[0]) and torch.equal(together[2], elsewhere[2])
+
+
 def test_an_interrupted_vocabulary_goes_on_to_the_same_weights(tiny_token_config, tmp_path):
     config, loop, data = PoseConfig(iterations=6, batch=4), LoopConfig(device="cpu", bf16=False), windows()
 

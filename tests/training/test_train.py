@@ -193,6 +193,7 @@ def test_the_codebook_starts_from_k_means_only_where_a_continuous_phase_ends(
 
 def test_codes_that_were_never_learned_cannot_be_kept(block_store, tmp_path, capsys):
     sizes = ["--window", "16", "--agent-radius", "5", "--codes", "3", "--loop.device", "cpu"]
+    sizes += ["--preset", "lean"]
     first = [str(block_store), *sizes, "--out", str(tmp_path / "a")]
     keep = [str(block_store), *sizes, "--out", str(tmp_path / "b"), "--lma.no-learn-codes"]
     assert main(keep) == 1
@@ -258,7 +259,7 @@ def test_the_command_trains_resumes_exports_and_evaluates(block_store, tmp_path,
         str(block_store), "--out", str(tmp_path / "run"), "--window", "16", "--agent-radius", "5", "--codes", "2",
         "--gma.theta", "0.04", "--gma.iterations", "6", "--gma.batch", "2", "--gma.moving-pixels", "3",
         "--lma.iterations", "4", "--lma.continuous", "2", "--lma.frames", "4", "--lma.horizons", "2",
-        "--loop.device", "cpu",
+        "--loop.device", "cpu", "--preset", "lean",
     ]  # fmt: skip
     assert main([*command, "--loop.max-minutes", "0"]) == 3
     assert "--resume" in capsys.readouterr().out
@@ -271,6 +272,24 @@ def test_the_command_trains_resumes_exports_and_evaluates(block_store, tmp_path,
     assert list((tmp_path / "run/tensorboard").iterdir())
 
 
+def test_the_command_alone_makes_a_world_of_poses(block_store, tmp_path):
+    command = [
+        str(block_store), "--out", str(tmp_path / "run"), "--window", "16", "--agent-radius", "5", "--codes", "2",
+        "--poses", "4", "--gma.theta", "0.04", "--gma.iterations", "4", "--gma.batch", "2", "--gma.moving-pixels", "3",
+        "--pose.iterations", "6", "--pose.batch", "4", "--token.iterations", "4", "--token.batch", "4",
+        "--token.steps", "4", "--loop.device", "cpu",
+    ]  # fmt: skip
+    assert main([*command, "--loop.max-minutes", "0"]) == 3
+    assert main([*command, "--resume"]) == 0
+    world = load_world(tmp_path / "run/world.safetensors")
+    assert world.config.architecture == "token" and world.config.poses == 4 and world.model.prior is not None
+    assert {p.name for p in (tmp_path / "run/samples").iterdir()} >= {
+        "gma-final.png",
+        "pose-final.png",
+        "lma-final.png",
+    }
+
+
 def test_the_command_names_bad_data_and_bad_presets(tmp_path, capsys):
     assert main([str(tmp_path), "--cache", str(tmp_path / "c")]) == 1
     assert "holds no videos" in capsys.readouterr().err
@@ -280,6 +299,7 @@ def test_the_command_names_bad_data_and_bad_presets(tmp_path, capsys):
 
 def test_a_run_starts_from_a_state_of_any_name_and_adds_the_long_stage(block_store, tmp_path):
     sizes = ["--window", "16", "--agent-radius", "5", "--codes", "3", "--loop.device", "cpu", "--lma.frames", "8"]
+    sizes += ["--preset", "lean"]
     steps = ["--gma.iterations", "1", "--lma.iterations", "2", "--lma.continuous", "1", "--lma.horizons", "2", "4"]
     assert main([str(block_store), "--out", str(tmp_path / "a"), *sizes, *steps]) == 0
     other = (tmp_path / "a" / "state.pt").rename(tmp_path / "before.pt")
@@ -309,12 +329,13 @@ def test_a_code_that_draws_like_a_more_frequent_one_is_a_twin(tiny_model, block_
 def test_another_window_keeps_the_gma_of_a_run_and_another_gma_is_refused(block_store, tmp_path, capsys):
     steps = ["--gma.iterations", "1", "--lma.iterations", "2", "--lma.continuous", "1", "--lma.horizons", "2"]
     rest = ["--codes", "3", "--loop.device", "cpu", "--lma.frames", "8", "--long.iterations", "0", *steps]
+    lean = ["--preset", "lean", *rest]
     sizes = ["--window", "16", "--agent-radius", "5"]
-    assert main([str(block_store), "--out", str(tmp_path / "a"), *sizes, *rest]) == 0
+    assert main([str(block_store), "--out", str(tmp_path / "a"), *sizes, *lean]) == 0
     state = str(tmp_path / "a" / "state.pt")
     capsys.readouterr()
     wider = ["--window", "24", "--agent-radius", "5"]
-    assert main([str(block_store), "--out", str(tmp_path / "b"), "--init", state, *wider, *rest]) == 0
+    assert main([str(block_store), "--out", str(tmp_path / "b"), "--init", state, *wider, *lean]) == 0
     assert "only GMA is taken, since its LMA is another ({'window': '16, not 24'})" in capsys.readouterr().out
     a, b = load_world(tmp_path / "a" / "world.safetensors"), load_world(tmp_path / "b" / "world.safetensors")
     assert b.config.window == 24 and torch.equal(a.model.mask.net.head.weight, b.model.mask.net.head.weight)
@@ -341,7 +362,7 @@ def test_windows_of_an_earlier_version_are_cut_again(windows, tmp_path):
     with np.load(tmp_path / "w.npz") as file:
         parts = {name: file[name] for name in file.files if name != "version"}
     np.savez(tmp_path / "w.npz", **parts)
-    with pytest.raises(ValueError, match=r"w\.npz: version 1, expected 2"):
+    with pytest.raises(ValueError, match=r"w\.npz: version 1, expected 3"):
         WindowSet.load(tmp_path / "w.npz")
 
 

@@ -158,7 +158,7 @@ class Tennis(Source):
     """ALE Tennis, recorded."""
 
     name = "tennis"
-    defaults = Defaults(theta=0.007, codes=4, window=32, agent_radius=12)
+    defaults = Defaults(theta=0.007, codes=8, window=32, agent_radius=12)
     palette = (BLUE, PINK)
 
     def folder(self, options: DataOptions) -> str:
@@ -199,6 +199,7 @@ class WSpritesSource(Source):
     """W-Sprites, generated: 700 + 64 + 64 videos."""
 
     name = "wsprites"
+    defaults = Defaults(codes=9)
     counts: tuple[int, int, int] = (700, 64, 64)
     cast: int | None = None
     judged = MappingProxyType({"action": 3, "direction": 3})

@@ -43,13 +43,16 @@ class Transferred:
     codes: torch.Tensor
 
 
-def roll_out(model: Glass, layers: torch.Tensor, shifts: torch.Tensor) -> RolledOut:
-    """Draw clips (N, T + 1, 4, h, w) under their own inferred actions."""
+def roll_out(
+    model: Glass, layers: torch.Tensor, shifts: torch.Tensor, position: torch.Tensor | None = None
+) -> RolledOut:
+    """Draw clips (N, T + 1, 4, h, w), that begin at (N, 2) px, under their own inferred actions."""
     found = model.quantise(model.directions(layers, shifts))
     codes, vectors = (x.unflatten(0, shifts.shape[:2]) for x in (found.index, found.vector))
     always = torch.ones(shifts.shape[:2], dtype=torch.bool)
     free, once = (
-        torch.stack([d.layer for d in model.rollout(layers, shifts, vectors, teacher)], 1) for teacher in (None, always)
+        torch.stack([d.layer for d in model.rollout(layers, shifts, vectors, teacher, position=position)], 1)
+        for teacher in (None, always)
     )
     return RolledOut(codes, free, once)
 
@@ -113,7 +116,7 @@ class Evaluation:
     @functools.cached_property
     def rolled_out(self) -> RolledOut:
         """The clips, drawn."""
-        return roll_out(self.model, self.clips.layers, self.clips.shifts)
+        return roll_out(self.model, self.clips.layers, self.clips.shifts, self.clips.positions[:, 0])
 
     @functools.cached_property
     def reconstruction(self) -> tuple[np.ndarray, np.ndarray]:
@@ -143,9 +146,10 @@ class Evaluation:
         donor = self.clips.layers[:count]
         shifts = self.clips.shifts[:count]
         target = donor.roll(count // 2, 0)
+        begins = self.clips.positions[:count, 0].roll(count // 2, 0)
         found = self.model.quantise(self.model.directions(donor, shifts))
         codes, vectors = (x.unflatten(0, shifts.shape[:2]) for x in (found.index, found.vector))
-        drawn = torch.stack([d.layer for d in self.model.rollout(target, shifts, vectors)], 1)
+        drawn = torch.stack([d.layer for d in self.model.rollout(target, shifts, vectors, position=begins)], 1)
         return Transferred(donor, target, drawn, shifts, codes)
 
     @functools.cached_property

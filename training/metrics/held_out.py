@@ -82,7 +82,7 @@ def analyse(
 def _analyse_video(model: Glass, store: Store, video: Video, found: dict[str, list], clips: bool, codes: bool) -> None:
     span = slice(video.start, video.start + video.length)
     frames = frames_to_tensor(store.frames[span])
-    tracked = track(model, frames)
+    tracked = track(model, frames, settle=codes)
     moves = tracked.position.diff(dim=0)
     truth = store.masks(span.start, span.stop) if store.has_masks else None
     scene = _gma(model, store, video, frames, tracked, truth, found)

@@ -19,6 +19,8 @@ REACH = 2
 """A drawn silhouette may lie this many px off the real ones."""
 HELD = 12
 """Steps of a held arrow."""
+ROWS = 256
+"""Walks: each start several times, for the prior draws."""
 SEEN = 10
 """Poses left less often than this are not compared."""
 SWING_STEPS = 3
@@ -61,6 +63,7 @@ def life(e: Evaluation) -> dict[str, Any]:
     moves = e.clips.shifts.numpy()
     out: dict[str, Any] = {"clusters": len(clusters.centres)}
     start = e.probe.placed(e.probe.simulator.width / 2)
+    start = start.rows(torch.from_numpy(np.arange(ROWS) % len(start)))
     least = 0.5 * e.world.step[0]
     distances = []
     floors = []

@@ -39,7 +39,7 @@ def _surprise(e: Evaluation) -> torch.Tensor:
     codes = e.rolled_out.codes
     always = torch.ones(len(layers), dtype=torch.bool)
     layer = layers[:, 0]
-    state = e.model.start_state(layer)
+    state = e.model.start_state(layer, e.clips.positions[:, 0])
     out = []
     for t in range(shifts.shape[1]):
         said = e.model.code_prior(layer, state, shifts[:, t : t + 1])[:, 0]

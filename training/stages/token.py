@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from glass_gym.glass import SHIFT_UNIT
-from glass_gym.networks.token import TokenDynamics
 from glass_gym.token_glass import TokenGlass
 from training import losses
 from training.stages.base import Batch, Stage
@@ -24,9 +23,9 @@ SHARPNESS = 3.0
 class PoseConfig:
     """The pose stage: a vocabulary of P poses, and the decoder that draws them (architecture token)."""
 
-    iterations: int = 4000
+    iterations: int = 3000
     """optimiser steps; 0 skips the stage"""
-    batch: int = 48
+    batch: int = 32
     """pairs of windows of one video a step: what the agent looks like is read off one, the pose off the other"""
     rate: float = 1e-3
     """peak learning rate"""
@@ -120,7 +119,7 @@ class PoseStage(Stage):
             if torch.is_grad_enabled():
                 model.poses.update(z, generator)
         first, pose = vectors.unflatten(0, (-1, 2)).unbind(1)
-        looks, _, _ = model.encoder(seen.contiguous(memory_format=torch.channels_last))
+        looks = model.encoder(seen)
         drawn = model.decoder(looks, first, pose)
         weight = 1 + c.mask_weight * target[:, 3:]
         terms["rec_u"] = losses.weighted_squared(drawn.layer, target, weight)
@@ -143,7 +142,9 @@ class TokenConfig:
     hide_shift: float = 0.1
     """share of the clips in which the RNN is told that the agent stands still"""
     blind: float = 0.3
-    """weight of telling the next pose from the code alone, so that a code means the same whatever went before"""
+    """weight of telling the poses to come from the code alone: so it means the same whatever went before ..."""
+    blind_steps: int = 1
+    """... and so many of them: so it says what the agent does, not which pose comes next"""
     free: float = 0.5
     """share of the steps that start from the pose that was predicted, not from the real one"""
     sure: float = 0.03
@@ -153,7 +154,7 @@ class TokenConfig:
 
 
 class TokenClips:
-    """Clips of poses: frames (B, T + 1) int64 and shifts (B, T, 2) px.
+    """Clips of poses: frames (B, T + 1) int64, shifts (B, T, 2) px and where they lead to, places (B, T, 2) px.
 
     Args:
         windows: of the training videos.
@@ -172,8 +173,10 @@ class TokenClips:
         room = self.windows.lengths[video] - self.steps
         start = self.windows.starts[video] + (rng.random(len(video)) * room).astype(int)
         frames = start[:, None] + np.arange(self.steps + 1)
-        shifts = np.diff(self.windows.position[frames].astype(np.float32), axis=1)
-        return {"frames": torch.from_numpy(frames), "shifts": torch.from_numpy(shifts)}
+        places = self.windows.position[frames].astype(np.float32)
+        shifts = np.diff(places, axis=1)
+        known = {"frames": frames, "shifts": shifts, "places": places[:, 1:]}
+        return {name: torch.from_numpy(value) for name, value in known.items()}
 
 
 @torch.no_grad()
@@ -233,14 +236,16 @@ class TokenLmaStage(Stage):
         codes = model.quantiser.codebook
         told = batch["shifts"] / SHIFT_UNIT
         hidden_shift = torch.rand(batches, generator=generator) < c.hide_shift
-        shifts = torch.where(hidden_shift.to(told.device)[:, None, None], torch.zeros_like(told), told)
+        hidden_shift = hidden_shift.to(told.device)[:, None, None]
+        shifts = torch.where(hidden_shift, torch.zeros_like(told), told)
+        places = batch["places"].masked_fill(hidden_shift, torch.nan)
         hidden = model.dynamics.start(batches, poses)
         surprises = []
         priors = []
         pose = poses[:, 0]
         for t in range(steps):
             hidden = model.dynamics.remember(pose, hidden)
-            logits = _of_each_code(model.dynamics, pose, hidden, shifts[:, t], codes)  # (B, K, P)
+            logits = model.dynamics.of_each(pose, hidden, shifts[:, t], codes, places[:, t])  # (B, K, P)
             target = tokens[:, t + 1, None].expand(-1, len(codes))
             surprises.append(F.cross_entropy(logits.transpose(1, 2), target, reduction="none"))
             if model.prior is not None:
@@ -250,8 +255,11 @@ class TokenLmaStage(Stage):
             pose = torch.where(free.to(pose.device)[:, None], model.poses.embed(chosen), poses[:, t + 1])
         terms = {"next_pose": (q * torch.stack(surprises, 1)).sum(-1).mean()}
         if c.blind:
-            alone = -self._alone(codes).log_softmax(1)[:, tokens[:, 1:]]  # (K, B, T)
-            terms["blind"] = c.blind * (q * alone.permute(1, 2, 0)).sum(-1).mean()
+            alone = -self._alone(codes).log_softmax(1)[:, tokens[:, 1:]].permute(1, 2, 0)  # (B, T, K)
+            ahead = [alone[:, min(k, steps - 1) :] for k in range(c.blind_steps)]
+            ahead = torch.stack([F.pad(a, (0, 0, 0, steps - a.shape[1])) for a in ahead]).sum(0)
+            known = torch.arange(steps, 0, -1, device=q.device).clamp(max=c.blind_steps)[:, None]
+            terms["blind"] = c.blind * (q * ahead / known).sum(-1).mean()
         if priors:
             log_p = torch.stack(priors, 1)
             terms["prior"] = -(q.detach() * log_p).sum(-1).mean()
@@ -264,12 +272,5 @@ class TokenLmaStage(Stage):
         """Logits (K, P) of a pose, of code vectors (K, code_channels) alone."""
         nothing = codes.new_zeros(len(codes), self.model.poses.codebook.shape[1])
         hidden = self.model.dynamics.start(len(codes), codes)
-        return self.model.dynamics(nothing, hidden, codes.new_zeros(len(codes), 2), codes)
-
-
-def _of_each_code(dynamics: TokenDynamics, pose: Tensor, hidden: Tensor, shift: Tensor, codes: Tensor) -> Tensor:
-    """Logits (B, K, P) of the next pose under each code (K, code_channels)."""
-    count = len(codes)
-    rows = [x[:, None].expand(-1, count, -1).flatten(0, 1) for x in (pose, hidden, shift)]
-    every = codes[None].expand(len(pose), -1, -1).flatten(0, 1)
-    return dynamics(*rows, every).unflatten(0, (len(pose), count))
+        still = codes.new_zeros(len(codes), 2)
+        return self.model.dynamics(nothing, hidden, still, codes, still + torch.nan)

@@ -1,0 +1,110 @@
+"""Congealing: the windows of whole videos are moved until equal poses lie at equal places (Learned-Miller, 2006).
+
+A tracker knows how far the agent went, not where in it the window should stand: each video's windows are off by a few
+px of their own, and a vocabulary of poses then spends words on that. Here the offset of a video is a latent variable
+of a mixture of templates (Frey & Jojic, 2003): templates from windows as they stand, offsets from templates, in turns.
+It begins with few templates, so that the same pose at two places has to share one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+REACH = 3
+"""A video's windows are moved by up to this many px."""
+TEMPLATES = (4, 8, 16, 32, 48)
+"""Their number, round by round."""
+FRAMES = 12
+"""Of each video, spread evenly, that are looked at."""
+VIDEOS = 400
+"""Templates are learned from so many."""
+
+
+class Congealing:
+    """Templates of the agent's silhouettes, and where a video's windows must stand to agree with them.
+
+    Args:
+        templates: (C, s, s) in [0, 1].
+    """
+
+    def __init__(self, templates: Tensor):
+        self.templates = templates.float()
+
+    @classmethod
+    def fit(cls, masks: np.ndarray, starts: np.ndarray, lengths: np.ndarray, seed: int = 0) -> Congealing:
+        """Learn templates.
+
+        Args:
+            masks: (N, s + 2 REACH, s + 2 REACH) uint8, of all videos one after the other.
+            starts, lengths: of the videos, in frames.
+            seed: of k-means.
+        """
+        from sklearn.cluster import KMeans
+
+        some = np.random.default_rng(seed).permutation(len(starts))[:VIDEOS]
+        starts = starts[some]
+        frames, video = _chosen(starts, lengths[some])
+        seen = _solid(masks[frames])
+        side = seen.shape[-1] - 2 * REACH
+        offset = np.full((len(starts), 2), REACH)
+        out = cls(seen[:, REACH : REACH + side, REACH : REACH + side].mean(0, keepdim=True))
+        for count in TEMPLATES:
+            placed = _placed(seen, offset[video], side)
+            different = len({row.tobytes() for row in placed.numpy()})
+            found = KMeans(min(count, different), n_init=1, random_state=seed).fit(placed.flatten(1).numpy())
+            out = cls(torch.from_numpy(found.cluster_centers_).unflatten(1, (side, side)))
+            for _ in range(3):
+                offset, member = out._offsets(seen, video, len(starts))
+                offset -= np.round(np.median(offset, 0)).astype(int) - REACH  # all alike: nobody moved
+                offset = offset.clip(0, 2 * REACH)
+                placed = _placed(seen, offset[video], side)
+                total = torch.zeros_like(out.templates).index_add_(0, member, placed)
+                used = torch.bincount(member, minlength=len(total))[:, None, None]
+                out = cls(torch.where(used > 0, total / used.clamp_min(1), out.templates))
+        return out
+
+    def offsets(self, masks: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """How far to move each video's windows: (V, 2) px, (x, y), within REACH; arguments as in :meth:`fit`."""
+        frames, video = _chosen(starts, lengths)
+        return self._offsets(_solid(masks[frames]), video, len(starts))[0] - REACH
+
+    def _offsets(self, seen: Tensor, video: np.ndarray, videos: int) -> tuple[np.ndarray, Tensor]:
+        """Corners (V, 2), (x, y), that agree best with the templates; and each frame's template there (N,)."""
+        side = self.templates.shape[-1]
+        flat = self.templates.flatten(1)
+        own = flat.square().sum(1)
+        index = torch.from_numpy(video)
+        costs = []
+        members = []
+        for y in range(2 * REACH + 1):
+            for x in range(2 * REACH + 1):
+                placed = seen[:, y : y + side, x : x + side].flatten(1)
+                far = placed.square().sum(1, keepdim=True) + own - 2 * placed @ flat.T
+                cost, member = far.min(1)
+                costs.append(torch.zeros(videos).index_add_(0, index, cost))
+                members.append(member)
+        best = torch.stack(costs, 1).argmin(1)
+        member = torch.stack(members, 1)[torch.arange(len(seen)), best[index]]
+        return torch.stack([best % (2 * REACH + 1), best // (2 * REACH + 1)], 1).numpy(), member
+
+
+def _chosen(starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Frames (N,) that are looked at, and their videos (N,)."""
+    parts = [s + np.unique(np.linspace(0, n - 1, FRAMES).astype(int)) for s, n in zip(starts, lengths, strict=True)]
+    return np.concatenate(parts), np.repeat(np.arange(len(parts)), [len(p) for p in parts])
+
+
+def _solid(masks: np.ndarray) -> Tensor:
+    """Masks (N, S, S) uint8 -> [0, 1], a little softened: strokes of one px must find one another."""
+    return F.avg_pool2d(torch.from_numpy(masks)[:, None].float() / 255, 3, 1, 1)[:, 0]
+
+
+def _placed(seen: Tensor, corner: np.ndarray, side: int) -> Tensor:
+    """Squares of (N, S, S) at corners (N, 2), (x, y)."""
+    ruler = torch.arange(side)
+    x = torch.from_numpy(corner[:, :1]) + ruler
+    y = torch.from_numpy(corner[:, 1:]) + ruler
+    return seen[torch.arange(len(seen))[:, None, None], y[:, :, None], x[:, None]]
