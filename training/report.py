@@ -92,7 +92,7 @@ def report(folder: Path) -> str:
 HEAD = """# Results
 
 Written by `python -m training.report` from the JSON files named in each section, which the commands in them wrote, with
-the seed and the checkpoint's hash; do not edit. 2 CPU cores (Intel Xeon with AMX), no GPU: **no CUDA figure has been
+the seed and the checkpoint's hash; do not edit. 2 CPU cores (Intel Xeon, some runs with AMX), no GPU: **no CUDA figure has been
 measured.**
 
 How to read it: *free running* means from frame 0 with actions inferred from the real clip, without frame 0; *one
@@ -132,7 +132,7 @@ AIMS = (
     ("one plausible agent at step 200 of random play, Tennis", TENNIS, PLAY + "present/step_200", 0.99, True),
     ("the same, Sprites", SPRITES, PLAY + "present/step_200", 0.99, True),
     (
-        "feature distance to the start, 10 right and 10 left over 20 stays, Tennis",
+        "distance to the start (VGG-HED features, or squared colour), 10 right and 10 left over 20 stays, Tennis",
         TENNIS,
         "simulator/cycle/ratio",
         1.25,
