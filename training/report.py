@@ -92,8 +92,8 @@ def report(folder: Path) -> str:
 HEAD = """# Results
 
 Written by `python -m training.report` from the JSON files named in each section, which the commands in them wrote, with
-the seed and the checkpoint's hash; do not edit. 2 CPU cores (Intel Xeon, some runs with AMX), no GPU: **no CUDA figure has been
-measured.**
+the seed and the checkpoint's hash; do not edit. 2 CPU cores (Intel Xeon, some runs with AMX), no GPU: **no CUDA
+figure has been measured.**
 
 How to read it: *free running* means from frame 0 with actions inferred from the real clip, without frame 0; *one
 step* starts every step from the real frame before it. The *frozen* agent is the first foreground, moved by the same
