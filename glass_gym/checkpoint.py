@@ -44,7 +44,8 @@ class World:
         step: (x, y) px of an ordinary step.
         code_names: K names; code 0 is neutral.
         pixel_aspect: displayed width of a pixel over its height.
-        statistics: of the training frames (mean, std a channel in [0, 255], agent's mean mask area in px).
+        statistics: of the training frames (mean, std a channel in [0, 255], agent's mean mask area in px); of a
+            ``token`` world also `start_positions`, where its start frames' windows are, px.
         provenance: how the weights were made.
         name: what it is called here.
         usual_codes: nine local actions, for the directions of COMPASS: what went with each most often in the training

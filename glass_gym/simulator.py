@@ -129,11 +129,13 @@ class Simulator:
             return self.model.mask(images).float()
 
     @torch.no_grad()
-    def start(self, frames: Tensor) -> WorldState:
+    def start(self, frames: Tensor, position: Tensor | None = None) -> WorldState:
         """Segment, inpaint, place.
 
         Args:
             frames: (B, H, W, 3) uint8.
+            position: (B, 2) px, of :attr:`WorldState.position`'s kind, where it is known; else it is looked for, which
+                takes a ``token`` world long.
 
         Returns:
             B rows.
@@ -152,9 +154,10 @@ class Simulator:
             masks = self.model.mask(images).float()
             background = self.model.inpaint(images, masks).float()
         centre = densest_point(masks, self.config.agent_radius)
-        position = view.anchor(centre)
         with self._autocast():
-            position = self.model.settle(images, masks, position)
+            if position is None:
+                position = self.model.settle(images, masks, view.anchor(centre))
+            position = position.to(centre)
             layer = view.cut(images, masks, position)
             memory = tuple(m.clone() for m in self.model.start_state(layer, position))
         mass = layer[:, 3].sum((1, 2))

@@ -31,7 +31,9 @@ class StartStates:
     def states(self) -> WorldState:
         """A state for every start frame of the world, computed once, so that a reset is a gather."""
         if self._states is None:
-            self._states = self.simulator.start(torch.from_numpy(self.world.start_frames))
+            known = self.world.statistics.get("start_positions", [])
+            position = torch.tensor(known) if len(known) == len(self.world.start_frames) else None
+            self._states = self.simulator.start(torch.from_numpy(self.world.start_frames), position)
         return self._states
 
     def forget(self) -> None:

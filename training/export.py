@@ -12,6 +12,7 @@ import torch
 from glass_gym.action_space import COMPASS, nearest_direction
 from glass_gym.checkpoint import World
 from glass_gym.glass import Glass
+from glass_gym.simulator import Simulator
 from training.data.store import Store, frames_to_tensor
 from training.windows import WindowSet, crop_layers, unpack_layers
 
@@ -198,6 +199,10 @@ def build_world(
         raise ValueError(f"{len(names)} code names for the {codes} codes that the data uses (of {total}): {names}")
     frames = start_frames(model, store)
     step = step_length(statistics.shifts)
+    known: dict[str, list] = {}
+    if model.config.architecture == "token":  # looking for them takes seconds: once, not at every first reset
+        device = next(model.parameters()).device
+        known["start_positions"] = Simulator(model, device, "float32").start(torch.from_numpy(frames)).position.tolist()
     return World(
         model,
         frames,
@@ -208,6 +213,7 @@ def build_world(
             "frame_mean": frames.mean((0, 1, 2)).round(2).tolist(),
             "frame_std": frames.std((0, 1, 2)).round(2).tolist(),
             "code_share": statistics.counts(codes).tolist(),
+            **known,
         },
         provenance or {},
         usual_codes=usual_codes(statistics, step, codes),
