@@ -156,12 +156,13 @@ class Simulator:
         centre = densest_point(masks, self.config.agent_radius)
         with self._autocast():
             if position is None:
-                position = self.model.settle(images, masks, view.anchor(centre))
-            position = position.to(centre)
-            layer = view.cut(images, masks, position)
-            memory = tuple(m.clone() for m in self.model.start_state(layer, position))
+                place = self.model.settle(images, masks, view.anchor(centre))
+            else:
+                place = position.to(centre)
+            layer = view.cut(images, masks, place)
+            memory = tuple(m.clone() for m in self.model.start_state(layer, place))
         mass = layer[:, 3].sum((1, 2))
-        return WorldState(layer, to_bytes(background), position, centre - position, mass, memory)
+        return WorldState(layer, to_bytes(background), place, centre - place, mass, memory)
 
     @torch.no_grad()
     def step(self, state: WorldState, shift: Tensor, code_index: Tensor) -> WorldState:

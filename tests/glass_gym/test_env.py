@@ -57,7 +57,7 @@ def test_the_bundled_tennis_world_plays():
     env = gym.make("GlassTennis-v1", render_mode="rgb_array")
     frame, info = env.reset(seed=1)
     assert frame.shape == (96, 160, 3) and env.render().shape == (96, 256, 3)
-    assert env.action_space == gym.spaces.MultiDiscrete([9, 4]) and info["agent_present"]
+    assert env.action_space == gym.spaces.MultiDiscrete([9, 8]) and info["agent_present"]
 
 
 def test_equal_seeds_give_equal_frames(tiny_world):
@@ -261,5 +261,6 @@ def test_rows_animated_a_few_at_a_time_are_the_rows_animated_together(tiny_world
     height, width = tiny_world.model.view.size
     monkeypatch.setattr(simulator_module, "CPU_PLACES", 2 * height * width)
     apart = world.step(world.step(state, shift, code), -shift, code)
-    exact = 0 if tiny_world.config.architecture == "lean" else 1e-5  # float32 kernels of the CPU round by the batch
+    coarse = world.precision == torch.bfloat16 and tiny_world.config.architecture == "lean"
+    exact = 0 if coarse else 1e-5  # float32 kernels of the CPU round by the batch
     assert all((a - b).abs().max() <= exact for a, b in zip(together.tensors(), apart.tensors(), strict=True))

@@ -54,7 +54,7 @@ class GumbelQuantiser(Quantiser):
         share = F.gumbel_softmax(logits, 1.0) if self.training else logits.softmax(-1)
         vector = share @ self.codebook
         if self.variability:
-            vector = vector + self.rest(z.float() - share @ self.centre)
+            vector = vector + self.rest(z.float() - share @ self.centre.clone())  # update() moves it
         return Quantised(vector, logits.argmax(1), vector)
 
     def auxiliary_losses(self, z: Tensor, quantised: Quantised, commitment: float) -> dict[str, Tensor]:
