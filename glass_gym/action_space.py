@@ -54,9 +54,10 @@ class ActionTable:
         """From the checkpoint's step length.
 
         Args:
-            step: (x, y) px of one step along each axis, from the training data.
+            step: (x, y) px of one step along each axis, from the training data; 0: the agent never goes that way.
             code_names: K names.
-            shifts: ``"compass"`` (9 rows), ``"axes"`` (5 rows) or a list of (dx, dy) px, used as it is.
+            shifts: ``"compass"`` (9 rows; 3 where the agent has only one axis), ``"axes"`` (5 rows; or 3) or a list of
+                (dx, dy) px, used as it is.
             shift_scale: multiplies the step.
             usual_codes: nine codes, for the directions of COMPASS; None: all neutral.
 
@@ -73,8 +74,10 @@ class ActionTable:
                 raise ValueError(
                     f"no shift table called {shifts!r}; there are: {', '.join(TABLES)}, or a list of (dx, dy)"
                 )
-            names = tuple(TABLES[shifts])
-            table = np.array(list(TABLES[shifts].values()), np.float32) * np.asarray(step, np.float32) * shift_scale
+            goes = np.asarray(step, np.float32) > 0
+            possible = {n: d for n, d in TABLES[shifts].items() if not np.asarray(d)[~goes].any()}
+            names = tuple(possible)
+            table = np.array(list(possible.values()), np.float32) * np.asarray(step, np.float32) * shift_scale
         else:
             table = np.asarray(shifts, np.float32)
             if table.ndim != 2 or table.shape[1] != 2 or not len(table) or not np.isfinite(table).all():
@@ -131,8 +134,9 @@ class ActionTable:
 
 
 def nearest_direction(shifts: np.ndarray, step: Sequence[float]) -> np.ndarray:
-    """For each shift (S, 2) px the row of COMPASS nearest to it in units of `step` (x, y) px: (S,) ints."""
-    units = np.asarray(shifts, np.float64) / np.maximum(np.asarray(step, np.float64), 1e-6)
+    """For each shift (S, 2) px the row of COMPASS nearest to it in units of `step` (x, y) px, 0: no axis; (S,) ints."""
+    length = np.asarray(step, np.float64)
+    units = np.asarray(shifts, np.float64) / np.maximum(length, 1e-6) * (length > 0)
     compass = np.array(list(COMPASS.values()), np.float64)
     compass /= np.maximum(np.linalg.norm(compass, axis=1, keepdims=True), 1)
     length = np.linalg.norm(units, axis=1, keepdims=True)

@@ -1,7 +1,9 @@
-"""Train a world: python -m training.train tennis|wsprites|FOLDER --out runs/mine
+"""Train a world: python -m training.train FOLDER|tennis|wsprites --out runs/mine
 
-Stages GMA -> LMA run one after the other; 0 iterations skip a stage. The run folder gets state.pt (resumable with
---resume), TensorBoard events, sample sheets (PNG) and, at the end, world.safetensors.
+It looks at the footage first, says what it found, and chooses what training must be told (frame size, theta, shift
+ranges, window, K ...), each with its reason; an option that you give is left as it is. Then the stages GMA -> pose ->
+LMA run one after the other; 0 iterations skip a stage. The run folder gets state.pt (resumable with --resume),
+TensorBoard events, sample sheets (PNG) and, at the end, world.safetensors and report.html: how good the world is.
 """
 
 from __future__ import annotations
@@ -22,9 +24,18 @@ from tqdm import tqdm
 
 from glass_gym.build import build_glass
 from glass_gym.checkpoint import CheckpointError, save_world
-from glass_gym.config import preset
+from glass_gym.config import GlassConfig, preset
 from glass_gym.glass import Glass
 from glass_gym.token_glass import TokenGlass
+from training.choose import (
+    Choices,
+    choose_codes,
+    choose_reading,
+    choose_sizes,
+    choose_window,
+    look_at_folder,
+    look_at_store,
+)
 from training.data.sources import DataOptions, open_data, source_of
 from training.data.store import DataError, Store
 from training.distributed import Distributed
@@ -46,7 +57,9 @@ from training.stages import (
     TokenConfig,
     TokenLmaStage,
 )
-from training.trainer import LoopConfig, Trainer, TrainingError
+from training.stages.token import all_tokens
+from training.survey import NoWorldError, Survey
+from training.trainer import LoopConfig, Trainer, TrainingError, read_state
 from training.windows import WindowSet, cut_windows
 
 try:
@@ -72,13 +85,21 @@ class TrainConfig(DataOptions):
     again: tuple[str, ...] = ()
     """with --init: stages (gma, pose, lma, long, prior) to train once more from the weights that they have"""
     codes: int | None = None
-    """K, the number of local actions; default: the source's (tennis 8, wsprites 9, else 6)"""
+    """K, the number of local actions; default: tennis 8, wsprites 9, else by how many poses may come next"""
     poses: int | None = None
-    """P, the size of the vocabulary of poses (preset token); default: 256"""
+    """P, the size of the vocabulary of poses (preset token); default: 256, less for little footage"""
     window: int | None = None
-    """side of the agent's window, px; default: the source's (tennis 32, else 64)"""
+    """side of the agent's window, px; default: tennis 32, wsprites 64, else as large as the agent was found to be"""
     agent_radius: int | None = None
-    """half size of the agent, px; default: the source's (tennis 12, else 24)"""
+    """half size of the agent, px; default: tennis 12, wsprites 24, else measured"""
+    foreground_range: int | None = None
+    """px, the largest step of the agent that is looked for; default: by the footage"""
+    background_range: int | None = None
+    """px, the largest move of the camera that is looked for; default: by the footage"""
+    choose: bool = False
+    """let the footage choose where the source has values of its own (tennis, wsprites), too"""
+    force: bool = False
+    """train even where the footage holds no world"""
     window_frames: int = 60_000
     """about so many frames are tracked for the stages after GMA: every n-th video, where there are more"""
     vgg: Path | None = None
@@ -118,23 +139,35 @@ def train(config: TrainConfig) -> bool:
         raise TrainingError(f"--again takes gma, pose, lma, long and prior, got {', '.join(sorted(unknown))}")
     if not (config.lma.learn_codes or config.init or config.resume):
         raise TrainingError("--lma.no-learn-codes keeps codes that were learned before: add --init OTHER/state.pt")
+    _check_out(config)
     processes = Distributed(config.loop.device)
     with processes.main_first():
-        store = _open(config)
-    trainer = _trainer(config, store, processes)
+        choices = Choices.load(config.out / "choices.json")
+        store = _open(config, choices)
+        _look(config, choices, store)
+    trainer = _trainer(config, choices, store, processes)
     report = Reporter(config, trainer, store) if processes.is_main else Silence()
     features = load_features(config.vgg, trainer.device)
-    model = trainer.model
-    if not trainer.run(GmaStage(model, store, config.gma, features), report.step, report.sheet):
+    if not trainer.run(GmaStage(trainer.model, store, config.gma, features), report.step, report.sheet):
         return report.interrupted()
     if config.lma.iterations <= 0:
         print(f"GMA is done; LMA was skipped (--lma.iterations 0). State: {trainer.state_file}")
         return True
     with processes.main_first():
+        _choose_window(config, choices, trainer.average, store)
+    trainer = report.trainer = _resized(trainer, window=choices, agent_radius=choices)
+    with processes.main_first():
         windows = _windows(config, trainer, store, "train")
         held_out = _windows(config, trainer, store, "val", windows)
+    if isinstance(trainer.model, TokenGlass):
+        report.held_out = LmaStage(trainer.average, held_out, config.lma)
+        if not trainer.run(PoseStage(trainer.model, windows, config.pose), report.step, report.sheet):
+            return report.interrupted()
+        with processes.main_first():
+            _choose_codes(config, choices, trainer, windows)
+        trainer = report.trainer = _resized(trainer, codes=choices)
     report.held_out = LmaStage(trainer.average, held_out, config.lma)
-    for make in _animation_stages(config, model, windows, features):
+    for make in _animation_stages(config, trainer.model, windows, features):
         if not trainer.run(make(), report.step, report.sheet):
             return report.interrupted()
     if processes.is_main:
@@ -142,11 +175,82 @@ def train(config: TrainConfig) -> bool:
     return True
 
 
+def _check_out(config: TrainConfig) -> None:
+    """Before anything is looked at or written."""
+    state = config.out / "state.pt"
+    if config.resume and not state.exists():
+        raise TrainingError(f"{state}: nothing to resume; leave --resume out to start")
+    if state.exists() and not config.resume:
+        raise TrainingError(f"{state} exists; add --resume to continue it, or choose another --out")
+
+
+def _look(config: TrainConfig, choices: Choices, store: Store) -> None:
+    """Look at the store's frames, say what was found, and choose what GMA must know, unless that was done before."""
+    defaults = source_of(store).defaults
+    if (defaults.theta is not None and not config.choose) or "theta" in choices.values or config.resume:
+        return
+    seen = look_at_store(store)
+    print("what the footage shows:", *seen.lines(), sep="\n  ")
+    picture = sheets.save_picture(config.out / "samples" / "survey.png", _strip(seen.pictures))
+    print(f"  pictures: {picture}")
+    _stop_without_world(config, seen)
+    print("chosen (an option of the same name overrides it):")
+    choose_sizes(choices, seen, store.height, store.width)
+    frames = sum(v.length for v in store.videos if v.split == "train")
+    if config.preset == "token":
+        poses = int(np.clip(frames // 60 // 8 * 8, 32, 256))
+        choices.choose("poses", poses, f"the vocabulary of poses (P), for {frames} frames")
+    choices.save(config.out / "choices.json")
+
+
+def _stop_without_world(config: TrainConfig, seen: Survey) -> None:
+    for reason in seen.reasons_to_stop():
+        if not config.force:
+            raise NoWorldError(f"{config.data}: {reason}. --force trains nevertheless")
+        print(f"warning: {reason}", file=sys.stderr)
+
+
+def _strip(pictures: list[np.ndarray]) -> np.ndarray:
+    return sheets.grid([pictures[i : i + 4] for i in range(0, len(pictures) // 4 * 4, 4)] or [pictures], scale=1)
+
+
+def _choose_window(config: TrainConfig, choices: Choices, model: Glass, store: Store) -> None:
+    """How large the agent is, by the trained M, unless that is known."""
+    choices.update(config.out / "choices.json")
+    if "first_window" not in choices.values or (config.window and config.agent_radius) or "window" in choices.values:
+        return
+    choose_window(choices, model, store)
+    for name in ("window", "agent_radius"):
+        choices.values[name] = getattr(config, name) or choices.values[name]
+    choices.save(config.out / "choices.json")
+
+
+def _choose_codes(config: TrainConfig, choices: Choices, trainer: Trainer, windows: WindowSet) -> None:
+    """How many local actions there are, by the poses, unless that is known."""
+    choices.update(config.out / "choices.json")
+    if "first_window" not in choices.values or config.codes or "codes" in choices.values:
+        return
+    model = trainer.average
+    assert isinstance(model, TokenGlass)
+    tokens = all_tokens(model, windows).cpu().numpy()
+    choose_codes(choices, tokens, model.poses.codebook.cpu().numpy(), windows)
+    choices.save(config.out / "choices.json")
+
+
+def _resized(trainer: Trainer, **sizes: Choices) -> Trainer:
+    """The trainer with sizes as they were chosen; what is finished is kept, the rest starts with new weights."""
+    wanted = {name: choices.values[name] for name, choices in sizes.items() if name in choices.values}
+    if all(getattr(trainer.model.config, name) == value for name, value in wanted.items()):
+        return trainer
+    torch.manual_seed(trainer.config.seed)
+    model = build_glass(trainer.model.config.replace(**wanted))
+    return trainer.with_model(model)
+
+
 def _animation_stages(config: TrainConfig, model: Glass, windows: WindowSet, features) -> list[Callable[[], Stage]]:
     """Makers of the stages after GMA; a stage is made when its turn comes, for some look at all windows first."""
     if isinstance(model, TokenGlass):
         return [
-            lambda: PoseStage(model, windows, config.pose),
             lambda: TokenLmaStage(model, windows, config.token),
         ]
     stages: list[Callable[[], Stage]] = [lambda: LmaStage(model, windows, config.lma, features)]
@@ -159,19 +263,18 @@ def _animation_stages(config: TrainConfig, model: Glass, windows: WindowSet, fea
     return stages
 
 
-def _trainer(config: TrainConfig, store: Store, processes: Distributed) -> Trainer:
+def _trainer(config: TrainConfig, choices: Choices, store: Store, processes: Distributed) -> Trainer:
     """A trainer over a new model, or one with the weights that the options name."""
-    defaults = source_of(store).defaults
     torch.manual_seed(config.loop.seed)
-    sizes = {name: getattr(config, name) or getattr(defaults, name) for name in ("codes", "window", "agent_radius")}
     if config.prior.iterations is None:
         config.prior.iterations = min(400, config.lma.iterations // 8)
-    sizes["prior_channels"] = config.prior.channels if config.prior.iterations > 0 else 0
-    if config.poses:
-        sizes["poses"] = config.poses
-    model = build_glass(preset(config.preset, store.height, store.width, **sizes))
+    if config.resume:  # sizes may have been chosen on the way
+        known = read_state(config.out / "state.pt", torch.device("cpu"))["config"]
+        model = build_glass(GlassConfig.from_dict(known).replace(**_given(config)))
+    else:
+        model = build_glass(preset(config.preset, store.height, store.width, **_sizes(config, choices, store)))
     if config.gma.theta is None:
-        config.gma.theta = defaults.theta
+        config.gma.theta = choices.values.get("theta") or source_of(store).defaults.theta
     trainer = Trainer(model, config.out, config.loop, processes)
     if config.resume:
         trainer.load()
@@ -180,15 +283,36 @@ def _trainer(config: TrainConfig, store: Store, processes: Distributed) -> Train
         if not config.lma.learn_codes and "lma" not in trainer.finished:
             raise TrainingError(f"{config.init}: its codes were not learned; leave out --lma.no-learn-codes")
         trainer.finished = [name for name in trainer.finished if name not in config.again]
-    elif trainer.state_file.exists():
-        raise TrainingError(f"{trainer.state_file} exists; add --resume to continue it, or choose another --out")
     processes.wait()  # all have looked for state.pt before anybody writes it
     if processes.is_main:
         (config.out / "config.json").write_text(json.dumps(dataclasses.asdict(config), default=str, indent=1))
     return trainer
 
 
-def _open(config: TrainConfig) -> Store:
+SIZES = ("codes", "poses", "window", "agent_radius", "foreground_range", "background_range")
+
+
+def _given(config: TrainConfig) -> dict[str, int]:
+    """Sizes that were given as options."""
+    return {name: getattr(config, name) for name in SIZES if getattr(config, name)}
+
+
+def _sizes(config: TrainConfig, choices: Choices, store: Store) -> dict[str, int]:
+    """Sizes as given, else as chosen, else the source's; those that are chosen later are provisional."""
+    defaults = source_of(store).defaults
+    later = {"window": "first_window", "agent_radius": "first_radius"}
+    sizes = {"prior_channels": config.prior.channels if config.prior.iterations else 0}
+    for name in SIZES:
+        chosen = choices.values.get(name) or choices.values.get(later.get(name, ""))
+        value = getattr(config, name) or chosen or getattr(defaults, name, None)
+        if value:
+            sizes[name] = value
+    return sizes
+
+
+def _open(config: TrainConfig, choices: Choices) -> Store:
+    if not (Path(config.data) / "index.json").exists() and Path(config.data).is_dir():
+        _choose_reading(config, choices)
     bars: list[tqdm] = []
 
     def progress(done: int, total: int) -> None:
@@ -197,6 +321,21 @@ def _open(config: TrainConfig) -> Store:
         bars[0].update(min(done, total) - bars[0].n)
 
     return open_data(config.data, config, progress)
+
+
+def _choose_reading(config: TrainConfig, choices: Choices) -> None:
+    """How videos are read, by a look at some of them, unless that is known."""
+    read = config.read
+    if "read.size" not in choices.values and (read.size is None or read.skip is None):
+        with tqdm(desc="looking at the footage", unit="video") as bar:
+            seen, size = look_at_folder(Path(config.data), read.crop, read.skip_broken, lambda: bar.update(1))
+        _stop_without_world(config, seen)
+        choose_reading(choices, seen, size)
+        choices.save(config.out / "choices.json")
+    chosen = choices.values.get("read.size")
+    size = read.size or (tuple(chosen) if chosen else None)
+    skip = choices.values.get("read.skip", 0) if read.skip is None else read.skip
+    config.read = dataclasses.replace(read, size=size, skip=skip)
 
 
 def _windows(

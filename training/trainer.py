@@ -196,6 +196,18 @@ class Trainer:
         what = " and ".join("GMA" if name == "gma" else name for name in taken)
         print(f"{path}: only {what} is taken, since its LMA is another ({other})")
 
+    def with_model(self, model: Glass) -> Trainer:
+        """A trainer over a model of other sizes, with the weights of the stages that are finished; it is saved."""
+        other = Trainer(model, self.out, self.config, self.processes)
+        parts = {part for name in self.finished for part in self.model.stages[name]}
+        for theirs, ours in ((other.model, self.model), (other.average, self.average)):
+            weights = {k: v for k, v in ours.state_dict().items() if k.split(".")[0] in parts}
+            theirs.load_state_dict(weights, strict=False)
+        other.finished = list(self.finished)
+        other.minutes = dict(self.minutes)
+        other.save(self.finished[-1], 0, None)
+        return other
+
     def _other_gma(self, other: dict[str, str]) -> bool:
         """Whether fields that differ change GMA; lean and token have the same."""
         fields = set(other) & set(GMA_FIELDS)

@@ -252,3 +252,44 @@ def test_a_store_grows_in_place_and_its_header_says_how_many(tmp_path):
     array.append(rows[2:])
     array.close()
     assert np.array_equal(np.load(tmp_path / "a.npy"), rows)
+
+
+def scenes(*seeds, length=12):
+    """Shots of different scenes, one after the other."""
+    shots = []
+    for seed in seeds:
+        frames, _, _ = block_video(seed, length)
+        shots.append(255 - frames if seed % 2 else frames)
+    return np.concatenate(shots)
+
+
+def test_videos_are_split_at_cuts_and_a_single_long_one_is_held_out_in_parts(tmp_path):
+    (tmp_path / "s").mkdir()
+    frames = scenes(*range(10))
+    iio.imwrite(tmp_path / "s/one.mp4", frames, fps=10, macro_block_size=1)
+    store = opened(tmp_path / "s", tmp_path / "c")
+    assert [v.length for v in store.videos] == [12] * 10
+    assert [v.split for v in store.videos] == ["train"] * 8 + ["val", "test"]
+    assert [v.name for v in store.videos][:2] == ["one", "one-001"]
+    whole = opened(tmp_path / "s", tmp_path / "c", ReadConfig(cuts=False))
+    assert [v.length for v in whole.videos] == [120]
+
+
+def test_cuts_everywhere_are_an_error(tmp_path):
+    folder = tmp_path / "s/train/a"
+    folder.mkdir(parents=True)
+    for index in range(24):
+        Image.fromarray(np.full((32, 48, 3), 255 * (index // 2 % 2), np.uint8)).save(folder / f"{index:05d}.png")
+    with pytest.raises(DataError, match="no shot has 8 frames"):
+        opened(tmp_path / "s", tmp_path / "c")
+
+
+def test_a_video_that_breaks_half_way_leaves_nothing_behind(tmp_path):
+    write_png_video(tmp_path / "s/train/a", 0)
+    write_png_video(tmp_path / "s/train/b", 1, length=300)
+    broken = tmp_path / "s/train/b/00250.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    last = write_png_video(tmp_path / "s/train/c", 2)
+    store = opened(tmp_path / "s", tmp_path / "c", ReadConfig(skip_broken=True))
+    assert [v.name for v in store.videos] == ["a", "c"] and len(store.frames) == 12
+    assert np.array_equal(store.frames[6:], last)

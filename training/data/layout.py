@@ -9,6 +9,7 @@ Without split folders, videos are cut 8:1:1 by sorted name.
 from __future__ import annotations
 
 import io
+import itertools
 import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,12 +18,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from training.data.cuts import SHOT, find_cuts
 from training.data.store import DataError, Store, StoreWriter
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
 VIDEOS = (".mp4", ".webm", ".avi", ".mov", ".gif")
 SPLITS = ("train", "val", "test")
 MAX_PIXELS = 64 << 20
+PIECE = 192
+"""Frames that are held at a time, and of the longest video of a store."""
 
 
 @dataclass
@@ -32,9 +36,11 @@ class ReadConfig:
     crop: tuple[int, int, int, int] | None = None
     """left, top, right, bottom px, before resizing"""
     size: tuple[int, int] | None = None
-    """height, width px; None keeps the size (rounded down to multiples of 8 by cropping)"""
-    skip: int = 0
-    """frames left out between two that are kept (Tennis trains with 4)"""
+    """height, width px; default: chosen by `training.train` from what moves, else as it is (cut to multiples of 8)"""
+    skip: int | None = None
+    """frames left out between two that are kept; default: chosen by `training.train` from the speed, else none"""
+    cuts: bool = True
+    """split videos where the scene changes at once; shots of less than 8 frames are left out"""
     skip_broken: bool = False
     """leave out videos with unreadable frames, and count them, instead of stopping"""
     pixel_aspect: float = 1.0
@@ -84,30 +90,100 @@ def frames_in(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGES and p.stem.isdigit())
 
 
-def read_video(path: Path, config: ReadConfig) -> np.ndarray:
-    """All frames of one video, cropped and resized: (T, H, W, 3) uint8.
+def read_video(path: Path, config: ReadConfig) -> Iterator[np.ndarray]:
+    """The frames of one video that are kept, cropped and resized, one at a time: (H, W, 3) uint8.
 
     Raises:
         DataError: a missing number, an unreadable frame, or frames of different sizes.
     """
     frames = _read_folder(path) if path.is_dir() else _read_file(path)
-    out = []
+    first = None
     for index, (name, frame) in enumerate(frames):
-        if index % (config.skip + 1):
+        if index % ((config.skip or 0) + 1):
             continue
         frame = _shape(frame, config)
-        if out and frame.shape != out[0].shape:
+        if first is not None and frame.shape != first:
             raise DataError(
-                f"{name}: frame is {frame.shape[:2]}, the first of {path} is {out[0].shape[:2]}; one video has one size"
+                f"{name}: frame is {frame.shape[:2]}, the first of {path} is {first[:2]}; one video has one size"
             )
+        first = frame.shape
+        yield frame
+    if first is None:
+        raise DataError(f"{path}: holds no frames")
+
+
+def shots_of(frames: Iterator[np.ndarray], config: ReadConfig) -> Iterator[np.ndarray]:
+    """The shots in the frames of a video, (T, H, W, 3) each, at most PIECE frames long; a piece is held at a time."""
+    whole = True
+    frames = iter(frames)
+    while piece := list(itertools.islice(frames, PIECE)):
+        stack = np.stack(piece)
+        found = find_cuts(stack) if config.cuts else np.zeros(0, int)
+        whole = whole and len(found) == 0 and len(piece) < PIECE
+        for start, stop in zip([0, *found], [*found, len(stack)], strict=True):
+            if whole or stop - start >= SHOT:
+                yield stack[start:stop]
+
+
+def sample_video(path: Path, longest: int, most: int, crop: tuple[int, int, int, int] | None = None) -> np.ndarray:
+    """Up to `most` frames of a video, from one to four places in it, small: (T, H, W, 3) uint8.
+
+    Args:
+        path: a folder of pictures or a video file.
+        longest: px of the longer side.
+        most: frames.
+        crop: as in :class:`ReadConfig`.
+
+    Raises:
+        DataError: an unreadable frame.
+    """
+    config = ReadConfig(crop=crop)
+    if path.is_dir():
+        files = frames_in(path)
+        parts = [itertools.islice(_read_folder(path, files[part]), most) for part in _parts(len(files), most)]
+    else:
+        about = _about(path)
+        length = about.get("duration", 0.0) * about.get("fps", 0.0)
+        if not np.isfinite(length) or length <= most:
+            parts = [itertools.islice(_read_file(path), most)]
+        else:
+            begins = [part.start / about["fps"] for part in _parts(int(length), most)]
+            parts = [itertools.islice(_read_file(path, begin), most // len(begins)) for begin in begins]
+    out = []
+    for name, frame in itertools.chain(*parts):
+        frame = _cropped(frame, config)
+        scale = min(1.0, longest / max(frame.shape[:2]))
+        if scale < 1:
+            size = (max(1, round(frame.shape[1] * scale)), max(1, round(frame.shape[0] * scale)))
+            frame = np.asarray(Image.fromarray(frame).resize(size, Image.BOX))
+        if out and frame.shape != out[0].shape:
+            raise DataError(f"{name}: another size than the first frame of {path}; one video has one size")
         out.append(frame)
     if not out:
         raise DataError(f"{path}: holds no frames")
     return np.stack(out)
 
 
-def _read_folder(folder: Path) -> Iterator[tuple[Path, np.ndarray]]:
-    files = frames_in(folder)
+def _parts(length: int, most: int) -> list[slice]:
+    """Where to look into a video of `length` frames: all of it, or four parts that make up `most`."""
+    if length <= most:
+        return [slice(0, length)]
+    part = most // 4
+    return [slice(start, start + part) for start in np.linspace(0, length - part, 4).astype(int).tolist()]
+
+
+def _about(path: Path) -> dict:
+    """What a video file says of itself: duration s, fps, size px; empty where it says nothing."""
+    import imageio.v3 as iio
+
+    try:
+        return iio.immeta(path)
+    except Exception:  # plugins raise whatever their decoder raises; reading it will say more
+        return {}
+
+
+def _read_folder(folder: Path, files: list[Path] | None = None) -> Iterator[tuple[Path, np.ndarray]]:
+    files = frames_in(folder) if files is None else files
     suffixes = {f.suffix.lower() for f in files}
     if len(suffixes) > 1:
         raise DataError(f"{folder}: mixes {', '.join(sorted(suffixes))}; one video has one image extension")
@@ -127,11 +203,16 @@ def _read_folder(folder: Path) -> Iterator[tuple[Path, np.ndarray]]:
             ) from None
 
 
-def _read_file(path: Path) -> Iterator[tuple[Path, np.ndarray]]:
+def _read_file(path: Path, begin: float = 0.0) -> Iterator[tuple[Path, np.ndarray]]:
+    """Frames of a video file, from `begin` seconds on."""
     import imageio.v3 as iio
 
+    size = _about(path).get("size", (0, 0))
+    if np.prod(size) > MAX_PIXELS:
+        raise DataError(f"{path}: {size[0]}x{size[1]} is more than {MAX_PIXELS} pixels; reduce the video first")
+    seek = {"plugin": "FFMPEG", "input_params": ["-ss", f"{begin:.3f}"]} if begin else {}
     try:
-        for frame in iio.imiter(path):
+        for frame in iio.imiter(path, **seek):
             frame = np.asarray(frame)
             if frame.ndim == 2:
                 frame = np.repeat(frame[..., None], 3, -1)
@@ -146,19 +227,24 @@ def _read_file(path: Path) -> Iterator[tuple[Path, np.ndarray]]:
         ) from None
 
 
+def _cropped(frame: np.ndarray, config: ReadConfig) -> np.ndarray:
+    if not config.crop:
+        return frame
+    left, top, right, bottom = config.crop
+    if not (0 <= left < right <= frame.shape[1] and 0 <= top < bottom <= frame.shape[0]):
+        raise DataError(f"crop {config.crop} does not fit a frame of {frame.shape[1]}x{frame.shape[0]}")
+    return frame[top:bottom, left:right]
+
+
 def _shape(frame: np.ndarray, config: ReadConfig) -> np.ndarray:
-    if config.crop:
-        left, top, right, bottom = config.crop
-        if not (0 <= left < right <= frame.shape[1] and 0 <= top < bottom <= frame.shape[0]):
-            raise DataError(f"crop {config.crop} does not fit a frame of {frame.shape[1]}x{frame.shape[0]}")
-        frame = frame[top:bottom, left:right]
-    if config.size:
-        if frame.shape[:2] != tuple(config.size):
-            image = Image.fromarray(frame).resize((config.size[1], config.size[0]), Image.BILINEAR)
-            frame = np.asarray(image)
-    else:
-        frame = frame[: frame.shape[0] // 8 * 8, : frame.shape[1] // 8 * 8]
-    return frame
+    frame = _cropped(frame, config)
+    if not config.size:
+        return frame[: frame.shape[0] // 8 * 8, : frame.shape[1] // 8 * 8]
+    if frame.shape[:2] == tuple(config.size):
+        return frame
+    smaller = frame.shape[0] >= config.size[0] and frame.shape[1] >= config.size[1]
+    image = Image.fromarray(frame)
+    return np.asarray(image.resize((config.size[1], config.size[0]), Image.BOX if smaller else Image.BILINEAR))
 
 
 def pack(root: Path, out: Path, config: ReadConfig, progress=lambda done, total: None) -> list[str]:
@@ -174,24 +260,33 @@ def pack(root: Path, out: Path, config: ReadConfig, progress=lambda done, total:
     left_out = []
     videos = find_videos(root)
     for done, (name, split, path) in enumerate(videos):
+        before = len(writer.videos) if writer else 0
         try:
-            frames = read_video(path, config)
+            for number, shot in enumerate(shots_of(read_video(path, config), config)):
+                if writer is None:
+                    writer = StoreWriter(out, *shot.shape[1:3], config.pixel_aspect, str(root))
+                if shot.shape[1:3] != (writer.height, writer.width):
+                    raise DataError(
+                        f"{path}: frames are {shot.shape[1:3]}, the others {(writer.height, writer.width)}; "
+                        "give all videos one size with --read.size HEIGHT WIDTH"
+                    )
+                writer.add(f"{name}-{number:03d}" if number else name, split, shot)
         except DataError as error:
-            if not config.skip_broken:
+            if not config.skip_broken or "--read.size" in str(error):
                 raise
             left_out.append(str(error))
+            if writer is not None:
+                writer.keep(before)
             continue
-        if writer is None:
-            writer = StoreWriter(out, *frames.shape[1:3], config.pixel_aspect, str(root))
-        if frames.shape[1:3] != (writer.height, writer.width):
-            raise DataError(
-                f"{path}: frames are {frames.shape[1:3]}, the others {(writer.height, writer.width)}; "
-                "give all videos one size with --read.size HEIGHT WIDTH"
-            )
-        writer.add(name, split, frames)
         progress(done + 1, len(videos))
-    if writer is None:
-        raise DataError(f"{root}: every video is broken; the last: {left_out[-1]}")
+    if writer is None or not writer.videos:
+        if left_out:
+            raise DataError(f"{root}: every video is broken; the last: {left_out[-1]}")
+        raise DataError(
+            f"{root}: no shot has {SHOT} frames, the scene changes all the time; use longer shots, or --read.no-cuts"
+        )
+    if len({split for _, split, _ in videos}) == 1 and len(writer.videos) >= 3:  # a few long videos: split by shots
+        writer.split_by_order()
     writer.close()
     return left_out
 

@@ -32,15 +32,15 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Defaults:
-    """What training takes unless it is told otherwise."""
+    """What training takes unless it is told otherwise; None: it is chosen from what the footage shows."""
 
-    theta: float = 0.06
+    theta: float | None = None
     """largest share of the frame that the mask may cover for free"""
-    codes: int = 6
+    codes: int | None = None
     """K"""
-    window: int = 64
+    window: int | None = None
     """side of the agent's window, px"""
-    agent_radius: int = 24
+    agent_radius: int | None = None
     """half size of the agent, px"""
 
 
@@ -199,7 +199,7 @@ class WSpritesSource(Source):
     """W-Sprites, generated: 700 + 64 + 64 videos."""
 
     name = "wsprites"
-    defaults = Defaults(codes=9)
+    defaults = Defaults(theta=0.06, codes=9, window=64, agent_radius=24)
     counts: tuple[int, int, int] = (700, 64, 64)
     cast: int | None = None
     judged = MappingProxyType({"action": 3, "direction": 3})

@@ -13,6 +13,7 @@ The index is written last and by renaming, so a folder with an index is a whole 
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -99,6 +100,19 @@ class StoreWriter:
         self.videos.append(Video(name, split, self.frames, len(frames)))
         self.frames += len(frames)
 
+    def keep(self, count: int) -> None:
+        """Take back all videos but the first `count`; only without masks and labels."""
+        self.frames = sum(v.length for v in self.videos[:count])
+        self.videos = self.videos[:count]
+        self._frames.truncate(self.frames)
+
+    def split_by_order(self) -> None:
+        """Split the videos 8:1:1 in the order in which they were added, at least one each."""
+        count = len(self.videos)
+        held = max(1, count // 10)
+        splits = ["train"] * (count - 2 * held) + ["val"] * held + ["test"] * held
+        self.videos = [Video(v.name, split, v.start, v.length) for v, split in zip(self.videos, splits, strict=True)]
+
     def close(self) -> None:
         """Finish the arrays and publish the index."""
         self._frames.close()
@@ -144,6 +158,12 @@ class GrowingArray:
         """Rows (N, *row) uint8."""
         self._file.write(np.ascontiguousarray(rows).data)
         self.count += len(rows)
+
+    def truncate(self, count: int) -> None:
+        """Keep the first `count` rows."""
+        self._file.seek((count - self.count) * math.prod(self.row), os.SEEK_CUR)
+        self._file.truncate()
+        self.count = count
 
     def close(self) -> None:
         """Finish the file."""

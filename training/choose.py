@@ -1,0 +1,258 @@
+"""What training must be told, chosen from what the footage shows; each choice says why, and can be overridden."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from glass_gym.action_space import nearest_direction
+from glass_gym.checkpoint import write_atomically
+from glass_gym.geometry import densest_point
+from glass_gym.glass import Glass
+from training.data.layout import find_videos, sample_video
+from training.data.store import DataError, Store, Video, frames_to_tensor
+from training.export import step_length
+from training.survey import Survey, survey
+from training.token_counts import surprise_of_next
+
+LOOKED_AT = 320
+"""Px of the longer side of frames that are looked at."""
+VIDEOS = 24
+"""Videos that are looked at ..."""
+FRAMES = 400
+"""... and frames of each."""
+AREA = 128 * 160
+"""Px of a frame that trains in an hour on two cores."""
+SMALL, LARGE = 12.0, 96.0
+"""Px: an agent is drawn at least so large, if that does not take more than twice AREA, and at most so large."""
+STEP = 2.0
+"""Px of an ordinary step, at least: slower footage is thinned out."""
+CLIP = 24
+"""Frames that a thinned-out shot should have."""
+CODES_A_POSE = 2.5
+"""Codes for each pose that may come next; which ones may, differs from pose to pose."""
+
+
+@dataclass
+class Choices:
+    """Values by the names of options, and why each is what it is.
+
+    Attributes:
+        values: "read.size" (height, width), "read.skip", "theta", "foreground_range", "background_range", "window",
+            "agent_radius", "poses", "codes": those that were chosen so far.
+        why: a line for each.
+    """
+
+    values: dict[str, Any] = field(default_factory=dict)
+    why: dict[str, str] = field(default_factory=dict)
+
+    def choose(self, name: str, value: Any, why: str) -> None:
+        """Set a value, and say so."""
+        self.values[name] = value
+        self.why[name] = why
+        print(f"  {name} = {_plain(value)}: {why}")
+
+    def save(self, path: Path) -> None:
+        """Write as JSON, by renaming."""
+        text = json.dumps({"values": self.values, "why": self.why}, indent=1)
+        write_atomically(path, lambda part: part.write_text(text))
+
+    def update(self, path: Path) -> None:
+        """Take what another process (or an earlier run) has chosen."""
+        known = Choices.load(path)
+        self.values |= known.values
+        self.why |= known.why
+
+    @classmethod
+    def load(cls, path: Path) -> Choices:
+        """The inverse of :meth:`save`; nothing was chosen where there is no such file.
+
+        Raises:
+            DataError: a damaged file.
+        """
+        if not path.exists():
+            return cls()
+        try:
+            known = json.loads(path.read_text())
+            return cls(dict(known["values"]), dict(known["why"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: not a whole record of choices ({error}); delete it to choose again") from None
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return "x".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+
+
+def look_at_folder(
+    root: Path, crop: tuple[int, int, int, int] | None = None, skip_broken: bool = False, progress=lambda: None
+) -> tuple[Survey, tuple[int, int]]:
+    """Look at some of the videos below a folder, and say how large their frames are: (height, width) px.
+
+    Raises:
+        DataError: no videos, or one that cannot be read (unless `skip_broken`).
+    """
+    found = find_videos(root)
+    some = found[:: max(1, len(found) // VIDEOS)][:VIDEOS]
+    size: list[tuple[int, int]] = []
+
+    def videos() -> Iterator[np.ndarray]:
+        for _, _, path in some:
+            try:
+                if not size:
+                    size.append(sample_video(path, 1 << 20, 1, crop).shape[1:3])
+                yield sample_video(path, LOOKED_AT, FRAMES, crop)
+            except DataError:
+                if not skip_broken:
+                    raise
+            progress()
+
+    return survey(_alike(videos())), size[0]
+
+
+def _alike(videos: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Videos as large as the first: others are scaled, as they will be."""
+    first: tuple[int, int] | None = None
+    for video in videos:
+        if first is None:
+            first = video.shape[1:3]
+        if video.shape[1:3] != first:
+            size = first[::-1]
+            video = np.stack([np.asarray(Image.fromarray(f).resize(size, Image.BOX)) for f in video])
+        yield video
+
+
+def look_at_store(store: Store) -> Survey:
+    """Look at some training videos of a store."""
+    videos = [v for v in store.videos if v.split == "train" and v.length >= 2] or store.videos
+    some = videos[:: max(1, len(videos) // VIDEOS)][:VIDEOS]
+    return survey(np.asarray(store.frames[v.start : v.start + min(v.length, FRAMES)]) for v in some)
+
+
+def choose_reading(choices: Choices, seen: Survey, size: tuple[int, int]) -> None:
+    """How large frames are made, and how many are left out.
+
+    Args:
+        choices: to add to.
+        seen: of the folder.
+        size: (height, width) px of the videos as they are.
+
+    Raises:
+        DataError: frames that are too small for any world.
+    """
+    if min(size) < 32:
+        raise DataError(f"frames are {size[1]}x{size[0]} px; a world needs at least 32x32: use larger footage")
+    whole = size[0] / seen.height  # px of the videos to a px that was looked at
+    agent = max(seen.agent)
+    scale = min(whole, math.sqrt(AREA / (seen.height * seen.width)))
+    why = "an hour's training on two cores"
+    if agent * scale > LARGE:
+        scale = max(LARGE / agent, 48 / min(seen.height, seen.width))
+        why = f"the agent fills at most {LARGE:.0f} px"
+    elif agent * scale < SMALL:
+        scale = min(whole, SMALL / agent, math.sqrt(2 * AREA / (seen.height * seen.width)))
+        why = f"the agent is at least {agent * scale:.0f} px large"
+    if scale > 0.75 * whole and size[0] * size[1] <= 2 * AREA and agent * whole <= LARGE:
+        scale = whole
+        why = "as they are, cut to multiples of 8"
+        height, width = (max(32, n // 8 * 8) for n in size)
+    else:
+        height, width = (max(32, round(n * scale / 8) * 8) for n in (seen.height, seen.width))
+    choices.choose("read.size", None if scale == whole else (height, width), f"{width}x{height} px frames: {why}")
+    step = seen.speed * scale
+    lag = 1
+    if 0 < step < 0.65 * STEP:
+        lag = int(np.clip(round(STEP / step), 1, max(1, min(8, seen.shot_length // CLIP))))
+    choices.choose(
+        "read.skip", lag - 1, f"an ordinary step is {step:.1f} px a frame" + (f", {step * lag:.1f} px now" * (lag > 1))
+    )
+
+
+def choose_sizes(choices: Choices, seen: Survey, height: int, width: int) -> None:
+    """What GMA must know, of frames as they will be trained on; window and radius are provisional."""
+    agent = max(seen.agent)
+    theta = float(np.clip(1.1 * seen.area, 0.002, 0.5))
+    choices.choose("theta", theta, f"the agent covers {seen.area:.1%} of the frame, where it is largest")
+    reach = int(np.clip(math.ceil(1.5 * seen.fastest) + 3, 8, min(height, width) // 2))
+    choices.choose("foreground_range", reach, f"px; the agent's fast steps are {seen.fastest:.0f} px")
+    behind = 4 if seen.camera < 1 else int(np.clip(math.ceil(1.5 * seen.camera) + 2, 4, min(height, width) // 4))
+    choices.choose("background_range", behind, f"px; the camera moves by up to {seen.camera:.1f} px")
+    choices.values["first_window"] = _multiple(1.25 * agent, height, width)
+    choices.values["first_radius"] = max(4, round(0.45 * agent))
+
+
+def _multiple(px: float, height: int, width: int) -> int:
+    return int(np.clip(math.ceil(px / 8) * 8, 16, max(height, width) // 8 * 8))
+
+
+@torch.no_grad()
+def measured_agents(model: Glass, store: Store, count: int = 256) -> tuple[np.ndarray, np.ndarray]:
+    """The agent in random training frames, by M.
+
+    Returns:
+        how far its pixels reach from its densest point along either axis, px (N,); and the area that M covers, as a
+        share of the frame (N,).
+    """
+    from scipy import ndimage
+
+    videos = [v for v in store.videos if v.split == "train"] or store.videos
+    rng = np.random.default_rng(0)
+    device = next(model.parameters()).device
+    index = np.sort([_random_frame(videos, rng) for _ in range(count)])
+    reach = []
+    share = []
+    for part in np.array_split(index, max(1, count // 32)):
+        masks = model.mask(frames_to_tensor(store.frames[part]).to(device)).float()
+        centre = densest_point(masks, model.config.agent_radius).cpu().numpy()
+        share.append(masks.mean((1, 2, 3)).cpu().numpy())
+        for mask, (x, y) in zip((masks[:, 0] > 0.5).cpu().numpy(), centre, strict=True):
+            names, _ = ndimage.label(ndimage.binary_dilation(mask, iterations=3))
+            own = mask & (names == names[round(float(y)), round(float(x))]) & (names > 0)
+            if own.sum() >= 8:
+                ys, xs = np.nonzero(own)
+                reach.append(max(np.quantile(np.abs(xs - x), 0.995), np.quantile(np.abs(ys - y), 0.995)))
+    return np.array(reach), np.concatenate(share)
+
+
+def _random_frame(videos: Sequence[Video], rng: np.random.Generator) -> int:
+    video = videos[rng.integers(len(videos))]
+    return int(video.start + rng.integers(video.length))
+
+
+def choose_window(choices: Choices, model: Glass, store: Store) -> None:
+    """The window and the radius, by M of a trained GMA."""
+    reach, _ = measured_agents(model, store)
+    config = model.config
+    if len(reach) < 8:
+        choices.choose("window", config.window, "M finds no agent in most frames: as surveyed")
+        choices.choose("agent_radius", config.agent_radius, "as surveyed")
+        return
+    far = float(np.quantile(reach, 0.95))
+    usual = float(np.quantile(reach, 0.5))
+    choices.choose("window", _multiple(2 * far + 2, config.height, config.width), f"px; M's agent reaches {far:.0f} px")
+    choices.choose("agent_radius", max(4, round(0.9 * usual)), f"px; usually it reaches {usual:.0f} px")
+
+
+def choose_codes(choices: Choices, tokens: np.ndarray, vectors: np.ndarray, windows) -> None:
+    """K, by how many poses may come next once the pose and the shift are known.
+
+    Args:
+        choices: to add to.
+        tokens: (N,) poses in the windows.
+        vectors: (P, channels), of the poses.
+        windows: the training windows.
+    """
+    shifts = windows.shifts()
+    direction = nearest_direction(shifts, step_length(shifts))
+    nats = surprise_of_next(tokens, vectors, direction, windows.starts, windows.lengths)
+    codes = int(np.clip(math.ceil(CODES_A_POSE * math.exp(nats)), 3, 9))
+    choices.choose("codes", codes, f"local actions (K); given pose and shift, {math.exp(nats):.1f} poses may come next")

@@ -1,0 +1,246 @@
+"""Footage of other people's worlds, with the agent's true mask: what the generality suite trains on and scores with.
+
+Videos are written as anybody's would be, .mp4 files in a folder; the truth lies beside that folder, for scoring only.
+Each world needs the package that it comes from (``pip install``: see :data:`WORLDS`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Episode = tuple[np.ndarray, np.ndarray]
+"""frames (T, H, W, 3) uint8, true masks (T, H, W) bool"""
+
+
+@dataclass(frozen=True)
+class RecordedWorld:
+    """A world to record.
+
+    Attributes:
+        about: what it is a test of.
+        needs: what pip has to install.
+        record: (videos, seed) -> episodes.
+        fps: of the videos.
+    """
+
+    about: str
+    needs: str
+    record: Callable[[int, int], Iterator[Episode]]
+    fps: int = 15
+
+
+def palette_mask(frames: np.ndarray, colours: list[tuple[int, int, int]], near: int = 8) -> np.ndarray:
+    """Pixels of frames (T, H, W, 3) within `near` of a colour in every channel: (T, H, W) bool."""
+    out = np.zeros(frames.shape[:-1], bool)
+    for colour in colours:
+        out |= (np.abs(frames.astype(int) - np.array(colour)) <= near).all(-1)
+    return out
+
+
+def _held_actions(rng: np.random.Generator, actions: list[Any], low: int, high: int) -> Iterator[Any]:
+    while True:
+        action = actions[rng.integers(len(actions))]
+        yield from [action] * int(rng.integers(low, high))
+
+
+def tiles(videos: int, seed: int) -> Iterator[Episode]:
+    """MiniGrid: a triangle on an empty board turns and goes forward, a tile (32 px) at a time."""
+    import gymnasium
+    import minigrid  # noqa: F401
+
+    env = gymnasium.make("MiniGrid-Empty-8x8-v0", render_mode="rgb_array", highlight=False, max_steps=10**6)
+    for video in range(videos):
+        rng = np.random.default_rng([seed, video])
+        env.reset(seed=int(rng.integers(2**31)))
+        env.unwrapped.agent_pos = tuple(rng.integers(1, 7, 2))  # type: ignore[attr-defined]
+        env.unwrapped.agent_dir = int(rng.integers(4))  # type: ignore[attr-defined]
+        frames = []
+        for _ in range(60):
+            frames.append(np.asarray(env.render()))
+            _, _, over, _, _ = env.step(rng.choice([0, 1, 2, 2, 2]))
+            if over:
+                break
+        if len(frames) < 8:
+            continue
+        stack = np.stack(frames)
+        yield stack, palette_mask(stack, [(255, 0, 0)], 60)
+
+
+def lander(videos: int, seed: int) -> Iterator[Episode]:
+    """LunarLander: a body that falls, turns and hovers under a clumsy pilot."""
+    import gymnasium
+
+    env = gymnasium.make("LunarLander-v3", render_mode="rgb_array")
+    for video in range(videos):
+        rng = np.random.default_rng([seed, video])
+        seen, _ = env.reset(seed=int(rng.integers(2**31)))
+        goal = rng.uniform(-0.6, 0.6)
+        hover = rng.uniform(0.4, 1.0)
+        frames = []
+        for step in range(240):
+            if step % 30 == 0:
+                goal = rng.uniform(-0.6, 0.6)
+                hover = rng.uniform(0.3, 1.1)
+            x, y, vx, vy, angle, spin = seen[:6]
+            tilt = np.clip(0.5 * (x - goal) + vx, -0.4, 0.4)
+            turn = 0.5 * (tilt - angle) - spin
+            lift = 0.5 * (hover - y) - 0.5 * vy
+            action = 2 if lift > abs(turn) and lift > 0.05 else 3 if turn < -0.05 else 1 if turn > 0.05 else 0
+            seen, _, over, _, _ = env.step(action if rng.random() < 0.9 else int(rng.integers(4)))
+            if step % 3 == 0:
+                frames.append(np.asarray(env.render()))
+            if over:
+                break
+        if len(frames) < 8:
+            continue
+        stack = np.stack(frames)
+        yield stack, palette_mask(stack, [(128, 102, 230), (77, 77, 128)], 12)
+
+
+def racing(videos: int, seed: int) -> Iterator[Episode]:
+    """CarRacing: the camera follows the car; the car stands still on the screen and everything else moves."""
+    import gymnasium
+
+    env = gymnasium.make("CarRacing-v3", render_mode="rgb_array", continuous=False)
+    for video in range(videos):
+        rng = np.random.default_rng([seed, video])
+        env.reset(seed=int(rng.integers(2**31)))
+        held = _held_actions(rng, [0, 1, 2, 3, 3], 2, 8)
+        frames = []
+        for step in range(170):
+            env.step(next(held))
+            if step >= 50 and step % 2 == 0:
+                frames.append(np.asarray(env.render()))
+        stack = np.stack(frames)
+        red = palette_mask(stack, [(204, 0, 0)], 30)
+        yield stack, red
+
+
+def _atari(name: str, colours: list[tuple[int, int, int]], actions: list[str], part: slice, skip: int):
+    def record(videos: int, seed: int) -> Iterator[Episode]:
+        import ale_py
+        import gymnasium
+
+        gymnasium.register_envs(ale_py)
+        env = gymnasium.make(f"ALE/{name}-v5", render_mode="rgb_array", frameskip=skip)
+        meanings = env.unwrapped.get_action_meanings()  # type: ignore[attr-defined]
+        known = [meanings.index(a) for a in actions]
+        for video in range(videos):
+            rng = np.random.default_rng([seed, video])
+            env.reset(seed=int(rng.integers(2**31)))
+            held = _held_actions(rng, known, 3, 14)
+            frames = []
+            for step in range(110):
+                screen, _, over, _, info = env.step(next(held))
+                if step >= 30:
+                    frames.append(np.asarray(screen)[part])
+                if over or info.get("lives", 1) == 0:
+                    break
+            if len(frames) < 16:
+                continue
+            stack = np.stack(frames)
+            yield stack, palette_mask(stack, colours)
+
+    return record
+
+
+def arm(videos: int, seed: int) -> Iterator[Episode]:
+    """FetchReach: a shaded robot arm over a table, that comes into the frame from its edge."""
+    os.environ.setdefault("MUJOCO_GL", "osmesa")
+    import gymnasium
+    import gymnasium_robotics
+    import mujoco
+
+    gymnasium.register_envs(gymnasium_robotics)
+    env = gymnasium.make("FetchReach-v4", max_episode_steps=10**6)
+    env.reset(seed=seed)
+    model = env.unwrapped.model  # type: ignore[attr-defined]
+    data = env.unwrapped.data  # type: ignore[attr-defined]
+    renderer = mujoco.Renderer(model, 192, 192)
+    camera = mujoco.MjvCamera()
+    camera.lookat[:] = (1.33, 0.75, 0.5)
+    camera.distance = 1.15
+    camera.azimuth = 180
+    camera.elevation = -55
+    moving = ("shoulder", "upperarm", "elbow", "forearm", "wrist", "gripper", "finger")
+    names = [mujoco.mj_id2name(model, mujoco.mjtObj.mjOBJ_BODY, b) or "" for b in range(model.nbody)]
+    robot = [b for b, name in enumerate(names) if name.startswith("robot0:") and any(m in name for m in moving)]
+    geoms = np.flatnonzero(np.isin(model.geom_bodyid, robot))
+    axes = np.isin(model.geom_bodyid, [b for b, name in enumerate(names) if "mocap" in name])
+    model.geom_rgba[axes, 3] = 0  # neither the axes of the hand ...
+    model.site_rgba[:, 3] = 0  # ... nor the goal are drawn
+    table = np.isin(model.geom_bodyid, [b for b, name in enumerate(names) if name.startswith("table")])
+    model.geom_matid[table] = -1
+    model.geom_rgba[table] = (0.55, 0.38, 0.22, 1.0)
+    for video in range(videos):
+        rng = np.random.default_rng([seed, video])
+        env.reset(seed=int(rng.integers(2**31)))
+        moves = [np.array([x, y, z, 0]) for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1)]
+        held = _held_actions(rng, moves, 3, 9)
+        frames = []
+        masks = []
+        for step in range(64):
+            env.step(next(held).astype(np.float32))
+            if step < 4:
+                continue
+            renderer.update_scene(data, camera)
+            frames.append(renderer.render().copy())
+            renderer.enable_segmentation_rendering()
+            seg = renderer.render()
+            renderer.disable_segmentation_rendering()
+            masks.append((seg[..., 1] == mujoco.mjtObj.mjOBJ_GEOM) & np.isin(seg[..., 0], geoms))
+        yield np.stack(frames), np.stack(masks)
+
+
+WALK = ["NOOP", "RIGHT", "LEFT", "RIGHT", "LEFT", "UP", "DOWN"]
+WORLDS: dict[str, RecordedWorld] = {
+    "tiles": RecordedWorld("a grid world: jumps of a whole tile", "minigrid", tiles, 6),
+    "lander": RecordedWorld("an agent that rotates freely", "gymnasium[box2d]", lander),
+    "kangaroo": RecordedWorld(
+        "an animated walker among other moving things",
+        "ale-py",
+        _atari("Kangaroo", [(223, 183, 85)], [*WALK, "RIGHTFIRE", "LEFTFIRE"], np.s_[24:184], 4),
+    ),
+    "montezuma": RecordedWorld(
+        "an animated walker and climber beside a rolling skull",
+        "ale-py",
+        _atari("MontezumaRevenge", [(228, 111, 111), (200, 72, 72), (210, 182, 86)], WALK, np.s_[46:190], 4),
+    ),
+    "arm": RecordedWorld("a shaded arm that is attached to the edge", "gymnasium-robotics 'mujoco<3.4'", arm),
+    "racing": RecordedWorld("a camera that follows the agent", "gymnasium[box2d]", racing),
+}
+
+
+def record_world(name: str, out: Path, videos: int = 60, seed: int = 0, progress=lambda done: None) -> Path:
+    """Record a world of :data:`WORLDS`: `out`/videos/000.mp4 ... and `out`/truth.npz (masks packed bit by bit).
+
+    Returns:
+        the folder of the videos.
+    """
+    import imageio.v3 as iio
+
+    folder = Path(out) / "videos"
+    folder.mkdir(parents=True, exist_ok=True)
+    truth = {}
+    for index, (frames, masks) in enumerate(WORLDS[name].record(videos, seed)):
+        frames = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
+        masks = masks[:, : frames.shape[1], : frames.shape[2]]
+        iio.imwrite(
+            folder / f"{index:03d}.mp4",
+            frames,
+            fps=WORLDS[name].fps,
+            codec="libx264",
+            macro_block_size=1,
+            output_params=["-crf", "12", "-pix_fmt", "yuv420p", "-loglevel", "error"],
+        )
+        truth[f"{index:03d}"] = np.packbits(masks, axis=-1)
+        truth["width"] = np.array(frames.shape[2])
+        progress(index + 1)
+    np.savez_compressed(Path(out) / "truth.npz", **truth)
+    return folder

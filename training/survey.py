@@ -1,0 +1,341 @@
+"""A look at footage before anything is trained: what moves, how big and how fast, and whether there is a world in it.
+
+Everything here is counting, no learning: cuts by how much of the picture changes at once, the camera by
+matching, the agent as what differs from the median of its shot and goes on changing. What training must be told
+(frame size, theta, shift ranges, window ...) follows from it; :class:`Choice` says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from training.data.cuts import SHOT, find_cuts
+from training.data.store import DataError
+
+CHANGED = 18
+"""A pixel differs by at least this much, of 255, in one channel."""
+COARSE = 4
+"""Px to a place of the coarse search for the camera's move."""
+CAMERA = 24
+"""Px a frame of the fastest camera."""
+SMALLEST = 6
+"""Px of the smallest agent."""
+EQUAL = 0.5
+"""Two blobs are of one kind, if the smaller has this share of the larger one's area."""
+
+
+class NoWorldError(DataError):
+    """Footage that no world can be learned from; --force trains nevertheless."""
+
+
+@dataclass
+class Shot:
+    """What was seen in one shot; lengths in px of the frames looked at.
+
+    Attributes:
+        frames: how many.
+        camera: (T - 1, 2) px, moves of the whole picture.
+        moving: (T,) share of the pixels that differ from the shot's median.
+        explained: (T - 1,) share of the pixels changed since the last frame that lie in or about the agent; nan: none.
+        boxes: (T, 4) left, top, right, bottom of the agent; nan where none was seen.
+        areas: (T,) px of it.
+        places: (T, 2) px, its centres.
+        agents: (T,) how many blobs of that size move.
+        picture: one frame with the agent's box, for people.
+    """
+
+    frames: int
+    camera: np.ndarray
+    moving: np.ndarray
+    explained: np.ndarray
+    boxes: np.ndarray
+    areas: np.ndarray
+    places: np.ndarray
+    agents: np.ndarray
+    picture: np.ndarray
+
+
+@dataclass
+class Survey:
+    """What all footage shows; lengths in px of the frames looked at.
+
+    Attributes:
+        height, width: of those frames.
+        videos: looked at.
+        shots: of them.
+        shot_length: frames, median.
+        cuts: a 1,000 frames.
+        camera: px a frame, 90th percentile.
+        seen: share of the frames in which something moves on its own.
+        moving: share of the pixels that move, median.
+        explained: share of all change that is in or about the agent.
+        agent: (width, height) of the agent's box, 90th percentile.
+        area: share of the frame that the agent covers, 90th percentile.
+        speed: px a frame of an agent that moves: half of the way was gone by larger steps.
+        fastest: px a frame; a twentieth of the way was gone by larger steps.
+        several: share of the frames with two or more agents of one size.
+        at_edge: share of the frames in which the agent's box touches the frame's edge.
+        pictures: for people, (N, H, W, 3) uint8.
+    """
+
+    height: int
+    width: int
+    videos: int
+    shots: int
+    shot_length: float
+    cuts: float
+    camera: float
+    seen: float
+    moving: float
+    explained: float
+    agent: tuple[float, float]
+    area: float
+    speed: float
+    fastest: float
+    several: float
+    at_edge: float
+    pictures: list[np.ndarray] = field(default_factory=list, repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, without pictures."""
+        values = asdict(self)
+        del values["pictures"]
+        return values
+
+    def lines(self) -> list[str]:
+        """One line each, for people."""
+        agents = "one" if self.several < 0.5 else "several of one size"
+        edge = f", at the frame's edge in {self.at_edge:.0%} of the frames" if self.at_edge > 0.5 else ""
+        return [
+            f"footage: {self.videos} videos looked at, {self.width}x{self.height} px; {self.shots} shots of "
+            f"{self.shot_length:.0f} frames, {self.cuts:.1f} cuts a 1,000 frames",
+            f"camera: {'moves by up to' if self.camera >= 1 else 'stands still, within'} {self.camera:.1f} px a frame",
+            f"agent: {agents}; about {self.agent[0]:.0f}x{self.agent[1]:.0f} px, {self.area:.1%} of the frame{edge}; "
+            f"it moves in {self.seen:.0%} of the frames, by {self.speed:.1f} px a frame (at most {self.fastest:.0f})",
+            f"motion: {self.moving:.1%} of the pixels move; {self.explained:.0%} of all change is the agent's",
+        ]
+
+    def reasons_to_stop(self) -> list[str]:
+        """Why no world can be learned from this; empty: one can."""
+        out = []
+        if self.shot_length < SHOT:
+            out.append(
+                f"cuts everywhere: shots have {self.shot_length:.0f} frames, an action needs at least {SHOT}; "
+                "use footage with longer shots"
+            )
+        elif self.seen < 0.02:
+            out.append(
+                f"nothing moves on its own (in {self.seen:.1%} of the frames); use footage in which the agent acts, "
+                "seen by a camera that stands still"
+            )
+        elif self.moving > 0.35 or (self.area > 0.35 and self.camera < 1):
+            out.append(
+                f"{max(self.moving, self.area):.0%} of the picture moves at once: a camera that turns, zooms or "
+                "follows the agent, or an agent that fills the picture; a world needs a background that stands still"
+            )
+        elif self.several > 0.5:
+            out.append(
+                f"in {self.several:.0%} of the frames two or more agents of one size move at once; a world has one "
+                "agent: crop the others out (--read.crop)"
+            )
+        return out
+
+
+def camera_moves(frames: np.ndarray) -> np.ndarray:
+    """Whole px by which the picture moved between frames (T, H, W, 3): (T - 1, 2), (right, down).
+
+    By matching, coarse and then fine; differences are cut off, so that an agent with a mind of its own counts little.
+    """
+    grey = frames.mean(-1, dtype=np.float32)
+    height, width = grey.shape[1:]
+    part = grey[:, : height // COARSE * COARSE, : width // COARSE * COARSE]
+    small = part.reshape(len(grey), height // COARSE, COARSE, width // COARSE, COARSE).mean((2, 4))
+    reach = max(1, min(CAMERA // COARSE, min(small.shape[1:]) // 4))
+    coarse = [(x, y) for x in range(-reach, reach + 1) for y in range(-reach, reach + 1)]
+    fine = [(x, y) for x in range(-COARSE, COARSE + 1) for y in range(-COARSE, COARSE + 1)]
+    out = np.zeros((len(grey) - 1, 2), int)
+    for t in range(len(out)):
+        stayed = _mismatch(grey[t], grey[t + 1], 0, 0)
+        if stayed < 0.5:  # nearly nothing changed
+            continue
+        x, y = min(coarse, key=lambda d: _mismatch(small[t], small[t + 1], *d))
+        near = [(COARSE * x + dx, COARSE * y + dy) for dx, dy in fine]
+        found = min(near, key=lambda d: _mismatch(grey[t], grey[t + 1], *d))
+        if _mismatch(grey[t], grey[t + 1], *found) < 0.6 * stayed:
+            out[t] = found
+    return out
+
+
+def _mismatch(before: np.ndarray, after: np.ndarray, right: int, down: int) -> float:
+    """Mean difference, cut off, of two grey pictures (H, W) where they overlap once the first has moved."""
+    height, width = before.shape
+    a = before[max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)]
+    b = after[max(0, down) : height - max(0, -down), max(0, right) : width - max(0, -right)]
+    return float(np.minimum(np.abs(a - b), CHANGED).mean())
+
+
+def look_at_shot(frames: np.ndarray) -> Shot:
+    """Find what moves in the frames (T, H, W, 3) uint8 of one shot, T >= 2."""
+    from scipy import ndimage
+
+    count, height, width, _ = frames.shape
+    camera = camera_moves(frames)
+    still = frames
+    known = np.ones(frames.shape[:3], bool)
+    if np.abs(camera).max() > 0:  # registered to the middle frame
+        path = np.concatenate([np.zeros((1, 2), int), camera.cumsum(0)])
+        path = path - path[count // 2]
+        still = np.stack([np.roll(f, (-dy, -dx), (0, 1)) for f, (dx, dy) in zip(frames, path, strict=True)])
+        for seen, (dx, dy) in zip(known, path, strict=True):  # not what came in again at the other side
+            seen[:] = _box_mask(np.array([-dx, -dy, width - dx, height - dy]).clip(0), height, width)
+        known &= known.mean(0) > 0.5
+    median = np.median(still[np.linspace(0, count - 1, min(count, 41)).astype(int)], axis=0)
+    differs = np.stack([np.abs(f.astype(np.int16) - median).max(-1) > CHANGED for f in still])
+    changes = np.stack(
+        [
+            np.abs(a.astype(np.int16) - b).max(-1) > CHANGED
+            for a, b in zip(still[1:], still[:-1].astype(np.int16), strict=True)
+        ]
+    )
+    differs &= known
+    changes &= known[1:] & known[:-1]
+    gap = max(1, round(0.01 * max(height, width)))
+    smallest = max(SMALLEST, 1e-4 * height * width)
+    boxes = np.full((count, 4), np.nan)
+    areas = np.full(count, np.nan)
+    places = np.full((count, 2), np.nan)
+    agents = np.zeros(count, int)
+    explained = np.full(count - 1, np.nan)
+    for t in range(count):
+        changed = changes[max(0, t - 1) : t + 1].any(0)
+        joined = ndimage.binary_dilation(differs[t], iterations=gap) if differs[t].any() else differs[t]
+        names, number = ndimage.label(joined)
+        if not number:
+            continue
+        index = np.arange(1, number + 1)
+        area = ndimage.sum_labels(differs[t], names, index)
+        active = ndimage.sum_labels(changed & joined, names, index)
+        lives = (area >= smallest) & (active >= 0.04 * area)
+        if not lives.any():
+            continue
+        main = index[np.where(lives, area, 0).argmax()]
+        agents[t] = int((area[lives] >= EQUAL * area[main - 1]).sum())
+        own = differs[t] & (names == main)
+        ys, xs = np.nonzero(own)
+        boxes[t] = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
+        areas[t] = len(xs)
+        places[t] = xs.mean(), ys.mean()
+        if t and changes[t - 1].any():
+            near = ndimage.binary_dilation(names == main, iterations=gap)
+            near |= _box_mask(boxes[t - 1], height, width) if not np.isnan(boxes[t - 1, 0]) else False
+            explained[t - 1] = (changes[t - 1] & near).sum() / changes[t - 1].sum()
+    picture = frames[count // 2].copy()
+    seen = np.flatnonzero(~np.isnan(areas))
+    if len(seen):
+        t = int(seen[np.abs(seen - count // 2).argmin()])
+        picture = _with_box(frames[t], boxes[t])
+    return Shot(count, camera, differs.mean((1, 2)), explained, boxes, areas, places, agents, picture)
+
+
+def _box_mask(box: np.ndarray, height: int, width: int) -> np.ndarray:
+    out = np.zeros((height, width), bool)
+    left, top, right, bottom = box.astype(int)
+    out[top:bottom, left:right] = True
+    return out
+
+
+def _with_box(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
+    out = frame.copy()
+    left, top, right, bottom = box.astype(int)
+    right = min(right, frame.shape[1] - 1)
+    bottom = min(bottom, frame.shape[0] - 1)
+    colour = (255, 0, 255)
+    out[[top, bottom], left : right + 1] = colour
+    out[top : bottom + 1, [left, right]] = colour
+    return out
+
+
+def survey(videos: Iterable[np.ndarray]) -> Survey:
+    """Look at videos, each (T, H, W, 3) uint8 of one size, one after the other.
+
+    Raises:
+        DataError: no video has two frames.
+    """
+    shots = []
+    cuts = 0
+    frames = 0
+    looked_at = 0
+    size = (0, 0)
+    lengths = []
+    for video in videos:
+        if len(video) < 2:
+            continue
+        looked_at += 1
+        size = video.shape[1:3]
+        found = find_cuts(video)
+        cuts += len(found)
+        frames += len(video)
+        for start, stop in zip([0, *found], [*found, len(video)], strict=True):
+            lengths.append(stop - start)
+            if stop - start >= SHOT or len(found) == 0:
+                shots.append(look_at_shot(video[start:stop]))
+    if not frames:
+        raise DataError("no video has two frames; a world is learned from motion")
+    length = float(np.median(lengths))
+    if not shots or (length < SHOT and len(lengths) > 1):
+        nothing = [0.0] * 4
+        return Survey(*size, looked_at, len(lengths), length, 1e3 * cuts / frames, *nothing, (0, 0), *nothing, 0.0)
+    return _summary(shots, size, looked_at, length, 1e3 * cuts / frames)
+
+
+def _summary(shots: list[Shot], size: tuple[int, int], videos: int, length: float, cuts: float) -> Survey:
+    areas = np.concatenate([s.areas for s in shots])
+    boxes = np.concatenate([s.boxes for s in shots])
+    agents = np.concatenate([s.agents for s in shots])
+    seen = ~np.isnan(areas)
+    camera = np.concatenate([np.linalg.norm(s.camera, axis=1) for s in shots])
+    speeds = []
+    for shot in shots:
+        same = np.abs(np.diff(np.log(shot.areas))) < 0.5  # the same blob, not another one
+        moved = np.linalg.norm(np.diff(shot.places, axis=0), axis=1)
+        speeds.append(moved[same & ~np.isnan(moved)])
+    speed = np.concatenate(speeds)
+    reach = np.hypot(*size) / 3  # farther than that another blob took over
+    speed = speed[(speed > 0.25) & (speed < reach)]
+    extent = (boxes[:, 2:] - boxes[:, :2])[seen]
+    edge = (boxes[seen, :2] <= 1).any(1) | (boxes[seen, 2:] >= np.array(size[::-1]) - 1).any(1)
+    explained = np.concatenate([s.explained for s in shots])
+
+    def quantile(values: np.ndarray, share: float) -> float:
+        return float(np.quantile(values, share)) if len(values) else 0.0
+
+    some = shots[:: max(1, len(shots) // 8)][:8]
+    return Survey(
+        height=size[0],
+        width=size[1],
+        videos=videos,
+        shots=len(shots),
+        shot_length=length,
+        cuts=cuts,
+        camera=quantile(camera, 0.9),
+        seen=float(seen.mean()),
+        moving=float(np.median(np.concatenate([s.moving for s in shots]))),
+        explained=float(np.nanmean(explained)) if (~np.isnan(explained)).any() else 0.0,
+        agent=(quantile(extent[:, 0], 0.9), quantile(extent[:, 1], 0.9)),
+        area=quantile(areas[seen], 0.9) / (size[0] * size[1]),
+        speed=_step_at(speed, 0.5),
+        fastest=_step_at(speed, 0.95),
+        several=float((agents[seen] > 1).mean()) if seen.any() else 0.0,
+        at_edge=float(edge.mean()) if seen.any() else 0.0,
+        pictures=[s.picture for s in some],
+    )
+
+
+def _step_at(steps: np.ndarray, share: float) -> float:
+    """The length that this share of the way was gone by smaller steps than: wobbles on the spot count little."""
+    ordered = np.sort(steps)
+    return float(ordered[np.searchsorted(ordered.cumsum(), share * ordered.sum())]) if len(ordered) else 0.0
