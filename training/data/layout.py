@@ -166,8 +166,8 @@ def sample_video(path: Path, longest: int, most: int, crop: tuple[int, int, int,
 
 def _parts(length: int, most: int) -> list[slice]:
     """Where to look into a video of `length` frames: all of it, or four parts that make up `most`."""
-    if length <= most:
-        return [slice(0, length)]
+    if length <= most or most < 4:
+        return [slice(0, min(length, most))]
     part = most // 4
     return [slice(start, start + part) for start in np.linspace(0, length - part, 4).astype(int).tolist()]
 

@@ -149,10 +149,8 @@ class TokenConfig:
     """share of the steps that start from the pose that was predicted, not from the real one"""
     sure: float = 0.03
     """weight of the local actions' distance from the prior, nats: codes are chosen among what is likely"""
-    exogenous: float = 0.0
-    """weight of how far the prior tells the code from the state, nats: an action is possible in every state"""
     warm: float = 0.3
-    """share of the steps over which these two weights grow from nothing"""
+    """share of the steps over which that weight grows from nothing"""
 
 
 class TokenClips:
@@ -267,11 +265,7 @@ class TokenLmaStage(Stage):
             terms["prior"] = -(q.detach() * log_p).sum(-1).mean()
             grown = min(1.0, iteration / max(1.0, c.warm * c.iterations))
             log_q = log_q.unflatten(0, (batches, steps))
-            known = log_p.detach()
-            terms["sure"] = c.sure * grown * (q * (log_q - known)).sum(-1).mean()
-            if c.exogenous:
-                anywhere = known.exp().mean((0, 1)).log()
-                terms["exogenous"] = c.exogenous * grown * (q * (known - anywhere)).sum(-1).mean()
+            terms["sure"] = c.sure * grown * (q * (log_q - log_p.detach())).sum(-1).mean()
         return terms
 
     def _alone(self, codes: Tensor) -> Tensor:
