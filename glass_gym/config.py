@@ -35,6 +35,7 @@ class GlassConfig:
         code_channels: size of a code vector in the codebook.
         action_channels: size of the embeddings of both actions.
         poses: P, the size of the vocabulary of poses (``token`` only).
+        hole: px by which the hole in the background is larger than the agent's mask.
         prior_channels: width of the prior over local actions; 0: the model has none.
 
     Raises:
@@ -61,6 +62,7 @@ class GlassConfig:
     action_channels: int = 64
     poses: int = 256
     prior_channels: int = 0
+    hole: int = 0
 
     def __post_init__(self) -> None:
         """Check the sizes.
@@ -86,6 +88,8 @@ class GlassConfig:
             raise ValueError(f"codes (K) must be at least 1, got {self.codes}")
         if self.poses < 2:
             raise ValueError(f"poses (P) must be at least 2, got {self.poses}")
+        if not 0 <= self.hole <= 8:
+            raise ValueError(f"hole must be 0 to 8 px, got {self.hole}")
         if self.prior_channels < 0:
             raise ValueError(f"prior_channels must be at least 0, got {self.prior_channels}")
 

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from glass_gym.config import GlassConfig
 from glass_gym.geometry import compose
@@ -114,11 +115,27 @@ class Glass(nn.Module):
 
     # --- GMA ---------------------------------------------------------------------------------------------------
 
-    def analyse_pairs(self, frames: Tensor) -> Motion:
-        """GMA's forward pass on pairs (B, 2, 3, H, W) (Sec. 3.1, Fig. 2)."""
+    def behind(self, images: Tensor, masks: Tensor, grow: int | None = None) -> Tensor:
+        """What is behind the agent: N, on holes a little larger than the mask.
+
+        Args:
+            images: (B, 3, H, W) in [-1, 1].
+            masks: (B, 1, H, W) in [0, 1].
+            grow: px by which the mask falls short of what has to go; default: the config's `hole`.
+
+        Returns:
+            (B, 3, H, W).
+        """
+        grow = self.config.hole if grow is None else grow
+        if grow:
+            masks = F.max_pool2d(masks, 2 * grow + 1, 1, grow)
+        return self.inpaint(images, masks)
+
+    def analyse_pairs(self, frames: Tensor, grow: int = 0) -> Motion:
+        """GMA's forward pass on pairs (B, 2, 3, H, W) (Sec. 3.1, Fig. 2), with holes grown by so many px (ours)."""
         flat = frames.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         masks = self.mask(flat)
-        backgrounds = self.inpaint(flat, masks).unflatten(0, frames.shape[:2])
+        backgrounds = self.behind(flat, masks, grow).unflatten(0, frames.shape[:2])
         masks = masks.unflatten(0, frames.shape[:2])  # (B, 2, 1, H, W)
         forward = self.shift_foreground(frames, masks)
         behind = self.shift_background(frames, 1 - masks)

@@ -152,7 +152,7 @@ class Simulator:
         images = to_images(frames.to(self.device).permute(0, 3, 1, 2))
         with self._autocast():
             masks = self.model.mask(images).float()
-            background = self.model.inpaint(images, masks).float()
+            background = self.model.behind(images, masks).float()
         centre = densest_point(masks, self.config.agent_radius)
         with self._autocast():
             if position is None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from glass_gym.action_space import nearest_direction
 from glass_gym.checkpoint import write_atomically
@@ -37,6 +38,10 @@ STEP = 2.0
 """Px of an ordinary step, at least: slower footage is thinned out."""
 CLIP = 24
 """Frames that a thinned-out shot should have."""
+RING = 5
+"""Px about the mask in which a halo may be."""
+HOLES = 4
+"""Holes that are tried are less than so many px larger than the mask."""
 CODES_A_POSE = 2.5
 """Codes for each pose that may come next; which ones may, differs from pose to pose."""
 
@@ -132,10 +137,13 @@ def _alike(videos: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 def look_at_store(store: Store) -> Survey:
-    """Look at some training videos of a store."""
+    """Look at some training videos of a store; the survey's hints are of frames of the store."""
     videos = [v for v in store.videos if v.split == "train" and v.length >= 2] or store.videos
     some = videos[:: max(1, len(videos) // VIDEOS)][:VIDEOS]
-    return survey(np.asarray(store.frames[v.start : v.start + min(v.length, FRAMES)]) for v in some)
+    spans = [slice(v.start, v.start + min(v.length, FRAMES)) for v in some]
+    out = survey(np.asarray(store.frames[span]) for span in spans)
+    out.hinted = np.concatenate([np.arange(span.start, span.stop) for span in spans])[out.hinted]
+    return out
 
 
 def choose_reading(choices: Choices, seen: Survey, size: tuple[int, int]) -> None:
@@ -240,6 +248,40 @@ def choose_window(choices: Choices, model: Glass, store: Store) -> None:
     usual = float(np.quantile(reach, 0.5))
     choices.choose("window", _multiple(2 * far + 2, config.height, config.width), f"px; M's agent reaches {far:.0f} px")
     choices.choose("agent_radius", max(4, round(0.9 * usual)), f"px; usually it reaches {usual:.0f} px")
+
+
+@torch.no_grad()
+def choose_hole(choices: Choices, model: Glass, store: Store) -> None:
+    """By how many px the hole in the background must be larger than the mask, so that no halo of the agent stays.
+
+    What is behind the agent is known where the camera stands still: the median of the shot.
+    """
+    videos = [v for v in store.videos if v.split == "train" and v.length >= 2 * CLIP] or store.videos
+    device = next(model.parameters()).device
+    errors = []
+    for video in videos[:: max(1, len(videos) // VIDEOS)][:VIDEOS]:
+        frames = np.asarray(store.frames[video.start : video.start + video.length])
+        median = torch.from_numpy(np.median(frames, 0)).permute(2, 0, 1).to(device)
+        images = frames_to_tensor(frames[:: max(1, len(frames) // 3)][:3]).to(device)
+        masks = model.mask(images).float()
+        ring = F.max_pool2d(masks, 2 * RING + 1, 1, RING)
+        if ring.sum() < 1:
+            continue
+        error = []
+        for grow in range(HOLES):
+            behind = (model.behind(images, masks, grow).float() + 1) * 127.5
+            error.append(float(((behind - median).abs().mean(1, keepdim=True) * ring).sum() / ring.sum()))
+        errors.append(error)
+    if not errors:
+        return
+    error = np.median(errors, 0)
+    best = int(error.argmin())
+    best = best if error[best] < 0.9 * error[0] else 0
+    choices.choose(
+        "hole",
+        best,
+        f"px more than the mask; off by {error[best]:.1f} of 255 behind the agent, by {error[0]:.1f} with 0",
+    )
 
 
 def choose_codes(choices: Choices, tokens: np.ndarray, vectors: np.ndarray, windows) -> None:

@@ -43,6 +43,13 @@ def size(mask: Tensor, theta: float) -> Tensor:
     return F.relu(mask.mean((1, 2, 3)) - theta).mean()
 
 
+def hint(mask: Tensor, silhouette: Tensor) -> Tensor:
+    """Ours: one minus the Dice overlap of masks (B, 1, H, W) with silhouettes of what moves, over the batch."""
+    mask = mask.float()
+    silhouette = silhouette.float()
+    return 1 - (2 * (mask * silhouette).sum() + 1) / (mask.sum() + silhouette.sum() + 1)
+
+
 def weighted_squared(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """L_RECU (Sec. 3.2): squared error (B, C, H, W) under a weight (B, 1, H, W), normalised by the weight."""
     return ((predicted - target).square() * weight).mean() / weight.mean().clamp_min(1e-6)

@@ -8,7 +8,7 @@ matching, the agent as what differs from the median of its shot and goes on chan
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,7 @@ class Shot:
         areas: (T,) px of it.
         places: (T, 2) px, its centres.
         agents: (T,) how many blobs of that size move.
+        silhouettes: (T, ceil(H W / 8)) uint8, which pixels are the agent's, packed bit by bit.
         picture: one frame with the agent's box, for people.
     """
 
@@ -56,6 +57,7 @@ class Shot:
     areas: np.ndarray
     places: np.ndarray
     agents: np.ndarray
+    silhouettes: np.ndarray
     picture: np.ndarray
 
 
@@ -80,6 +82,8 @@ class Survey:
         several: share of the frames with two or more agents of one size.
         at_edge: share of the frames in which the agent's box touches the frame's edge.
         pictures: for people, (N, H, W, 3) uint8.
+        hints: silhouettes of the agent where one was seen, (M, ceil(H W / 8)) uint8, packed bit by bit ...
+        hinted: ... and the frames that they are of, (M,) int64, counted through all videos.
     """
 
     height: int
@@ -99,12 +103,12 @@ class Survey:
     several: float
     at_edge: float
     pictures: list[np.ndarray] = field(default_factory=list, repr=False)
+    hints: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.uint8), repr=False)
+    hinted: np.ndarray = field(default_factory=lambda: np.zeros(0, int), repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, without pictures."""
-        values = asdict(self)
-        del values["pictures"]
-        return values
+        """Plain values, without pictures and hints."""
+        return {name: value for name, value in vars(self).items() if name not in ("pictures", "hints", "hinted")}
 
     def lines(self) -> list[str]:
         """One line each, for people."""
@@ -210,6 +214,7 @@ def look_at_shot(frames: np.ndarray) -> Shot:
     places = np.full((count, 2), np.nan)
     agents = np.zeros(count, int)
     explained = np.full(count - 1, np.nan)
+    silhouettes = np.zeros((count, (height * width + 7) // 8), np.uint8)
     for t in range(count):
         changed = changes[max(0, t - 1) : t + 1].any(0)
         joined = ndimage.binary_dilation(differs[t], iterations=gap) if differs[t].any() else differs[t]
@@ -225,6 +230,7 @@ def look_at_shot(frames: np.ndarray) -> Shot:
         main = index[np.where(lives, area, 0).argmax()]
         agents[t] = int((area[lives] >= EQUAL * area[main - 1]).sum())
         own = differs[t] & (names == main)
+        silhouettes[t] = np.packbits(own)
         ys, xs = np.nonzero(own)
         boxes[t] = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
         areas[t] = len(xs)
@@ -238,7 +244,7 @@ def look_at_shot(frames: np.ndarray) -> Shot:
     if len(seen):
         t = int(seen[np.abs(seen - count // 2).argmin()])
         picture = _with_box(frames[t], boxes[t])
-    return Shot(count, camera, differs.mean((1, 2)), explained, boxes, areas, places, agents, picture)
+    return Shot(count, camera, differs.mean((1, 2)), explained, boxes, areas, places, agents, silhouettes, picture)
 
 
 def _box_mask(box: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -266,6 +272,7 @@ def survey(videos: Iterable[np.ndarray]) -> Survey:
         DataError: no video has two frames.
     """
     shots = []
+    begins = []
     cuts = 0
     frames = 0
     looked_at = 0
@@ -273,23 +280,29 @@ def survey(videos: Iterable[np.ndarray]) -> Survey:
     lengths = []
     for video in videos:
         if len(video) < 2:
+            frames += len(video)
             continue
         looked_at += 1
         size = video.shape[1:3]
         found = find_cuts(video)
         cuts += len(found)
-        frames += len(video)
         for start, stop in zip([0, *found], [*found, len(video)], strict=True):
             lengths.append(stop - start)
             if stop - start >= SHOT or len(found) == 0:
                 shots.append(look_at_shot(video[start:stop]))
-    if not frames:
+                begins.append(frames + int(start))
+        frames += len(video)
+    if not looked_at:
         raise DataError("no video has two frames; a world is learned from motion")
     length = float(np.median(lengths))
     if not shots or (length < SHOT and len(lengths) > 1):
         nothing = [0.0] * 4
         return Survey(*size, looked_at, len(lengths), length, 1e3 * cuts / frames, *nothing, (0, 0), *nothing, 0.0)
-    return _summary(shots, size, looked_at, length, 1e3 * cuts / frames)
+    out = _summary(shots, size, looked_at, length, 1e3 * cuts / frames)
+    seen = [~np.isnan(shot.areas) for shot in shots]
+    out.hints = np.concatenate([shot.silhouettes[s] for shot, s in zip(shots, seen, strict=True)])
+    out.hinted = np.concatenate([begin + np.flatnonzero(s) for begin, s in zip(begins, seen, strict=True)])
+    return out
 
 
 def _summary(shots: list[Shot], size: tuple[int, int], videos: int, length: float, cuts: float) -> Survey:

@@ -30,6 +30,7 @@ from glass_gym.token_glass import TokenGlass
 from training.choose import (
     Choices,
     choose_codes,
+    choose_hole,
     choose_reading,
     choose_sizes,
     choose_window,
@@ -45,6 +46,7 @@ from training.perceptual import load_features
 from training.stages import (
     GmaConfig,
     GmaStage,
+    Hints,
     LmaConfig,
     LmaStage,
     LongConfig,
@@ -144,18 +146,18 @@ def train(config: TrainConfig) -> bool:
     with processes.main_first():
         choices = Choices.load(config.out / "choices.json")
         store = _open(config, choices)
-        _look(config, choices, store)
+        hints = _look(config, choices, store)
     trainer = _trainer(config, choices, store, processes)
     report = Reporter(config, trainer, store) if processes.is_main else Silence()
     features = load_features(config.vgg, trainer.device)
-    if not trainer.run(GmaStage(trainer.model, store, config.gma, features), report.step, report.sheet):
+    if not trainer.run(GmaStage(trainer.model, store, config.gma, features, hints), report.step, report.sheet):
         return report.interrupted()
     if config.lma.iterations <= 0:
         print(f"GMA is done; LMA was skipped (--lma.iterations 0). State: {trainer.state_file}")
         return True
     with processes.main_first():
         _choose_window(config, choices, trainer.average, store)
-    trainer = report.trainer = _resized(trainer, window=choices, agent_radius=choices)
+    trainer = report.trainer = _resized(trainer, window=choices, agent_radius=choices, hole=choices)
     with processes.main_first():
         windows = _windows(config, trainer, store, "train")
         held_out = _windows(config, trainer, store, "val", windows)
@@ -184,12 +186,18 @@ def _check_out(config: TrainConfig) -> None:
         raise TrainingError(f"{state} exists; add --resume to continue it, or choose another --out")
 
 
-def _look(config: TrainConfig, choices: Choices, store: Store) -> None:
-    """Look at the store's frames, say what was found, and choose what GMA must know, unless that was done before."""
-    defaults = source_of(store).defaults
-    if (defaults.theta is not None and not config.choose) or "theta" in choices.values or config.resume:
-        return
+def _look(config: TrainConfig, choices: Choices, store: Store) -> Hints | None:
+    """Look at the store's frames, say what was found, and choose what GMA must know, unless that was done before.
+
+    Returns:
+        where the agent was seen; None where the source has values of its own.
+    """
+    if source_of(store).defaults.theta is not None and not config.choose:
+        return None
     seen = look_at_store(store)
+    hints = Hints(seen.hinted, seen.hints) if len(seen.hinted) and config.gma.hint else None
+    if "theta" in choices.values:
+        return hints
     print("what the footage shows:", *seen.lines(), sep="\n  ")
     picture = sheets.save_picture(config.out / "samples" / "survey.png", _strip(seen.pictures))
     print(f"  pictures: {picture}")
@@ -201,6 +209,7 @@ def _look(config: TrainConfig, choices: Choices, store: Store) -> None:
         poses = int(np.clip(frames // 60 // 8 * 8, 32, 256))
         choices.choose("poses", poses, f"the vocabulary of poses (P), for {frames} frames")
     choices.save(config.out / "choices.json")
+    return hints
 
 
 def _stop_without_world(config: TrainConfig, seen: Survey) -> None:
@@ -220,6 +229,7 @@ def _choose_window(config: TrainConfig, choices: Choices, model: Glass, store: S
     if "first_window" not in choices.values or (config.window and config.agent_radius) or "window" in choices.values:
         return
     choose_window(choices, model, store)
+    choose_hole(choices, model, store)
     for name in ("window", "agent_radius"):
         choices.values[name] = getattr(config, name) or choices.values[name]
     choices.save(config.out / "choices.json")

@@ -4,7 +4,7 @@ Batches follow from (seed, stage, iteration) alone, so that a resumed training r
 """
 
 from training.stages.base import Batch, Sampler, Stage
-from training.stages.gma import GmaConfig, GmaStage
+from training.stages.gma import GmaConfig, GmaStage, Hints
 from training.stages.lma import LmaConfig, LmaStage
 from training.stages.long import LongConfig, LongStage
 from training.stages.prior import PriorConfig, PriorStage
@@ -14,6 +14,7 @@ __all__ = [
     "Batch",
     "GmaConfig",
     "GmaStage",
+    "Hints",
     "LmaConfig",
     "LmaStage",
     "LongConfig",

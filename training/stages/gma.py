@@ -34,6 +34,12 @@ class GmaConfig:
     """a pair moves if more pixels than this change"""
     binary_ramp: int = 400
     """L_BIN grows from zero over this many steps, so that the mask can form first"""
+    hint: float = 0.3
+    """weight of the silhouettes that a look at the footage found, where there was one; it falls to nothing ..."""
+    hint_steps: int = 300
+    """... over so many steps: then M is on its own"""
+    grow: int = 2
+    """holes for N are larger than the mask by up to so many px, at random: it learns to fill what M falls short of"""
     rec_f: float = 1.0
     rec_b: float = 2.0
     rec_j: float = 4.0
@@ -44,6 +50,19 @@ class GmaConfig:
     """weight of the VGG term; used only with --vgg"""
 
 
+@dataclass(frozen=True)
+class Hints:
+    """Where a look at the footage found the agent (:mod:`training.survey`): what M begins with.
+
+    Attributes:
+        frames: (N,) ints, of the store.
+        silhouettes: (N, ceil(H W / 8)) uint8, packed bit by bit.
+    """
+
+    frames: np.ndarray
+    silhouettes: np.ndarray
+
+
 class PairSampler:
     """Random pairs of neighbouring frames that move.
 
@@ -51,13 +70,16 @@ class PairSampler:
         store: of the videos.
         config: how many, and what counts as motion.
 
+        hints: what moves in some frames, or None.
+
     Raises:
         ValueError: no training video of two frames.
     """
 
-    def __init__(self, store: Store, config: GmaConfig):
+    def __init__(self, store: Store, config: GmaConfig, hints: Hints | None = None):
         self.store = store
         self.config = config
+        self.hints = hints
         self.videos = [v for v in store.videos if v.split == "train" and v.length >= 2]
         if not self.videos:
             raise ValueError(f"{store.root}: no training video of at least 2 frames")
@@ -74,7 +96,13 @@ class PairSampler:
                 pairs.append(pair)
             if len(pairs) == self.config.batch:
                 break
-        return {"frames": torch.from_numpy(np.stack(pairs))}
+        out = {"frames": torch.from_numpy(np.stack(pairs))}
+        if self.hints is not None and iteration < self.config.hint_steps:
+            pick = rng.integers(len(self.hints.frames), size=self.config.batch)
+            out["hinted"] = torch.from_numpy(np.asarray(self.store.frames[self.hints.frames[pick]]))
+            bits = np.unpackbits(self.hints.silhouettes[pick], axis=1, count=self.store.height * self.store.width)
+            out["silhouettes"] = torch.from_numpy(bits.reshape(-1, 1, self.store.height, self.store.width))
+        return out
 
 
 class GmaStage(Stage):
@@ -85,21 +113,29 @@ class GmaStage(Stage):
         store: the videos.
         config: weights and schedule.
         features: VGG features for L_VGG, or None.
+        hints: what M begins with, or None.
     """
 
     name = "gma"
 
-    def __init__(self, model: Glass, store: Store, config: GmaConfig, features: VggFeatures | None = None):
+    def __init__(
+        self,
+        model: Glass,
+        store: Store,
+        config: GmaConfig,
+        features: VggFeatures | None = None,
+        hints: Hints | None = None,
+    ):
         self.model = model
         self.config = config
         self.features = features
-        self.sampler = PairSampler(store, config)
+        self.sampler = PairSampler(store, config, hints)
 
     def losses(self, batch: Batch, iteration: int, generator: torch.Generator) -> dict[str, Tensor]:
         """L_RECF, L_RECB, L_RECJ, L_BIN, L_SIZE and, with features, L_VGG (Sec. 3.1)."""
         c = self.config
         frames = to_images(batch["frames"].movedim(-1, -3))  # (B, 2, 3, H, W), channels last in memory
-        motion = self.model.analyse_pairs(frames)
+        motion = self.model.analyse_pairs(frames, int(torch.randint(c.grow + 1, (1,), generator=generator)))
         layer = frames[:, 1] * motion.masks[:, 1]
         ramp = min(1.0, iteration / max(1, c.binary_ramp))
         terms = {
@@ -109,6 +145,11 @@ class GmaStage(Stage):
             "binary": c.binary * ramp * losses.binary(motion.masks),
             "size": c.size * losses.size(motion.masks.flatten(0, 1), c.theta),
         }
+        if "hinted" in batch:
+            mask = self.model.mask(to_images(batch["hinted"].movedim(-1, -3)))
+            wanted = batch["silhouettes"].to(mask)
+            falling = 1 - iteration / c.hint_steps
+            terms["hint"] = c.hint * falling * losses.hint(mask, wanted)
         if self.features is not None:
             terms["vgg"] = c.perceptual * (
                 losses.perceptual(self.features, motion.moved_layer[:, :3], layer)
