@@ -20,7 +20,7 @@ from glass_gym.geometry import densest_point
 from glass_gym.glass import Glass
 from training.data.layout import find_videos, sample_video
 from training.data.store import DataError, Store, Video, frames_to_tensor
-from training.export import step_length
+from training.steps import step_length
 from training.survey import Survey, survey
 from training.token_counts import surprise_of_next
 

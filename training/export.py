@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from glass_gym.checkpoint import World
 from glass_gym.glass import Glass
 from glass_gym.simulator import Simulator
 from training.data.store import Store, frames_to_tensor
+from training.steps import step_length
 from training.windows import WindowSet, crop_layers, unpack_layers
 
 START_FRAMES = 64
@@ -24,10 +24,6 @@ RARE_CODE = 0.03
 """Codes below this share are not made the neutral one."""
 TWIN = 0.05
 """Codes whose pictures differ by less than this share of what codes usually differ by are one code."""
-ONE_AXIS = 0.03
-"""An agent that goes less than this share of its way along one axis lives on the other."""
-SAME_STEP = 0.15
-"""Steps whose lengths differ by less than this share are one step."""
 RARE = 20
 """A direction seen less often than this says nothing about codes."""
 
@@ -69,29 +65,6 @@ def code_statistics(model: Glass, windows: WindowSet, clips: int = 256, length: 
         shifts.append(moves[0].cpu())
         change.append((layers[0, 1:, :3] - layers[0, :-1, :3]).square().mean((1, 2, 3)).cpu())
     return CodeStatistics(*(torch.cat(part).numpy() for part in (codes, shifts, change)))
-
-
-def step_length(shifts: np.ndarray) -> tuple[float, float]:
-    """(x, y) px of an ordinary step along each axis, of the moves (N, 2) px: the mode of their lengths.
-
-    A length counts by the way that was gone by it: a sprite that wobbles by a px whenever it turns makes many moves,
-    but gets nowhere. An axis along which hardly any way was gone has 0: the agent cannot go there.
-    """
-    way = (np.abs(shifts) * (np.abs(shifts) >= 1)).sum(0)
-    if not way.any():
-        return 1.0, 1.0
-    x, y = (_mode(shifts[:, axis]) if way[axis] >= ONE_AXIS * way.max() else 0.0 for axis in range(2))
-    return x, y
-
-
-def _mode(moves: np.ndarray) -> float:
-    """The length (px) about which most of the way was gone."""
-    moved = np.abs(moves)[np.abs(moves) >= 1]
-    lengths = np.arange(1, math.ceil(moved.max()) + 1)
-    near = [np.abs(moved - k) <= max(0.5, SAME_STEP * k) for k in lengths]
-    # a density: broader bins hold more by themselves
-    way = [moved[n].sum() / max(1.0, 2 * SAME_STEP * k) for n, k in zip(near, lengths, strict=True)]
-    return float(np.median(moved[near[int(np.argmax(way))]]))
 
 
 def usual_codes(statistics: CodeStatistics, step: tuple[float, float], codes: int) -> tuple[int, ...]:

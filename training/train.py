@@ -43,6 +43,7 @@ from training.distributed import Distributed
 from training.export import build_world
 from training.figures import sheets
 from training.perceptual import load_features
+from training.scorecard import write_report
 from training.stages import (
     GmaConfig,
     GmaStage,
@@ -149,6 +150,8 @@ def train(config: TrainConfig) -> bool:
         hints = _look(config, choices, store)
     trainer = _trainer(config, choices, store, processes)
     report = Reporter(config, trainer, store) if processes.is_main else Silence()
+    if config.gma.iterations is None:
+        config.gma.iterations = 2000 if hints is None else 800
     features = load_features(config.vgg, trainer.device)
     if not trainer.run(GmaStage(trainer.model, store, config.gma, features, hints), report.step, report.sheet):
         return report.interrupted()
@@ -173,7 +176,7 @@ def train(config: TrainConfig) -> bool:
         if not trainer.run(make(), report.step, report.sheet):
             return report.interrupted()
     if processes.is_main:
-        _export(config, trainer, store, windows)
+        _export(config, choices, trainer, store, windows)
     return True
 
 
@@ -368,12 +371,31 @@ def _windows(
     return windows
 
 
-def _export(config: TrainConfig, trainer: Trainer, store: Store, windows: WindowSet) -> None:
-    """Write world.safetensors, and say how to play it."""
+def _export(config: TrainConfig, choices: Choices, trainer: Trainer, store: Store, windows: WindowSet) -> None:
+    """Write world.safetensors and report.html, and say how to play."""
     about = {"data": store.source, "minutes": trainer.minutes, "argv": sys.argv[1:], "torch": torch.__version__}
     world = build_world(trainer.average.cpu(), store, windows, config.code_names, about)
     path = save_world(config.out / "world.safetensors", world)
-    print(f"world: {path} ({path.stat().st_size / 1e6:.1f} MB). Play: gym.make('Glass-v0', checkpoint='{path}')")
+    print(f"world: {path} ({path.stat().st_size / 1e6:.1f} MB); it is measured now, for report.html", flush=True)
+    page = config.out / "report.html"
+    samples = config.out / "samples"
+    pictures = [("What was seen to move", samples / "survey.png"), ("Layers (GMA)", samples / "gma-final.png")]
+    found = write_report(page, world, store, choices, trainer.minutes, pictures, logged_curves(config.out))
+    for score in found:
+        print(f"  {score.part}: {score.value}" + f" (naive: {score.naive})" * bool(score.naive), score.verdict)
+    print(f"report: {page}")
+    print(f"  gymnasium.make('Glass-v0', checkpoint='{path}')")
+    print(f"  glass_gym.register_world('MyGame-v0', '{path}')")
+    print(f"  glass-play --checkpoint {path}")
+
+
+def logged_curves(out: Path) -> dict[str, list[tuple[int, float]]]:
+    """What a run's TensorBoard events hold, by name: (step, value) each."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(out / "tensorboard"), {"scalars": 400, "images": 1})
+    events.Reload()
+    return {name: [(e.step, e.value) for e in events.Scalars(name)] for name in events.Tags()["scalars"]}
 
 
 class Reporter:

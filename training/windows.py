@@ -17,6 +17,7 @@ from glass_gym.simulator import pick_precision
 from glass_gym.tracking import track
 from training.congeal import REACH, Congealing
 from training.data.store import Store, Video, frames_to_tensor
+from training.steps import grid_moves
 
 MARGIN = 4
 """Windows are stored with this many px to spare on each side, so that clips can be moved inside them."""
@@ -193,7 +194,29 @@ def cut_windows(
         return model.view.cut(frames, tracked.masks, tracked.position, margin), tracked.position
 
     windows = pack_windows(store, videos, cut, store.height, store.width, progress)
-    return _aligned(windows, like) if align else windows
+    if not align:
+        return windows
+    _snap_to_grid(windows)
+    return _aligned(windows, like)
+
+
+def _snap_to_grid(windows: WindowSet) -> None:
+    """In a grid world, put the windows of `windows`, which have REACH px more than MARGIN to spare, on the grid."""
+    found = grid_moves(windows.shifts())
+    if found is None:
+        return
+    cells, step = found
+    done = 0
+    for start, length in zip(windows.starts, windows.lengths, strict=True):
+        span = slice(start, start + length)
+        path = np.concatenate([np.zeros((1, 2)), cells[done : done + length - 1].cumsum(0)]) * step
+        done += length - 1
+        at = windows.position[span]
+        wanted = path + np.median(at - path, axis=0)
+        moved = np.clip(np.round(wanted - at), -REACH, REACH).astype(int)
+        for frame, (x, y) in zip(range(start, start + length), moved, strict=True):
+            windows.layers[frame] = np.roll(windows.layers[frame], (-y, -x), (1, 2))  # the margin is empty, or cut off
+        windows.position[span] = at + moved
 
 
 def _aligned(windows: WindowSet, like: WindowSet | None) -> WindowSet:

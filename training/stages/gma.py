@@ -20,8 +20,8 @@ from training.stages.base import Batch, Stage
 class GmaConfig:
     """The GMA stage: segmentation, inpainting, shifts."""
 
-    iterations: int = 2000
-    """optimiser steps; 0 skips the stage"""
+    iterations: int | None = None
+    """optimiser steps; 0 skips the stage. Default: 2000, or 800 where a look at the footage found what moves"""
     batch: int = 8
     """pairs of frames a step"""
     rate: float = 1e-3

@@ -1,0 +1,150 @@
+import numpy as np
+import pytest
+
+from training.choose import Choices, choose_reading, choose_sizes, look_at_folder
+from training.data.store import DataError
+from training.steps import grid_moves, step_length
+from training.survey import camera_moves, survey
+from training.token_counts import surprise_of_next
+
+
+def scene(seed=0, height=64, width=96):
+    """A still background with some structure."""
+    coarse = np.random.default_rng(seed).integers(60, 160, (height // 8, width // 8, 3))
+    return coarse.repeat(8, 0).repeat(8, 1).astype(np.uint8)
+
+
+def walker(steps, step=(3, 0), size=(10, 8), colour=(230, 30, 30), start=(10, 20), back=None):
+    """A block that walks to and fro over a scene; frames (T, H, W, 3) uint8."""
+    back = scene() if back is None else back
+    height, width, _ = back.shape
+    x, y = start
+    dx, dy = step
+    frames = []
+    for _ in range(steps):
+        frame = back.copy()
+        frame[y : y + size[0], x : x + size[1]] = colour
+        frames.append(frame)
+        if not 0 <= x + dx <= width - size[1]:
+            dx = -dx
+        if not 0 <= y + dy <= height - size[0]:
+            dy = -dy
+        x += dx
+        y += dy
+    return np.stack(frames)
+
+
+def test_what_walks_is_found_with_its_size_and_speed():
+    seen = survey([walker(40), walker(40, step=(0, 3))])
+    assert not seen.reasons_to_stop()
+    assert seen.agent == pytest.approx((8, 10), abs=1.5)
+    assert seen.speed == pytest.approx(3, abs=0.3)
+    assert seen.area == pytest.approx(80 / (64 * 96), rel=0.2)
+    assert seen.camera == 0 and seen.several == 0
+    bits = np.unpackbits(seen.hints[5], count=64 * 96).reshape(64, 96).astype(bool)
+    truth = (np.concatenate([walker(40), walker(40, step=(0, 3))])[seen.hinted[5]] == (230, 30, 30)).all(-1)
+    assert (bits & truth).sum() / (bits | truth).sum() > 0.95
+    assert all(line for line in seen.lines())
+
+
+def test_nothing_that_moves_is_a_reason_to_stop():
+    still = np.repeat(scene()[None], 30, 0)
+    assert "nothing moves" in survey([still]).reasons_to_stop()[0]
+
+
+def test_two_agents_of_one_size_are_a_reason_to_stop():
+    one = walker(40)
+    two = walker(40, start=(40, 45), colour=(30, 30, 230))
+    both = np.where((two == (30, 30, 230)).all(-1)[..., None], two, one)
+    assert "two or more agents" in survey([both]).reasons_to_stop()[0]
+
+
+def test_cuts_everywhere_are_a_reason_to_stop():
+    noise = np.random.default_rng(0).integers(0, 2, (30, 1, 1, 1)) * 180
+    jumps = np.stack([scene(i) // 2 for i in range(30)]) + noise.astype(np.uint8)
+    assert "cuts everywhere" in survey([jumps]).reasons_to_stop()[0]
+
+
+def test_a_camera_that_pans_is_measured_and_taken_out():
+    wide = scene(1, 96, 192)
+    frames = np.stack([wide[10 : 10 + 64, 2 * t : 2 * t + 96] for t in range(24)])
+    for t, frame in enumerate(frames):
+        frame[30:40, 20 + t : 28 + t] = (230, 30, 30)
+    assert np.median(camera_moves(frames), axis=0).tolist() == [-2, 0]
+    seen = survey([frames])
+    assert seen.camera == pytest.approx(2, abs=0.1) and max(seen.agent) < 16
+    assert not seen.reasons_to_stop()
+
+
+def test_everything_that_moves_is_a_reason_to_stop():
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 255, (20, 8, 12, 3)).astype(np.uint8).repeat(8, 1).repeat(8, 2)
+    shot = np.clip(scene().astype(int) + frames // 4, 0, 255).astype(np.uint8)
+    assert survey([shot]).reasons_to_stop()
+
+
+def test_frames_are_made_smaller_and_slow_footage_is_thinned_out(capsys):
+    seen = survey([walker(80, step=(1, 0))])
+    choices = Choices()
+    choose_reading(choices, seen, (64, 96))
+    assert choices.values["read.size"] is None and choices.values["read.skip"] == 1  # 1 px a frame: every other one
+    large = survey([walker(60, back=scene(0, 216, 320), size=(60, 40), step=(6, 0))])
+    choose_reading(large_choices := Choices(), large, (1080, 1600))
+    height, width = large_choices.values["read.size"]
+    assert height % 8 == width % 8 == 0 and height * width <= 25_000 and large_choices.values["read.skip"] == 0
+    assert "read.size" in capsys.readouterr().out
+    with pytest.raises(DataError, match="at least 32x32"):
+        choose_reading(Choices(), seen, (10, 10))
+
+
+def test_ranges_follow_the_agents_steps():
+    seen = survey([walker(60, step=(16, 0), back=scene(0, 96, 160))])
+    choices = Choices()
+    choose_sizes(choices, seen, 96, 160)
+    assert choices.values["foreground_range"] >= 24
+    assert 0.8 * seen.area < choices.values["theta"] < 1.5 * seen.area
+    assert set(choices.why) >= {"theta", "foreground_range", "background_range"}
+
+
+def test_choices_are_kept_and_a_damaged_record_is_named(tmp_path):
+    choices = Choices()
+    choices.choose("theta", 0.01, "because")
+    choices.save(tmp_path / "choices.json")
+    assert Choices.load(tmp_path / "choices.json") == choices
+    (tmp_path / "choices.json").write_text("{")
+    with pytest.raises(DataError, match=r"choices\.json: not a whole record"):
+        Choices.load(tmp_path / "choices.json")
+    assert Choices.load(tmp_path / "none.json").values == {}
+
+
+def test_a_folder_without_videos_is_named(tmp_path):
+    with pytest.raises(DataError, match="holds no videos"):
+        look_at_folder(tmp_path)
+
+
+def test_the_step_is_the_mode_of_the_moves_by_the_way_that_they_go():
+    rng = np.random.default_rng(0)
+    wobbles = rng.integers(-2, 3, (3000, 2))
+    tiles = np.zeros((2688, 2), int)
+    tiles[:1344, 0] = rng.choice([-8, 8], 1344)
+    tiles[1344:, 1] = rng.choice([-8, 8], 1344)
+    assert step_length(np.concatenate([wobbles, tiles]).astype(float)) == (8.0, 8.0)
+    assert step_length(np.array([[4.0, 0.0], [-4.0, 0.2]] * 50)) == (4.0, 0.0)
+    assert step_length(np.zeros((10, 2))) == (1.0, 1.0)
+
+
+def test_what_the_shift_says_needs_no_code():
+    vectors = np.eye(4)
+    direction = np.random.default_rng(0).integers(0, 4, 999)
+    told = np.concatenate([[0], direction])  # the next pose is the direction's
+    assert surprise_of_next(told, vectors, direction, np.array([0]), np.array([1000])) < 0.05
+    free = np.random.default_rng(1).integers(0, 4, 1000)
+    assert surprise_of_next(free, vectors, direction, np.array([0]), np.array([1000])) == pytest.approx(1.386, abs=0.1)
+
+
+def test_a_wobble_on_the_spot_is_no_step_in_a_grid_world():
+    moves = np.array([[18, 0], [3, 3], [-3, -3], [0, 0], [0, -18], [18, 0], [18, 0], [36, 0]] * 20, float)
+    cells, step = grid_moves(moves)
+    assert step.tolist() == [18, 18] and cells[:6].tolist() == [[1, 0], [0, 0], [0, 0], [0, 0], [0, -1], [1, 0]]
+    assert grid_moves(np.random.default_rng(0).normal(size=(500, 2)) * 6) is None
+    assert grid_moves(np.array([[4.0, 0.0], [0.0, 0.0], [0.0, 4.0]] * 20)) is None
