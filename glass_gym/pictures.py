@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 
 MAX_PIXELS = 64_000_000
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
+"""Of files that are read."""
 
 
 def fit_picture(picture: np.ndarray, height: int, width: int, pixel_aspect: float = 1.0) -> np.ndarray:
@@ -65,7 +67,9 @@ def _as_rgb(picture) -> np.ndarray:
 
 
 def read_picture(path: str | Path) -> np.ndarray:
-    """An image file -> (h, w, 3) uint8; orientation tags are obeyed.
+    """An image file (PNG, JPEG, BMP, GIF, WebP) -> (h, w, 3) uint8; orientation tags are obeyed, 16 bits are scaled.
+
+    The format is one of these whatever the file's name says: others, such as EPS, would start other programs.
 
     Returns:
         (h, w, 3) uint8.
@@ -73,17 +77,21 @@ def read_picture(path: str | Path) -> np.ndarray:
     Raises:
         ValueError: missing, not an image, or too large; the message names the file.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{path}: {image.width}x{image.height} px is larger than {MAX_PIXELS:,} pixels")
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            turned = ImageOps.exif_transpose(image)
+            if turned.mode.startswith("I"):  # 16 bits a pixel; convert() would cut them off at 255
+                grey = (np.asarray(turned).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
+                return grey[..., None].repeat(3, -1)
+            return np.asarray(turned.convert("RGB"))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: not a readable image ({error})") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: broken image ({error})") from None
 
 
 def stretch(frames: np.ndarray, pixel_aspect: float) -> np.ndarray:

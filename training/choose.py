@@ -160,7 +160,7 @@ def choose_reading(choices: Choices, seen: Survey, size: tuple[int, int]) -> Non
     if min(size) < 32:
         raise DataError(f"frames are {size[1]}x{size[0]} px; a world needs at least 32x32: use larger footage")
     whole = size[0] / seen.height  # px of the videos to a px that was looked at
-    agent = max(seen.agent)
+    agent = max(*seen.agent, 1.0)
     scale = min(whole, math.sqrt(AREA / (seen.height * seen.width)))
     why = "an hour's training on two cores"
     if agent * scale > LARGE:

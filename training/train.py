@@ -101,6 +101,8 @@ class TrainConfig(DataOptions):
     """px, the largest move of the camera that is looked for; default: by the footage"""
     choose: bool = False
     """let the footage choose where the source has values of its own (tennis, wsprites), too"""
+    report: bool = True
+    """measure the world at the end, and write report.html"""
     force: bool = False
     """train even where the footage holds no world"""
     window_frames: int = 60_000
@@ -376,7 +378,12 @@ def _export(config: TrainConfig, choices: Choices, trainer: Trainer, store: Stor
     about = {"data": store.source, "minutes": trainer.minutes, "argv": sys.argv[1:], "torch": torch.__version__}
     world = build_world(trainer.average.cpu(), store, windows, config.code_names, about)
     path = save_world(config.out / "world.safetensors", world)
-    print(f"world: {path} ({path.stat().st_size / 1e6:.1f} MB); it is measured now, for report.html", flush=True)
+    print(f"world: {path} ({path.stat().st_size / 1e6:.1f} MB)", flush=True)
+    print(f"  gymnasium.make('Glass-v0', checkpoint='{path}')")
+    print(f"  glass_gym.register_world('MyGame-v0', '{path}')")
+    print(f"  glass-play --checkpoint {path}", flush=True)
+    if not config.report:
+        return
     page = config.out / "report.html"
     samples = config.out / "samples"
     pictures = [("What was seen to move", samples / "survey.png"), ("Layers (GMA)", samples / "gma-final.png")]
@@ -384,9 +391,6 @@ def _export(config: TrainConfig, choices: Choices, trainer: Trainer, store: Stor
     for score in found:
         print(f"  {score.part}: {score.value}" + f" (naive: {score.naive})" * bool(score.naive), score.verdict)
     print(f"report: {page}")
-    print(f"  gymnasium.make('Glass-v0', checkpoint='{path}')")
-    print(f"  glass_gym.register_world('MyGame-v0', '{path}')")
-    print(f"  glass-play --checkpoint {path}")
 
 
 def logged_curves(out: Path) -> dict[str, list[tuple[int, float]]]:

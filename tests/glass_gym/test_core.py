@@ -173,7 +173,7 @@ def test_picture_files_are_read_and_broken_ones_named(tmp_path):
     iio.imwrite(tmp_path / "a.png", np.full((5, 6, 3), 7, np.uint8))
     assert read_picture(tmp_path / "a.png").shape == (5, 6, 3)
     (tmp_path / "b.png").write_bytes(b"nonsense")
-    with pytest.raises(ValueError, match=r"b\.png: not a readable image"):
+    with pytest.raises(ValueError, match=r"b\.png: broken image"):
         read_picture(tmp_path / "b.png")
     with pytest.raises(ValueError, match=r"c\.png: no such file"):
         read_picture(tmp_path / "c.png")

@@ -16,15 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from glass_gym.pictures import MAX_PIXELS, read_picture
 from training.data.cuts import SHOT, find_cuts
 from training.data.store import DataError, Store, StoreWriter
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
 VIDEOS = (".mp4", ".webm", ".avi", ".mov", ".gif")
 SPLITS = ("train", "val", "test")
-MAX_PIXELS = 64 << 20
 PIECE = 192
 """Frames that are held at a time, and of the longest video of a store."""
 
@@ -193,14 +193,9 @@ def _read_folder(folder: Path, files: list[Path] | None = None) -> Iterator[tupl
             raise DataError(f"{folder}: frame {expected:05d}{files[0].suffix} is missing; frames must be contiguous")
     for file in files:
         try:
-            with Image.open(file) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise DataError(f"{file}: {image.width}x{image.height} is more than {MAX_PIXELS} pixels")
-                yield file, np.asarray(image.convert("RGB"))
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            raise DataError(
-                f"{file}: broken image ({error}); repair it, or leave the video out with --read.skip-broken"
-            ) from None
+            yield file, read_picture(file)
+        except ValueError as error:
+            raise DataError(f"{error}; repair it, or leave the video out with --read.skip-broken") from None
 
 
 def _read_file(path: Path, begin: float = 0.0) -> Iterator[tuple[Path, np.ndarray]]:

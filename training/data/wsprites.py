@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from glass_gym.pictures import read_picture
 from training.data.store import DataError, StoreWriter
 
 TILE = 64
@@ -67,7 +68,7 @@ class Sprites:
 
         path = self.sheets / layer / f"{value}.png"
         try:
-            with Image.open(path) as image:
+            with Image.open(path, formats=("PNG",)) as image:
                 if image.size != SHEET_SIZE:
                     raise DataError(f"{path}: sheet is {image.size}, expected {SHEET_SIZE} (13 x 21 tiles of 64 px)")
                 sheet = np.asarray(image.convert("RGBA"))
@@ -111,7 +112,7 @@ def load_background(path: str | Path | None, walk: WalkConfig) -> np.ndarray:
     Args:
         path: an image file (cropped and resized); ``"china"``: scikit-learn's photograph; None: a drawn landscape.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     height = HEIGHT + 2 * walk.background_range
     width = WIDTH + 2 * walk.background_range
@@ -123,11 +124,9 @@ def load_background(path: str | Path | None, walk: WalkConfig) -> np.ndarray:
         image = Image.fromarray(load_sample_image("china.jpg"))
     else:
         try:
-            image = Image.open(path).convert("RGB")
-        except FileNotFoundError:
-            raise DataError(f"{path}: background not found") from None
-        except (UnidentifiedImageError, OSError) as error:
-            raise DataError(f"{path}: background is not a readable image ({error})") from None
+            image = Image.fromarray(read_picture(path))
+        except ValueError as error:
+            raise DataError(f"background {error}") from None
     scale = max(height / image.height, width / image.width)
     image = image.resize(
         (max(width, round(image.width * scale)), max(height, round(image.height * scale))), Image.BICUBIC

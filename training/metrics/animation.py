@@ -29,8 +29,8 @@ def animation(e: Evaluation) -> dict[str, Any]:
     out: dict[str, Any] = {"clips": len(layers), "protocol": PROTOCOL}
     for step in (1, 5, HORIZON):
         at = step - 1
-        error = _squared(free[:, at], real[:, at])
-        still = _squared(frozen[:, at], real[:, at])
+        error = squared(free[:, at], real[:, at])
+        still = squared(frozen[:, at], real[:, at])
         figures = {
             "foreground_mse": error,
             "frozen_mse": still,
@@ -44,8 +44,8 @@ def animation(e: Evaluation) -> dict[str, Any]:
             figures["true_frozen_iou"] = _mask_iou(frozen[:, at], truth)
         out[f"step_{step}"] = figures
     out["one_step"] = {
-        "foreground_mse": _squared(one_step, real),
-        "copy_mse": _squared(layers[:, :-1], real),
+        "foreground_mse": squared(one_step, real),
+        "copy_mse": squared(layers[:, :-1], real),
         "mask_iou": _mask_iou(one_step.flatten(0, 1), real[:, :, 3:].flatten(0, 1)),
     }
     if clips.true_masks is not None:
@@ -57,7 +57,7 @@ def animation(e: Evaluation) -> dict[str, Any]:
     return out
 
 
-def _squared(a: torch.Tensor, b: torch.Tensor) -> float:
+def squared(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a[..., :3, :, :] - b[..., :3, :, :]).square().mean())
 
 

@@ -1,0 +1,150 @@
+"""`python -m training.train FOLDER` with footage as people have it: a clear answer each, and nothing lost."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+from PIL import Image
+
+from glass_gym.checkpoint import load_world
+from tests.training.test_survey import scene, walker
+from training.train import main
+
+QUICK = ["--gma.iterations", "1", "--gma.batch", "1", "--lma.iterations", "0", "--loop.device", "cpu"]
+
+
+def write(folder: Path, *videos: np.ndarray) -> Path:
+    folder.mkdir(parents=True)
+    for index, video in enumerate(videos):
+        iio.imwrite(folder / f"{index}.mp4", video, fps=10, macro_block_size=1, output_params=["-crf", "5"])
+    return folder
+
+
+def refused(folder: Path, tmp_path: Path, capsys, *options: str) -> str:
+    assert main([str(folder), "--out", str(tmp_path / "run"), "--cache", str(tmp_path / "data"), *QUICK, *options]) == 1
+    assert not (tmp_path / "run" / "state.pt").exists()
+    return capsys.readouterr().err
+
+
+def test_footage_without_motion_is_refused_and_forced(tmp_path, capsys):
+    folder = write(tmp_path / "still", *[np.repeat(scene()[None], 20, 0)] * 3)
+    assert "nothing moves on its own" in refused(folder, tmp_path, capsys)
+    out = ["--out", str(tmp_path / "run"), "--cache", str(tmp_path / "data")]
+    assert main([str(folder), *out, *QUICK, "--force"]) == 0
+    assert "warning: nothing moves" in capsys.readouterr().err
+
+
+def test_one_still_picture_is_refused(tmp_path, capsys):
+    folder = tmp_path / "one" / "video"
+    folder.mkdir(parents=True)
+    Image.fromarray(scene()).save(folder / "00000.png")
+    assert "no video has two frames" in refused(tmp_path / "one", tmp_path, capsys)
+
+
+def test_cuts_everywhere_are_refused(tmp_path, capsys):
+    shots = np.concatenate([walker(4, back=scene(i) // (1 + i % 2 * 3)) for i in range(12)])
+    assert "cuts everywhere" in refused(write(tmp_path / "cuts", shots), tmp_path, capsys)
+
+
+def test_two_agents_are_refused(tmp_path, capsys):
+    one = walker(40)
+    two = walker(40, start=(40, 45), colour=(30, 30, 230))
+    both = np.where((two == (30, 30, 230)).all(-1)[..., None], two, one)
+    assert "one agent: crop the others out" in refused(write(tmp_path / "two", both), tmp_path, capsys)
+
+
+def test_tiny_frames_are_refused(tmp_path, capsys):
+    video = walker(30)[:, 16:26, 5:27]
+    assert "at least 32x32" in refused(write(tmp_path / "tiny", video), tmp_path, capsys)
+
+
+def test_huge_frames_are_refused_before_they_are_decoded(tmp_path, capsys):
+    folder = tmp_path / "huge" / "video"
+    folder.mkdir(parents=True)
+    for index in range(2):
+        Image.new("L", (20_000, 20_000)).save(folder / f"{index:05d}.png", compress_level=1)
+    message = refused(tmp_path / "huge", tmp_path, capsys)
+    assert "00000.png" in message and "400000000 pixels" in message
+
+
+def test_sound_without_pictures_is_refused(tmp_path, capsys):
+    import imageio_ffmpeg
+
+    folder = tmp_path / "sound"
+    folder.mkdir()
+    sine = ["-f", "lavfi", "-i", "sine=frequency=440:duration=1", str(folder / "song.mp4")]
+    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", *sine], check=True)
+    message = refused(folder, tmp_path, capsys)
+    assert "song.mp4: broken video" in message
+
+
+def test_an_unreadable_file_is_named_or_left_out(tmp_path, capsys):
+    folder = write(tmp_path / "set", walker(40), walker(40, step=(0, 3)), walker(40, step=(2, 2)))
+    (folder / "9.mp4").write_bytes(b"nothing of the kind")
+    message = refused(folder, tmp_path, capsys)
+    assert "9.mp4: broken video" in message and "--read.skip-broken" in message
+    out = ["--out", str(tmp_path / "run"), "--cache", str(tmp_path / "data")]
+    assert main([str(folder), *out, *QUICK, "--read.skip-broken"]) == 0
+    assert "9.mp4" in capsys.readouterr().err
+
+
+def test_one_command_makes_a_world_and_a_report(tmp_path, capsys):
+    videos = [
+        walker(40, step=s, start=(10 + 4 * i, 12 + 3 * i)) for i, s in enumerate([(3, 0), (0, 3), (3, 3), (-3, 0)])
+    ]
+    folder = write(tmp_path / "mine", *videos)
+    out = tmp_path / "run"
+    steps = ["--gma.iterations", "3", "--gma.batch", "2", "--pose.iterations", "3", "--token.iterations", "3"]
+    sizes = ["--poses", "8", "--pose.batch", "2", "--token.batch", "2", "--loop.device", "cpu"]
+    assert main([str(folder), "--out", str(out), "--cache", str(tmp_path / "data"), *steps, *sizes]) == 0
+    said = capsys.readouterr().out
+    for words in ("what the footage shows", "theta = ", "window = ", "codes = ", "report.html", "register_world"):
+        assert words in said
+    choices = json.loads((out / "choices.json").read_text())
+    assert {"theta", "window", "agent_radius", "codes", "foreground_range"} <= set(choices["why"])
+    world = load_world(out / "world.safetensors")
+    assert world.config.window == choices["values"]["window"]
+    page = (out / "report.html").read_text()
+    assert "Score card" in page and "data:image/gif" in page and "src='http" not in page and "href" not in page
+
+
+@pytest.mark.slow
+def test_five_minutes_of_full_hd_are_read_with_flat_memory(tmp_path):
+    """A phone's mp4 (1080p, 30 frames a second, cuts), of a rendered scene."""
+    path = tmp_path / "phone" / "clip.mp4"
+    path.parent.mkdir()
+
+    def frames():
+        shots = [scene(i, 1080, 1920) for i in range(12)]
+        for index in range(9000):
+            frame = shots[index // 750].copy()
+            x = int(900 + 600 * np.sin(index / 40))
+            y = int(500 + 300 * np.cos(index / 55))
+            frame[y : y + 160, x : x + 100] = (230, 30, 30)
+            yield frame
+
+    import imageio_ffmpeg
+
+    sink = imageio_ffmpeg.write_frames(str(path), (1920, 1080), fps=30, macro_block_size=1, codec="libx264")
+    sink.send(None)
+    for frame in frames():
+        sink.send(np.ascontiguousarray(frame))
+    sink.close()
+    out = ["--out", str(tmp_path / "run"), "--cache", str(tmp_path / "data")]
+    code = (
+        "import resource, sys\n"
+        "from training.train import main\n"
+        f"status = main({[str(path.parent), *out, *QUICK]!r})\n"
+        "print('PEAK', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)\n"
+        "sys.exit(status)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr[-2000:]
+    peak = int(done.stdout.split("PEAK")[1])
+    print(f"peak {peak} MB")
+    assert peak < 2000
