@@ -41,8 +41,27 @@ class Track:
     raw_masks: Tensor
 
 
+def on_grid(position: Tensor, step: tuple[float, float], most: int) -> Tensor:
+    """The nearest places on a grid: in a grid world a sprite that turns round on the spot has not moved.
+
+    Args:
+        position: (T, 2) px, of a video.
+        step: (x, y) px of a cell; 0: one column, or one row.
+        most: px that a place is moved by, at most.
+
+    Returns:
+        (T, 2) px.
+    """
+    cell = torch.tensor(step, dtype=torch.float64, device=position.device)
+    moves = position.double().diff(dim=0)
+    cells = torch.where(cell > 0, (moves / cell.clamp_min(1e-6)).round(), torch.zeros_like(moves))
+    path = torch.cat([torch.zeros_like(moves[:1]), (cells * cell).cumsum(0)])
+    wanted = path + (position.double() - path).median(0).values
+    return position + (wanted - position.double()).round().clamp(-most, most).to(position)
+
+
 @torch.no_grad()
-def track(model: Glass, frames: Tensor, settle: bool = False) -> Track:
+def track(model: Glass, frames: Tensor, settle: bool = False, grid: tuple[float, float] | None = None) -> Track:
     """Track the agent through a video.
 
     A position is the centre of the agent's window: its pixel i is frame pixel position - window / 2 + i.
@@ -51,6 +70,7 @@ def track(model: Glass, frames: Tensor, settle: bool = False) -> Track:
         model: a trained GMA.
         frames: (T, 3, H, W) in [-1, 1].
         settle: put the windows where the model knows the agent best; its LMA is trained, too.
+        grid: px of a cell, in a grid world.
 
     Returns:
         positions and masks of all T frames.
@@ -63,6 +83,8 @@ def track(model: Glass, frames: Tensor, settle: bool = False) -> Track:
     corner = (centre - margin).long()
     layers = crop_windows(torch.cat([frames * masks, masks], 1), corner, side)
     position = _whole(_solve(layers, centre))
+    if grid is not None:
+        position = on_grid(position, grid, REACH // 2)
     if settle:
         position = model.settle_video(frames, masks, position)
     return Track(position, keep_agent(masks, position, config.window), masks)

@@ -204,6 +204,7 @@ def build_world(
         {
             "frame_mean": frames.mean((0, 1, 2)).round(2).tolist(),
             "frame_std": frames.std((0, 1, 2)).round(2).tolist(),
+            **({"grid": list(windows.grid)} if windows.grid else {}),
             "code_share": statistics.counts(codes).tolist(),
             **known,
         },

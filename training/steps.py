@@ -36,8 +36,8 @@ def _mode(moves: np.ndarray) -> float:
     return float(np.median(moved[near[int(np.argmax([moved[n].sum() for n in near]))]]))
 
 
-def grid_moves(shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """The cells that an agent goes by, where it lives on a grid.
+def grid_of(shifts: np.ndarray) -> tuple[float, float] | None:
+    """The cell of the grid that an agent lives on, where it seems to move about inside its cells.
 
     A sprite that turns round on the spot seems to move by a few px; in a grid world that is its pose, no step.
 
@@ -45,12 +45,11 @@ def grid_moves(shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         shifts: (N, 2) px, its moves.
 
     Returns:
-        (N, 2) ints, cells a move; and the (2,) px of a cell. None where it lives on no grid, or never wobbles.
+        (x, y) px; None where it lives on no grid, or never wobbles.
     """
     step = np.array(step_length(shifts))
-    cell = np.maximum(step, 1e-6)
-    cells = np.where(step > 0, np.round(shifts / cell), 0)
+    cells = np.where(step > 0, np.round(shifts / np.maximum(step, 1e-6)), 0)
     off = np.abs(shifts - cells * step) / np.maximum(step.max(), 1e-6)
     if step.max() < 6 or (off.max(1) <= WOBBLE).mean() < GRID or off.max() < 1e-3:
         return None
-    return cells.astype(int), step
+    return float(step[0]), float(step[1])

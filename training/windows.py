@@ -14,10 +14,10 @@ from torch import Tensor
 from glass_gym.geometry import crop_windows
 from glass_gym.glass import Glass
 from glass_gym.simulator import pick_precision
-from glass_gym.tracking import track
+from glass_gym.tracking import on_grid, track
 from training.congeal import REACH, Congealing
 from training.data.store import Store, Video, frames_to_tensor
-from training.steps import grid_moves
+from training.steps import grid_of
 
 MARGIN = 4
 """Windows are stored with this many px to spare on each side, so that clips can be moved inside them."""
@@ -54,6 +54,7 @@ class WindowSet:
         starts, lengths: of the videos, in frames.
         height, width: of the frames that the positions are in, px.
         templates: (C, s, s), of the silhouettes that the videos were aligned to; None where they were not.
+        grid: (x, y) px of a cell, in a grid world.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class WindowSet:
         height: int,
         width: int,
         templates: np.ndarray | None = None,
+        grid: tuple[float, float] | None = None,
     ):
         self.layers = layers
         self.position = position
@@ -73,6 +75,7 @@ class WindowSet:
         self.height = height
         self.width = width
         self.templates = templates
+        self.grid = grid
 
     @property
     def whole(self) -> bool:
@@ -145,6 +148,7 @@ class WindowSet:
             size=np.array([self.height, self.width]),
             version=np.array(FILE_VERSION),
             templates=np.zeros((0, 0, 0)) if self.templates is None else self.templates,
+            grid=np.array(self.grid or ()),
         )
 
     @classmethod
@@ -160,7 +164,9 @@ class WindowSet:
                 raise ValueError(f"{path}: version {version}, expected {FILE_VERSION}; delete it, to be cut again")
             height, width = (int(v) for v in file["size"])
             templates = file["templates"] if len(file["templates"]) else None
-            return cls(file["layers"], file["position"], file["starts"], file["lengths"], height, width, templates)
+            grid = tuple(file["grid"].tolist()) if "grid" in file else ()
+            arrays = (file[name] for name in ("layers", "position", "starts", "lengths"))
+            return cls(*arrays, height, width, templates, grid or None)  # type: ignore[arg-type]
 
 
 @torch.no_grad()
@@ -196,24 +202,19 @@ def cut_windows(
     windows = pack_windows(store, videos, cut, store.height, store.width, progress)
     if not align:
         return windows
-    _snap_to_grid(windows)
+    _snap_to_grid(windows, grid_of(windows.shifts()) if like is None else like.grid)
     return _aligned(windows, like)
 
 
-def _snap_to_grid(windows: WindowSet) -> None:
+def _snap_to_grid(windows: WindowSet, grid: tuple[float, float] | None) -> None:
     """In a grid world, put the windows of `windows`, which have REACH px more than MARGIN to spare, on the grid."""
-    found = grid_moves(windows.shifts())
-    if found is None:
+    windows.grid = grid
+    if grid is None:
         return
-    cells, step = found
-    done = 0
     for start, length in zip(windows.starts, windows.lengths, strict=True):
         span = slice(start, start + length)
-        path = np.concatenate([np.zeros((1, 2)), cells[done : done + length - 1].cumsum(0)]) * step
-        done += length - 1
         at = windows.position[span]
-        wanted = path + np.median(at - path, axis=0)
-        moved = np.clip(np.round(wanted - at), -REACH, REACH).astype(int)
+        moved = (on_grid(torch.from_numpy(at), grid, REACH).numpy() - at).astype(int)
         for frame, (x, y) in zip(range(start, start + length), moved, strict=True):
             windows.layers[frame] = np.roll(windows.layers[frame], (-y, -x), (1, 2))  # the margin is empty, or cut off
         windows.position[span] = at + moved
@@ -242,6 +243,7 @@ def _aligned(windows: WindowSet, like: WindowSet | None) -> WindowSet:
         windows.height,
         windows.width,
         found.templates.numpy(),
+        windows.grid,
     )
 
 

@@ -29,6 +29,8 @@ OCTAVES = 6
 """A place is told by waves along each axis, from twice the frame's size to a sixteenth of it."""
 SCALE = 4
 """Px to a place of the coarsest maps."""
+DROPPED = 0.3
+"""Share of the prior's channels that training leaves out: what real agents do next is easily learned by heart."""
 
 
 class PoseEncoder(nn.Module):
@@ -212,7 +214,8 @@ class TokenPrior(nn.Module):
     def forward(self, pose: Tensor, hidden: Tensor, shifts: Tensor) -> Tensor:
         """Pose (B, POSE_CHANNELS), hidden state, shifts (B, N, 2) in units of 4 px -> (B, N, K) log probabilities."""
         x = self.known(torch.cat([pose.float(), hidden.float()], 1))[:, None] + self.shift(shifts.float())
-        x = F.leaky_relu(self.hidden(F.leaky_relu(x, SLOPE)), SLOPE)
+        x = F.dropout(F.leaky_relu(x, SLOPE), DROPPED, self.training)
+        x = F.leaky_relu(self.hidden(x), SLOPE)
         return self.logits(x).float().log_softmax(-1)
 
 

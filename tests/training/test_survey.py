@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+import torch
 
+from glass_gym.tracking import on_grid
 from training.choose import Choices, choose_reading, choose_sizes, look_at_folder
 from training.data.store import DataError
-from training.steps import grid_moves, step_length
+from training.steps import grid_of, step_length
 from training.survey import camera_moves, survey
 from training.token_counts import surprise_of_next
 
@@ -144,7 +146,9 @@ def test_what_the_shift_says_needs_no_code():
 
 def test_a_wobble_on_the_spot_is_no_step_in_a_grid_world():
     moves = np.array([[18, 0], [3, 3], [-3, -3], [0, 0], [0, -18], [18, 0], [18, 0], [36, 0]] * 20, float)
-    cells, step = grid_moves(moves)
-    assert step.tolist() == [18, 18] and cells[:6].tolist() == [[1, 0], [0, 0], [0, 0], [0, 0], [0, -1], [1, 0]]
-    assert grid_moves(np.random.default_rng(0).normal(size=(500, 2)) * 6) is None
-    assert grid_moves(np.array([[4.0, 0.0], [0.0, 0.0], [0.0, 4.0]] * 20)) is None
+    assert grid_of(moves) == (18, 18)
+    path = torch.from_numpy(np.concatenate([np.zeros((1, 2)), moves.cumsum(0)]))
+    cells = on_grid(path, (18, 18), 3).diff(dim=0) / 18
+    assert cells[:6].tolist() == [[1, 0], [0, 0], [0, 0], [0, 0], [0, -1], [1, 0]]
+    assert grid_of(np.random.default_rng(0).normal(size=(500, 2)) * 6) is None
+    assert grid_of(np.array([[4.0, 0.0], [0.0, 0.0], [0.0, 4.0]] * 20)) is None

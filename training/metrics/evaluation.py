@@ -94,7 +94,9 @@ class Evaluation:
 
     @functools.cached_property
     def _analysed(self) -> tuple[dict[str, Any], Clips | None]:
-        return analyse(self.model, self.store, self.videos, codes=len(self.world.start_frames) > 0)
+        known = self.world.statistics.get("grid")
+        grid = (float(known[0]), float(known[1])) if known else None
+        return analyse(self.model, self.store, self.videos, codes=len(self.world.start_frames) > 0, grid=grid)
 
     @property
     def gma(self) -> dict[str, Any]:

@@ -61,7 +61,12 @@ class Clips:
 
 
 def analyse(
-    model: Glass, store: Store, videos: Sequence[Video], clips: bool = True, codes: bool = True
+    model: Glass,
+    store: Store,
+    videos: Sequence[Video],
+    clips: bool = True,
+    codes: bool = True,
+    grid: tuple[float, float] | None = None,
 ) -> tuple[dict[str, Any], Clips | None]:
     """GMA's figures, and (with `clips`) the clips that LMA is measured on.
 
@@ -71,18 +76,27 @@ def analyse(
         videos: held out.
         clips: cut them.
         codes: LMA is trained, too: infer local actions.
+        grid: px of a cell, in a grid world.
     """
     found: dict[str, list] = defaultdict(list)
     for video in tqdm(videos, desc="held-out videos", leave=False):
-        _analyse_video(model, store, video, found, clips, codes)
+        _analyse_video(model, store, video, found, clips, codes, grid)
     figures = _figures(found)
     return figures, _clips(found) if clips else None
 
 
-def _analyse_video(model: Glass, store: Store, video: Video, found: dict[str, list], clips: bool, codes: bool) -> None:
+def _analyse_video(
+    model: Glass,
+    store: Store,
+    video: Video,
+    found: dict[str, list],
+    clips: bool,
+    codes: bool,
+    grid: tuple[float, float] | None,
+) -> None:
     span = slice(video.start, video.start + video.length)
     frames = frames_to_tensor(store.frames[span])
-    tracked = track(model, frames, settle=codes)
+    tracked = track(model, frames, settle=codes, grid=grid)
     moves = tracked.position.diff(dim=0)
     truth = store.masks(span.start, span.stop) if store.has_masks else None
     scene = _gma(model, store, video, frames, tracked, truth, found)

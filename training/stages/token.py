@@ -23,8 +23,9 @@ SHARPNESS = 3.0
 class PoseConfig:
     """The pose stage: a vocabulary of P poses, and the decoder that draws them (architecture token)."""
 
-    iterations: int = 3000
-    """optimiser steps; 0 skips the stage"""
+    iterations: int | None = None
+    """optimiser steps; 0 skips the stage. Default: 3000, or for little footage every other frame's number, at least
+    1200"""
     batch: int = 32
     """pairs of windows of one video a step: what the agent looks like is read off one, the pose off the other"""
     rate: float = 1e-3
@@ -82,11 +83,13 @@ class PoseStage(Stage):
         self.model = model
         self.windows = windows
         self.config = config
+        if config.iterations is None:
+            config.iterations = int(np.clip(len(windows.layers) // 2, 1200, 3000))
         self.sampler = WindowPairs(windows, config, model.config.window)
 
     @property
     def _quantised_from(self) -> int:
-        return int(self.config.continuous * self.config.iterations)
+        return int(self.config.continuous * self.iterations)
 
     @torch.no_grad()
     def prepare(self, iteration: int, generator: torch.Generator) -> None:
@@ -131,8 +134,8 @@ class PoseStage(Stage):
 class TokenConfig:
     """The LMA stage of architecture token: local actions, and which pose comes next."""
 
-    iterations: int = 3000
-    """optimiser steps"""
+    iterations: int | None = None
+    """optimiser steps. Default: 3000, or for little footage three for ten frames, at least 800: more learns by heart"""
     batch: int = 32
     """clips a step"""
     steps: int = 16
@@ -205,6 +208,8 @@ class TokenLmaStage(Stage):
         self.model = model
         self.windows = windows
         self.config = config
+        if config.iterations is None:
+            config.iterations = int(np.clip(3 * len(windows.layers) // 10, 800, 3000))
         self.sampler = TokenClips(windows, config)
         self.tokens = all_tokens(model, windows)
 
@@ -263,7 +268,7 @@ class TokenLmaStage(Stage):
         if priors:
             log_p = torch.stack(priors, 1)
             terms["prior"] = -(q.detach() * log_p).sum(-1).mean()
-            grown = min(1.0, iteration / max(1.0, c.warm * c.iterations))
+            grown = min(1.0, iteration / max(1.0, c.warm * self.iterations))
             log_q = log_q.unflatten(0, (batches, steps))
             terms["sure"] = c.sure * grown * (q * (log_q - log_p.detach())).sum(-1).mean()
         return terms
