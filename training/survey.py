@@ -22,6 +22,8 @@ COARSE = 4
 """Px to a place of the coarse search for the camera's move."""
 CAMERA = 24
 """Px a frame of the fastest camera."""
+CONTRAST = 0.4
+"""An agent's pixel differs by this share of what its strongest pixels differ by: codecs smear colours by a px."""
 SMALLEST = 6
 """Px of the smallest agent."""
 EQUAL = 0.5
@@ -76,7 +78,7 @@ class Survey:
         moving: share of the pixels that move, median.
         explained: share of all change that is in or about the agent.
         agent: (width, height) of the agent's box, 90th percentile.
-        area: share of the frame that the agent covers, 90th percentile.
+        area: share of the frame that the agent covers, median.
         speed: px a frame of an agent that moves: half of the way was gone by larger steps.
         fastest: px a frame; a twentieth of the way was gone by larger steps.
         several: share of the frames with two or more agents of one size.
@@ -198,7 +200,8 @@ def look_at_shot(frames: np.ndarray) -> Shot:
             seen[:] = _box_mask(np.array([-dx, -dy, width - dx, height - dy]).clip(0), height, width)
         known &= known.mean(0) > 0.5
     median = np.median(still[np.linspace(0, count - 1, min(count, 41)).astype(int)], axis=0)
-    differs = np.stack([np.abs(f.astype(np.int16) - median).max(-1) > CHANGED for f in still])
+    far = np.stack([np.abs(f.astype(np.int16) - median).max(-1).astype(np.uint8) for f in still])
+    differs = far > CHANGED
     changes = np.stack(
         [
             np.abs(a.astype(np.int16) - b).max(-1) > CHANGED
@@ -230,6 +233,7 @@ def look_at_shot(frames: np.ndarray) -> Shot:
         main = index[np.where(lives, area, 0).argmax()]
         agents[t] = int((area[lives] >= EQUAL * area[main - 1]).sum())
         own = differs[t] & (names == main)
+        own &= far[t] >= CONTRAST * np.quantile(far[t][own], 0.9)  # not what a video's colours bleed
         silhouettes[t] = np.packbits(own)
         ys, xs = np.nonzero(own)
         boxes[t] = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
@@ -339,7 +343,7 @@ def _summary(shots: list[Shot], size: tuple[int, int], videos: int, length: floa
         moving=float(np.median(np.concatenate([s.moving for s in shots]))),
         explained=float(np.nanmean(explained)) if (~np.isnan(explained)).any() else 0.0,
         agent=(quantile(extent[:, 0], 0.9), quantile(extent[:, 1], 0.9)),
-        area=quantile(areas[seen], 0.9) / (size[0] * size[1]),
+        area=quantile(areas[seen], 0.5) / (size[0] * size[1]),
         speed=_step_at(speed, 0.5),
         fastest=_step_at(speed, 0.95),
         several=float((agents[seen] > 1).mean()) if seen.any() else 0.0,

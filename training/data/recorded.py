@@ -43,6 +43,19 @@ def palette_mask(frames: np.ndarray, colours: list[tuple[int, int, int]], near: 
     return out
 
 
+def largest_piece(masks: np.ndarray) -> np.ndarray:
+    """Masks (T, H, W) without what lies apart from their largest piece: others may have the agent's colours."""
+    from scipy import ndimage
+
+    out = np.zeros_like(masks)
+    for t, mask in enumerate(masks):
+        names, count = ndimage.label(ndimage.binary_dilation(mask, iterations=2))
+        if count:
+            sizes = ndimage.sum_labels(mask, names, np.arange(1, count + 1))
+            out[t] = mask & (names == 1 + int(sizes.argmax()))
+    return out
+
+
 def _held_actions(rng: np.random.Generator, actions: list[Any], low: int, high: int) -> Iterator[Any]:
     while True:
         action = actions[rng.integers(len(actions))]
@@ -145,7 +158,7 @@ def _atari(name: str, colours: list[tuple[int, int, int]], actions: list[str], p
             if len(frames) < 16:
                 continue
             stack = np.stack(frames)
-            yield stack, palette_mask(stack, colours)
+            yield stack, largest_piece(palette_mask(stack, colours))
 
     return record
 
@@ -237,7 +250,8 @@ def record_world(name: str, out: Path, videos: int = 60, seed: int = 0, progress
             fps=WORLDS[name].fps,
             codec="libx264",
             macro_block_size=1,
-            output_params=["-crf", "12", "-pix_fmt", "yuv420p", "-loglevel", "error"],
+            # whole chroma: half of it smears an agent that is 8 px wide by 1 px, and the truth would not fit the video
+            output_params=["-crf", "10", "-pix_fmt", "yuv444p", "-loglevel", "error"],
         )
         truth[f"{index:03d}"] = np.packbits(masks, axis=-1)
         truth["width"] = np.array(frames.shape[2])
