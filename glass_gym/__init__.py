@@ -7,6 +7,7 @@ Importing registers the ids::
     envs = gym.make_vec("GlassTennis-v1", num_envs=16)
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gymnasium.envs.registration import register, registry
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def _register(id: str, max_episode_steps: int, **kwargs: str) -> None:
+def _register(id: str, max_episode_steps: int, **kwargs: Any) -> None:
     if id not in registry:
         register(
             id=id,
@@ -36,6 +37,30 @@ def _register(id: str, max_episode_steps: int, **kwargs: str) -> None:
             max_episode_steps=max_episode_steps,
             kwargs=kwargs,
         )
+
+
+def register_world(id: str, checkpoint: str | Path, max_episode_steps: int = 100, **kwargs: Any) -> None:
+    """Give a world of your own an id: ``gymnasium.make(id)``, ``gymnasium.make_vec(id)``.
+
+    Another process has to be told, too: put the call in a module `mine`, and make ``"mine:MyGame-v0"``.
+
+    Args:
+        id: a name and a version, "MyGame-v0".
+        checkpoint: a world's .safetensors file, or the name of a bundled world.
+        max_episode_steps: the time limit, steps.
+        kwargs: arguments of :class:`glass_gym.GlassEnv` that are to be the id's own, such as `task`.
+
+    Raises:
+        ValueError: another world has this id.
+        CheckpointError: no such file.
+    """
+    from glass_gym.checkpoint import resolve
+
+    kwargs["checkpoint"] = str(resolve(checkpoint).resolve())
+    known = registry.get(id)
+    if known is not None and (known.kwargs, known.max_episode_steps) != (kwargs, max_episode_steps):
+        raise ValueError(f"{id} is registered already, as another environment: choose another name or version")
+    _register(id, max_episode_steps, **kwargs)
 
 
 # time limits: about three times as long as the way across the ground where targets are
@@ -93,5 +118,6 @@ __all__ = [
     "load_world",
     "register_quantiser",
     "register_task",
+    "register_world",
     "save_world",
 ]

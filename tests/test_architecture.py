@@ -34,6 +34,16 @@ def test_the_library_imports_downward_only(path):
             assert used == room or LEVEL[used] < LEVEL[room], f"{path.name} imports {name}"
 
 
+def test_training_is_shipped_whole_and_imports_itself_relatively():
+    """It is `training` in a checkout, and glass_gym.training in a wheel."""
+    toml = (ROOT / "pyproject.toml").read_text()
+    for package in (ROOT / "training").rglob("__init__.py"):
+        name = ".".join(("glass_gym", *package.parent.relative_to(ROOT).parts))
+        assert f'"{name}"' in toml, name
+    for path in (ROOT / "training").rglob("*.py"):
+        assert not any(name.split(".")[0] == "training" for name in imports(path)), path
+
+
 def test_training_and_agents_never_see_each_other():
     for path in (ROOT / "training").rglob("*.py"):
         assert not any(name.split(".")[0] == "agents" for name in imports(path)), path

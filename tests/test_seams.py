@@ -126,7 +126,7 @@ def test_a_source_from_outside_is_trained_on_by_its_name(outside, tmp_path, monk
     steps = ["--gma.iterations", "2", "--gma.batch", "2", "--gma.moving-pixels", "3", "--lma.iterations", "2"]
     more = ["--lma.frames", "4", "--lma.horizons", "2", "--lma.continuous", "1", "--loop.device", "cpu"]
     out = ["--cache", str(tmp_path / "data"), "--out", str(tmp_path / "run")]
-    assert main(["blinker", *out, *steps, *more, "--long.iterations", "0", "--preset", "lean"]) == 0
+    assert main(["blinker", *out, *steps, *more, "--long.iterations", "0", "--preset", "lean", "--no-report"]) == 0
     config = load_world(tmp_path / "run" / "world.safetensors").config
     assert (config.window, config.agent_radius) == (16, 5)  # the source's own
     assert json.loads((tmp_path / "run" / "config.json").read_text())["gma"]["theta"] == 0.04

@@ -18,11 +18,12 @@ from glass_gym.action_space import nearest_direction
 from glass_gym.checkpoint import write_atomically
 from glass_gym.geometry import densest_point
 from glass_gym.glass import Glass
-from training.data.layout import find_videos, sample_video
-from training.data.store import DataError, Store, Video, frames_to_tensor
-from training.steps import step_length
-from training.survey import Survey, survey
-from training.token_counts import surprise_of_next
+
+from .data.layout import find_videos, sample_video
+from .data.store import DataError, Store, Video, frames_to_tensor
+from .steps import step_length
+from .survey import Survey, survey
+from .token_counts import surprise_of_next
 
 LOOKED_AT = 320
 """Px of the longer side of frames that are looked at."""

@@ -1,4 +1,4 @@
-"""Measure a world: python -m training.evaluate tennis tennis --cache data --out evaluation.json
+"""Measure a world: glass-evaluate tennis tennis --cache data --out evaluation.json
 
 Everything is measured on held-out videos. Free running means from frame 0, without frame 0; the frozen player (the
 first foreground, moved by the same shifts and otherwise unchanged) is the baseline of every LMA figure. Tables go to
@@ -21,14 +21,15 @@ from tabulate import tabulate
 from glass_gym.build import build_glass
 from glass_gym.checkpoint import CheckpointError, World, load_world, resolve
 from glass_gym.config import GlassConfig
-from training.data.sources import DataOptions, open_data
-from training.data.store import DataError, Store
-from training.figures.world import FIGURES, draw_layers
-from training.metrics.evaluation import Evaluation
-from training.metrics.held_out import HORIZON
-from training.metrics.registry import METRICS
-from training.perceptual import load_features
-from training.trainer import TrainingError, read_state
+
+from .data.sources import DataOptions, open_data
+from .data.store import DataError, Store
+from .figures.world import FIGURES, draw_layers
+from .metrics.evaluation import Evaluation
+from .metrics.held_out import HORIZON
+from .metrics.registry import METRICS
+from .perceptual import load_features
+from .trainer import TrainingError, read_state
 
 try:
     import tyro
@@ -65,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     if tyro is None:
         print("evaluation needs tyro: pip install 'glass-gym[train]'", file=sys.stderr)
         return 2
-    config = tyro.cli(EvaluateConfig, args=argv, prog="python -m training.evaluate", description=__doc__)
+    config = tyro.cli(EvaluateConfig, args=argv, prog="glass-evaluate", description=__doc__)
     try:
         path = Path(config.checkpoint) if config.checkpoint.endswith(".pt") else resolve(config.checkpoint)
         world = load_state(path) if path.suffix == ".pt" else load_world(path)

@@ -13,9 +13,10 @@ from glass_gym.action_space import COMPASS, nearest_direction
 from glass_gym.checkpoint import World
 from glass_gym.glass import Glass
 from glass_gym.simulator import Simulator
-from training.data.store import Store, frames_to_tensor
-from training.steps import step_length
-from training.windows import WindowSet, crop_layers, unpack_layers
+
+from .data.store import Store, frames_to_tensor
+from .steps import step_length
+from .windows import WindowSet, crop_layers, unpack_layers
 
 START_FRAMES = 64
 DEAD = 0.01

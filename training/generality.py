@@ -21,17 +21,18 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from glass_gym.checkpoint import load_world
-from training import train
-from training.choose import Choices
-from training.data.layout import ReadConfig
-from training.data.recorded import WORLDS, record_world
-from training.data.sources import DataOptions, open_data
-from training.data.store import Store, frames_to_tensor
-from training.metrics.animation import squared
-from training.metrics.evaluation import Evaluation
-from training.metrics.held_out import HORIZON
-from training.metrics.segmentation import iou
-from training.steps import step_length
+
+from . import train
+from .choose import Choices
+from .data.layout import ReadConfig
+from .data.recorded import WORLDS, record_world
+from .data.sources import DataOptions, open_data
+from .data.store import Store, frames_to_tensor
+from .metrics.animation import squared
+from .metrics.evaluation import Evaluation
+from .metrics.held_out import HORIZON
+from .metrics.segmentation import iou
+from .steps import step_length
 
 try:
     import tyro

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.windows import MARGIN, WindowSet
+from .windows import MARGIN, WindowSet
 
 
 class NearestWindows:

@@ -17,7 +17,7 @@ from typing import Annotated
 
 from tabulate import tabulate
 
-from training.ablations.rows import tables
+from .ablations.rows import tables
 
 try:
     import tyro

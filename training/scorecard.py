@@ -14,13 +14,14 @@ import torch
 from PIL import Image
 
 from glass_gym.checkpoint import World
-from training.choose import Choices
-from training.data.store import Store, frames_to_tensor
-from training.figures.sheets import grid, to_picture
-from training.metrics.animation import animation
-from training.metrics.evaluation import Evaluation
-from training.metrics.held_out import HORIZON
-from training.metrics.prior import prior
+
+from .choose import Choices
+from .data.store import Store, frames_to_tensor
+from .figures.sheets import grid, to_picture
+from .metrics.animation import animation
+from .metrics.evaluation import Evaluation
+from .metrics.held_out import HORIZON
+from .metrics.prior import prior
 
 VIDEOS = 24
 """Held-out videos that are measured."""

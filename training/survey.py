@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from training.data.cuts import SHOT, find_cuts
-from training.data.store import DataError
+from .data.cuts import SHOT, find_cuts
+from .data.store import DataError
 
 CHANGED = 18
 """A pixel differs by at least this much, of 255, in one channel."""

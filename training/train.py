@@ -1,4 +1,4 @@
-"""Train a world: python -m training.train FOLDER|tennis|wsprites --out runs/mine
+"""Train a world: glass-train FOLDER|tennis|wsprites|arm --out runs/mine (in a checkout also python -m training.train)
 
 It looks at the footage first, says what it found, and chooses what training must be told (frame size, theta, shift
 ranges, window, K ...), each with its reason; an option that you give is left as it is. Then the stages GMA -> pose ->
@@ -27,7 +27,8 @@ from glass_gym.checkpoint import CheckpointError, save_world
 from glass_gym.config import GlassConfig, preset
 from glass_gym.glass import Glass
 from glass_gym.token_glass import TokenGlass
-from training.choose import (
+
+from .choose import (
     Choices,
     choose_codes,
     choose_hole,
@@ -37,14 +38,14 @@ from training.choose import (
     look_at_folder,
     look_at_store,
 )
-from training.data.sources import DataOptions, open_data, source_of
-from training.data.store import DataError, Store
-from training.distributed import Distributed
-from training.export import build_world
-from training.figures import sheets
-from training.perceptual import load_features
-from training.scorecard import write_report
-from training.stages import (
+from .data.sources import DataOptions, open_data, source_of
+from .data.store import DataError, Store
+from .distributed import Distributed
+from .export import build_world
+from .figures import sheets
+from .perceptual import load_features
+from .scorecard import write_report
+from .stages import (
     GmaConfig,
     GmaStage,
     Hints,
@@ -60,10 +61,10 @@ from training.stages import (
     TokenConfig,
     TokenLmaStage,
 )
-from training.stages.token import all_tokens
-from training.survey import NoWorldError, Survey
-from training.trainer import LoopConfig, Trainer, TrainingError, read_state
-from training.windows import WindowSet, cut_windows
+from .stages.token import all_tokens
+from .survey import NoWorldError, Survey
+from .trainer import LoopConfig, Trainer, TrainingError, read_state
+from .windows import WindowSet, cut_windows
 
 try:
     import tyro
@@ -125,7 +126,7 @@ def main(argv: list[str] | None = None) -> int:
     if tyro is None:
         print("training needs tyro: pip install 'glass-gym[train]'", file=sys.stderr)
         return 2
-    config = tyro.cli(TrainConfig, args=argv, prog="python -m training.train", description=__doc__)
+    config = tyro.cli(TrainConfig, args=argv, prog="glass-train", description=__doc__)
     try:
         finished = train(config)
     except (DataError, TrainingError, CheckpointError, ValueError) as error:

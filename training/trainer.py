@@ -22,8 +22,9 @@ from glass_gym.config import GlassConfig
 from glass_gym.glass import Glass
 from glass_gym.simulator import pick_device, pick_precision
 from glass_gym.versions import FORMAT_VERSION, upgrade_config, upgrade_weights
-from training.distributed import Distributed
-from training.stages.base import Batch, Sampler, Stage
+
+from .distributed import Distributed
+from .stages.base import Batch, Sampler, Stage
 
 GMA_FIELDS = ("architecture", "height", "width", "mask_channels", "foreground_range", "background_range")
 """What GMA's weights depend on; the other fields of a config are LMA's ..."""

@@ -15,9 +15,10 @@ from glass_gym.geometry import crop_windows
 from glass_gym.glass import Glass
 from glass_gym.simulator import pick_precision
 from glass_gym.tracking import on_grid, track
-from training.congeal import REACH, Congealing
-from training.data.store import Store, Video, frames_to_tensor
-from training.steps import grid_of
+
+from .congeal import REACH, Congealing
+from .data.store import Store, Video, frames_to_tensor
+from .steps import grid_of
 
 MARGIN = 4
 """Windows are stored with this many px to spare on each side, so that clips can be moved inside them."""

@@ -264,3 +264,22 @@ def test_rows_animated_a_few_at_a_time_are_the_rows_animated_together(tiny_world
     coarse = world.precision == torch.bfloat16 and tiny_world.config.architecture == "lean"
     exact = 0 if coarse else 1e-5  # float32 kernels of the CPU round by the batch
     assert all((a - b).abs().max() <= exact for a, b in zip(together.tensors(), apart.tensors(), strict=True))
+
+
+def test_a_world_of_ones_own_gets_an_id(tiny_world, tmp_path, monkeypatch):
+    from glass_gym.checkpoint import CheckpointError, save_world
+
+    save_world(tmp_path / "mine.safetensors", tiny_world)
+    monkeypatch.chdir(tmp_path)
+    glass_gym.register_world("MyGame-v0", "mine.safetensors", 7, task="reach")
+    glass_gym.register_world("MyGame-v0", "mine.safetensors", 7, task="reach")  # twice the same is no harm
+    with pytest.raises(ValueError, match="MyGame-v0 is registered already"):
+        glass_gym.register_world("MyGame-v0", "mine.safetensors", 8)
+    with pytest.raises(CheckpointError, match="none"):
+        glass_gym.register_world("MyGame-v1", tmp_path / "none.safetensors")
+    monkeypatch.chdir("/")
+    env = gym.make("MyGame-v0")
+    assert env.spec.max_episode_steps == 7
+    assert env.reset(seed=0)[0].shape == env.observation_space.shape
+    assert gym.make_vec("MyGame-v0", num_envs=2).reset(seed=0)[0].shape[0] == 2
+    del gym.registry["MyGame-v0"]

@@ -61,7 +61,7 @@ def test_two_processes_keep_one_model_and_see_different_batches(tiny_config, blo
 def test_the_command_trains_under_accelerate_launch(block_store, tmp_path):
     arguments = ["--window", "16", "--agent-radius", "5", "--codes", "3", "--gma.iterations", "2", "--gma.batch", "2",
                  "--gma.moving-pixels", "3", "--lma.iterations", "2", "--lma.frames", "8", "--lma.continuous", "1",
-                 "--lma.horizons", "2", "--long.iterations", "2", "--preset", "lean"]  # fmt: skip
+                 "--lma.horizons", "2", "--long.iterations", "2", "--preset", "lean", "--no-report"]  # fmt: skip
     launch([
         "accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1", "--cpu", "--mixed_precision", "no",
         "--dynamo_backend", "no", "-m", "training.train", str(block_store), "--out", str(tmp_path / "run"), *arguments,

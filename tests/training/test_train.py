@@ -299,7 +299,7 @@ def test_the_command_names_bad_data_and_bad_presets(tmp_path, capsys):
 
 def test_a_run_starts_from_a_state_of_any_name_and_adds_the_long_stage(block_store, tmp_path):
     sizes = ["--window", "16", "--agent-radius", "5", "--codes", "3", "--loop.device", "cpu", "--lma.frames", "8"]
-    sizes += ["--preset", "lean"]
+    sizes += ["--preset", "lean", "--no-report"]
     steps = ["--gma.iterations", "1", "--lma.iterations", "2", "--lma.continuous", "1", "--lma.horizons", "2", "4"]
     assert main([str(block_store), "--out", str(tmp_path / "a"), *sizes, *steps]) == 0
     other = (tmp_path / "a" / "state.pt").rename(tmp_path / "before.pt")
@@ -329,7 +329,7 @@ def test_a_code_that_draws_like_a_more_frequent_one_is_a_twin(tiny_model, block_
 def test_another_window_keeps_the_gma_of_a_run_and_another_gma_is_refused(block_store, tmp_path, capsys):
     steps = ["--gma.iterations", "1", "--lma.iterations", "2", "--lma.continuous", "1", "--lma.horizons", "2"]
     rest = ["--codes", "3", "--loop.device", "cpu", "--lma.frames", "8", "--long.iterations", "0", *steps]
-    lean = ["--preset", "lean", *rest]
+    lean = ["--preset", "lean", "--no-report", *rest]
     sizes = ["--window", "16", "--agent-radius", "5"]
     assert main([str(block_store), "--out", str(tmp_path / "a"), *sizes, *lean]) == 0
     state = str(tmp_path / "a" / "state.pt")
@@ -391,7 +391,7 @@ def test_a_checkpoint_trained_with_the_paper_preset_is_a_world(block_store, tmp_
         str(block_store), "--preset", "paper", "--out", str(path.parent), "--window", "16", "--agent-radius", "5",
         "--codes", "2", "--gma.iterations", "1", "--gma.batch", "1", "--gma.moving-pixels", "3",
         "--lma.iterations", "2", "--lma.frames", "4", "--lma.horizons", "2", "--lma.continuous", "0",
-        "--loop.device", "cpu",
+        "--loop.device", "cpu", "--no-report",
     ]  # fmt: skip
     assert main(command) == 0
     for rows in (1, 5):

@@ -2,6 +2,6 @@
 
 import sys
 
-from training.ablations.queue import main
+from .queue import main
 
 sys.exit(main())

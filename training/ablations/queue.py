@@ -29,18 +29,19 @@ from glass_gym.checkpoint import write_atomically
 from glass_gym.config import preset
 from glass_gym.glass import Glass
 from glass_gym.tracking import track
-from training.ablations.rows import ROWS, STEPS, Row, tables
-from training.data.sources import DataOptions, open_data, source_of
-from training.data.store import DataError, Store, frames_to_tensor
-from training.evaluate import load_state
-from training.metrics.actions import mutual_information, usage
-from training.metrics.evaluation import roll_out
-from training.metrics.held_out import HORIZON, Clips, analyse
-from training.metrics.segmentation import iou
-from training.perceptual import load_features
-from training.stages import GmaConfig, GmaStage, LmaConfig, LmaStage, Stage
-from training.trainer import LoopConfig, Trainer, TrainingError
-from training.windows import MARGIN, WindowSet, cut_windows, pack_layers, pack_windows, unpack_layers
+
+from ..data.sources import DataOptions, open_data, source_of
+from ..data.store import DataError, Store, frames_to_tensor
+from ..evaluate import load_state
+from ..metrics.actions import mutual_information, usage
+from ..metrics.evaluation import roll_out
+from ..metrics.held_out import HORIZON, Clips, analyse
+from ..metrics.segmentation import iou
+from ..perceptual import load_features
+from ..stages import GmaConfig, GmaStage, LmaConfig, LmaStage, Stage
+from ..trainer import LoopConfig, Trainer, TrainingError
+from ..windows import MARGIN, WindowSet, cut_windows, pack_layers, pack_windows, unpack_layers
+from .rows import ROWS, STEPS, Row, tables
 
 try:
     import tyro

@@ -11,7 +11,8 @@ from tabulate import tabulate
 
 from glass_gym.networks.quantise import PlainQuantiser
 from glass_gym.networks.view import AgentWindow
-from training.ablations import parts
+
+from . import parts
 
 STEPS = 12
 """Free-running steps of mIoU_RE (the paper's clips have 12 frames)."""

@@ -27,8 +27,9 @@ from glass_gym.ale_tennis import (
     TOP,
     WIDTH,
 )
-from training.data.store import DataError, Store, StoreWriter
-from training.metrics.detection import Detections, find_pieces
+
+from ..metrics.detection import Detections, find_pieces
+from .store import DataError, Store, StoreWriter
 
 PLAYER_COLOURS = np.array([BLUE, PINK], np.uint8)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data.store import DataError, Store
+from .store import DataError, Store
 
 
 class ClipDataset:

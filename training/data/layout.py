@@ -19,8 +19,9 @@ import numpy as np
 from PIL import Image
 
 from glass_gym.pictures import MAX_PIXELS, read_picture
-from training.data.cuts import SHOT, find_cuts
-from training.data.store import DataError, Store, StoreWriter
+
+from .cuts import SHOT, find_cuts
+from .store import DataError, Store, StoreWriter
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
 VIDEOS = (".mp4", ".webm", ".avi", ".mov", ".gif")

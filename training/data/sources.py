@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from glass_gym.ale_tennis import BLUE, PINK
-from training.data.layout import ReadConfig, find_videos, frames_in, pack
-from training.data.store import DataError, Store, Video
+
+from .layout import ReadConfig, find_videos, frames_in, pack
+from .store import DataError, Store, Video
 
 if TYPE_CHECKING:
     from glass_gym.checkpoint import World
-    from training.metrics.detection import Detector
+
+    from ..metrics.detection import Detector
 
 Progress = Callable[[int, int], None]
 """called with what is done, and the total"""
@@ -91,7 +93,7 @@ class Source:
 
     def detector(self, store: Store, world: World) -> Detector:
         """What finds the agent in real and in generated frames, independently of the simulator: M, run afresh."""
-        from training.metrics.detection import MaskDetector
+        from ..metrics.detection import MaskDetector
 
         return MaskDetector.of(world)
 
@@ -168,7 +170,7 @@ class Tennis(Source):
 
     def make(self, out: Path, options: DataOptions, progress: Progress) -> list[str]:
         """Record."""
-        from training.data.ale_tennis import RecordConfig, record
+        from .ale_tennis import RecordConfig, record
 
         frames = options.record_frames
         record(RecordConfig(out=out, frames=frames), lambda kept: progress(kept, frames))
@@ -176,7 +178,7 @@ class Tennis(Source):
 
     def detector(self, store: Store, world: World) -> Detector:
         """By colour, off the court's lines."""
-        from training.data.ale_tennis import TennisDetector
+        from .ale_tennis import TennisDetector
 
         return TennisDetector.of(store)
 
@@ -187,7 +189,7 @@ class Tennis(Source):
     def positions(self, store: Store, video: Video, masks: np.ndarray) -> np.ndarray | None:
         """RAM position, and where the body stands in the sprite, which jumps when the sprite turns round without the
         RAM saying so."""
-        from training.data.ale_tennis import body_column
+        from .ale_tennis import body_column
 
         position = super().positions(store, video, masks)
         if position is not None:
@@ -213,7 +215,7 @@ class WSpritesSource(Source):
 
     def make(self, out: Path, options: DataOptions, progress: Progress) -> list[str]:
         """Generate."""
-        from training.data.wsprites import write_store
+        from .wsprites import write_store
 
         total = sum(self.counts)
         write_store(

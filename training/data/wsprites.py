@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from glass_gym.pictures import read_picture
-from training.data.store import DataError, StoreWriter
+
+from .store import DataError, StoreWriter
 
 TILE = 64
 COLUMNS = 13

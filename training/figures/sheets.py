@@ -11,7 +11,8 @@ from torch import Tensor
 
 from glass_gym.convert import to_bytes
 from glass_gym.glass import Glass
-from training.data.store import Store, frames_to_tensor
+
+from ..data.store import Store, frames_to_tensor
 
 
 def to_picture(images: Tensor) -> np.ndarray:

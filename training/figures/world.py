@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from training.figures.sheets import curves, grid, layers_sheet, save_picture, to_picture
-from training.metrics.evaluation import Evaluation
-from training.metrics.probe import SimulatorProbe
+from ..metrics.evaluation import Evaluation
+from ..metrics.probe import SimulatorProbe
+from .sheets import curves, grid, layers_sheet, save_picture, to_picture
 
 RED = np.array([255, 0, 0])
 GREEN = np.array([0, 255, 0])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from training.metrics.evaluation import EFFECT_STEPS, Evaluation
+from .evaluation import EFFECT_STEPS, Evaluation
 
 
 def local_actions(e: Evaluation) -> dict[str, Any]:

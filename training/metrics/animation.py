@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from training.metrics.evaluation import Evaluation
-from training.metrics.held_out import HORIZON
-from training.metrics.segmentation import iou
+from .evaluation import Evaluation
+from .held_out import HORIZON
+from .segmentation import iou
 
 STEPS_RE = 12
 """Steps of mIoU_RE (the paper's W-Sprites clips have 12 frames)."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from training.metrics.evaluation import Evaluation
-from training.metrics.probe import cycle, detector_noise, walk_right
+from .evaluation import Evaluation
+from .probe import cycle, detector_noise, walk_right
 
 
 def simulator(e: Evaluation) -> dict[str, Any]:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from glass_gym.simulator import WorldState
-from training.data.sources import source_of
-from training.metrics.evaluation import Evaluation
-from training.metrics.probe import SimulatorProbe
+
+from ..data.sources import source_of
+from .evaluation import Evaluation
+from .probe import SimulatorProbe
 
 AGENT = 24
 """A pixel belongs to the agent if it differs from the row's background by more than this, in summed RGB."""

@@ -11,7 +11,8 @@ from scipy import ndimage
 
 from glass_gym.checkpoint import World
 from glass_gym.glass import Glass
-from training.data.store import frames_to_tensor
+
+from ..data.store import frames_to_tensor
 
 
 @dataclass

@@ -14,10 +14,11 @@ from glass_gym.checkpoint import World
 from glass_gym.convert import to_bytes
 from glass_gym.glass import Glass
 from glass_gym.networks.shift import translate
-from training.data.store import Store, Video, frames_to_tensor
-from training.metrics.held_out import HORIZON, Clips, analyse
-from training.metrics.probe import Play, SimulatorProbe, random_play
-from training.perceptual import VggFeatures
+
+from ..data.store import Store, Video, frames_to_tensor
+from ..perceptual import VggFeatures
+from .held_out import HORIZON, Clips, analyse
+from .probe import Play, SimulatorProbe, random_play
 
 EFFECT_STEPS = 12
 """How often a code is applied to see what it does."""

@@ -14,10 +14,11 @@ from tqdm import tqdm
 from glass_gym.glass import Glass
 from glass_gym.networks.shift import translate
 from glass_gym.tracking import track
-from training.data.sources import source_of
-from training.data.store import Store, Video, frames_to_tensor
-from training.metrics.motion import shift_errors
-from training.metrics.segmentation import centroids, iou, soft_iou
+
+from ..data.sources import source_of
+from ..data.store import Store, Video, frames_to_tensor
+from .motion import shift_errors
+from .segmentation import centroids, iou, soft_iou
 
 HORIZON = 15
 """Steps of a held-out clip (the paper's Tennis clips have 16 frames)."""

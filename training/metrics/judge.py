@@ -11,10 +11,11 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from glass_gym.geometry import crop_windows
-from training.data.sources import source_of
-from training.data.store import Store, frames_to_tensor
-from training.metrics.evaluation import Evaluation
-from training.metrics.segmentation import centroids
+
+from ..data.sources import source_of
+from ..data.store import Store, frames_to_tensor
+from .evaluation import Evaluation
+from .segmentation import centroids
 
 VIDEOS = 400
 """Training videos that the judge learns from."""

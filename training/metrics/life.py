@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from glass_gym.geometry import crop_windows
 from glass_gym.simulator import WorldState
-from training.metrics.evaluation import Evaluation
+
+from .evaluation import Evaluation
 
 POSES = 24
 """Clusters of real silhouettes."""

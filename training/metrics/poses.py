@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from training.data.sources import source_of
-from training.data.store import Store
-from training.metrics.segmentation import centroids
+from ..data.sources import source_of
+from ..data.store import Store
+from .segmentation import centroids
 
 REACH = 4
 """Templates are tried at offsets of up to this many px about where the centres of mass agree."""

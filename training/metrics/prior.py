@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from training.metrics.evaluation import Evaluation
+from .evaluation import Evaluation
 
 
 def prior(e: Evaluation) -> dict[str, Any]:

@@ -17,12 +17,13 @@ from tqdm import tqdm
 from glass_gym.action_space import ActionTable
 from glass_gym.checkpoint import World
 from glass_gym.simulator import Simulator, WorldState
-from training.data.sources import source_of
-from training.data.store import Store, Video
-from training.metrics.detection import Detections, Detector
-from training.metrics.held_out import finite
-from training.metrics.poses import PoseMatcher, matcher_of
-from training.perceptual import VggFeatures
+
+from ..data.sources import source_of
+from ..data.store import Store, Video
+from ..perceptual import VggFeatures
+from .detection import Detections, Detector
+from .held_out import finite
+from .poses import PoseMatcher, matcher_of
 
 STEPS = (1, 10, 50, 100, 200)
 """Steps of random play at which figures are reported; the curves have more."""

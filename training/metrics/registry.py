@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from training.metrics.actions import local_actions, transfer
-from training.metrics.animation import animation
-from training.metrics.control import simulator
-from training.metrics.crispness import crispness
-from training.metrics.evaluation import Evaluation
-from training.metrics.judge import judge
-from training.metrics.life import life
-from training.metrics.prior import prior
-from training.metrics.video import reconstruction
+from .actions import local_actions, transfer
+from .animation import animation
+from .control import simulator
+from .crispness import crispness
+from .evaluation import Evaluation
+from .judge import judge
+from .life import life
+from .prior import prior
+from .video import reconstruction
 
 Metric = Callable[[Evaluation], dict[str, Any]]
 

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 
 from glass_gym.convert import to_images
-from training.data.sources import source_of
-from training.metrics import learned
-from training.metrics.evaluation import Evaluation
-from training.metrics.held_out import HORIZON, finite
-from training.metrics.images import picture_errors
+
+from ..data.sources import source_of
+from . import learned
+from .evaluation import Evaluation
+from .held_out import HORIZON, finite
+from .images import picture_errors
 
 
 def reconstruction(e: Evaluation) -> dict[str, Any]:

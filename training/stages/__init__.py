@@ -3,12 +3,12 @@
 Batches follow from (seed, stage, iteration) alone, so that a resumed training repeats an uninterrupted one.
 """
 
-from training.stages.base import Batch, Sampler, Stage
-from training.stages.gma import GmaConfig, GmaStage, Hints
-from training.stages.lma import LmaConfig, LmaStage
-from training.stages.long import LongConfig, LongStage
-from training.stages.prior import PriorConfig, PriorStage
-from training.stages.token import PoseConfig, PoseStage, TokenConfig, TokenLmaStage
+from .base import Batch, Sampler, Stage
+from .gma import GmaConfig, GmaStage, Hints
+from .lma import LmaConfig, LmaStage
+from .long import LongConfig, LongStage
+from .prior import PriorConfig, PriorStage
+from .token import PoseConfig, PoseStage, TokenConfig, TokenLmaStage
 
 __all__ = [
     "Batch",

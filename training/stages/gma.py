@@ -10,10 +10,11 @@ from torch import Tensor
 
 from glass_gym.convert import to_images
 from glass_gym.glass import Glass
-from training import losses
-from training.data.store import Store
-from training.perceptual import VggFeatures
-from training.stages.base import Batch, Stage
+
+from .. import losses
+from ..data.store import Store
+from ..perceptual import VggFeatures
+from .base import Batch, Stage
 
 
 @dataclass

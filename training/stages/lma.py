@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from glass_gym.geometry import inside_windows
 from glass_gym.glass import Glass
-from training import losses
-from training.perceptual import VggFeatures
-from training.stages.base import Batch, Stage
-from training.windows import WindowSet, unpack_layers
+
+from .. import losses
+from ..perceptual import VggFeatures
+from ..windows import WindowSet, unpack_layers
+from .base import Batch, Stage
 
 
 @dataclass

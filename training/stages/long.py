@@ -14,13 +14,14 @@ from torch.nn import functional as F
 from glass_gym.action_space import COMPASS
 from glass_gym.geometry import crop_windows
 from glass_gym.glass import Glass
-from training.adversary import Adversary, balance
-from training.export import step_length
-from training.nearest import NearestWindows
-from training.perceptual import VggFeatures
-from training.stages.base import Batch, Stage
-from training.stages.lma import ClipSampler, LmaConfig, LmaStage
-from training.windows import WindowSet, crop_layers, pack_layers, unpack_layers
+
+from ..adversary import Adversary, balance
+from ..export import step_length
+from ..nearest import NearestWindows
+from ..perceptual import VggFeatures
+from ..windows import WindowSet, crop_layers, pack_layers, unpack_layers
+from .base import Batch, Stage
+from .lma import ClipSampler, LmaConfig, LmaStage
 
 
 @dataclass

@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from glass_gym.glass import Glass
-from training.stages.base import Batch, Stage
-from training.stages.lma import ClipSampler, LmaConfig
-from training.windows import WindowSet, unpack_layers
+
+from ..windows import WindowSet, unpack_layers
+from .base import Batch, Stage
+from .lma import ClipSampler, LmaConfig
 
 
 @dataclass

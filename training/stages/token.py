@@ -11,9 +11,10 @@ from torch.nn import functional as F
 
 from glass_gym.glass import SHIFT_UNIT
 from glass_gym.token_glass import TokenGlass
-from training import losses
-from training.stages.base import Batch, Stage
-from training.windows import WindowSet, crop_layers, pack_layers, unpack_layers
+
+from .. import losses
+from ..windows import WindowSet, crop_layers, pack_layers, unpack_layers
+from .base import Batch, Stage
 
 SHARPNESS = 3.0
 """Of A's choice among the codes, over its cosines."""
