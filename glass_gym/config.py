@@ -35,6 +35,8 @@ class GlassConfig:
         code_channels: size of a code vector in the codebook.
         action_channels: size of the embeddings of both actions.
         poses: P, the size of the vocabulary of poses (``token`` only).
+        placed: whether D is told where in the frame the window is, as an agent that hangs on to the frame's edge needs
+            (``token`` only).
         hole: px by which the hole in the background is larger than the agent's mask.
         prior_channels: width of the prior over local actions; 0: the model has none.
 
@@ -63,6 +65,7 @@ class GlassConfig:
     poses: int = 256
     prior_channels: int = 0
     hole: int = 0
+    placed: bool = False
 
     def __post_init__(self) -> None:
         """Check the sizes.

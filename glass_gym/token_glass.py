@@ -74,7 +74,7 @@ class TokenGlass(Glass):
         for x, y in OFFSETS:
             layer = wide[..., y : y + side, x : x + side].contiguous()
             looks, first, pose, *_ = self.start_state(layer)
-            drawn = self.decoder(looks, first, pose).layer
+            drawn = self.decoder(looks, first, pose, position + position.new_tensor([x - REACH, y - REACH])).layer
             yield (drawn - layer).square().sum((1, 2, 3))
 
     @staticmethod
@@ -109,7 +109,7 @@ class TokenGlass(Glass):
             hidden = self.dynamics.remember(pose, hidden)
             logits = self.dynamics(pose, hidden, shift / SHIFT_UNIT, code_vector, place)
             pose = self.poses.embed(logits.argmax(1))
-        return self.decoder(looks, first, pose), (looks, first, pose, hidden, place)
+        return self.decoder(looks, first, pose, place), (looks, first, pose, hidden, place)
 
     def code_prior(self, layer: Tensor, state: State, shifts: Tensor) -> Tensor:
         """As :meth:`Glass.code_prior`."""

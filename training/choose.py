@@ -33,7 +33,7 @@ FRAMES = 400
 """... and frames of each."""
 AREA = 128 * 160
 """Px of a frame that trains in an hour on two cores."""
-SMALL, LARGE = 12.0, 96.0
+SMALL, LARGE = 12.0, 64.0
 """Px: an agent is drawn at least so large, if that does not take more than twice AREA, and at most so large."""
 STEP = 2.0
 """Px of an ordinary step, at least: slower footage is thinned out."""
@@ -165,7 +165,7 @@ def choose_reading(choices: Choices, seen: Survey, size: tuple[int, int]) -> Non
     scale = min(whole, math.sqrt(AREA / (seen.height * seen.width)))
     why = "an hour's training on two cores"
     if agent * scale > LARGE:
-        scale = max(LARGE / agent, 48 / min(seen.height, seen.width))
+        scale = max(LARGE / agent, 64 / min(seen.height, seen.width))
         why = f"the agent fills at most {LARGE:.0f} px"
     elif agent * scale < SMALL:
         scale = min(whole, SMALL / agent, math.sqrt(2 * AREA / (seen.height * seen.width)))

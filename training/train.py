@@ -72,6 +72,10 @@ except ImportError:  # the command says so; the library works without
     tyro = None
 
 
+ATTACHED = 0.5
+"""An agent that touches the frame's edge in more than this share of the frames hangs on to it."""
+
+
 @dataclass(kw_only=True)
 class TrainConfig(DataOptions):
     """Train a GLASS world on videos."""
@@ -100,6 +104,8 @@ class TrainConfig(DataOptions):
     """px, the largest step of the agent that is looked for; default: by the footage"""
     background_range: int | None = None
     """px, the largest move of the camera that is looked for; default: by the footage"""
+    placed: bool | None = None
+    """tell D where in the frame the agent's window is (preset token); default: if it mostly hangs on to the frame's edge"""
     choose: bool = False
     """let the footage choose where the source has values of its own (tennis, wsprites), too"""
     report: bool = True
@@ -214,6 +220,8 @@ def _look(config: TrainConfig, choices: Choices, store: Store) -> Hints | None:
     if config.preset == "token":
         poses = int(np.clip(frames // 60 // 8 * 8, 32, 256))
         choices.choose("poses", poses, f"the vocabulary of poses (P), for {frames} frames")
+        why = f"the agent hangs on to the frame's edge in {seen.at_edge:.0%} of the frames"
+        choices.choose("placed", seen.at_edge > ATTACHED, why)
     choices.save(config.out / "choices.json")
     return hints
 
@@ -305,12 +313,12 @@ def _trainer(config: TrainConfig, choices: Choices, store: Store, processes: Dis
     return trainer
 
 
-SIZES = ("codes", "poses", "window", "agent_radius", "foreground_range", "background_range")
+SIZES = ("codes", "poses", "window", "agent_radius", "foreground_range", "background_range", "placed")
 
 
 def _given(config: TrainConfig) -> dict[str, int]:
     """Sizes that were given as options."""
-    return {name: getattr(config, name) for name in SIZES if getattr(config, name)}
+    return {name: getattr(config, name) for name in SIZES if getattr(config, name) is not None}
 
 
 def _sizes(config: TrainConfig, choices: Choices, store: Store) -> dict[str, int]:
@@ -320,10 +328,10 @@ def _sizes(config: TrainConfig, choices: Choices, store: Store) -> dict[str, int
     sizes = {"prior_channels": config.prior.channels if config.prior.iterations else 0}
     for name in SIZES:
         chosen = choices.values.get(name) or choices.values.get(later.get(name, ""))
-        value = getattr(config, name) or chosen or getattr(defaults, name, None)
+        value = chosen or getattr(defaults, name, None)
         if value:
             sizes[name] = value
-    return sizes
+    return sizes | _given(config)
 
 
 def _open(config: TrainConfig, choices: Choices) -> Store:

@@ -27,10 +27,23 @@ POSE_CHANNELS = 32
 """Size of a pose's vector."""
 OCTAVES = 6
 """A place is told by waves along each axis, from twice the frame's size to a sixteenth of it."""
+DRAWN_OCTAVES = 4
+"""D is told the longest ones: what it draws changes smoothly from place to place."""
 SCALE = 4
 """Px to a place of the coarsest maps."""
 DROPPED = 0.3
 """Share of the prior's channels that training leaves out: what real agents do next is easily learned by heart."""
+
+
+def make_waves(config: GlassConfig, octaves: int) -> Tensor:
+    """Waves along each axis of a frame: (2, octaves), radians a px."""
+    return torch.pi * 2.0 ** torch.arange(octaves) / torch.tensor([[config.width], [config.height]])
+
+
+def phases(place: Tensor, waves: Tensor) -> Tensor:
+    """Places (B, 2) px, nan where nobody knows, as waves see them: (B, 4 octaves)."""
+    phase = (place[:, :, None] * waves).flatten(1)
+    return torch.cat([phase.sin(), phase.cos()], 1).nan_to_num(0.0)
 
 
 class PoseEncoder(nn.Module):
@@ -114,8 +127,7 @@ class TokenDynamics(nn.Module):
         self.code = nn.Linear(config.code_channels, 2 * width)
         self.logits = nn.Linear(2 * width, config.poses)
         self.width = width
-        waves = torch.pi * 2.0 ** torch.arange(OCTAVES) / torch.tensor([[config.width], [config.height]])
-        self.register_buffer("waves", waves, persistent=False)
+        self.register_buffer("waves", make_waves(config, OCTAVES), persistent=False)
 
     def start(self, batch: int, like: Tensor) -> Tensor:
         """The first hidden state (B, 2 hidden)."""
@@ -145,8 +157,7 @@ class TokenDynamics(nn.Module):
         return self._pose_of(self._context(pose, hidden, shift, place)[:, None] + self.code(codes))
 
     def _context(self, pose: Tensor, hidden: Tensor, shift: Tensor, place: Tensor) -> Tensor:
-        phase = (place[:, :, None] * self.waves).flatten(1)
-        where = torch.cat([phase.sin(), phase.cos()], 1).nan_to_num(0.0).to(pose.dtype)
+        where = phases(place, self.waves).to(pose.dtype)
         known = [self.pose(pose), hidden.to(pose.dtype), self.move(shift), self.place(where)]
         return self.context(torch.cat([k.float() for k in known], 1))
 
@@ -157,12 +168,17 @@ class TokenDynamics(nn.Module):
 class TokenDecoder(nn.Module):
     """D: the agent's looks and a pose's vector -> the foreground."""
 
+    waves: Tensor
+
     def __init__(self, config: GlassConfig):
         super().__init__()
         width = config.decoder_channels
         self.grid = config.window // SCALE
         self.maps = 16
-        self.embed = nn.Sequential(nn.Linear(2 * POSE_CHANNELS, 128), nn.LeakyReLU(SLOPE), nn.Linear(128, 128))
+        self.placed = config.placed
+        self.register_buffer("waves", make_waves(config, DRAWN_OCTAVES), persistent=False)
+        told = 2 * POSE_CHANNELS + 4 * DRAWN_OCTAVES * config.placed
+        self.embed = nn.Sequential(nn.Linear(told, 128), nn.LeakyReLU(SLOPE), nn.Linear(128, 128))
         self.style = nn.Linear(config.feature_channels, 128)
         self.map = nn.Linear(128, self.maps * self.grid**2)
         self.stem = nn.Conv2d(config.feature_channels + self.maps, 2 * width, 3, padding=1)
@@ -173,18 +189,20 @@ class TokenDecoder(nn.Module):
         self.res = ResBlock(fine, fine, norm=NORM)
         self.head = nn.Conv2d(fine, 16, 3, padding=1)
 
-    def forward(self, looks: Tensor, first: Tensor, pose: Tensor) -> Drawn:
+    def forward(self, looks: Tensor, first: Tensor, pose: Tensor, place: Tensor) -> Drawn:
         """Draw a pose.
 
         Args:
             looks: (B, F, h/4, w/4), E's features of the window that the episode began with.
             first: (B, POSE_CHANNELS), the pose in it.
             pose: (B, POSE_CHANNELS), the pose to draw.
+            place: (B, 2) px, where its window is.
 
         Returns:
             the foreground.
         """
-        said = self.embed(torch.cat([pose, first], 1))
+        told = [pose, first, phases(place, self.waves).to(pose.dtype)] if self.placed else [pose, first]
+        said = self.embed(torch.cat(told, 1))
         where = self.map(said).unflatten(1, (self.maps, self.grid, self.grid)).to(looks.dtype)
         x = self.stem(torch.cat([looks, where], 1))
         said = said + self.style(looks.mean((2, 3)))  # what it looks like, wherever that was seen

@@ -137,3 +137,36 @@ def test_the_vocabulary_of_a_run_is_taken_when_only_the_local_actions_differ(tin
     larger = Trainer(build_glass(more.replace(poses=2 * more.poses)), tmp_path / "larger", loop)
     larger.start_from(tmp_path / "old/state.pt")
     assert larger.finished == ["gma"]
+
+
+def test_an_agent_that_hangs_on_to_the_edge_is_drawn_by_where_it_is(tiny_token_config):
+    state = [torch.randn(2, tiny_token_config.feature_channels, 4, 4), torch.randn(2, 32), torch.randn(2, 32)]
+    places = torch.tensor([[10.0, 10.0], [30.0, 20.0]])
+    for placed in (False, True):
+        torch.manual_seed(0)
+        model = build_glass(tiny_token_config.replace(placed=placed)).eval()
+        here, there = model.decoder(*state, places), model.decoder(*state, places.flip(0))
+        assert torch.equal(here.layer, there.layer) != placed
+        drawn = model.decoder(*state, torch.full_like(places, torch.nan)).layer  # nobody knows where
+        assert drawn.isfinite().all()
+
+
+def test_a_placed_vocabulary_draws_what_the_edge_cuts_off(tiny_token_config, tmp_path):
+    """A pole that hangs from the top of the frame: its window tells little, where the window is tells all."""
+    data = windows(videos=4, length=24)
+    data.position[:, 1] = np.random.default_rng(0).integers(2, 12, len(data.position))
+    half = data.layers.shape[-1] // 2
+    for layer, (_, y) in zip(data.layers, data.position.astype(int), strict=True):
+        layer[:] = np.array([128, 128, 128, 0])[:, None, None]
+        layer[:, half - y :, half - 2 : half + 2] = 255
+    errors = {}
+    for placed in (False, True):
+        torch.manual_seed(0)
+        model = build_glass(tiny_token_config.replace(placed=placed, poses=2))
+        trainer = Trainer(model, tmp_path / str(placed), LoopConfig(device="cpu", bf16=False))
+        assert trainer.run(PoseStage(model, data, PoseConfig(iterations=120, batch=8, rate=3e-3)))
+        layers = layers_of(data, range(96))
+        state = trainer.average.eval().start_state(layers)
+        drawn = trainer.average.decoder(*state[:3], torch.from_numpy(data.position)).layer
+        errors[placed] = float((drawn - layers).square().mean())
+    assert errors[True] < 0.5 * errors[False]

@@ -6,13 +6,14 @@ Each world needs the package that it comes from (``pip install``: see :data:`WOR
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .arm import NEEDS, Arm
 
 Episode = tuple[np.ndarray, np.ndarray]
 """frames (T, H, W, 3) uint8, true masks (T, H, W) bool"""
@@ -165,50 +166,7 @@ def _atari(name: str, colours: list[tuple[int, int, int]], actions: list[str], p
 
 def arm(videos: int, seed: int) -> Iterator[Episode]:
     """FetchReach: a shaded robot arm over a table, that comes into the frame from its edge."""
-    os.environ.setdefault("MUJOCO_GL", "osmesa")
-    import gymnasium
-    import gymnasium_robotics
-    import mujoco
-
-    gymnasium.register_envs(gymnasium_robotics)
-    env = gymnasium.make("FetchReach-v4", max_episode_steps=10**6)
-    env.reset(seed=seed)
-    model = env.unwrapped.model  # type: ignore[attr-defined]
-    data = env.unwrapped.data  # type: ignore[attr-defined]
-    renderer = mujoco.Renderer(model, 192, 192)
-    camera = mujoco.MjvCamera()
-    camera.lookat[:] = (1.33, 0.75, 0.5)
-    camera.distance = 1.15
-    camera.azimuth = 180
-    camera.elevation = -55
-    moving = ("shoulder", "upperarm", "elbow", "forearm", "wrist", "gripper", "finger")
-    names = [mujoco.mj_id2name(model, mujoco.mjtObj.mjOBJ_BODY, b) or "" for b in range(model.nbody)]
-    robot = [b for b, name in enumerate(names) if name.startswith("robot0:") and any(m in name for m in moving)]
-    geoms = np.flatnonzero(np.isin(model.geom_bodyid, robot))
-    axes = np.isin(model.geom_bodyid, [b for b, name in enumerate(names) if "mocap" in name])
-    model.geom_rgba[axes, 3] = 0  # neither the axes of the hand ...
-    model.site_rgba[:, 3] = 0  # ... nor the goal are drawn
-    table = np.isin(model.geom_bodyid, [b for b, name in enumerate(names) if name.startswith("table")])
-    model.geom_matid[table] = -1
-    model.geom_rgba[table] = (0.55, 0.38, 0.22, 1.0)
-    for video in range(videos):
-        rng = np.random.default_rng([seed, video])
-        env.reset(seed=int(rng.integers(2**31)))
-        moves = [np.array([x, y, z, 0]) for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1)]
-        held = _held_actions(rng, moves, 3, 9)
-        frames = []
-        masks = []
-        for step in range(64):
-            env.step(next(held).astype(np.float32))
-            if step < 4:
-                continue
-            renderer.update_scene(data, camera)
-            frames.append(renderer.render().copy())
-            renderer.enable_segmentation_rendering()
-            seg = renderer.render()
-            renderer.disable_segmentation_rendering()
-            masks.append((seg[..., 1] == mujoco.mjtObj.mjOBJ_GEOM) & np.isin(seg[..., 0], geoms))
-        yield np.stack(frames), np.stack(masks)
+    yield from Arm().videos(videos, seed)
 
 
 WALK = ["NOOP", "RIGHT", "LEFT", "RIGHT", "LEFT", "UP", "DOWN"]
@@ -225,7 +183,7 @@ WORLDS: dict[str, RecordedWorld] = {
         "ale-py",
         _atari("MontezumaRevenge", [(228, 111, 111), (200, 72, 72), (210, 182, 86)], WALK, np.s_[46:190], 4),
     ),
-    "arm": RecordedWorld("a shaded arm that is attached to the edge", "gymnasium-robotics 'mujoco<3.4'", arm),
+    "arm": RecordedWorld("a shaded arm that is attached to the edge", NEEDS, arm),
     "racing": RecordedWorld("a camera that follows the agent", "gymnasium[box2d]", racing),
 }
 

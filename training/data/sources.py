@@ -234,6 +234,20 @@ class WSpritesSource(Source):
         return {"action": local // 3, "direction": local % 3}
 
 
+class ArmSource(Source):
+    """A robot arm over a table, recorded from MuJoCo; what training must be told is chosen from what it shows."""
+
+    name = "arm"
+    videos: int = 160
+
+    def make(self, out: Path, options: DataOptions, progress: Progress) -> list[str]:
+        """Record."""
+        from .arm import record
+
+        record(out, self.videos, progress=lambda done: progress(done, self.videos))
+        return []
+
+
 class WSpritesActions(WSpritesSource):
     """W-Sprites with 8 unseen characters in 40 test videos each, to measure codes within a character."""
 
@@ -243,7 +257,7 @@ class WSpritesActions(WSpritesSource):
 
 
 SOURCES: dict[str, Source] = {
-    source.name: source for source in (Videos(), Tennis(), WSpritesSource(), WSpritesActions())
+    source.name: source for source in (Videos(), Tennis(), WSpritesSource(), WSpritesActions(), ArmSource())
 }
 
 

@@ -27,8 +27,9 @@ class PoseConfig:
     iterations: int | None = None
     """optimiser steps; 0 skips the stage. Default: 3000, or for little footage every other frame's number, at least
     1200"""
-    batch: int = 32
-    """pairs of windows of one video a step: what the agent looks like is read off one, the pose off the other"""
+    batch: int | None = None
+    """pairs of windows of one video a step: what the agent looks like is read off one, the pose off the other. Default:
+    32, of windows larger than 64 px less"""
     rate: float = 1e-3
     """peak learning rate"""
     continuous: float = 0.4
@@ -42,7 +43,7 @@ class PoseConfig:
 
 
 class WindowPairs:
-    """Two windows of one video: (B, 2, 4, s, s) uint8.
+    """Two windows of one video: (B, 2, 4, s, s) uint8, and where the second one is, (B, 2) px.
 
     Args:
         windows: of the training videos.
@@ -61,7 +62,8 @@ class WindowPairs:
         length = self.windows.lengths[video]
         pair = self.windows.starts[video] + (rng.random((2, len(video))) * length).astype(int)
         layers = crop_layers(self.windows, pair.T.flatten(), self.side)
-        return {"layers": pack_layers(layers).unflatten(0, (-1, 2))}
+        places = torch.from_numpy(self.windows.position[pair[1]].astype(np.float32))
+        return {"layers": pack_layers(layers).unflatten(0, (-1, 2)), "places": places}
 
     @property
     def _share(self) -> np.ndarray:
@@ -86,6 +88,8 @@ class PoseStage(Stage):
         self.config = config
         if config.iterations is None:
             config.iterations = int(np.clip(len(windows.layers) // 2, 1200, 3000))
+        if config.batch is None:
+            config.batch = int(np.clip(32 * (64 / model.config.window) ** 2, 8, 32))
         self.sampler = WindowPairs(windows, config, model.config.window)
 
     @property
@@ -124,7 +128,7 @@ class PoseStage(Stage):
                 model.poses.update(z, generator)
         first, pose = vectors.unflatten(0, (-1, 2)).unbind(1)
         looks = model.encoder(seen)
-        drawn = model.decoder(looks, first, pose)
+        drawn = model.decoder(looks, first, pose, batch["places"])
         weight = 1 + c.mask_weight * target[:, 3:]
         terms["rec_u"] = losses.weighted_squared(drawn.layer, target, weight)
         terms["mask"] = c.mask * losses.mask_entropy(drawn.logits, target[:, 3:], weight)

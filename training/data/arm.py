@@ -1,0 +1,124 @@
+"""A shaded robot arm over a table: FetchReach of gymnasium-robotics, seen from above the table (MuJoCo).
+
+``pip install gymnasium-robotics "mujoco<3.4"``; without a display also ``MUJOCO_GL=osmesa`` (Debian: libosmesa6) or
+``egl`` (libegl1).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .store import DataError, StoreWriter
+
+NEEDS = "gymnasium-robotics 'mujoco<3.4'"
+REACH = np.array([[1.20, 0.55, 0.46], [1.45, 0.95, 0.66]])
+"""Where the hand goes, m: over the table, low and high."""
+CAMERA = {"lookat": (1.38, 0.75, 0.5), "distance": 1.25, "azimuth": 180.0, "elevation": -60.0}
+RENDERED = 192
+"""Px of a frame's side, as it is rendered ..."""
+SIDE = 96
+"""... and in the store."""
+STEPS = 60
+"""Frames of a video."""
+MOVING = ("shoulder", "upperarm", "elbow", "forearm", "wrist", "gripper", "finger")
+
+
+class Arm:
+    """The simulator, its camera, and a hand that goes about: nobody looks at the task that it was made for."""
+
+    def __init__(self):
+        if not os.environ.get("DISPLAY"):
+            os.environ.setdefault("MUJOCO_GL", "osmesa")
+        import gymnasium
+
+        try:
+            import gymnasium_robotics
+            import mujoco
+        except ImportError as error:
+            raise DataError(f"the arm is recorded from MuJoCo: pip install {NEEDS} ({error})") from None
+
+        self.mujoco = mujoco
+        gymnasium.register_envs(gymnasium_robotics)
+        self.env = gymnasium.make("FetchReach-v4", max_episode_steps=10**6)
+        self.env.reset(seed=0)
+        self.model: Any = self.env.unwrapped.model  # type: ignore[attr-defined]
+        self.data: Any = self.env.unwrapped.data  # type: ignore[attr-defined]
+        try:
+            self.renderer = mujoco.Renderer(self.model, RENDERED, RENDERED)
+        except Exception as error:  # whatever the GL library at hand raises
+            raise DataError(
+                f"MuJoCo cannot draw here ({error}): set MUJOCO_GL=osmesa (apt install libosmesa6) or egl (libegl1)"
+            ) from None
+        self.camera = mujoco.MjvCamera()
+        for name, value in CAMERA.items():
+            setattr(self.camera, name, value)
+        bodies = [mujoco.mj_id2name(self.model, mujoco.mjtObj.mjOBJ_BODY, b) or "" for b in range(self.model.nbody)]
+        owner = self.model.geom_bodyid
+
+        def geoms(*words: str) -> np.ndarray:
+            return np.isin(owner, [b for b, name in enumerate(bodies) if any(w in name for w in words)])
+
+        self.own = np.flatnonzero(geoms(*(f"robot0:{part}" for part in MOVING)))
+        self.model.geom_rgba[geoms("mocap"), 3] = 0  # neither the axes of the hand ...
+        self.model.site_rgba[:, 3] = 0  # ... nor the goal are drawn
+        table = geoms("table")
+        self.model.geom_matid[table] = -1
+        self.model.geom_rgba[table] = (0.55, 0.38, 0.22, 1.0)
+
+    def videos(self, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Frames (T, 192, 192, 3) uint8 and true masks (T, 192, 192) bool of `count` videos."""
+        for video in range(count):
+            rng = np.random.default_rng([seed, video])
+            self.env.reset(seed=int(rng.integers(2**31)))
+            self._go_to(rng.uniform(*REACH))
+            way = self._ways(rng)
+            pictures = [self.picture() for _ in map(self.env.step, (next(way) for _ in range(STEPS)))]
+            yield np.stack([frame for frame, _ in pictures]), np.stack([mask for _, mask in pictures])
+
+    @property
+    def hand(self) -> np.ndarray:
+        """Where the hand is, m."""
+        return self.data.site("robot0:grip").xpos.copy()
+
+    def _go_to(self, goal: np.ndarray, steps: int = 40) -> None:
+        for _ in range(steps):
+            self.env.step(np.append(np.clip((goal - self.hand) / 0.05, -1, 1), 0).astype(np.float32))
+
+    def _ways(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
+        """Actions: a direction is held for some steps, at one speed; at the end of the table another is taken."""
+        while True:
+            way = np.append(rng.integers(-1, 2, 2), rng.choice([-1, 0, 0, 1]))
+            for _ in range(int(rng.integers(3, 9))):
+                beyond = (self.hand < REACH[0]) & (way < 0) | (self.hand > REACH[1]) & (way > 0)
+                way = np.where(beyond, -way, way)
+                yield np.append(way, 0).astype(np.float32)
+
+    def picture(self) -> tuple[np.ndarray, np.ndarray]:
+        """The frame (192, 192, 3) uint8, and where the arm is in it (192, 192) bool."""
+        self.renderer.update_scene(self.data, self.camera)
+        frame = self.renderer.render().copy()
+        self.renderer.enable_segmentation_rendering()
+        kind = self.mujoco.mjtObj.mjOBJ_GEOM
+        seen = self.renderer.render()
+        self.renderer.disable_segmentation_rendering()
+        return frame, (seen[..., 1] == kind) & np.isin(seen[..., 0], self.own)
+
+
+def record(out: Path, videos: int = 160, seed: int = 0, progress: Callable[[int], None] = lambda done: None) -> Path:
+    """Write a clip store with true masks, and the label `position`: the centre of the true mask, px."""
+    writer = StoreWriter(out, SIDE, SIDE, 1.0, "FetchReach (gymnasium-robotics)", "arm")
+    scale = RENDERED // SIDE
+    for index, (frames, masks) in enumerate(Arm().videos(videos, seed)):
+        small = frames.reshape(len(frames), SIDE, scale, SIDE, scale, 3).mean((2, 4)).round().astype(np.uint8)
+        covered = masks.reshape(len(masks), SIDE, scale, SIDE, scale).mean((2, 4)) > 0.5
+        centres = np.array([np.argwhere(m).mean(0)[::-1] if m.any() else (SIDE / 2, 0) for m in covered], np.float32)
+        writer.add(f"{index:04d}", "train", small, covered, position=centres)
+        progress(index + 1)
+    writer.split_by_order()
+    writer.close()
+    return Path(out)
