@@ -131,6 +131,11 @@ class Glass(nn.Module):
             masks = F.max_pool2d(masks, 2 * grow + 1, 1, grow)
         return self.inpaint(images, masks)
 
+    def widen(self, foreground_range: int) -> None:
+        """Let P_f report shifts of up to so many px."""
+        self.config = self.config.replace(foreground_range=foreground_range)
+        self.shift_foreground.reach = foreground_range  # type: ignore[assignment]
+
     def analyse_pairs(self, frames: Tensor, grow: int = 0) -> Motion:
         """GMA's forward pass on pairs (B, 2, 3, H, W) (Sec. 3.1, Fig. 2), with holes grown by so many px (ours)."""
         flat = frames.flatten(0, 1).contiguous(memory_format=torch.channels_last)

@@ -21,6 +21,7 @@ from glass_gym.glass import Glass
 
 from .data.layout import find_videos, sample_video
 from .data.store import DataError, Store, Video, frames_to_tensor
+from .stages.gma import Hints
 from .steps import step_length
 from .survey import Survey, survey
 from .token_counts import surprise_of_next
@@ -43,6 +44,14 @@ RING = 5
 """Px about the mask in which a halo may be."""
 HOLES = 4
 """Holes that are tried are less than so many px larger than the mask."""
+PROBED = 96
+"""Pairs of frames by which a GMA under training is judged."""
+FULL, AGREED = 0.7, 0.7
+"""M fills all that theta allows in more than this share of the frames; its IoU with what moves that says: rightly."""
+LOST, LONGER = 0.3, 300
+"""M has lost the agent below this IoU, and is told for so many steps more."""
+AT_LIMIT = 0.05
+"""Share of the moves that are as long as P_f can say."""
 CODES_A_POSE = 2.5
 """Codes for each pose that may come next; which ones may, differs from pose to pose."""
 
@@ -235,6 +244,66 @@ def measured_agents(model: Glass, store: Store, count: int = 256) -> tuple[np.nd
 def _random_frame(videos: Sequence[Video], rng: np.random.Generator) -> int:
     video = videos[rng.integers(len(videos))]
     return int(video.start + rng.integers(video.length))
+
+
+@torch.no_grad()
+def correct(
+    choices: Choices, model: Glass, store: Store, hints: Hints, theta: float | None, ranged: bool = True
+) -> dict[str, Any]:
+    """What a look at a GMA under training says of what was chosen for it; each finding is told.
+
+    Args:
+        choices: to add to.
+        model: M and P_f have been trained for a while.
+        store: the videos.
+        hints: where the agent was seen.
+        theta: as it was chosen; None where somebody gave it.
+        ranged: whether the range was chosen, too.
+
+    Returns:
+        new values of "theta" and "foreground_range", and "hint_steps", how much longer to say where the agent is;
+        empty where all is well.
+    """
+    rng = np.random.default_rng(0)
+    known = dict(zip(hints.frames.tolist(), hints.silhouettes, strict=True))
+    ends = {v.start + v.length - 1 for v in store.videos}
+    pairs = [n for n in sorted(known) if n + 1 in known and n not in ends]
+    if len(pairs) < 8:
+        return {}
+    device = next(model.parameters()).device
+    index = np.sort(rng.choice(pairs, min(PROBED, len(pairs)), replace=False))
+    share = []
+    agree = []
+    reach = []
+    for part in np.array_split(index, max(1, len(index) // 16)):
+        frames = np.stack([store.frames[part], store.frames[part + 1]], 1)
+        motion = model.analyse_pairs(frames_to_tensor(frames).to(device))
+        masks = motion.masks[:, 0, 0].float()
+        bits = np.unpackbits(np.stack([known[n] for n in part]), axis=1, count=store.height * store.width)
+        seen = torch.from_numpy(bits.reshape(masks.shape)).to(masks)
+        share.append(masks.mean((1, 2)))
+        agree.append((masks * seen).sum((1, 2)) / torch.maximum(masks, seen).sum((1, 2)).clamp(min=1))
+        changed = (frames[:, 0] != frames[:, 1]).any(-1).mean((1, 2)) > 0.1 * float(seen.mean())
+        reach.append(motion.foreground_shift.abs().amax(1)[torch.from_numpy(changed).to(device)])
+    found: dict[str, Any] = {}
+    covered = torch.cat(share)
+    full = float((covered > 0.97 * theta).float().mean()) if theta else 0.0
+    agreed = float(torch.cat(agree).median())
+    most = model.config.foreground_range
+    at_limit = float((torch.cat(reach) > 0.9 * most).float().mean()) if any(map(len, reach)) else 0.0
+    if theta and full > FULL and agreed < AGREED and theta < 0.5:
+        found["theta"] = min(0.5, 1.5 * theta)
+        why = f"M fills all that theta allowed in {full:.0%} of the frames, and agrees with what moves by {agreed:.2f}"
+        choices.choose("theta", found["theta"], f"corrected: {why}")
+    elif agreed < LOST:
+        found["hint_steps"] = LONGER
+        print(f"  M agrees with what was seen to move by {agreed:.2f} only: it is told for {LONGER} steps more")
+    widest = min(store.height, store.width) // 2
+    if ranged and at_limit > AT_LIMIT and most < widest:
+        found["foreground_range"] = min(2 * most, widest)
+        why = f"{at_limit:.0%} of the moves were at the limit of {most} px"
+        choices.choose("foreground_range", found["foreground_range"], f"px; corrected: {why}")
+    return found
 
 
 def choose_window(choices: Choices, model: Glass, store: Store) -> None:

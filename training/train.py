@@ -35,6 +35,7 @@ from .choose import (
     choose_reading,
     choose_sizes,
     choose_window,
+    correct,
     look_at_folder,
     look_at_store,
 )
@@ -72,6 +73,8 @@ except ImportError:  # the command says so; the library works without
     tyro = None
 
 
+PROBES = (200, 350, 500)
+"""Steps of GMA after which it is looked at: was the right thing chosen?"""
 ATTACHED = 0.5
 """An agent that touches the frame's edge in more than this share of the frames hangs on to it."""
 
@@ -105,7 +108,7 @@ class TrainConfig(DataOptions):
     background_range: int | None = None
     """px, the largest move of the camera that is looked for; default: by the footage"""
     placed: bool | None = None
-    """tell D where in the frame the agent's window is (preset token); default: if it mostly hangs on to the frame's edge"""
+    """tell D where in the frame the agent is (preset token); default: if it mostly hangs on to the frame's edge"""
     choose: bool = False
     """let the footage choose where the source has values of its own (tennis, wsprites), too"""
     report: bool = True
@@ -162,7 +165,8 @@ def train(config: TrainConfig) -> bool:
     if config.gma.iterations is None:
         config.gma.iterations = 2000 if hints is None else 800
     features = load_features(config.vgg, trainer.device)
-    if not trainer.run(GmaStage(trainer.model, store, config.gma, features, hints), report.step, report.sheet):
+    probed = _probing(config, choices, trainer, store, hints, report.step) if hints else report.step
+    if not trainer.run(GmaStage(trainer.model, store, config.gma, features, hints), probed, report.sheet):
         return report.interrupted()
     if config.lma.iterations <= 0:
         print(f"GMA is done; LMA was skipped (--lma.iterations 0). State: {trainer.state_file}")
@@ -224,6 +228,27 @@ def _look(config: TrainConfig, choices: Choices, store: Store) -> Hints | None:
         choices.choose("placed", seen.at_edge > ATTACHED, why)
     choices.save(config.out / "choices.json")
     return hints
+
+
+def _probing(config: TrainConfig, choices: Choices, trainer: Trainer, store: Store, hints: Hints, on_step):
+    """`on_step`, and now and then a look at GMA: what was chosen wrongly is corrected before it is trained on."""
+
+    def step(stage: Stage, iteration: int, terms: dict[str, float]) -> None:
+        on_step(stage, iteration, terms)
+        if iteration + 1 not in PROBES or iteration + 1 >= stage.iterations:
+            return
+        theta = config.gma.theta if config.gma.theta == choices.values.get("theta") else None
+        with trainer.autocast():
+            found = correct(choices, trainer.average, store, hints, theta, config.foreground_range is None)
+        config.gma.theta = found.get("theta", config.gma.theta)
+        config.gma.hint_steps += found.get("hint_steps", 0)
+        if "foreground_range" in found:
+            for model in (trainer.model, trainer.average):
+                model.widen(found["foreground_range"])
+        if found and trainer.processes.is_main:
+            choices.save(config.out / "choices.json")
+
+    return step
 
 
 def _stop_without_world(config: TrainConfig, seen: Survey) -> None:

@@ -1,10 +1,14 @@
+import json
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from glass_gym.tracking import on_grid
-from training.choose import Choices, choose_reading, choose_sizes, look_at_folder
-from training.data.store import DataError
+from training.choose import Choices, choose_reading, choose_sizes, correct, look_at_folder
+from training.data.store import DataError, Store
+from training.stages import Hints
 from training.steps import grid_of, step_length
 from training.survey import camera_moves, survey
 from training.token_counts import surprise_of_next
@@ -152,3 +156,46 @@ def test_a_wobble_on_the_spot_is_no_step_in_a_grid_world():
     assert cells[:6].tolist() == [[1, 0], [0, 0], [0, 0], [0, 0], [0, -1], [1, 0]]
     assert grid_of(np.random.default_rng(0).normal(size=(500, 2)) * 6) is None
     assert grid_of(np.array([[4.0, 0.0], [0.0, 0.0], [0.0, 4.0]] * 20)) is None
+
+
+class _GmaOf:
+    """What a trained GMA would say, made up: masks of a share of what moves, and true shifts."""
+
+    def __init__(self, masks, shifts, reach):
+        self.masks, self.shifts = masks, shifts
+        self.config = SimpleNamespace(foreground_range=reach)
+
+    def parameters(self):
+        return iter([torch.zeros(1)])
+
+    def analyse_pairs(self, frames):
+        self.seen = getattr(self, "seen", 0) + len(frames)
+        masks = self.masks[None, None, None].expand(len(frames), 2, 1, -1, -1)
+        return SimpleNamespace(masks=masks, foreground_shift=self.shifts.expand(len(frames), 2))
+
+
+def test_a_wrong_choice_is_corrected_by_what_gma_says(block_store, capsys):
+    store = Store(block_store)
+    true = store.masks(0, store.frames.shape[0])
+    hints = Hints(np.arange(len(true)), np.packbits(true.reshape(len(true), -1), axis=1))
+    nothing = torch.zeros(store.height, store.width)
+    everywhere = nothing + 0.1
+    still, fast = torch.zeros(1, 2), torch.tensor([[7.5, 0.0]])
+    found = correct(Choices(), _GmaOf(nothing, still, 8), store, hints, 0.04)
+    assert found == {"hint_steps": 300} and "told for 300 steps more" in capsys.readouterr().out
+    choices = Choices()
+    found = correct(choices, _GmaOf(everywhere, fast, 8), store, hints, 0.04)
+    assert found == {"theta": pytest.approx(0.06), "foreground_range": 16}
+    assert choices.values == found and "corrected" in capsys.readouterr().out
+    assert correct(Choices(), _GmaOf(everywhere, fast, 8), store, hints, None, ranged=False) == {"hint_steps": 300}
+
+
+def test_a_range_that_is_too_small_is_widened_while_gma_trains(block_store, tmp_path, monkeypatch):
+    from training import train
+
+    monkeypatch.setattr(train, "PROBES", (2,))
+    monkeypatch.setattr(train, "correct", lambda *_: {"foreground_range": 14, "theta": 0.3})
+    command = [str(block_store), "--out", str(tmp_path), "--gma.iterations", "4", "--lma.iterations", "0"]
+    assert train.main([*command, "--loop.device", "cpu", "--gma.batch", "2", "--gma.moving-pixels", "3"]) == 0
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert json.loads(state["config"])["foreground_range"] == 14
