@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from glass_gym.checkpoint import write_atomically
 from glass_gym.geometry import densest_point
 from glass_gym.glass import Glass
 
-from .data.layout import find_videos, sample_video
+from .data.layout import ReadConfig, find_videos, sample_video
 from .data.store import DataError, Store, Video, frames_to_tensor
 from .stages.gma import Hints
 from .steps import step_length
@@ -74,6 +74,12 @@ class Choices:
         self.values[name] = value
         self.why[name] = why
         print(f"  {name} = {_plain(value)}: {why}")
+
+    def reading(self, read: ReadConfig) -> ReadConfig:
+        """How videos are read: as given, else as chosen, else as they are."""
+        chosen = self.values.get("read.size")
+        size = read.size or (tuple(chosen) if chosen else None)
+        return replace(read, size=size, skip=self.values.get("read.skip", 0) if read.skip is None else read.skip)
 
     def save(self, path: Path) -> None:
         """Write as JSON, by renaming."""

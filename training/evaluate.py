@@ -22,6 +22,7 @@ from glass_gym.build import build_glass
 from glass_gym.checkpoint import CheckpointError, World, load_world, resolve
 from glass_gym.config import GlassConfig
 
+from .choose import Choices
 from .data.sources import DataOptions, open_data
 from .data.store import DataError, Store
 from .figures.world import FIGURES, draw_layers
@@ -70,6 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         path = Path(config.checkpoint) if config.checkpoint.endswith(".pt") else resolve(config.checkpoint)
         world = load_state(path) if path.suffix == ".pt" else load_world(path)
+        config.read = Choices.load(path.parent / "choices.json").reading(config.read)  # as it was trained
         store = open_data(config.data, config)
         result = evaluate(world, store, config)
     except (CheckpointError, DataError, TrainingError, ImportError, ValueError) as error:

@@ -109,8 +109,7 @@ def score(root: Path, count: int = 24) -> dict[str, Any]:
     """
     world = load_world(root / "run" / "world.safetensors")
     choices = Choices.load(root / "run" / "choices.json")
-    size = choices.values.get("read.size")
-    read = ReadConfig(size=tuple(size) if size else None, skip=choices.values.get("read.skip", 0))
+    read = choices.reading(ReadConfig())
     store = open_data(root / "videos", DataOptions(cache=root / "cache", read=read))
     truth = Truth(root / "truth.npz", store, choices.values.get("read.skip", 0))
     held = [v for v in store.videos if v.split != "train"][:count]

@@ -26,6 +26,8 @@ CONTRAST = 0.4
 """An agent's pixel differs by this share of what its strongest pixels differ by: codecs smear colours by a px."""
 SMALLEST = 6
 """Px of the smallest agent."""
+STOOD = 0.3
+"""What the agent covers in more than this share of a shot's frames, is not known to be the scene."""
 EQUAL = 0.5
 """Two blobs are of one kind, if the smaller has this share of the larger one's area."""
 
@@ -49,6 +51,7 @@ class Shot:
         agents: (T,) how many blobs of that size move.
         silhouettes: (T, ceil(H W / 8)) uint8, which pixels are the agent's, packed bit by bit.
         picture: one frame with the agent's box, for people.
+        scene: (H, W, 4) uint8, what is behind the agent, and 255 where that was seen; None where the camera moves.
     """
 
     frames: int
@@ -61,6 +64,7 @@ class Shot:
     agents: np.ndarray
     silhouettes: np.ndarray
     picture: np.ndarray
+    scene: np.ndarray | None
 
 
 @dataclass
@@ -86,6 +90,8 @@ class Survey:
         pictures: for people, (N, H, W, 3) uint8.
         hints: silhouettes of the agent where one was seen, (M, ceil(H W / 8)) uint8, packed bit by bit ...
         hinted: ... and the frames that they are of, (M,) int64, counted through all videos.
+        scenes: of the shots in which the camera stands still, (S, H, W, 4) uint8, see :class:`Shot` ...
+        scene_of: ... and which of them each hint is before, (M,) int64; -1: none.
     """
 
     height: int
@@ -107,10 +113,13 @@ class Survey:
     pictures: list[np.ndarray] = field(default_factory=list, repr=False)
     hints: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.uint8), repr=False)
     hinted: np.ndarray = field(default_factory=lambda: np.zeros(0, int), repr=False)
+    scenes: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0, 4), np.uint8), repr=False)
+    scene_of: np.ndarray = field(default_factory=lambda: np.zeros(0, int), repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, without pictures and hints."""
-        return {name: value for name, value in vars(self).items() if name not in ("pictures", "hints", "hinted")}
+        large = ("pictures", "hints", "hinted", "scenes", "scene_of")
+        return {name: value for name, value in vars(self).items() if name not in large}
 
     def lines(self) -> list[str]:
         """One line each, for people."""
@@ -248,7 +257,13 @@ def look_at_shot(frames: np.ndarray) -> Shot:
     if len(seen):
         t = int(seen[np.abs(seen - count // 2).argmin()])
         picture = _with_box(frames[t], boxes[t])
-    return Shot(count, camera, differs.mean((1, 2)), explained, boxes, areas, places, agents, silhouettes, picture)
+    scene = None
+    if np.abs(camera).max() == 0:
+        covered = np.unpackbits(silhouettes, axis=1, count=height * width).reshape(frames.shape[:3]).mean(0)
+        scene = np.dstack([median.astype(np.uint8), np.uint8(255) * (covered < STOOD)])
+    return Shot(
+        count, camera, differs.mean((1, 2)), explained, boxes, areas, places, agents, silhouettes, picture, scene
+    )
 
 
 def _box_mask(box: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -306,6 +321,13 @@ def survey(videos: Iterable[np.ndarray]) -> Survey:
     seen = [~np.isnan(shot.areas) for shot in shots]
     out.hints = np.concatenate([shot.silhouettes[s] for shot, s in zip(shots, seen, strict=True)])
     out.hinted = np.concatenate([begin + np.flatnonzero(s) for begin, s in zip(begins, seen, strict=True)])
+    known = [shot.scene for shot in shots if shot.scene is not None]
+    if known:
+        out.scenes = np.stack(known)
+    number = np.cumsum([shot.scene is not None for shot in shots]) - 1
+    out.scene_of = np.concatenate(
+        [np.full(s.sum(), -1 if shot.scene is None else n) for shot, s, n in zip(shots, seen, number, strict=True)]
+    )
     return out
 
 

@@ -211,7 +211,7 @@ def _look(config: TrainConfig, choices: Choices, store: Store) -> Hints | None:
     if source_of(store).defaults.theta is not None and not config.choose:
         return None
     seen = look_at_store(store)
-    hints = Hints(seen.hinted, seen.hints) if len(seen.hinted) and config.gma.hint else None
+    hints = Hints(seen.hinted, seen.hints, seen.scenes, seen.scene_of) if len(seen.hinted) and config.gma.hint else None
     if "theta" in choices.values:
         return hints
     print("what the footage shows:", *seen.lines(), sep="\n  ")
@@ -381,10 +381,7 @@ def _choose_reading(config: TrainConfig, choices: Choices) -> None:
         _stop_without_world(config, seen)
         choose_reading(choices, seen, size)
         choices.save(config.out / "choices.json")
-    chosen = choices.values.get("read.size")
-    size = read.size or (tuple(chosen) if chosen else None)
-    skip = choices.values.get("read.skip", 0) if read.skip is None else read.skip
-    config.read = dataclasses.replace(read, size=size, skip=skip)
+    config.read = choices.reading(read)
 
 
 def _windows(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from glass_gym.convert import to_images
 from glass_gym.glass import Glass
@@ -39,6 +40,8 @@ class GmaConfig:
     """weight of the silhouettes that a look at the footage found, where there was one; it falls to nothing ..."""
     hint_steps: int = 300
     """... over so many steps: then M is on its own"""
+    scene: float = 2.0
+    """weight of N's error behind the agent, where a look at the footage found the scene there"""
     grow: int = 2
     """holes for N are larger than the mask by up to so many px, at random: it learns to fill what M falls short of"""
     rec_f: float = 1.0
@@ -58,10 +61,22 @@ class Hints:
     Attributes:
         frames: (N,) ints, of the store.
         silhouettes: (N, ceil(H W / 8)) uint8, packed bit by bit.
+        scenes: (S, H, W, 4) uint8, what is behind the agent, and 255 where that is known.
+        scene_of: (N,) ints, which of them each silhouette is before; -1: none.
     """
 
     frames: np.ndarray
     silhouettes: np.ndarray
+    scenes: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0, 4), np.uint8))
+    scene_of: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
+
+    def behind(self, pick: np.ndarray, height: int, width: int) -> np.ndarray:
+        """Scenes (B, H, W, 4) uint8 of some silhouettes (B,); nothing is known where there is none."""
+        out = np.zeros((len(pick), height, width, 4), np.uint8)
+        if len(self.scenes):
+            which = self.scene_of[pick]
+            out[which >= 0] = self.scenes[which[which >= 0]]
+        return out
 
 
 class PairSampler:
@@ -98,11 +113,12 @@ class PairSampler:
             if len(pairs) == self.config.batch:
                 break
         out = {"frames": torch.from_numpy(np.stack(pairs))}
-        if self.hints is not None and iteration < self.config.hint_steps:
+        if self.hints is not None and (iteration < self.config.hint_steps or len(self.hints.scenes)):
             pick = rng.integers(len(self.hints.frames), size=self.config.batch)
             out["hinted"] = torch.from_numpy(np.asarray(self.store.frames[self.hints.frames[pick]]))
             bits = np.unpackbits(self.hints.silhouettes[pick], axis=1, count=self.store.height * self.store.width)
             out["silhouettes"] = torch.from_numpy(bits.reshape(-1, 1, self.store.height, self.store.width))
+            out["scenes"] = torch.from_numpy(self.hints.behind(pick, self.store.height, self.store.width))
         return out
 
 
@@ -130,6 +146,7 @@ class GmaStage(Stage):
         self.model = model
         self.config = config
         self.features = features
+        self.hints = hints
         self.sampler = PairSampler(store, config, hints)
 
     def losses(self, batch: Batch, iteration: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -147,13 +164,24 @@ class GmaStage(Stage):
             "size": c.size * losses.size(motion.masks.flatten(0, 1), c.theta),
         }
         if "hinted" in batch:
-            mask = self.model.mask(to_images(batch["hinted"].movedim(-1, -3)))
-            wanted = batch["silhouettes"].to(mask)
-            falling = 1 - iteration / c.hint_steps
-            terms["hint"] = c.hint * falling * losses.hint(mask, wanted)
+            hinted = to_images(batch["hinted"].movedim(-1, -3))
+            seen = batch["silhouettes"].to(hinted)
+            if iteration < c.hint_steps:
+                falling = 1 - iteration / c.hint_steps
+                terms["hint"] = c.hint * falling * losses.hint(self.model.mask(hinted), seen)
+            if c.scene and self.hints is not None and len(self.hints.scenes):
+                terms["scene"] = c.scene * self._scene_error(hinted, seen, batch["scenes"].movedim(-1, -3), generator)
         if self.features is not None:
             terms["vgg"] = c.perceptual * (
                 losses.perceptual(self.features, motion.moved_layer[:, :3], layer)
                 + losses.perceptual(self.features, motion.moved_background, motion.backgrounds[:, 1])
             )
         return terms
+
+    def _scene_error(self, images: Tensor, seen: Tensor, scenes: Tensor, generator: torch.Generator) -> Tensor:
+        """How far N is off behind what was seen to move, in holes that are larger than it by a random number of px."""
+        grow = 2 * int(torch.randint(self.config.grow + 2, (1,), generator=generator)) + 1
+        hole = F.max_pool2d(seen, grow, 1, grow // 2)
+        where = hole * (scenes[:, 3:] > 0)
+        error = (self.model.behind(images, hole) - to_images(scenes[:, :3])).abs()
+        return (error * where).sum() / (3 * where.sum()).clamp(min=1)
