@@ -7,7 +7,9 @@ statistics, and how the file was made. Files of earlier versions are read (:mod:
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
 import zlib
 from collections.abc import Callable
@@ -24,6 +26,7 @@ from glass_gym.action_space import COMPASS, ActionTable
 from glass_gym.build import build_glass
 from glass_gym.config import GlassConfig
 from glass_gym.glass import Glass
+from glass_gym.headers import Version, WorldHeader, read_header
 from glass_gym.versions import FORMAT_VERSION, upgrade_config, upgrade_weights
 
 ASSETS = Path(__file__).parent / "assets"
@@ -63,11 +66,21 @@ class World:
     usual_codes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the table of actions.
+        """Check the table of actions, and what else there is to check.
 
         Raises:
-            ValueError: usual codes that are not nine, or not codes.
+            ValueError: a step, names, codes or an aspect that no world has.
         """
+        names = self.code_names
+        if len(self.start_frames) and (len(names) != self.config.codes or len(set(names)) != len(names)):
+            raise ValueError(f"code_names are {str(names)[:80]}, expected {self.config.codes} different ones")
+        longest = max(self.config.height, self.config.width)
+        if not all(math.isfinite(s) and 0 <= s <= longest for s in self.step) or not any(self.step):
+            raise ValueError(f"step is {self.step} px, expected 0 to {longest} along each axis, and not 0 along both")
+        if not 0.1 <= self.pixel_aspect <= 10:
+            raise ValueError(f"pixel_aspect is {self.pixel_aspect}, expected 0.1 to 10")
+        if not all(isinstance(known, dict) for known in (self.statistics, self.provenance)):
+            raise ValueError("statistics and provenance are tables (dicts)")
         usual = self.usual_codes
         if usual and (
             len(usual) != len(COMPASS) or not all(isinstance(k, int) and 0 <= k < self.config.codes for k in usual)
@@ -99,13 +112,18 @@ def resolve(checkpoint: str | Path) -> Path:
         CheckpointError: neither; the message lists the bundled names.
     """
     worlds = bundled()
+    if not isinstance(checkpoint, (str, os.PathLike)):
+        raise CheckpointError(f"checkpoint is {checkpoint!r}, expected a path, or one of: {', '.join(worlds)}")
     if str(checkpoint) in worlds:
         return worlds[str(checkpoint)]
     path = Path(checkpoint)
-    if path.is_file():
-        return path
+    try:
+        if path.is_file():
+            return path
+    except (OSError, ValueError) as error:  # too long, not allowed, holds a NUL
+        raise CheckpointError(f"{str(path)[:100]}: cannot be looked up ({str(error)[:100]})") from None
     raise CheckpointError(
-        f"no checkpoint called {str(checkpoint)!r}, and no such file; bundled: {', '.join(worlds) or 'none'}"
+        f"no checkpoint called {str(checkpoint)[:200]!r}, and no such file; bundled: {', '.join(worlds) or 'none'}"
     )
 
 
@@ -141,6 +159,7 @@ def save_world(path: str | Path, world: World, half: bool = True) -> Path:
         "statistics": world.statistics,
         "provenance": world.provenance,
         "start_frames_shape": list(pool.shape),
+        "sha256": _digest(tensors),
     }
     write_atomically(path, lambda part: part.write_bytes(save(tensors, {"glass": json.dumps(header)})))
     return path
@@ -152,14 +171,14 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         CheckpointError: the disk is full or not writable.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(part)
         with open(part, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(part, path)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, RuntimeError) as error:  # torch.save says RuntimeError on a full disk
         part.unlink(missing_ok=True)
         kept = "the file before it is kept" if path.exists() else "nothing was written"
         raise CheckpointError(f"{path}: could not be saved ({error}); {kept}; free some space and resume") from error
@@ -172,76 +191,109 @@ def load_world(checkpoint: str | Path) -> World:
         the world, its model on the CPU in evaluation mode.
 
     Raises:
-        CheckpointError: unknown name, truncated, foreign or newer file (a ValueError).
+        CheckpointError: unknown name, truncated, damaged, foreign or newer file (a ValueError).
     """
     path = resolve(checkpoint)
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            header = _header(path, metadata)
-            shape = _pool_shape(path, header)
+            header = _header(path, file.metadata() or {})
             tensors = {key: file.get_tensor(key) for key in file.keys()}
     except SafetensorError as error:
         raise CheckpointError(f"{path}: not a whole .safetensors file ({error}); copy or train it again") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from None
     try:
-        version = header["format_version"]
-        statistics = header["statistics"]
-        config = GlassConfig.from_dict(upgrade_config(header["config"], version))
-        usual = header["usual_codes"] if version >= 2 else statistics.pop("usual_codes", [])
-        model = build_glass(config)
-        model.load_state_dict(upgrade_weights(_weights(tensors), version))
-        raw = zlib.decompressobj().decompress(tensors["start_frames"].numpy().tobytes(), int(np.prod(shape)))
-        names = tuple(header["code_names"])
-        _check_fit(config, names, shape)
-        step = (float(header["step"][0]), float(header["step"][1]))
-        return World(
-            model.eval(),
-            _undelta(raw, shape),
-            step,
-            names,
-            float(header["pixel_aspect"]),
-            statistics,
-            header["provenance"],
-            path.stem,
-            tuple(usual),
-        )
-    except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError, zlib.error) as error:
-        raise CheckpointError(f"{path}: damaged or foreign ({str(error)[:200]}); copy or train it again") from None
+        return _world(path, header, tensors)
+    except Exception as error:  # whatever a foreign file brings about
+        why = f"{str(error)[:200]}" or type(error).__name__
+        raise CheckpointError(f"{path}: damaged or foreign ({why}); copy or train it again") from None
 
 
-def _check_fit(config: GlassConfig, names: tuple[str, ...], shape: tuple[int, ...]) -> None:
-    if len(names) != config.codes or tuple(shape[1:3]) != (config.height, config.width):
-        raise ValueError("code names or start frames do not fit the config")
+def _world(path: Path, header: WorldHeader, tensors: dict[str, torch.Tensor]) -> World:
+    if header.sha256 and header.sha256 != _digest(tensors):
+        raise ValueError("its checksum is another: bits have changed")
+    version = header.format_version
+    statistics = dict(header.statistics)
+    config = GlassConfig.from_dict(upgrade_config(header.config, version))
+    usual: Any = header.usual_codes if version >= 2 else statistics.pop("usual_codes", [])
+    shape = header.start_frames_shape
+    if shape[1:3] != (config.height, config.width):
+        raise ValueError("start frames do not fit the config")
+    weights = upgrade_weights(_weights(tensors), version)
+    with torch.device("meta"):  # sizes are compared before memory is taken for them
+        wanted = {key: value.shape for key, value in build_glass(config).state_dict().items()}
+    held = {key: value.shape for key, value in weights.items()}
+    if odd := sorted(key for key in wanted.keys() | held.keys() if wanted.get(key) != held.get(key)):
+        raise ValueError(f"weights do not fit the config: {odd[0]} is {held.get(odd[0])}, not {wanted.get(odd[0])}")
+    model = build_glass(config)
+    model.load_state_dict(weights)
+    return World(
+        model.eval(),
+        _undelta(_inflated(tensors["start_frames"], math.prod(shape)), shape),
+        header.step,
+        tuple(header.code_names),
+        header.pixel_aspect,
+        statistics,
+        header.provenance,
+        path.stem,
+        tuple(usual),
+    )
+
+
+def _digest(tensors: dict[str, torch.Tensor]) -> str:
+    """SHA-256 of names, types, shapes and bytes."""
+    out = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name]
+        out.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        out.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
+    return out.hexdigest()
 
 
 def _weights(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The model's state dict, floats in float32."""
+    """The model's state dict.
+
+    Returns:
+        floats in float32.
+
+    Raises:
+        ValueError: numbers that are no weights, or not finite.
+    """
     named = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
+    for key, value in named.items():
+        if value.dtype not in (torch.float16, torch.bfloat16, torch.float32):
+            if value.dtype != torch.int64 or value.dim():  # a counter
+                raise ValueError(f"{key} is stored as {value.dtype}, expected float16, bfloat16 or float32")
+        elif not value.isfinite().all():
+            raise ValueError(f"{key} holds numbers that are not finite; the training went wrong")
     return {key: value.float() if value.is_floating_point() else value for key, value in named.items()}
 
 
-def _header(path: Path, metadata: dict) -> dict:
+def _header(path: Path, metadata: dict) -> WorldHeader:
     if "glass" not in metadata:
         raise CheckpointError(f"{path}: a .safetensors file, but not of glass_gym (no 'glass' metadata)")
     try:
-        header = json.loads(metadata["glass"])
-        version = header["format_version"] = int(header["format_version"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: its metadata is not readable ({error})") from None
-    if version > FORMAT_VERSION:
-        raise CheckpointError(f"{path}: format {version} is newer than {FORMAT_VERSION}; upgrade glass_gym")
+        version = read_header(metadata["glass"], Version).format_version
+        if version > FORMAT_VERSION:
+            raise CheckpointError(f"{path}: format {version} is newer than {FORMAT_VERSION}; upgrade glass_gym")
+        header = read_header(metadata["glass"], WorldHeader)
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}; copy or train it again") from None
+    shape = header.start_frames_shape
+    if math.prod(shape) > MAX_POOL_BYTES:
+        raise CheckpointError(f"{path}: start frames of shape {shape} are larger than {MAX_POOL_BYTES} bytes")
     return header
 
 
-def _pool_shape(path: Path, header: dict) -> tuple[int, ...]:
-    shape = tuple(header.get("start_frames_shape", ()))
-    if len(shape) != 4 or not all(isinstance(v, int) and v > 0 for v in shape) or shape[3] != 3:
-        raise CheckpointError(f"{path}: start frames have shape {shape}, expected (N, H, W, 3)")
-    if int(np.prod(shape, dtype=object)) > MAX_POOL_BYTES:
-        raise CheckpointError(f"{path}: start frames of shape {shape} are larger than {MAX_POOL_BYTES} bytes")
-    return shape
+def _inflated(deflated: torch.Tensor, size: int) -> bytes:
+    """Exactly `size` bytes, and zlib's checksum after them."""
+    stream = zlib.decompressobj()
+    raw = stream.decompress(deflated.numpy().tobytes(), size + 1)
+    if len(raw) != size or not (stream.eof or (not stream.decompress(stream.unconsumed_tail, 1) and stream.eof)):
+        raise ValueError(f"start frames hold {len(raw)} bytes or more, expected {size}")
+    return raw
 
 
 def _delta(frames: np.ndarray) -> np.ndarray:
@@ -250,6 +302,4 @@ def _delta(frames: np.ndarray) -> np.ndarray:
 
 
 def _undelta(raw: bytes, shape: tuple[int, ...]) -> np.ndarray:
-    if len(raw) != int(np.prod(shape)):
-        raise ValueError(f"start frames hold {len(raw)} bytes, expected {int(np.prod(shape))}")
     return np.cumsum(np.frombuffer(raw, np.uint8).reshape(shape), axis=0, dtype=np.uint8)

@@ -10,6 +10,32 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 ARCHITECTURES = ("lean", "token", "paper")
+SIDE = 4096
+"""Px of the longest side of a frame."""
+WIDTH = 4096
+"""Channels of the widest layer."""
+RANGES = {
+    "height": (1, SIDE),
+    "width": (1, SIDE),
+    "window": (1, SIDE),
+    "agent_radius": (1, SIDE),
+    "foreground_range": (1, SIDE // 2),
+    "background_range": (1, SIDE // 2),
+    "codes": (1, 1024),
+    "mask_channels": (1, WIDTH),
+    "feature_channels": (1, WIDTH),
+    "compressed_channels": (1, WIDTH),
+    "hidden": (1, WIDTH),
+    "decoder_channels": (1, WIDTH),
+    "psi_channels": (1, WIDTH),
+    "bilinear_channels": (1, WIDTH),
+    "code_channels": (1, WIDTH),
+    "action_channels": (1, WIDTH),
+    "poses": (2, 1 << 16),
+    "prior_channels": (0, WIDTH),
+    "hole": (0, 8),
+}
+"""Of the whole numbers, least and most."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +99,12 @@ class GlassConfig:
         Raises:
             ValueError: see the class.
         """
+        for name, (least, most) in RANGES.items():
+            value = getattr(self, name)
+            if type(value) is not int or not least <= value <= most:
+                raise ValueError(f"{name} must be a whole number from {least} to {most}, got {value!r}")
+        if type(self.placed) is not bool:
+            raise ValueError(f"placed must be true or false, got {self.placed!r}")
         if self.architecture not in ARCHITECTURES:
             raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}, got {self.architecture!r}")
         if self.height % 8 or self.width % 8 or min(self.height, self.width) < 32:
@@ -87,14 +119,6 @@ class GlassConfig:
             )
         if self.window % 8 or not 16 <= self.window <= max(self.height, self.width):
             raise ValueError(f"window must be a multiple of 8 between 16 and the frame, got {self.window}")
-        if self.codes < 1:
-            raise ValueError(f"codes (K) must be at least 1, got {self.codes}")
-        if self.poses < 2:
-            raise ValueError(f"poses (P) must be at least 2, got {self.poses}")
-        if not 0 <= self.hole <= 8:
-            raise ValueError(f"hole must be 0 to 8 px, got {self.hole}")
-        if self.prior_channels < 0:
-            raise ValueError(f"prior_channels must be at least 0, got {self.prior_channels}")
 
     @classmethod
     def lean(cls, height: int = 96, width: int = 160, **changes: Any) -> GlassConfig:

@@ -7,6 +7,7 @@ one .safetensors file: weights, and JSON that names classes from a fixed table.
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import math
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 from glass_gym.checkpoint import write_atomically
 from glass_gym.convert import to_numpy
 from glass_gym.core import GlassCore
+from glass_gym.headers import PolicyHeader, Version, read_header
 
 FORMAT_VERSION = 1
 ALGORITHMS = {
@@ -212,6 +214,25 @@ def _arguments_in(arguments: dict) -> dict:
     return out
 
 
+def _weights_asked_for(policy: str, arguments: dict, space: gym.Space) -> int:
+    """At least so many weights does a policy have, by its arguments: told before memory is taken for them."""
+    kwargs = arguments.get("features_extractor_kwargs") or {}
+    extractor = arguments.get("features_extractor_class")
+    inputs = gym.spaces.flatdim(space)
+    total = 0
+    widest = 0
+    architecture = arguments.get("net_arch") or []
+    for layers in architecture.values() if isinstance(architecture, dict) else [architecture]:
+        total += sum(int(a) * int(b) for a, b in itertools.pairwise(layers))
+        widest = max(widest, int(layers[0]) if layers else 0)
+    if extractor is None and policy.startswith("Mlp"):
+        total += inputs * widest
+    elif extractor is None or extractor.__name__ == "NatureCNN":  # strides of 8 in all, 64 channels
+        total += inputs // 3 * int(kwargs.get("features_dim", 512)) if policy.startswith("Cnn") else 0
+    hidden = int(arguments.get("lstm_hidden_size", 0))
+    return total + 8 * hidden**2 * int(arguments.get("n_lstm_layers", 1))
+
+
 def _numbers(value: Any, depth: int = 0) -> list:
     """All numbers in nested lists and dicts."""
     if isinstance(value, bool) or value is None or isinstance(value, str):
@@ -273,13 +294,14 @@ def policy_header(path: str | Path) -> dict:
     if "glass_policy" not in metadata:
         raise PolicyError(f"{path}: a .safetensors file, but no policy (no 'glass_policy' metadata)")
     try:
-        header = json.loads(metadata["glass_policy"])
-        version = int(header["format_version"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise PolicyError(f"{path}: its metadata is not readable ({error})") from None
-    if version > FORMAT_VERSION:
-        raise PolicyError(f"{path}: format {version} is newer than {FORMAT_VERSION}; upgrade glass_gym")
-    return header
+        version = read_header(metadata["glass_policy"], Version).format_version
+        if version > FORMAT_VERSION:
+            raise PolicyError(f"{path}: format {version} is newer than {FORMAT_VERSION}; upgrade glass_gym")
+        return read_header(metadata["glass_policy"], PolicyHeader).model_dump()
+    except PolicyError:
+        raise
+    except ValueError as error:
+        raise PolicyError(f"{path}: {error}; export it again") from None
 
 
 def _read(path: Path):
@@ -287,7 +309,7 @@ def _read(path: Path):
     from safetensors.torch import load_file
 
     header = policy_header(path)
-    algorithm = header.get("algorithm")
+    algorithm = header["algorithm"]
     if algorithm not in ALGORITHMS:
         raise PolicyError(f"{path}: its algorithm is {algorithm!r}; there are: {', '.join(ALGORITHMS)}")
     known = model_class(algorithm).policy_aliases
@@ -295,15 +317,21 @@ def _read(path: Path):
         if header["policy"] not in known:
             raise ValueError(f"its policy is called {header['policy']!r}; there are: {', '.join(known)}")
         spaces = [_space_in(header[key]) for key in ("observation_space", "action_space")]
-        policy = known[header["policy"]](*spaces, lambda _: 0.0, **_arguments_in(header["arguments"]))
+        arguments = _arguments_in(header["arguments"])
+        size = _weights_asked_for(header["policy"], arguments, spaces[0])
+        if size > 4 * path.stat().st_size:  # a weight takes four bytes of it
+            raise ValueError(f"its arguments ask for about {size:.0f} weights, more than the file holds")
+        policy = known[header["policy"]](*spaces, lambda _: 0.0, **arguments)
         missing, unexpected = policy.load_state_dict(load_file(path), strict=False)
         own = policy.state_dict()
         read = {value.data_ptr() for key, value in own.items() if key not in missing}
         lost = [k for k in missing if own[k].data_ptr() not in read and not k.startswith("q_net_target")]
         if lost or unexpected:
             raise ValueError(f"weights do not fit: missing {lost[:3]}, unexpected {unexpected[:3]}")
-    except (KeyError, TypeError, ValueError, RuntimeError, AssertionError, AttributeError) as error:
-        why = " ".join(str(error).split())[:300]
+        if odd := [key for key, value in own.items() if value.is_floating_point() and not value.isfinite().all()]:
+            raise ValueError(f"{odd[0]} holds numbers that are not finite")
+    except Exception as error:  # whatever a foreign file brings about
+        why = " ".join(str(error).split())[:300] or type(error).__name__
         raise PolicyError(f"{path}: damaged or foreign ({why}); export it again") from None
     policy.set_training_mode(False)
     return policy

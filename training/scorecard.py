@@ -118,7 +118,7 @@ def scores(world: World, store: Store) -> tuple[list[Score], Evaluation | None]:
             "obeys at step 50",
             f"{control:.1f} px off",
             f"{step:.0f} px (does not move)",
-            verdict(2 * control / max(1e-6, step)),
+            verdict(control / max(1e-6, step)),
             "how far a step ends from where it was sent, as M sees it; limbs that move count, too",
         )
     )

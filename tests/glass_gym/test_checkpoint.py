@@ -1,8 +1,10 @@
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from glass_gym import checkpoint
@@ -50,12 +52,13 @@ def test_a_pickle_is_never_opened(tmp_path):
         load_world(tmp_path / "p.safetensors")
 
 
-def rewritten(path, **changes):
-    from safetensors import safe_open
-
+def parts_of(path):
     with safe_open(path, "pt") as file:
-        tensors = {k: file.get_tensor(k) for k in file.keys()}
-        header = json.loads(file.metadata()["glass"])
+        return {k: file.get_tensor(k) for k in file.keys()}, json.loads(file.metadata()["glass"])
+
+
+def rewritten(path, **changes):
+    tensors, header = parts_of(path)
     save_file(tensors, path, metadata={"glass": json.dumps(header | changes)})
     return path
 
@@ -71,10 +74,132 @@ def test_a_saved_world_can_be_read_by_others(tiny_world, tmp_path):
     assert save_world(tmp_path / "w.safetensors", tiny_world).stat().st_mode == (tmp_path / "any").stat().st_mode
 
 
-def test_start_frames_of_absurd_size_are_refused_before_memory_is_taken(tiny_world, tmp_path):
-    path = rewritten(save_world(tmp_path / "w.safetensors", tiny_world), start_frames_shape=[10**9, 32, 48, 3])
-    with pytest.raises(CheckpointError, match="larger than"):
+BAD_HEADERS = [
+    ({"start_frames_shape": [10**9, 32, 48, 3]}, "start_frames_shape.0 is 1000000000: .*4096"),
+    ({"start_frames_shape": [4096, 4096, 4096, 3]}, "larger than"),
+    ({"start_frames_shape": [40, 32, 56, 3]}, "start frames do not fit"),
+    ({"start_frames_shape": [41, 32, 48, 3]}, "start frames hold 184320 bytes or more, expected 188928"),
+    ({"step": [float("nan"), 1.0]}, "step.0 is nan: .*finite"),
+    ({"step": [float("inf"), 1.0]}, "finite"),
+    ({"step": [-1.0, 1.0]}, "step.0 is -1.0: .*greater than or equal to 0"),
+    ({"step": [0.0, 0.0]}, "not 0 along both"),
+    ({"step": [1e30, 1.0]}, "step.0 is 1e"),
+    ({"step": [300.0, 1.0]}, "expected 0 to 48"),
+    ({"step": "12"}, "step is '12'"),
+    ({"pixel_aspect": 0}, "pixel_aspect is 0: .*0.1"),
+    ({"pixel_aspect": 1e6}, "pixel_aspect is 1000000.0"),
+    ({"pixel_aspect": None}, "pixel_aspect is None: .*number"),
+    ({"code_names": [1, 2, 3]}, "code_names.0 is 1: .*string"),
+    ({"code_names": ["a", "b"]}, "expected 3 different ones"),
+    ({"code_names": ["a", "a", "b"]}, "expected 3 different ones"),
+    ({"code_names": "abc"}, "code_names is 'abc': .*array"),
+    ({"usual_codes": [0] * 8 + ["a"]}, "usual_codes.8 is 'a': .*integer"),
+    ({"statistics": []}, "statistics is .*object"),
+    ({"statistics": {"x": [float("nan")]}}, "statistics holds nan"),
+    ({"provenance": None}, "provenance is None"),
+    ({"format_version": "2"}, "format_version is '2'"),
+    ({"sha256": "0" * 64}, "its checksum is another"),
+    ({"config": []}, "config is .*object"),
+    ({"config": {"hidden": [1]}}, "config.hidden"),
+]
+
+
+@pytest.mark.parametrize("changes,message", BAD_HEADERS, ids=lambda v: str(v)[:40])
+def test_every_field_of_a_header_is_checked(lean_world, tmp_path, changes, message):
+    path = rewritten(save_world(tmp_path / "w.safetensors", lean_world), **changes)
+    with pytest.raises(CheckpointError, match=rf"w\.safetensors: .*{message}"):
         load_world(path)
+
+
+@pytest.mark.parametrize("name", ["step", "pixel_aspect", "provenance", "statistics", "config", "code_names"])
+def test_a_missing_field_is_named(lean_world, tmp_path, name):
+    path = save_world(tmp_path / "w.safetensors", lean_world)
+    tensors, header = parts_of(path)
+    save_file(tensors, path, metadata={"glass": json.dumps({k: v for k, v in header.items() if k != name})})
+    with pytest.raises(CheckpointError, match=rf"w\.safetensors: {name}.* Field required"):
+        load_world(path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden": 0}, {"hidden": 1 << 40}, {"hidden": True}, {"hidden": 64.5}, {"agent_radius": -3}, {"window": 0},
+        {"bilinear_channels": 4096}, {"codes": 10**9}, {"poses": 10**7}, {"foreground_range": 0}, {"hole": 1e9},
+        {"quantiser": "os.system"}, {"architecture": "tiny"}, {"mask_channels": 48}, {"later": 1}, {"height": 10**6},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_config_is_checked_before_memory_is_taken(lean_world, tmp_path, changes):
+    path = save_world(tmp_path / "w.safetensors", lean_world)
+    _, header = parts_of(path)
+    tracemalloc.start()
+    with pytest.raises(CheckpointError, match=r"w\.safetensors: .*; copy or train it again"):
+        load_world(rewritten(path, config=header["config"] | changes))
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()
+
+
+def test_a_header_that_is_no_header_is_an_error_of_ours(lean_world, tmp_path):
+    path = save_world(tmp_path / "w.safetensors", lean_world)
+    tensors, _ = parts_of(path)
+    for text in ("", "[" * 100_000, "[1]", "null", "{", '{"format_version": 1e999}', "\x00", '{"format_version": 2}'):
+        save_file(tensors, path, metadata={"glass": text})
+        with pytest.raises(CheckpointError, match=r"w\.safetensors: "):
+            load_world(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_are_finite(lean_world, tmp_path, value):
+    path = save_world(tmp_path / "w.safetensors", lean_world)
+    tensors, header = parts_of(path)
+    name = next(k for k, v in tensors.items() if v.dtype == torch.float16)
+    tensors[name].flatten()[0] = value
+    save_file(tensors, path, metadata={"glass": json.dumps(header | {"sha256": None})})
+    with pytest.raises(CheckpointError, match="holds numbers that are not finite"):
+        load_world(path)
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.int8, torch.complex64, torch.float64])
+def test_weights_are_floats_of_half_or_single_precision(lean_world, tmp_path, kind):
+    path = save_world(tmp_path / "w.safetensors", lean_world)
+    tensors, header = parts_of(path)
+    name = next(k for k, v in tensors.items() if v.dtype == torch.float16)
+    tensors[name] = tensors[name].to(kind)
+    save_file(tensors, path, metadata={"glass": json.dumps(header | {"sha256": None})})
+    with pytest.raises(CheckpointError, match="is stored as"):
+        load_world(path)
+
+
+def test_any_changed_bit_is_noticed(lean_world, tmp_path):
+    path = save_world(tmp_path / "w.safetensors", lean_world)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for place in rng.integers(len(whole), size=60):
+        broken = bytearray(whole)
+        broken[place] ^= 1 << rng.integers(8)
+        path.write_bytes(broken)
+        try:
+            same = load_world(path)
+        except CheckpointError:
+            continue
+        assert (
+            same.provenance != lean_world.provenance
+            or same.code_names != lean_world.code_names
+            or (same.statistics != lean_world.statistics)
+        ), place  # what people wrote is not under the checksum
+
+
+@pytest.mark.parametrize("checkpoint", [None, 5, b"tennis", "x" * 5000, "a\0b", ["tennis"], 1.5])
+def test_what_is_no_path_is_named(checkpoint):
+    with pytest.raises(CheckpointError):
+        load_world(checkpoint)
+
+
+def test_a_file_of_before_checksums_is_read(lean_world, tmp_path):
+    path = save_world(tmp_path / "w.safetensors", lean_world)
+    tensors, header = parts_of(path)
+    save_file(tensors, path, metadata={"glass": json.dumps({k: v for k, v in header.items() if k != "sha256"})})
+    assert load_world(path).step == (3.0, 2.0)
 
 
 def test_a_full_disk_keeps_the_file_before(tiny_world, tmp_path, monkeypatch):
@@ -90,7 +215,7 @@ def test_a_full_disk_keeps_the_file_before(tiny_world, tmp_path, monkeypatch):
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("usual", [[0] * 8, [0] * 8 + [3], [0] * 8 + ["a"]])
+@pytest.mark.parametrize("usual", [[0] * 8, [0] * 8 + [3]])
 def test_wrong_usual_codes_are_named(tiny_world, tmp_path, usual):
     tiny_world.usual_codes = tuple(usual)
     with pytest.raises(CheckpointError, match=r"w\.safetensors: .*usual_codes are .* expected 9 codes below 3"):

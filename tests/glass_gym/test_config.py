@@ -32,7 +32,7 @@ def test_the_lean_preset_is_at_least_five_times_smaller_than_the_paper_one():
         ({"height": 97}, "multiples of 8"),
         ({"window": 30}, "window must be a multiple of 8"),
         ({"architecture": "huge"}, "architecture must be one of lean, token, paper"),
-        ({"codes": 0}, "at least 1"),
+        ({"codes": 0}, "codes must be a whole number from 1"),
         ({"architecture": "paper", "height": 104}, "multiples of 16"),
     ],
 )

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 
 from glass_gym.convert import to_images
+from glass_gym.headers import StoreFormat, StoreIndex, read_header
 
 FORMAT = "glass-clips"
 VERSION = 2
@@ -172,6 +174,26 @@ class GrowingArray:
         self._file.close()
 
 
+def read_arrays(path: Path, rows: int, most: int = 4096) -> dict[str, np.ndarray]:
+    """The arrays of an .npz, (rows, ...) each, of plain numbers; their sizes are looked at before they are read.
+
+    Raises:
+        ValueError: another first axis, more than `most` numbers a row, or no numbers.
+    """
+    out = {}
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            with archive.open(entry) as file:
+                version = np.lib.format.read_magic(file)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, kind = read(file)
+            if kind.kind not in "biuf" or not shape or shape[0] != rows or math.prod(shape[1:]) > most:
+                raise ValueError(f"{entry.filename} holds {kind} {shape}, expected numbers of {rows} rows")
+            with archive.open(entry) as file:
+                out[entry.filename.removesuffix(".npy")] = np.lib.format.read_array(file, allow_pickle=False)
+    return out
+
+
 def _kind_1(source: str) -> str:
     """The kind of a store of version 1, which only described its source."""
     return next((kind for words, kind in KINDS_1.items() if source.startswith(words)), "videos")
@@ -188,29 +210,42 @@ class Store:
         self.root = Path(root)
         index_path = self.root / "index.json"
         try:
-            index = json.loads(index_path.read_text())
+            text = index_path.read_bytes()
         except FileNotFoundError:
             raise DataError(f"{index_path}: not found; {self.root} is no (finished) clip store") from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise DataError(f"{index_path}: not readable as JSON ({error}); write the store again") from None
-        if index.get("format") != FORMAT:
-            raise DataError(f"{index_path}: format is {index.get('format')!r}, expected {FORMAT!r}")
-        if index.get("version", 0) > VERSION:
-            raise DataError(f"{index_path}: version {index['version']} is newer than {VERSION}; upgrade glass_gym")
-        self.height = int(index["height"])
-        self.width = int(index["width"])
-        self.pixel_aspect = float(index["pixel_aspect"])
-        self.source = index.get("source", "")
-        self.kind = index.get("kind") or _kind_1(self.source)
-        self.videos = [Video(**v) for v in index["videos"]]
+        except OSError as error:
+            raise DataError(f"{index_path}: cannot be read ({error})") from None
+        try:
+            about = read_header(text, StoreFormat)
+            if about.format != FORMAT:
+                raise ValueError(f"format is {about.format!r}, expected {FORMAT!r}")
+            if about.version > VERSION:
+                raise ValueError(f"version {about.version} is newer than {VERSION}; upgrade glass_gym")
+            index = read_header(text, StoreIndex)
+        except ValueError as error:
+            raise DataError(f"{index_path}: {error}; write the store again") from None
+        self.height = index.height
+        self.width = index.width
+        self.pixel_aspect = index.pixel_aspect
+        self.source = index.source
+        self.kind = index.kind or _kind_1(self.source)
+        self.videos = [Video(v.name, v.split, v.start, v.length) for v in index.videos]
+        ends = 0
+        for video in self.videos:
+            if video.start != ends:
+                raise DataError(f"{index_path}: {video.name} starts at {video.start}, not {ends}; write it again")
+            ends += video.length
         total = sum(v.length for v in self.videos)
         self.frames = self._map("frames.npy", (total, self.height, self.width, 3))
         row = (self.height * self.width + 7) // 8
         self._masks = self._map("masks.npy", (total, row)) if (self.root / "masks.npy").exists() else None
         self.labels: dict[str, np.ndarray] = {}
-        if (self.root / "labels.npz").exists():
-            with np.load(self.root / "labels.npz", allow_pickle=False) as labels:
-                self.labels = {key: labels[key] for key in labels.files}
+        path = self.root / "labels.npz"
+        if path.exists():
+            try:
+                self.labels = read_arrays(path, total)
+            except Exception as error:  # zip, zlib and numpy raise their own
+                raise DataError(f"{path}: not whole labels ({str(error)[:200]}); write the store again") from None
 
     def _map(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         path = self.root / name
