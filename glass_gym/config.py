@@ -61,6 +61,8 @@ class GlassConfig:
         code_channels: size of a code vector in the codebook.
         action_channels: size of the embeddings of both actions.
         poses: P, the size of the vocabulary of poses (``token`` only).
+        scene: whether N has seen what is behind the agent: footage of one scene, by a camera that stands still (not
+            ``paper``).
         placed: whether D is told where in the frame the window is, as an agent that hangs on to the frame's edge needs
             (``token`` only).
         hole: px by which the hole in the background is larger than the agent's mask.
@@ -92,6 +94,7 @@ class GlassConfig:
     prior_channels: int = 0
     hole: int = 0
     placed: bool = False
+    scene: bool = False
 
     def __post_init__(self) -> None:
         """Check the sizes.
@@ -103,8 +106,9 @@ class GlassConfig:
             value = getattr(self, name)
             if type(value) is not int or not least <= value <= most:
                 raise ValueError(f"{name} must be a whole number from {least} to {most}, got {value!r}")
-        if type(self.placed) is not bool:
-            raise ValueError(f"placed must be true or false, got {self.placed!r}")
+        for name in ("placed", "scene"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
         if self.architecture not in ARCHITECTURES:
             raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}, got {self.architecture!r}")
         if self.height % 8 or self.width % 8 or min(self.height, self.width) < 32:

@@ -10,6 +10,8 @@ ONE_AXIS = 0.03
 """An agent that goes less than this share of its way along one axis lives on the other."""
 SAME_STEP = 0.15
 """Steps whose lengths differ by less than this share are one step."""
+BOB = 3
+"""What an agent goes back within so many frames got it nowhere."""
 GRID = 0.97
 """An agent lives on a grid if this share of its moves are one step, several, or a wobble on the spot ..."""
 WOBBLE = 0.3
@@ -17,23 +19,31 @@ WOBBLE = 0.3
 
 
 def step_length(shifts: np.ndarray) -> tuple[float, float]:
-    """(x, y) px of an ordinary step along each axis, of the moves (N, 2) px: the mode of their lengths.
+    """(x, y) px of an ordinary step along each axis, of the moves (N, 2) px in their order: the mode of their lengths.
 
     A length counts by the way that was gone by it: a sprite that wobbles by a px whenever it turns makes many moves,
-    but gets nowhere. An axis along which hardly any way was gone has 0: the agent cannot go there.
+    but gets nowhere, and one that bobs as it walks goes back what it went. An axis along which hardly any way was gone
+    has 0: the agent cannot go there.
     """
-    way = (np.abs(shifts) * (np.abs(shifts) >= 1)).sum(0)
-    if not way.any():
+    moved = np.abs(shifts) * (np.abs(shifts) >= 1)
+    path = np.concatenate([np.zeros((1, 2)), np.cumsum(shifts, 0)])
+    when = np.arange(len(shifts))
+    way = moved
+    for more in (0, 1):  # an even and an odd number of moves
+        net = np.abs(path[np.minimum(len(shifts), when + BOB + more)] - path[np.maximum(0, when - BOB)])
+        way = np.minimum(way, net)
+    total = way.sum(0)
+    if not total.any():
         return 1.0, 1.0
-    x, y = (_mode(shifts[:, axis]) if way[axis] >= ONE_AXIS * way.max() else 0.0 for axis in range(2))
+    x, y = (_mode(moved[:, a], way[:, a]) if total[a] >= ONE_AXIS * total.max() else 0.0 for a in range(2))
     return x, y
 
 
-def _mode(moves: np.ndarray) -> float:
+def _mode(lengths: np.ndarray, way: np.ndarray) -> float:
     """The length (px) about which most of the way was gone."""
-    moved = np.abs(moves)[np.abs(moves) >= 1]
-    near = [np.abs(moved - k) <= max(0.5, SAME_STEP * k) for k in np.arange(1, math.ceil(moved.max()) + 1)]
-    return float(np.median(moved[near[int(np.argmax([moved[n].sum() for n in near]))]]))
+    lengths, way = lengths[lengths > 0], way[lengths > 0]
+    near = [np.abs(lengths - k) <= max(0.5, SAME_STEP * k) for k in np.arange(1, math.ceil(lengths.max()) + 1)]
+    return float(np.median(lengths[near[int(np.argmax([way[n].sum() for n in near]))]]))
 
 
 def grid_of(shifts: np.ndarray) -> tuple[float, float] | None:

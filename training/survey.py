@@ -26,6 +26,8 @@ CONTRAST = 0.4
 """An agent's pixel differs by this share of what its strongest pixels differ by: codecs smear colours by a px."""
 SMALLEST = 6
 """Px of the smallest agent."""
+ONE_SCENE = 0.03
+"""Shots whose pictures without the agent differ in less than this share of their pixels are of one scene."""
 STOOD = 0.3
 """What the agent covers in more than this share of a shot's frames, is not known to be the scene."""
 EQUAL = 0.5
@@ -133,6 +135,19 @@ class Survey:
             f"it moves in {self.seen:.0%} of the frames, by {self.speed:.1f} px a frame (at most {self.fastest:.0f})",
             f"motion: {self.moving:.1%} of the pixels move; {self.explained:.0%} of all change is the agent's",
         ]
+
+    def one_scene(self) -> np.ndarray | None:
+        """What all shots are in front of, (H, W, 4) uint8 as in :class:`Shot`; None: several scenes, or a camera that
+        moves in some shots."""
+        if not len(self.scenes) or len(self.scenes) < self.shots:
+            return None
+        known = self.scenes[..., 3:] > 0
+        colours = np.ma.masked_array(self.scenes[..., :3], np.broadcast_to(~known, self.scenes[..., :3].shape))
+        scene = np.ma.median(colours, axis=0).filled(0)
+        off = np.abs(self.scenes[..., :3].astype(np.int16) - scene).max(-1) > CHANGED
+        if (off & known[..., 0]).mean((1, 2)).max() > ONE_SCENE:
+            return None
+        return np.dstack([scene.round().astype(np.uint8), np.uint8(255) * known.any(0)])
 
     def reasons_to_stop(self) -> list[str]:
         """Why no world can be learned from this; empty: one can."""

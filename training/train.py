@@ -25,6 +25,7 @@ from tqdm import tqdm
 from glass_gym.build import build_glass
 from glass_gym.checkpoint import CheckpointError, save_world
 from glass_gym.config import GlassConfig, preset
+from glass_gym.convert import to_images
 from glass_gym.glass import Glass
 from glass_gym.token_glass import TokenGlass
 
@@ -109,6 +110,9 @@ class TrainConfig(DataOptions):
     """px, the largest move of the camera that is looked for; default: by the footage"""
     placed: bool | None = None
     """tell D where in the frame the agent is (preset token); default: if it mostly hangs on to the frame's edge"""
+    scene: bool | None = None
+    """let N know the scene, of footage of one scene by a camera that stands still (presets token and lean); default: if
+    it is such footage"""
     choose: bool = False
     """let the footage choose where the source has values of its own (tennis, wsprites), too"""
     report: bool = True
@@ -159,8 +163,8 @@ def train(config: TrainConfig) -> bool:
     with processes.main_first():
         choices = Choices.load(config.out / "choices.json")
         store = _open(config, choices)
-        hints = _look(config, choices, store)
-    trainer = _trainer(config, choices, store, processes)
+        hints, scene = _look(config, choices, store)
+    trainer = _trainer(config, choices, store, processes, scene)
     report = Reporter(config, trainer, store) if processes.is_main else Silence()
     if config.gma.iterations is None:
         config.gma.iterations = 2000 if hints is None else 800
@@ -202,18 +206,19 @@ def _check_out(config: TrainConfig) -> None:
         raise TrainingError(f"{state} exists; add --resume to continue it, or choose another --out")
 
 
-def _look(config: TrainConfig, choices: Choices, store: Store) -> Hints | None:
+def _look(config: TrainConfig, choices: Choices, store: Store) -> tuple[Hints | None, np.ndarray | None]:
     """Look at the store's frames, say what was found, and choose what GMA must know, unless that was done before.
 
     Returns:
-        where the agent was seen; None where the source has values of its own.
+        where the agent was seen; None where the source has values of its own. And the scene, where there is one.
     """
     if source_of(store).defaults.theta is not None and not config.choose:
-        return None
+        return None, None
     seen = look_at_store(store)
+    scene = seen.one_scene() if config.preset != "paper" else None
     hints = Hints(seen.hinted, seen.hints, seen.scenes, seen.scene_of) if len(seen.hinted) and config.gma.hint else None
     if "theta" in choices.values:
-        return hints
+        return hints, scene
     print("what the footage shows:", *seen.lines(), sep="\n  ")
     picture = sheets.save_picture(config.out / "samples" / "survey.png", _strip(seen.pictures))
     print(f"  pictures: {picture}")
@@ -226,8 +231,10 @@ def _look(config: TrainConfig, choices: Choices, store: Store) -> Hints | None:
         choices.choose("poses", poses, f"the vocabulary of poses (P), for {frames} frames")
         why = f"the agent hangs on to the frame's edge in {seen.at_edge:.0%} of the frames"
         choices.choose("placed", seen.at_edge > ATTACHED, why)
+    if scene is not None:
+        choices.choose("scene", True, f"the camera stands still in all {seen.shots} shots, before one scene")
     choices.save(config.out / "choices.json")
-    return hints
+    return hints, scene
 
 
 def _probing(config: TrainConfig, choices: Choices, trainer: Trainer, store: Store, hints: Hints, on_step):
@@ -312,7 +319,9 @@ def _animation_stages(config: TrainConfig, model: Glass, windows: WindowSet, fea
     return stages
 
 
-def _trainer(config: TrainConfig, choices: Choices, store: Store, processes: Distributed) -> Trainer:
+def _trainer(
+    config: TrainConfig, choices: Choices, store: Store, processes: Distributed, scene: np.ndarray | None
+) -> Trainer:
     """A trainer over a new model, or one with the weights that the options name."""
     torch.manual_seed(config.loop.seed)
     if config.prior.iterations is None:
@@ -322,6 +331,9 @@ def _trainer(config: TrainConfig, choices: Choices, store: Store, processes: Dis
         model = build_glass(GlassConfig.from_dict(known).replace(**_given(config)))
     else:
         model = build_glass(preset(config.preset, store.height, store.width, **_sizes(config, choices, store)))
+    if model.config.scene and scene is not None:
+        picture = torch.from_numpy(scene).permute(2, 0, 1)
+        model.inpaint.show(to_images(picture[:3]), picture[3:] / 255)
     if config.gma.theta is None:
         config.gma.theta = choices.values.get("theta") or source_of(store).defaults.theta
     trainer = Trainer(model, config.out, config.loop, processes)
@@ -338,7 +350,7 @@ def _trainer(config: TrainConfig, choices: Choices, store: Store, processes: Dis
     return trainer
 
 
-SIZES = ("codes", "poses", "window", "agent_radius", "foreground_range", "background_range", "placed")
+SIZES = ("codes", "poses", "window", "agent_radius", "foreground_range", "background_range", "placed", "scene")
 
 
 def _given(config: TrainConfig) -> dict[str, int]:

@@ -26,7 +26,7 @@ from glass_gym.versions import FORMAT_VERSION, upgrade_config, upgrade_weights
 from .distributed import Distributed
 from .stages.base import Batch, Sampler, Stage
 
-GMA_FIELDS = ("architecture", "height", "width", "mask_channels", "foreground_range", "background_range")
+GMA_FIELDS = ("architecture", "height", "width", "mask_channels", "foreground_range", "background_range", "scene")
 """What GMA's weights depend on; the other fields of a config are LMA's ..."""
 PRIOR_FIELDS = ("prior_channels",)
 """... or the prior's ..."""

@@ -24,7 +24,7 @@ from glass_gym.networks.blocks import (
     ResBlock,
     code_mlp,
 )
-from glass_gym.networks.parts import Compressor, Drawn, InpaintNet, MaskNet, State, drawn_from
+from glass_gym.networks.parts import Compressor, Drawn, InpaintNet, MaskNet, SceneInpaintNet, State, drawn_from
 from glass_gym.networks.prior import lean_prior
 from glass_gym.networks.quantise import make_quantiser
 from glass_gym.networks.shift import CorrelationShift
@@ -41,7 +41,8 @@ def make_mask(config: GlassConfig) -> MaskNet:
 
 def make_inpaint(config: GlassConfig) -> InpaintNet:
     """N (Sec. 3.1): a U-Net at half resolution."""
-    return InpaintNet(HalfResolutionUNet(3, 3, 16))
+    net = HalfResolutionUNet(3, 3, 16)
+    return SceneInpaintNet(net, config.height, config.width) if config.scene else InpaintNet(net)
 
 
 class LeanEncoder(nn.Module):

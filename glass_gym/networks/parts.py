@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from glass_gym.config import GlassConfig
 
@@ -72,6 +73,12 @@ HOLE = -1.1
 """Value written into the background's hole before inpainting (outside the image range [-1, 1], App. B)."""
 
 
+ABOUT = 31
+"""Px about a place that say whether the scene there is the known one ..."""
+UNLIKE, SURE = 0.15, 40.0
+"""... which differs from it by less than this, of 2; how sharply that decides."""
+
+
 class InpaintNet(nn.Module):
     """N: fills the hole: b^ = b + N * m with b = I * (1 - m), the hole set to -1.1 before N sees it (Sec. 3.1).
 
@@ -88,3 +95,41 @@ class InpaintNet(nn.Module):
         visible = frames * (1 - masks)
         filled = torch.tanh(self.net(visible + HOLE * masks).float())
         return visible.float() + filled * masks.float()
+
+
+class SceneInpaintNet(InpaintNet):
+    """N for footage of one scene: what has been seen behind the agent is shown, and N paints the rest (ours).
+
+    A picture of another scene is noticed by what lies about the hole, and painted as ever.
+
+    Args:
+        net: as for :class:`InpaintNet`.
+        height, width: of the frames.
+    """
+
+    scene: Tensor
+    known: Tensor
+
+    def __init__(self, net: nn.Module, height: int, width: int):
+        super().__init__(net)
+        self.register_buffer("scene", torch.zeros(3, height, width))
+        self.register_buffer("known", torch.zeros(1, height, width))
+
+    def show(self, scene: Tensor, known: Tensor) -> None:
+        """Tell the scene (3, H, W) in [-1, 1], and where it was seen (1, H, W) in [0, 1]."""
+        self.scene.copy_(scene)
+        self.known.copy_(known)
+
+    def forward(self, frames: Tensor, masks: Tensor) -> Tensor:
+        """As :meth:`InpaintNet.forward`."""
+        filled = super().forward(frames, masks)
+        open_ = 1 - masks.float()
+        off = (frames.float() - self.scene).abs().mean(1, keepdim=True)
+        # what is too far from everything visible goes by the whole frame
+        unlike, seen = (
+            F.avg_pool2d(x, ABOUT, 1, ABOUT // 2) + 0.05 * x.mean((2, 3), keepdim=True)
+            for x in (off * open_, open_)
+        )
+        likeness = torch.sigmoid((UNLIKE - unlike / seen.clamp_min(1e-6)) * SURE)
+        share = likeness * self.known * masks.float()
+        return filled + share * (self.scene - filled)

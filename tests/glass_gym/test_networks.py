@@ -152,3 +152,24 @@ def test_codes_are_left_out_and_ordered(kind):
     quantiser.keep([3, 1])
     assert torch.equal(quantiser.codebook, before[[3, 1]])
     assert isinstance(quantiser.codebook, torch.nn.Parameter) == (kind is PlainQuantiser)
+
+
+def test_a_scene_that_was_seen_is_shown_and_another_one_is_painted():
+    from glass_gym.networks.parts import InpaintNet, SceneInpaintNet
+
+    net = torch.nn.Conv2d(3, 3, 3, padding=1)
+    plain, knows = InpaintNet(net), SceneInpaintNet(net, 64, 96)
+    rng = torch.Generator().manual_seed(0)
+    scene = torch.rand(3, 8, 12, generator=rng).repeat_interleave(8, 1).repeat_interleave(8, 2) * 2 - 1
+    known = torch.ones(1, 64, 96)
+    known[:, :, 60:] = 0
+    knows.show(scene, known)
+    mask = torch.zeros(1, 1, 64, 96)
+    mask[..., 4:60, 20:80] = 1  # larger than what is looked at about a place
+    pictures = torch.stack([scene, scene.flip(0, 1), scene + 0.02])
+    pictures = pictures * (1 - mask) + mask
+    with torch.no_grad():
+        shown, painted = knows(pictures, mask.expand(3, -1, -1, -1)), plain(pictures, mask.expand(3, -1, -1, -1))
+    assert (shown[0] - scene)[:, :, :60].abs().max() < 0.05 and (shown[2] - scene)[:, :, :60].abs().max() < 0.05
+    assert torch.allclose(shown[1], painted[1], atol=0.02)
+    assert torch.equal(shown[0][:, :, 60:], painted[0][:, :, 60:])  # where it was not seen

@@ -199,3 +199,9 @@ def test_a_range_that_is_too_small_is_widened_while_gma_trains(block_store, tmp_
     assert train.main([*command, "--loop.device", "cpu", "--gma.batch", "2", "--gma.moving-pixels", "3"]) == 0
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     assert json.loads(state["config"])["foreground_range"] == 14
+
+
+def test_bobbing_up_and_down_is_no_step():
+    walk = np.tile([[3.0, 2.0], [3.0, -2.0]], (100, 1))
+    climb = np.tile([[0.0, 8.0], [0.0, 0.0], [0.0, 0.0]], (30, 1))
+    assert step_length(np.concatenate([walk, climb])) == (3.0, 8.0)

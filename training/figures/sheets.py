@@ -59,7 +59,8 @@ def rollout_sheet(model: Glass, batch: dict[str, Tensor], quantised: bool, rows:
     shifts = batch["shifts"][:rows]
     z = model.directions(layers, shifts)
     codes = model.quantise(z).vector.unflatten(0, z.shape[:2]) if quantised else model.quantiser.normalise(z)
-    drawn = model.rollout(layers, shifts, codes)
+    place = (batch["corner"][:rows, 0] + layers.shape[-1] // 2).float()
+    drawn = model.rollout(layers, shifts, codes, position=place)
     out = []
     for row in range(len(layers)):
         out.append([to_picture(x[:3]) for x in layers[row]])
