@@ -127,8 +127,7 @@ class SceneInpaintNet(InpaintNet):
         off = (frames.float() - self.scene).abs().mean(1, keepdim=True)
         # what is too far from everything visible goes by the whole frame
         unlike, seen = (
-            F.avg_pool2d(x, ABOUT, 1, ABOUT // 2) + 0.05 * x.mean((2, 3), keepdim=True)
-            for x in (off * open_, open_)
+            F.avg_pool2d(x, ABOUT, 1, ABOUT // 2) + 0.05 * x.mean((2, 3), keepdim=True) for x in (off * open_, open_)
         )
         likeness = torch.sigmoid((UNLIKE - unlike / seen.clamp_min(1e-6)) * SURE)
         share = likeness * self.known * masks.float()

@@ -8,9 +8,7 @@ Without split folders, videos are cut 8:1:1 by sorted name.
 
 from __future__ import annotations
 
-import io
 import itertools
-import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -299,38 +297,3 @@ def write_layout(store: Store, out: Path, videos: int | None = None) -> Path:
             for index, mask in enumerate(store.masks(video.start, video.start + video.length)):
                 Image.fromarray(mask.astype(np.uint8) * 255).save(folder / "masks" / f"{index:05d}.png")
     return Path(out)
-
-
-class _DataOnly(pickle.Unpickler):
-    """Admits builtin containers, numbers and numpy arrays only: data sets are downloaded files."""
-
-    ALLOWED = frozenset(
-        {
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy._core.multiarray", "_reconstruct"),
-            ("numpy.core.multiarray", "scalar"),
-            ("numpy._core.multiarray", "scalar"),
-            ("collections", "OrderedDict"),
-        }
-    )
-
-    def find_class(self, module, name):
-        if (module, name) in self.ALLOWED:
-            return super().find_class(module, name)
-        raise DataError(f"pickle asks for {module}.{name}; only plain lists, dicts, numbers and arrays are read")
-
-
-def read_annotations(path: Path):
-    """One of the layout's pickles (actions, rewards, dones, metadata, glactions), without running code.
-
-    Raises:
-        DataError: anything but plain data.
-    """
-    try:
-        return _DataOnly(io.BytesIO(Path(path).read_bytes())).load()
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
-    except Exception as error:
-        raise DataError(f"{path}: not a readable pickle ({error})") from None
