@@ -17,6 +17,7 @@ from pathlib import Path
 from agents import evaluation
 from agents.evaluation_env import make_evaluation_env
 from agents.options import HYPERPARAMETERS, AgentError, changes_of, hyperparameters, make_env, make_model, runs_of
+from glass_gym.locks import alone
 from glass_gym.policy import ALGORITHMS, Policy, model_class, read_zip, save_policy
 
 EVALUATION_SEED, CHOICE_SEED, FINAL_SEED = 10_000, 15_000, 20_000
@@ -138,6 +139,11 @@ class Plan:
 def train(arguments: argparse.Namespace) -> bool:
     """Train; returns False if it was interrupted (saved; --resume goes on)."""
     folder = run_folder(arguments.log_folder, arguments.algo, arguments.env, arguments.resume)
+    with alone(folder):
+        return _train(arguments, folder)
+
+
+def _train(arguments: argparse.Namespace, folder: Path) -> bool:
     plan = Plan.read(folder, arguments.n_timesteps) if arguments.resume else Plan.of(arguments)
     model = _model(plan, arguments, folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -29,6 +29,7 @@ from .figures.world import FIGURES, draw_layers
 from .metrics.evaluation import Evaluation
 from .metrics.held_out import HORIZON
 from .metrics.registry import METRICS
+from .options import Count, Positive, check_options
 from .perceptual import load_features
 from .trainer import TrainingError, read_state
 
@@ -49,9 +50,9 @@ class EvaluateConfig(DataOptions):
     out: Path = Path("evaluation.json")
     """JSON to write; tables in Markdown go beside it (.md), pictures into its folder"""
     split: str = "test"
-    videos: int = 120
+    videos: Positive = 120
     """held-out videos to measure on"""
-    rollouts: int = 256
+    rollouts: Positive = 256
     """random-play rollouts"""
     vgg: Path | None = None
     """VGG16 weights (.safetensors): adds feature distances, called VGG-HED"""
@@ -59,7 +60,7 @@ class EvaluateConfig(DataOptions):
     """measure only these parts beside the segmentation: lma, video, codes, transfer, simulator; default: all"""
     learned: bool = False
     """add LPIPS and FID (extra `metrics`; downloads their networks)"""
-    seed: int = 0
+    seed: Count = 0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -69,6 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     config = tyro.cli(EvaluateConfig, args=argv, prog="glass-evaluate", description=__doc__)
     try:
+        check_options(config)
         path = Path(config.checkpoint) if config.checkpoint.endswith(".pt") else resolve(config.checkpoint)
         world = load_state(path) if path.suffix == ".pt" else load_world(path)
         config.read = Choices.load(path.parent / "choices.json").reading(config.read)  # as it was trained

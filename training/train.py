@@ -8,6 +8,7 @@ TensorBoard events, sample sheets (PNG) and, at the end, world.safetensors and r
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -27,6 +28,7 @@ from glass_gym.checkpoint import CheckpointError, save_world
 from glass_gym.config import GlassConfig, preset
 from glass_gym.convert import to_images
 from glass_gym.glass import Glass
+from glass_gym.locks import alone
 from glass_gym.token_glass import TokenGlass
 
 from .choose import (
@@ -45,6 +47,7 @@ from .data.store import DataError, Store
 from .distributed import Distributed
 from .export import build_world
 from .figures import sheets
+from .options import Pixels, Positive, check_options
 from .perceptual import load_features
 from .scorecard import write_report
 from .stages import (
@@ -96,17 +99,17 @@ class TrainConfig(DataOptions):
     """start from another run's state.pt (its finished stages are skipped; GMA only, where LMA's sizes differ)"""
     again: tuple[str, ...] = ()
     """with --init: stages (gma, pose, lma, long, prior) to train once more from the weights that they have"""
-    codes: int | None = None
+    codes: Positive | None = None
     """K, the number of local actions; default: tennis 8, wsprites 9, else by how many poses may come next"""
-    poses: int | None = None
+    poses: Positive | None = None
     """P, the size of the vocabulary of poses (preset token); default: 256, less for little footage"""
-    window: int | None = None
+    window: Pixels | None = None
     """side of the agent's window, px; default: tennis 32, wsprites 64, else as large as the agent was found to be"""
-    agent_radius: int | None = None
+    agent_radius: Pixels | None = None
     """half size of the agent, px; default: tennis 12, wsprites 24, else measured"""
-    foreground_range: int | None = None
+    foreground_range: Pixels | None = None
     """px, the largest step of the agent that is looked for; default: by the footage"""
-    background_range: int | None = None
+    background_range: Pixels | None = None
     """px, the largest move of the camera that is looked for; default: by the footage"""
     placed: bool | None = None
     """tell D where in the frame the agent is (preset token); default: if it mostly hangs on to the frame's edge"""
@@ -119,7 +122,7 @@ class TrainConfig(DataOptions):
     """measure the world at the end, and write report.html"""
     force: bool = False
     """train even where the footage holds no world"""
-    window_frames: int = 60_000
+    window_frames: Positive = 60_000
     """about so many frames are tracked for the stages after GMA: every n-th video, where there are more"""
     vgg: Path | None = None
     """VGG16 weights (.safetensors) for the perceptual losses; default: none"""
@@ -145,6 +148,9 @@ def main(argv: list[str] | None = None) -> int:
     except (DataError, TrainingError, CheckpointError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:  # a folder that is full, or may not be written
+        print(f"error: {error}; free some space or choose another --out or --cache", file=sys.stderr)
+        return 1
     return 0 if finished else 3
 
 
@@ -154,12 +160,20 @@ def train(config: TrainConfig) -> bool:
     Raises:
         TrainingError, DataError, ValueError, CheckpointError: options or data that cannot be used.
     """
+    check_options(config)
     if unknown := set(config.again) - {"gma", "pose", "lma", "long", "prior"}:
         raise TrainingError(f"--again takes gma, pose, lma, long and prior, got {', '.join(sorted(unknown))}")
     if not (config.lma.learn_codes or config.init or config.resume):
         raise TrainingError("--lma.no-learn-codes keeps codes that were learned before: add --init OTHER/state.pt")
+    if config.long.rows > config.long.agents:
+        raise TrainingError(f"--long.rows is {config.long.rows}, more than the --long.agents {config.long.agents}")
     _check_out(config)
     processes = Distributed(config.loop.device)
+    with alone(config.out) if processes.is_main else contextlib.nullcontext():
+        return _train(config, processes)
+
+
+def _train(config: TrainConfig, processes: Distributed) -> bool:
     with processes.main_first():
         choices = Choices.load(config.out / "choices.json")
         store = _open(config, choices)
@@ -405,7 +419,8 @@ def _windows(
             return WindowSet.load(path)
         except ValueError as error:
             print(f"{error}: it is cut again", file=sys.stderr)
-    videos = [v for v in store.videos if v.split == split] or store.videos[:1]
+    videos = [v for v in store.videos if v.length >= 2]
+    videos = [v for v in videos if v.split == split] or videos[:1]
     most = config.window_frames if split == "train" else max(1, config.window_frames // 8)
     videos = videos[:: math.ceil(sum(v.length for v in videos) / most)]
     with tqdm(total=len(videos), desc=f"tracking the agent ({split})", unit="video") as bar:

@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Ge, Gt, Lt
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
@@ -24,6 +25,7 @@ from glass_gym.simulator import pick_device, pick_precision
 from glass_gym.versions import FORMAT_VERSION, upgrade_config, upgrade_weights
 
 from .distributed import Distributed
+from .options import Count, Minutes, Weight
 from .stages.base import Batch, Sampler, Stage
 
 GMA_FIELDS = ("architecture", "height", "width", "mask_channels", "foreground_range", "background_range", "scene")
@@ -42,25 +44,25 @@ class TrainingError(RuntimeError):
 class LoopConfig:
     """How long, how often, where."""
 
-    seed: int = 0
+    seed: Count = 0
     """of everything random; batches follow from (seed, stage, iteration)"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:i"""
-    workers: int | None = None
+    workers: Count | None = None
     """processes that make batches; default: 2 beside a GPU, else none"""
     bf16: bool | None = None
     """bfloat16 autocast for the networks; losses, FFTs and shifts stay in float32. Default: where it is faster (CUDA,
     AMX)"""
-    weight_decay: float = 1e-6
-    clip: float = 1.0
+    weight_decay: Weight = 1e-6
+    clip: Annotated[float, Gt(0)] = 1.0
     """largest gradient norm"""
-    ema: float = 0.99
+    ema: Annotated[float, Ge(0), Lt(1)] = 0.99
     """decay of the averaged weights, which are what is evaluated and exported"""
-    save_minutes: float = 3.0
+    save_minutes: Minutes = 3.0
     """minutes between checkpoints"""
-    sheet_minutes: float = 4.0
+    sheet_minutes: Minutes = 4.0
     """minutes between sample sheets"""
-    max_minutes: float = math.inf
+    max_minutes: Minutes = math.inf
     """stop (saved, resumable) after this time"""
 
 

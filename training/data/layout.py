@@ -12,12 +12,15 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge, Le
 from PIL import Image
 
 from glass_gym.pictures import MAX_PIXELS, read_picture
 
+from ..options import Count, Pixels
 from .cuts import SHOT, find_cuts
 from .store import DataError, Store, StoreWriter
 
@@ -32,17 +35,17 @@ PIECE = 192
 class ReadConfig:
     """How videos become clips of one size."""
 
-    crop: tuple[int, int, int, int] | None = None
+    crop: tuple[Count, Count, Count, Count] | None = None
     """left, top, right, bottom px, before resizing"""
-    size: tuple[int, int] | None = None
+    size: tuple[Pixels, Pixels] | None = None
     """height, width px; default: chosen by `training.train` from what moves, else as it is (cut to multiples of 8)"""
-    skip: int | None = None
+    skip: Count | None = None
     """frames left out between two that are kept; default: chosen by `training.train` from the speed, else none"""
     cuts: bool = True
     """split videos where the scene changes at once; shots of less than 8 frames are left out"""
     skip_broken: bool = False
     """leave out videos with unreadable frames, and count them, instead of stopping"""
-    pixel_aspect: float = 1.0
+    pixel_aspect: Annotated[float, Ge(0.1), Le(10)] = 1.0
     """displayed width of a pixel over its height"""
 
 

@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from glass_gym.ale_tennis import BLUE, PINK
+from glass_gym.locks import alone
 
+from ..options import Positive
 from .layout import ReadConfig, find_videos, frames_in, pack
 from .store import DataError, Store, Video
 
@@ -56,7 +58,7 @@ class DataOptions:
     """W-Sprites: folder of LPC sheets; default: built-in characters"""
     background: Path | None = None
     """W-Sprites: an image file, or `china` for scikit-learn's photograph; default: a landscape drawn in code"""
-    record_frames: int = 120_000
+    record_frames: Positive = 120_000
     """Tennis: frames to record"""
     read: ReadConfig = field(default_factory=ReadConfig)
     """how videos become clips of one size"""
@@ -319,8 +321,10 @@ def open_data(
     source = find_source(str(data))
     root = options.cache / source.folder(options)
     if not (root / "index.json").exists():
-        for message in source.make(root, options, progress):
-            print(f"left out: {message}", file=sys.stderr)
+        with alone(root, wait=True):  # another process may be making it
+            if not (root / "index.json").exists():
+                for message in source.make(root, options, progress):
+                    print(f"left out: {message}", file=sys.stderr)
     return Store(root)
 
 

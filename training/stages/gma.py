@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Ge, Gt, Le
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,6 +16,7 @@ from glass_gym.glass import Glass
 
 from .. import losses
 from ..data.store import Store
+from ..options import Count, Positive, Rate, Share, Weight
 from ..perceptual import VggFeatures
 from .base import Batch, Stage
 
@@ -22,35 +25,35 @@ from .base import Batch, Stage
 class GmaConfig:
     """The GMA stage: segmentation, inpainting, shifts."""
 
-    iterations: int | None = None
+    iterations: Count | None = None
     """optimiser steps; 0 skips the stage. Default: 2000, or 800 where a look at the footage found what moves"""
-    batch: int = 8
+    batch: Positive = 8
     """pairs of frames a step"""
-    rate: float = 1e-3
+    rate: Rate = 1e-3
     """peak learning rate; warms up over 50 steps, then falls on a cosine to 5 %"""
-    theta: float | None = None
+    theta: Annotated[float, Gt(0), Le(1)] | None = None
     """largest share of the frame that the mask may cover for free; default: the source's"""
-    still_pairs: float = 0.05
+    still_pairs: Share = 0.05
     """share of the pairs without motion that are kept"""
-    moving_pixels: int = 30
+    moving_pixels: Count = 30
     """a pair moves if more pixels than this change"""
-    binary_ramp: int = 400
+    binary_ramp: Count = 400
     """L_BIN grows from zero over this many steps, so that the mask can form first"""
-    hint: float = 0.3
+    hint: Weight = 0.3
     """weight of the silhouettes that a look at the footage found, where there was one; it falls to nothing ..."""
-    hint_steps: int = 300
+    hint_steps: Count = 300
     """... over so many steps: then M is on its own"""
-    scene: float = 2.0
+    scene: Weight = 2.0
     """weight of N's error behind the agent, where a look at the footage found the scene there"""
-    grow: int = 2
+    grow: Annotated[int, Ge(0), Le(8)] = 2
     """holes for N are larger than the mask by up to so many px, at random: it learns to fill what M falls short of"""
-    rec_f: float = 1.0
-    rec_b: float = 2.0
-    rec_j: float = 4.0
+    rec_f: Weight = 1.0
+    rec_b: Weight = 2.0
+    rec_j: Weight = 4.0
     """four times the paper's: the mask forms twice as early (docs/training.md)"""
-    binary: float = 0.5
-    size: float = 1.0
-    perceptual: float = 0.01
+    binary: Weight = 0.5
+    size: Weight = 1.0
+    perceptual: Weight = 0.01
     """weight of the VGG term; used only with --vgg"""
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Ge, Le, MinLen
 from torch import Tensor, nn
 
 from glass_gym.geometry import inside_windows
 from glass_gym.glass import Glass
 
 from .. import losses
+from ..options import Count, Positive, Rate, Share, Weight
 from ..perceptual import VggFeatures
 from ..windows import WindowSet, unpack_layers
 from .base import Batch, Stage
@@ -21,41 +24,41 @@ from .base import Batch, Stage
 class LmaConfig:
     """The LMA stage: local actions and animation."""
 
-    iterations: int = 3000
+    iterations: Count = 3000
     """optimiser steps; 0 skips the stage"""
-    frames: int = 128
+    frames: Positive = 128
     """frames drawn a step: the batch is frames / T clips"""
-    rate: float = 1e-3
+    rate: Rate = 1e-3
     """peak learning rate"""
-    continuous: int = 700
+    continuous: Count = 700
     """first steps with unquantised, noisy code vectors: the decoder learns to listen before there are K words, which
     then start from k-means; 0 (for --again lma): the codebook goes on as it is"""
-    noise: float = 0.3
+    noise: Weight = 0.3
     """of those vectors, a channel"""
-    horizons: tuple[int, ...] = (2, 4, 8, 15)
+    horizons: Annotated[tuple[Positive, ...], MinLen(1)] = (2, 4, 8, 15)
     """free-running lengths T; each takes an equal share of the steps after `continuous`, which uses the first"""
-    hide_shift: float = 0.3
+    hide_shift: Share = 0.3
     """share of the clips in which the RNN is told that the agent stands still: what the legs do must then come from the
     codes, and a code means the same on the spot (agent-centred models only)"""
-    teacher_forced: int = 1
+    teacher_forced: Positive = 1
     """T_f: the first steps of a clip that start from the real foreground; 1 is free running (the paper: 5) ..."""
-    teacher_steps: int = 25_000
+    teacher_steps: Count = 25_000
     """... and falls to 1 over this many iterations"""
     learn_codes: bool = True
     """False: E, A and the codebook stay as they are, so that codes keep their meaning while C, the RNN and D learn on
     (with --init and --again lma)"""
-    jitter: int = 2
+    jitter: Annotated[int, Ge(0), Le(4)] = 2
     """clips are moved inside their window by up to this many px"""
-    mask_weight: float = 4.0
+    mask_weight: Weight = 4.0
     """extra weight of the agent's pixels, and again of pixels that change"""
-    rec_u: float = 1.0
-    rec_s: float = 0.5
+    rec_u: Weight = 1.0
+    rec_s: Weight = 0.5
     """D's coarser scales"""
-    mask: float = 0.2
-    cycle: float = 0.0
-    commitment: float = 0.05
+    mask: Weight = 0.2
+    cycle: Weight = 0.0
+    commitment: Weight = 0.05
     """L_VQ: directions stay near their codes"""
-    perceptual: float = 1.0
+    perceptual: Weight = 1.0
     """weight of the VGG term; used only with --vgg"""
 
     def horizon(self, iteration: int) -> int:

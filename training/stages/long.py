@@ -18,6 +18,7 @@ from glass_gym.glass import Glass
 from ..adversary import Adversary, balance
 from ..export import step_length
 from ..nearest import NearestWindows
+from ..options import Count, Positive, Rate, Weight
 from ..perceptual import VggFeatures
 from ..windows import WindowSet, crop_layers, pack_layers, unpack_layers
 from .base import Batch, Stage
@@ -28,31 +29,31 @@ from .lma import ClipSampler, LmaConfig, LmaStage
 class LongConfig:
     """The long-horizon stage: free running under random actions, for hundreds of steps, must stay plausible."""
 
-    iterations: int | None = None
+    iterations: Count | None = None
     """optimiser steps; 0 skips the stage; default: a third of LMA's (agent-centred models only)"""
-    rate: float = 4e-4
+    rate: Rate = 4e-4
     """peak learning rate"""
-    agents: int = 192
+    agents: Positive = 192
     """agents that live on between optimiser steps"""
-    rows: int = 24
+    rows: Positive = 24
     """of them, those that go on in one optimiser step ..."""
-    steps: int = 4
+    steps: Positive = 4
     """... for so many steps; gradients end at the first of them (truncated back-propagation)"""
-    first_age: int = 8
+    first_age: Positive = 8
     """agents start anew from a real window at an age drawn below a limit, which grows from this ..."""
-    age: int = 256
+    age: Positive = 256
     """... to this, doubling at equal shares of the stage"""
-    real_frames: int = 60
+    real_frames: Positive = 60
     """frames of real clips drawn a step, under LMA's losses at its longest horizon"""
-    input_noise: float = 0.05
+    input_noise: Weight = 0.05
     """standard deviation of the noise on what is fed back, inside the mask's neighbourhood"""
-    silhouette: float = 1.0
+    silhouette: Weight = 1.0
     """weight of the distance between a drawn mask and the nearest real mask of any agent"""
-    appearance: float = 1.0
+    appearance: Weight = 1.0
     """weight of the distance between a drawn layer and the nearest real layer of the same agent"""
-    adversarial: float = 0.0
+    adversarial: Weight = 0.0
     """share of L_RECU's gradient that a critic of real and drawn layers has at the generator's last layer; 0: none"""
-    action_consistency: float = 0.02
+    action_consistency: Weight = 0.02
     """weight of the cross-entropy of A reading the commanded code off what was drawn (L_CYC for random codes)"""
 
 

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from glass_gym.glass import Glass
 
+from ..options import Count, Positive, Rate
 from ..windows import WindowSet, unpack_layers
 from .base import Batch, Stage
 from .lma import ClipSampler, LmaConfig
@@ -19,13 +20,13 @@ from .lma import ClipSampler, LmaConfig
 class PriorConfig:
     """The prior over local actions: p(code | state, shift), learned from the codes inferred on the training videos."""
 
-    iterations: int | None = None
+    iterations: Count | None = None
     """optimiser steps; 0: the world has no prior; default: an eighth of LMA's, at most 400"""
-    channels: int = 64
+    channels: Positive = 64
     """width of the head"""
-    rate: float = 2e-3
+    rate: Rate = 2e-3
     """peak learning rate"""
-    frames: int = 240
+    frames: Positive = 240
     """steps of real clips that are drawn, free running, in an optimiser step"""
 
 

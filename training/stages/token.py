@@ -13,6 +13,7 @@ from glass_gym.glass import SHIFT_UNIT
 from glass_gym.token_glass import TokenGlass
 
 from .. import losses
+from ..options import Count, Positive, Rate, Share, Weight
 from ..windows import WindowSet, crop_layers, pack_layers, unpack_layers
 from .base import Batch, Stage
 
@@ -24,22 +25,22 @@ SHARPNESS = 3.0
 class PoseConfig:
     """The pose stage: a vocabulary of P poses, and the decoder that draws them (architecture token)."""
 
-    iterations: int | None = None
+    iterations: Count | None = None
     """optimiser steps; 0 skips the stage. Default: 3000, or for little footage every other frame's number, at least
     1200"""
-    batch: int | None = None
+    batch: Positive | None = None
     """pairs of windows of one video a step: what the agent looks like is read off one, the pose off the other. Default:
     32, of windows larger than 64 px less"""
-    rate: float = 1e-3
+    rate: Rate = 1e-3
     """peak learning rate"""
-    continuous: float = 0.4
+    continuous: Share = 0.4
     """share of the steps with unquantised, noisy poses, before the vocabulary starts from k-means"""
-    noise: float = 0.2
+    noise: Weight = 0.2
     """of those vectors, a channel"""
-    mask_weight: float = 4.0
+    mask_weight: Weight = 4.0
     """extra weight of the agent's pixels"""
-    mask: float = 0.2
-    commitment: float = 0.1
+    mask: Weight = 0.2
+    commitment: Weight = 0.1
 
 
 class WindowPairs:
@@ -139,25 +140,25 @@ class PoseStage(Stage):
 class TokenConfig:
     """The LMA stage of architecture token: local actions, and which pose comes next."""
 
-    iterations: int | None = None
+    iterations: Count | None = None
     """optimiser steps. Default: 3000, or for little footage three for ten frames, at least 800: more learns by heart"""
-    batch: int = 32
+    batch: Positive = 32
     """clips a step"""
-    steps: int = 16
+    steps: Positive = 16
     """T, steps of a clip"""
-    rate: float = 2e-3
+    rate: Rate = 2e-3
     """peak learning rate"""
-    hide_shift: float = 0.1
+    hide_shift: Share = 0.1
     """share of the clips in which the RNN is told that the agent stands still"""
-    blind: float = 0.3
+    blind: Weight = 0.3
     """weight of telling the poses to come from the code alone: so it means the same whatever went before ..."""
-    blind_steps: int = 1
+    blind_steps: Positive = 1
     """... and so many of them: so it says what the agent does, not which pose comes next"""
-    free: float = 0.5
+    free: Share = 0.5
     """share of the steps that start from the pose that was predicted, not from the real one"""
-    sure: float = 0.03
+    sure: Weight = 0.03
     """weight of the local actions' distance from the prior, nats: codes are chosen among what is likely"""
-    warm: float = 0.3
+    warm: Share = 0.3
     """share of the steps over which that weight grows from nothing"""
 
 

@@ -1,0 +1,77 @@
+import re
+from dataclasses import dataclass, field, fields, is_dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from training.evaluate import EvaluateConfig
+from training.options import Count, Positive, Share, check_options
+from training.train import TrainConfig, main
+
+
+@dataclass
+class Inner:
+    share: Share = 0.5
+    many: tuple[Positive, ...] = (1, 2)
+
+
+@dataclass
+class Outer:
+    some_count: Count | None = None
+    name: str = "x"
+    inner: Inner = field(default_factory=Inner)
+
+
+def test_what_is_in_range_passes():
+    check_options(Outer())
+    check_options(Outer(0, "", Inner(1.0, ())))
+    check_options(TrainConfig(data="tennis"))
+    check_options(EvaluateConfig(checkpoint="tennis", data="tennis"))
+
+
+@given(st.one_of(st.floats(max_value=-1e-9), st.floats(min_value=1.0001), st.just(float("nan"))))
+def test_what_is_not_is_named(share):
+    with pytest.raises(ValueError, match=r"--inner\.share is .*, expected at (least 0|most 1)"):
+        check_options(Outer(inner=Inner(share)))
+
+
+def test_parts_of_a_tuple_are_checked():
+    with pytest.raises(ValueError, match=r"--inner\.many is 0, expected at least 1"):
+        check_options(Outer(inner=Inner(many=(3, 0))))
+    with pytest.raises(ValueError, match="--some-count is -1, expected at least 0"):
+        check_options(Outer(-1))
+
+
+BAD = [
+    "--gma.theta -1", "--gma.theta nan", "--gma.theta 0", "--gma.batch 0", "--gma.rate 0", "--gma.rate inf",
+    "--gma.iterations -1", "--gma.grow 9", "--gma.hint -0.1", "--loop.ema 5", "--loop.ema 1", "--loop.clip -1",
+    "--loop.seed -1", "--loop.workers -1", "--loop.max-minutes nan", "--lma.frames 0", "--lma.continuous -1",
+    "--lma.horizons 0", "--lma.jitter 9", "--pose.batch 0", "--pose.continuous 2", "--token.steps 0",
+    "--token.free 1.5", "--long.rows 0", "--long.agents 0", "--long.rows 999", "--prior.channels 0", "--codes 0",
+    "--poses 0", "--window 0", "--agent-radius 0", "--agent-radius -3", "--foreground-range 0", "--window-frames 0",
+    "--record-frames 0", "--read.size 0 0", "--read.size -8 64", "--read.size 1000000 64", "--read.skip -1",
+    "--read.crop -1 0 5 5", "--read.pixel-aspect 0", "--read.pixel-aspect nan",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("option", BAD)
+def test_an_option_out_of_range_is_told_before_anything_is_opened(tmp_path, capsys, option):
+    assert main([str(tmp_path / "none"), "--out", str(tmp_path / "out"), *option.split()]) == 1
+    error = capsys.readouterr().err
+    assert option.split()[0] in error and option.split()[0] in error.split(" is ")[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_number_has_a_range():
+    """An option that somebody adds is checked, too."""
+
+    def walk(config):
+        for known in fields(config):
+            value = getattr(config, known.name)
+            if is_dataclass(value):
+                walk(value)
+            elif re.match("(int|float|tuple.(int|float))", str(known.type)):
+                raise AssertionError(f"{type(config).__name__}.{known.name}: {known.type} has no range")
+
+    walk(TrainConfig(data="x"))
