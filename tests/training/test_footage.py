@@ -13,6 +13,8 @@ from PIL import Image
 
 from glass_gym.checkpoint import load_world
 from tests.training.test_survey import scene, walker
+from training.data.layout import ReadConfig, pack
+from training.data.store import DataError, Store
 from training.train import main
 
 QUICK = ["--gma.iterations", "1", "--gma.batch", "1", "--lma.iterations", "0", "--loop.device", "cpu"]
@@ -148,3 +150,32 @@ def test_five_minutes_of_full_hd_are_read_with_flat_memory(tmp_path):
     peak = int(done.stdout.split("PEAK")[1])
     print(f"peak {peak} MB")
     assert peak < 2000
+
+
+def test_a_file_that_ends_too_early_is_told_or_left_out(tmp_path):
+    for name in ("a", "b", "c", "cut"):
+        iio.imwrite(tmp_path / f"{name}.mp4", walker(40), fps=15, output_params=["-movflags", "faststart"])
+    whole = (tmp_path / "cut.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) * 6 // 10])
+    with pytest.warns(UserWarning, match=r"cut\.mp4: ends after frame \d+ of about 40"):
+        pack(tmp_path, tmp_path / "out", ReadConfig())
+    left_out = pack(tmp_path, tmp_path / "out2", ReadConfig(skip_broken=True))
+    assert len(left_out) == 1 and "cut.mp4: " in left_out[0]
+    assert {v.name for v in Store(tmp_path / "out2").videos} == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".avi", ".webm", ".gif"])
+def test_a_file_of_another_format_opens_nothing(tmp_path, suffix):
+    """ffmpeg would follow a playlist, Pillow would start Ghostscript, whatever the file is called."""
+    iio.imwrite(tmp_path / "real.mp4", walker(20), fps=15)
+    others = {
+        "playlist": f"#EXTM3U\n#EXTINF:1,\n{tmp_path / 'real.mp4'}\n#EXT-X-ENDLIST\n".encode(),
+        "concat": f"ffconcat version 1.0\nfile {tmp_path / 'real.mp4'}\n".encode(),
+        "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\nshowpage\n",
+    }
+    for name, raw in others.items():
+        folder = tmp_path / (name + suffix[1:])
+        folder.mkdir()
+        (folder / f"a{suffix}").write_bytes(raw)
+        with pytest.raises(DataError, match=rf"a\{suffix}: "):
+            pack(folder, tmp_path / "out", ReadConfig())

@@ -9,14 +9,15 @@ Without split folders, videos are cut 8:1:1 by sorted name.
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from annotated_types import Ge, Le
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from glass_gym.pictures import MAX_PIXELS, read_picture
 
@@ -27,6 +28,10 @@ from .store import DataError, Store, StoreWriter
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
 VIDEOS = (".mp4", ".webm", ".avi", ".mov", ".gif")
 SPLITS = ("train", "val", "test")
+DEMUXERS = {".mp4": "mov", ".mov": "mov", ".webm": "matroska", ".avi": "avi"}
+"""ffmpeg's, by suffix."""
+ENOUGH = 0.8
+"""A file that has less than this share of the frames that it speaks of, was cut off."""
 PIECE = 192
 """Frames that are held at a time, and of the longest video of a store."""
 
@@ -98,7 +103,7 @@ def read_video(path: Path, config: ReadConfig) -> Iterator[np.ndarray]:
     Raises:
         DataError: a missing number, an unreadable frame, or frames of different sizes.
     """
-    frames = _read_folder(path) if path.is_dir() else _read_file(path)
+    frames = _read_folder(path) if path.is_dir() else _read_file(path, whole=config.skip_broken)
     first = None
     for index, (name, frame) in enumerate(frames):
         if index % ((config.skip or 0) + 1):
@@ -174,14 +179,30 @@ def _parts(length: int, most: int) -> list[slice]:
     return [slice(start, start + part) for start in np.linspace(0, length - part, 4).astype(int).tolist()]
 
 
-def _about(path: Path) -> dict:
+def _about(path: Path) -> dict[str, Any]:
     """What a video file says of itself: duration s, fps, size px; empty where it says nothing."""
-    import imageio.v3 as iio
-
-    try:
-        return iio.immeta(path)
-    except Exception:  # plugins raise whatever their decoder raises; reading it will say more
+    if path.suffix.lower() == ".gif":
         return {}
+    try:
+        frames = _opened(path)
+        about = next(frames)
+        frames.close()
+        return about
+    except DataError:
+        raise
+    except Exception:  # reading it will say more
+        return {}
+
+
+def _opened(path: Path, begin: float = 0.0):
+    """What a file says of itself, and then its frames as bytes; its suffix says the format, and nothing else is read:
+    a playlist that is called .mp4 opens no other file."""
+    try:
+        import imageio_ffmpeg
+    except ImportError as error:
+        raise DataError(f"{path}: needs a video reader ({error}); pip install 'glass-gym[train]'") from None
+    fixed = ["-protocol_whitelist", "file", "-f", DEMUXERS[path.suffix.lower()], "-ss", f"{begin:.3f}"]
+    return imageio_ffmpeg.read_frames(str(path), pix_fmt="rgb24", input_params=fixed)
 
 
 def _read_folder(folder: Path, files: list[Path] | None = None) -> Iterator[tuple[Path, np.ndarray]]:
@@ -200,28 +221,48 @@ def _read_folder(folder: Path, files: list[Path] | None = None) -> Iterator[tupl
             raise DataError(f"{error}; repair it, or leave the video out with --read.skip-broken") from None
 
 
-def _read_file(path: Path, begin: float = 0.0) -> Iterator[tuple[Path, np.ndarray]]:
-    """Frames of a video file, from `begin` seconds on."""
-    import imageio.v3 as iio
-
-    size = _about(path).get("size", (0, 0))
-    if np.prod(size) > MAX_PIXELS:
-        raise DataError(f"{path}: {size[0]}x{size[1]} is more than {MAX_PIXELS} pixels; reduce the video first")
-    seek = {"plugin": "FFMPEG", "input_params": ["-ss", f"{begin:.3f}"]} if begin else {}
+def _read_file(path: Path, begin: float = 0.0, whole: bool = False) -> Iterator[tuple[Path, np.ndarray]]:
+    """Frames of a video file, from `begin` seconds on; `whole`: it is an error that the file ends too early."""
+    if path.suffix.lower() == ".gif":
+        yield from _read_gif(path)
+        return
+    count = 0
+    about: dict[str, Any] = {}
     try:
-        for frame in iio.imiter(path, **seek):
-            frame = np.asarray(frame)
-            if frame.ndim == 2:
-                frame = np.repeat(frame[..., None], 3, -1)
-            yield path, np.ascontiguousarray(frame[..., :3].astype(np.uint8, copy=False))
+        frames = _opened(path, begin)
+        about = next(frames)
+        width, height = about["size"]
+        if width * height > MAX_PIXELS:
+            raise DataError(f"{path}: {width}x{height} is more than {MAX_PIXELS} pixels; reduce the video first")
+        for raw in frames:
+            count += 1
+            yield path, np.frombuffer(raw, np.uint8).reshape(height, width, 3)
     except DataError:
         raise
-    except ImportError as error:
-        raise DataError(f"{path}: needs a video reader ({error}); pip install 'glass-gym[train]'") from None
-    except Exception as error:  # plugins raise whatever their decoder raises
+    except Exception as error:  # ffmpeg's own words
+        why = " ".join(str(error).split())[-200:]
         raise DataError(
-            f"{path}: broken video ({type(error).__name__}: {error}); leave it out with --read.skip-broken"
+            f"{path}: broken video after frame {count} ({why}); leave it out with --read.skip-broken"
         ) from None
+    expected = about.get("duration", 0.0) * about.get("fps", 0.0) - begin * about.get("fps", 0.0)
+    if np.isfinite(expected) and count < ENOUGH * expected - 2:
+        cut = f"{path}: ends after frame {count} of about {expected:.0f}: is the file whole?"
+        if whole:
+            raise DataError(cut)
+        warnings.warn(cut + " --read.skip-broken leaves it out", stacklevel=2)
+
+
+def _read_gif(path: Path) -> Iterator[tuple[Path, np.ndarray]]:
+    try:
+        with Image.open(path, formats=("GIF",)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(f"{path}: {image.width}x{image.height} is more than {MAX_PIXELS} pixels")
+            for frame in ImageSequence.Iterator(image):
+                yield path, np.asarray(frame.convert("RGB"))
+    except DataError:
+        raise
+    except Exception as error:  # Pillow lets its decoders' errors through
+        raise DataError(f"{path}: broken GIF ({error}); leave it out with --read.skip-broken") from None
 
 
 def _cropped(frame: np.ndarray, config: ReadConfig) -> np.ndarray:
