@@ -12,6 +12,10 @@ SAME_STEP = 0.15
 """Steps whose lengths differ by less than this share are one step."""
 BOB = 3
 """What an agent goes back within so many frames got it nowhere."""
+MODE = 0.4
+"""A mode is the length of moves that made up this share of the way, at least."""
+LAG = 6
+"""Frames over which a speed is measured."""
 GRID = 0.97
 """An agent lives on a grid if this share of its moves are one step, several, or a wobble on the spot ..."""
 WOBBLE = 0.3
@@ -19,11 +23,12 @@ WOBBLE = 0.3
 
 
 def step_length(shifts: np.ndarray) -> tuple[float, float]:
-    """(x, y) px of an ordinary step along each axis, of the moves (N, 2) px in their order: the mode of their lengths.
+    """(x, y) px of an ordinary step along each axis, of the moves (N, 2) px in their order.
 
-    A length counts by the way that was gone by it: a sprite that wobbles by a px whenever it turns makes many moves,
-    but gets nowhere, and one that bobs as it walks goes back what it went. An axis along which hardly any way was gone
-    has 0: the agent cannot go there.
+    The mode of their lengths, where there is one. A length counts by the way that was gone by it: a sprite that wobbles
+    by a px whenever it turns makes many moves, but gets nowhere, and one that bobs as it walks goes back what it went.
+    An agent that goes at any speed has no mode, and whole px are too coarse to see one of a px: then the step is the
+    speed, of LAG frames, at which half of the way was gone. An axis along which hardly any way was gone has 0.
     """
     moved = np.abs(shifts) * (np.abs(shifts) >= 1)
     path = np.concatenate([np.zeros((1, 2)), np.cumsum(shifts, 0)])
@@ -35,15 +40,30 @@ def step_length(shifts: np.ndarray) -> tuple[float, float]:
     total = way.sum(0)
     if not total.any():
         return 1.0, 1.0
-    x, y = (_mode(moved[:, a], way[:, a]) if total[a] >= ONE_AXIS * total.max() else 0.0 for a in range(2))
+    lag = min(LAG, len(shifts))
+    speed = np.abs(path[lag:] - path[:-lag]) / lag
+    x, y = (
+        (_mode(moved[:, a], way[:, a]) or _middle(speed[:, a])) if total[a] >= ONE_AXIS * total.max() else 0.0
+        for a in range(2)
+    )
     return x, y
 
 
-def _mode(lengths: np.ndarray, way: np.ndarray) -> float:
-    """The length (px) about which most of the way was gone."""
+def _mode(lengths: np.ndarray, way: np.ndarray) -> float | None:
+    """The length (px) about which most of the way was gone; None: there is no such length."""
     lengths, way = lengths[lengths > 0], way[lengths > 0]
     near = [np.abs(lengths - k) <= max(0.5, SAME_STEP * k) for k in np.arange(1, math.ceil(lengths.max()) + 1)]
-    return float(np.median(lengths[near[int(np.argmax([way[n].sum() for n in near]))]]))
+    gone = [way[n].sum() / way.sum() for n in near]
+    most = int(np.argmax(gone))
+    length = float(np.median(lengths[near[most]]))
+    return length if gone[most] >= MODE and length >= 2 else None
+
+
+def _middle(speed: np.ndarray) -> float:
+    """The speed at which half of the way was gone."""
+    order = np.argsort(speed)
+    gone = np.cumsum(speed[order])
+    return max(1.0, round(float(speed[order][np.searchsorted(gone, gone[-1] / 2)]), 2))
 
 
 def grid_of(shifts: np.ndarray) -> tuple[float, float] | None:

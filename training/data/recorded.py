@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 from .arm import NEEDS, Arm
 
@@ -97,6 +98,7 @@ def lander(videos: int, seed: int) -> Iterator[Episode]:
         goal = rng.uniform(-0.6, 0.6)
         hover = rng.uniform(0.4, 1.0)
         frames = []
+        masks = []
         for step in range(240):
             if step % 30 == 0:
                 goal = rng.uniform(-0.6, 0.6)
@@ -109,12 +111,22 @@ def lander(videos: int, seed: int) -> Iterator[Episode]:
             seen, _, over, _, _ = env.step(action if rng.random() < 0.9 else int(rng.integers(4)))
             if step % 3 == 0:
                 frames.append(np.asarray(env.render()))
+                masks.append(_lander_mask(env.unwrapped, *frames[-1].shape[:2]))
             if over:
                 break
-        if len(frames) < 8:
-            continue
-        stack = np.stack(frames)
-        yield stack, palette_mask(stack, [(128, 102, 230), (77, 77, 128)], 12)
+        if len(frames) >= 8:
+            yield np.stack(frames), np.stack(masks)
+
+
+def _lander_mask(env: Any, height: int, width: int) -> np.ndarray:
+    """The polygons of the lander and its legs, as they are drawn, (H, W) bool."""
+    picture = Image.new("1", (width, height))
+    draw = ImageDraw.Draw(picture)
+    for body in (env.lander, *env.legs):
+        for fixture in body.fixtures:
+            corners = [body.transform * corner for corner in fixture.shape.vertices]
+            draw.polygon([(30 * x, height - 30 * y) for x, y in corners], fill=1, outline=1)
+    return np.asarray(picture)
 
 
 def racing(videos: int, seed: int) -> Iterator[Episode]:
