@@ -48,7 +48,8 @@ class World:
         code_names: K names; code 0 is neutral.
         pixel_aspect: displayed width of a pixel over its height.
         statistics: of the training frames (mean, std a channel in [0, 255], agent's mean mask area in px); of a
-            ``token`` world also `start_positions`, where its start frames' windows are, px.
+            ``token`` world also `start_positions`, where its start frames' windows are, px, and `ground`, the box that
+            agents were seen in: left, top, right, bottom px.
         provenance: how the weights were made.
         name: what it is called here.
         usual_codes: nine local actions, for the directions of COMPASS: what went with each most often in the training
@@ -79,6 +80,12 @@ class World:
             raise ValueError(f"step is {self.step} px, expected 0 to {longest} along each axis, and not 0 along both")
         if not 0.1 <= self.pixel_aspect <= 10:
             raise ValueError(f"pixel_aspect is {self.pixel_aspect}, expected 0.1 to 10")
+        ground = self.statistics.get("ground") if isinstance(self.statistics, dict) else None
+        if ground is not None:
+            if len(ground) != 4 or not all(isinstance(v, (int, float)) and 0 <= v <= longest for v in ground):
+                raise ValueError(f"ground is {ground}, expected left, top, right and bottom px")
+            if ground[0] > ground[2] or ground[1] > ground[3]:
+                raise ValueError(f"ground is {ground}, its sides are crossed")
         if not all(isinstance(known, dict) for known in (self.statistics, self.provenance)):
             raise ValueError("statistics and provenance are tables (dicts)")
         usual = self.usual_codes
@@ -90,6 +97,12 @@ class World:
     def action_table(self, shifts: Any = "compass", shift_scale: float = 1.0) -> ActionTable:
         """The actions of this world; see :meth:`ActionTable.build`."""
         return ActionTable.build(self.step, self.code_names, shifts, shift_scale, self.usual_codes or None)
+
+    @property
+    def ground(self) -> tuple[float, float, float, float] | None:
+        """Left, top, right, bottom px of where agents were seen, and stay; None: the whole frame."""
+        known = self.statistics.get("ground")
+        return None if known is None else (known[0], known[1], known[2], known[3])
 
     @property
     def config(self) -> GlassConfig:

@@ -121,14 +121,14 @@ class GlassCore:
         _one_of("obs_type", obs_type, OBS_TYPES)
         _one_of("position_from", position_from, POSITION_SOURCES)
         self.world = checkpoint if isinstance(checkpoint, World) else load_world(checkpoint)
-        self.simulator = Simulator(self.world.model, device, precision)
+        self.simulator = Simulator(self.world.model, device, precision, self.world.ground)
         self.rows = int(rows)
         self.obs_type = obs_type
         self.position_from = position_from
         self.height = self.simulator.height
         self.width = self.simulator.width
         self.table = self.world.action_table(shifts, shift_scale)
-        scene = Scene(self.height, self.width, self.world.config.agent_radius, self.table.shifts)
+        scene = Scene(self.height, self.width, self.world.config.agent_radius, self.table.shifts, self.world.ground)
         self.task = make_task(task, scene, **task_options)
         self.draw_target = draw_target and self.task is not None
         self.channels_first = channels_first

@@ -108,9 +108,16 @@ class Simulator:
         model: trained; put into evaluation mode and moved to `device`.
         device: see :func:`pick_device`.
         precision: of the networks, see :func:`pick_precision`; masks, layers and positions stay in float32.
+        ground: left, top, right, bottom px that agents stay in; default: the frame.
     """
 
-    def __init__(self, model: Glass, device: str | torch.device = "auto", precision: str = "auto"):
+    def __init__(
+        self,
+        model: Glass,
+        device: str | torch.device = "auto",
+        precision: str = "auto",
+        ground: tuple[float, float, float, float] | None = None,
+    ):
         self.device = pick_device(device)
         self.precision = pick_precision(precision, self.device)
         self.model = model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -118,6 +125,8 @@ class Simulator:
         self.config = model.config
         self.height = model.config.height
         self.width = model.config.width
+        radius = float(model.config.agent_radius)
+        self.ground = ground or (radius, radius, self.width - radius, self.height - radius)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
@@ -211,19 +220,19 @@ class Simulator:
         return replace(state, layer=layer, position=position, memory=memory)
 
     def clamp(self, position: Tensor, before: Tensor) -> Tensor:
-        """Positions (B, 2) px held inside the frame by the agent's half size.
+        """Positions (B, 2) px held on the ground: where agents were seen, or the frame but for the agent's half size.
 
-        An agent that starts nearer to the edge (at `before`) may stay there, but goes no farther out.
+        An agent that starts farther out (at `before`) may stay there, but goes no farther.
 
         Returns:
             (B, 2) px.
         """
-        radius = float(self.config.agent_radius)
-        size = position.new_empty(2)
-        size[0] = self.width
-        size[1] = self.height
-        low = before.clamp(max=radius)
-        high = torch.maximum(before, size - radius)
+        ground = position.new_empty(2, 2)  # filled in, for a graph may not copy from the host
+        for row in range(2):
+            for column in range(2):
+                ground[row, column] = self.ground[2 * row + column]
+        low = torch.minimum(before, ground[0])
+        high = torch.maximum(before, ground[1])
         return torch.minimum(torch.maximum(position, low), high)
 
     @property

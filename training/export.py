@@ -25,6 +25,8 @@ RARE_CODE = 0.03
 """Codes below this share are not made the neutral one."""
 TWIN = 0.05
 """Codes whose pictures differ by less than this share of what codes usually differ by are one code."""
+GROUND = 0.005
+"""Share of the places on each side that are not of the ground."""
 RARE = 20
 """A direction seen less often than this says nothing about codes."""
 
@@ -95,11 +97,13 @@ def twin_codes(model: Glass, windows: WindowSet, statistics: CodeStatistics, ste
     device = next(model.parameters()).device
     index = windows.complete(np.random.default_rng(0), 64)
     start = crop_layers(windows, index, model.config.window).to(device)
+    place = torch.from_numpy(windows.position[index].astype(np.float32)).to(device)
     still = torch.zeros(len(start), steps, 2, device=device)
     ends = []
     for code in range(count):
         vectors = model.quantiser.embed(torch.full((len(start) * steps,), code, device=device))
-        ends.append(model.rollout(start[:, None], still, vectors.unflatten(0, (len(start), steps)))[-1].layer)
+        drawn = model.rollout(start[:, None], still, vectors.unflatten(0, (len(start), steps)), position=place)
+        ends.append(drawn[-1].layer)
     far = torch.stack([torch.stack([(a - b).square().mean() for b in ends]) for a in ends]).cpu().numpy()
     usual = far.sum() / (count * (count - 1))
     kept = []
@@ -191,10 +195,12 @@ def build_world(
     if len(names) != codes:
         raise ValueError(f"{len(names)} code names for the {codes} codes that the data uses (of {total}): {names}")
     frames = start_frames(model, store)
-    step = step_length(statistics.shifts)
+    step = step_length(windows.shifts())
     known: dict[str, list] = {}
     if model.config.architecture == "token":  # looking for them takes seconds: once, not at every first reset
         device = next(model.parameters()).device
+        low, high = np.quantile(windows.position, (GROUND, 1 - GROUND), axis=0).round(1)
+        known["ground"] = [*low.tolist(), *high.tolist()]
         known["start_positions"] = Simulator(model, device, "float32").start(torch.from_numpy(frames)).position.tolist()
     return World(
         model,

@@ -32,12 +32,14 @@ class Scene:
         height, width: of the frame, px.
         agent_radius: half size of the agent, px.
         shifts: (S, 2) px, the global actions.
+        ground: left, top, right, bottom px that the agent stays in; None: the frame.
     """
 
     height: int
     width: int
     agent_radius: float
     shifts: np.ndarray
+    ground: tuple[float, float, float, float] | None = None
 
     @property
     def unit(self) -> float:
@@ -54,6 +56,14 @@ class Scene:
     def min_distance(self) -> float:
         """How far from the agent targets are drawn at least, px."""
         return max(MIN_DISTANCE, STEPS_AWAY * max(self.reach))
+
+    def places(self, numbers: Tensor, margin: float, avoid: Sequence[tuple[Tensor, float]]) -> Tensor:
+        """Random places (B, 2) px on the ground, or in the frame but for `margin` px; see :func:`sample_places`."""
+        if self.ground is None:
+            return sample_places(numbers, self.height, self.width, margin, avoid)
+        left, top, right, bottom = self.ground
+        corner = numbers.new_tensor([left, top])
+        return sample_places(numbers, bottom - top, right - left, 0.0, [(p - corner, d) for p, d in avoid]) + corner
 
 
 @dataclass

@@ -20,7 +20,6 @@ from glass_gym.tasks.base import (
     TaskState,
     check_options,
     check_places,
-    sample_places,
     steps_between,
 )
 
@@ -109,7 +108,7 @@ class CollectTask(Task):
             for part in numbers.chunk(self.count, 1):
                 apart = [(place, 2 * self.radius) for place in found]
                 away = [(position, scene.min_distance), *apart]
-                found.append(sample_places(part, scene.height, scene.width, self.margin, away))
+                found.append(scene.places(part, self.margin, away))
             targets = torch.stack(found, 1)
         return {
             "targets": targets,

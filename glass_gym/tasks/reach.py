@@ -18,7 +18,6 @@ from glass_gym.tasks.base import (
     TaskState,
     check_options,
     check_places,
-    sample_places,
     steps_between,
 )
 
@@ -125,7 +124,7 @@ class ReachTask(GoalTask):
             return {"target": self.fixed.to(position.device).expand(len(position), 2).clone()}
         scene = self.scene
         away = [(position, scene.min_distance)]
-        return {"target": sample_places(numbers, scene.height, scene.width, self.margin, away)}
+        return {"target": scene.places(numbers, self.margin, away)}
 
     def step(self, before: Tensor, after: Tensor, state: TaskState) -> Outcome:
         """Progress and arrival."""

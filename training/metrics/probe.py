@@ -57,7 +57,7 @@ class SimulatorProbe:
     @classmethod
     def build(cls, world: World, store: Store, features: VggFeatures | None = None) -> SimulatorProbe:
         """The detector of the store's source; start states from the world's start frames."""
-        simulator = Simulator(world.model, "cpu")
+        simulator = Simulator(world.model, "cpu", ground=world.ground)
         detector = source_of(store).detector(store, world)
         return cls(
             world,
