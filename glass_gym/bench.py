@@ -22,7 +22,7 @@ import torch
 from glass_gym.wrappers import core_of
 
 SWEEP = (1, 4, 16, 64, 256, 1024)
-BUNDLED = ("GlassTennis-v1", "GlassSprites-v1")
+BUNDLED = ("GlassTennis-v1", "GlassSprites-v1", "GlassArm-v0")
 LIMIT = 100
 """Time limit of an episode in every measurement."""
 

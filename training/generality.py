@@ -2,18 +2,19 @@
 
 Records six worlds from packages that pip brings (training/data/recorded.py says which), trains each with
 `python -m training.train FOLDER` and no other option, and scores what came of it against the truth, which only the
-scoring sees. OUT gets a folder a world (its videos, run and report.html), generality.json and generality.md.
+scoring sees. OUT gets a folder a world (its videos, run and report.html), a film of each, generality.json and
+generality.md.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 from PIL import Image
@@ -21,6 +22,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from glass_gym.checkpoint import load_world
+from glass_gym.wrappers import AutoLocalAction
 
 from . import train
 from .choose import Choices
@@ -33,6 +35,7 @@ from .metrics.evaluation import Evaluation
 from .metrics.held_out import HORIZON
 from .metrics.segmentation import iou
 from .steps import step_length
+from .survey import NoWorldError
 
 try:
     import tyro
@@ -81,18 +84,20 @@ def main(argv: list[str] | None = None) -> int:
             except ImportError as error:
                 print(f"error: {name} needs pip install {WORLDS[name].needs} ({error})", file=sys.stderr)
                 return 1
-        began = time.monotonic()
+        results[name] = {"about": WORLDS[name].about}
         run = root / "run"
         trained = (run / "world.safetensors").exists()
         if not trained and not config.only_score:
-            options = [str(videos), "--out", str(run), "--cache", str(root / "cache")]
-            trained = train.main([*options, "--resume"] if (run / "state.pt").exists() else options) == 0
-        minutes = (time.monotonic() - began) / 60
-        results[name] = {"about": WORLDS[name].about, "minutes": minutes}
+            options = train.TrainConfig(str(videos), run, cache=root / "cache", resume=(run / "state.pt").exists())
+            try:
+                if not (trained := train.train(options)):
+                    return 3
+            except NoWorldError as error:
+                results[name]["stopped"] = str(error).removeprefix(f"{videos}: ").partition(". --force")[0]
         if trained:
             results[name] |= score(root, config.videos_used)
-        else:
-            results[name]["stopped"] = True
+            film(root, config.out / f"{name}.gif")
+            film(root, config.out / f"{name}.gif")
         (config.out / "generality.json").write_text(json.dumps(results, indent=1) + "\n")
         (config.out / "generality.md").write_text(markdown(results))
     print(markdown(results))
@@ -114,15 +119,14 @@ def score(root: Path, count: int = 24) -> dict[str, Any]:
     truth = Truth(root / "truth.npz", store, choices.values.get("read.skip", 0))
     held = [v for v in store.videos if v.split != "train"][:count]
     found = []
-    moves = []
     for video in held:
         masks = truth.masks(video.name)[: video.length]
         frames = frames_to_tensor(store.frames[video.start : video.start + video.length])
         drawn = torch.cat([world.model.mask(part) for part in frames.split(32)])[:, 0] > 0.5
         seen = masks.any((1, 2))
         found.append(iou(drawn.numpy()[seen], masks[seen]))
-        moves.append(truth.moves(video.name)[: video.length - 1])
-    true_step = step_length(np.concatenate(moves))
+    # of all videos, as the world's own: a few held-out ones have other habits
+    true_step = step_length(np.concatenate([truth.moves(v.name)[: v.length - 1] for v in store.videos]))
     axes = [(a, b) for a, b in zip(world.step, true_step, strict=True) if b > 0]
     out: dict[str, Any] = {
         "frame": [store.height, store.width],
@@ -141,6 +145,27 @@ def score(root: Path, count: int = 24) -> dict[str, Any]:
         out["error_over_frozen"] = squared(e.rolled_out.free[:, STEP - 1], real) / squared(frozen, real)
         out["present_at_100"] = e.play.figures["present"]["step_100"]
     return out
+
+
+def film(root: Path, path: Path, rows: int = 3, steps: int = 60) -> None:
+    """Held-out footage (above), and the world from the same first frames under random, held arrows (below)."""
+    import imageio.v3 as iio
+
+    checkpoint = root / "run" / "world.safetensors"
+    read = Choices.load(root / "run" / "choices.json").reading(ReadConfig())
+    store = open_data(root / "videos", DataOptions(cache=root / "cache", read=read))
+    held = sorted((v for v in store.videos if v.split != "train"), key=lambda v: -v.length)[:rows]
+    env = AutoLocalAction(gym.make("Glass-v0", checkpoint=checkpoint, task=None, max_episode_steps=steps + 1))
+    columns = []
+    for row, video in enumerate(held):
+        real = store.frames[video.start + np.minimum(np.arange(steps), video.length - 1)]
+        rng = np.random.default_rng(row)
+        played = [env.reset(seed=row, options={"start_frame": real[0]})[0]]
+        while len(played) < steps:
+            shift = int(rng.integers(env.action_space.n))
+            played += [env.step(shift)[0] for _ in range(int(rng.integers(2, 7)))]
+        columns.append(np.concatenate([real, np.stack(played[:steps])], 1))
+    iio.imwrite(path, np.concatenate(columns, 2), duration=100, loop=0)
 
 
 class Truth:
@@ -192,9 +217,11 @@ def works(result: dict[str, Any]) -> dict[str, bool]:
 def markdown(results: dict[str, Any]) -> str:
     """The table."""
     rows = []
+    stopped = []
     for name, r in results.items():
         if "agent_iou" not in r:
-            rows.append([name, r["about"], "stopped by the look at the footage"])
+            rows.append([name, r["about"], *"-" * len(BARS), "-"])
+            stopped.append(f"- {name} is stopped by the look at the footage: {r.get('stopped', 'not trained')}.")
             continue
         reached = works(r)
         cells = [f"{r[key]:.2f}{'' if reached[key] else ' (missed)'}" if key in reached else "-" for key in BARS]
@@ -208,7 +235,8 @@ def markdown(results: dict[str, Any]) -> str:
         "present at 100",
         "minutes",
     )
-    return tabulate(rows, heads, tablefmt="github", disable_numparse=True) + "\n"
+    table = tabulate(rows, heads, tablefmt="github", disable_numparse=True)
+    return "\n".join([table, *(["", *stopped] if stopped else []), ""])
 
 
 if __name__ == "__main__":

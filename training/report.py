@@ -1,7 +1,8 @@
 """Write docs/results.md from the committed JSON: python -m training.report docs/results
 
-FOLDER holds {tennis,sprites,wsprites}/evaluation.json, wsprites/actions.json, ablation/ablation.json, policies/*.json,
-speed/*.json, as `training.evaluate`, `training.ablations`, the commands of agents/ and `glass-bench` wrote them.
+FOLDER holds {tennis,sprites,arm,wsprites}/evaluation.json, wsprites/actions.json, ablation/ablation.json,
+policies/*.json, generality/generality.md, speed/*.json, as `training.evaluate`, `training.ablations`,
+`training.generality`, the commands of agents/ and `glass-bench` wrote them.
 Nothing in the page is typed by hand; what was tried, and what a person has to say about it, is in docs/notes/.
 """
 
@@ -62,13 +63,13 @@ def report(folder: Path) -> str:
     real = read("wsprites/evaluation.json")
     actions = read("wsprites/actions.json")
     parts = [HEAD, bars(read)]
-    for name, result in (("tennis", tennis), ("sprites", sprites)):
+    for name, result in (("tennis", tennis), ("sprites", sprites), ("arm", read("arm/evaluation.json"))):
         if result:
             parts += [
                 f"## The bundled {name.title()} world",
                 f"From `docs/results/{name}/evaluation.json`.",
                 _world(result),
-                _see(name),
+                _see("footage" if name == "arm" else name),
             ]
             parts.append(
                 "\n".join(
@@ -80,6 +81,9 @@ def report(folder: Path) -> str:
     if real:
         parts += ["## W-Sprites", "Real LPC sheets, characters that training never saw (`docs/results/wsprites/`)."]
         parts += [_wsprites(real, actions), _see("wsprites")]
+    if (table := folder / "generality" / "generality.md").exists():
+        what = "Worlds that nobody tuned it for, `glass-train FOLDER` and no other option (`docs/results/generality/`)."
+        parts += ["## Footage of any kind", what, table.read_text(), _see("footage")]
     if ablation := read("ablation/ablation.json"):
         parts += ["## Ablations", "One change at a time (`docs/results/ablation/ablation.json`)."]
         parts += [tables(ablation["rows"]), _see("ablation")]
@@ -120,10 +124,11 @@ PLAY = "simulator/random_play/"
 GRADIENT = "crispness/gradient_energy/"
 TENNIS = "tennis/evaluation.json"
 SPRITES = "sprites/evaluation.json"
+ARM = "arm/evaluation.json"
 REAL = "wsprites/evaluation.json"
 ACTIONS = "wsprites/actions.json"
-TENNIS_PPO, SPRITES_PPO, DQN, TRANSFER = (
-    f"policies/{name}.json" for name in ("ppo_tennis", "ppo_sprites", "dqn_her_tennis", "transfer")
+TENNIS_PPO, SPRITES_PPO, ARM_PPO, DQN, TRANSFER = (
+    f"policies/{name}.json" for name in ("ppo_tennis", "ppo_sprites", "ppo_arm", "dqn_her_tennis", "transfer")
 )
 AIMS = (
     # what, in which file, where there, aim, at least?, the paper
@@ -199,6 +204,11 @@ AIMS = (
     ("success of random play, Sprites", SPRITES_PPO, "policies/random/success", 0.15, False),
     ("steps over the fewest, Sprites", SPRITES_PPO, "policies/policy/steps_ratio", 1.3, False),
     ("minutes of training, Sprites", SPRITES_PPO, "minutes", 30, False),
+    ("arm: mIoU", ARM, "segmentation/miou", 0.85, True),
+    ("arm: control error at step 50 of random play, px", ARM, PLAY + "control/step_50/rmse_px", 1.5, False),
+    ("arm: one plausible agent at step 200 of random play", ARM, PLAY + "present/step_200", 0.98, True),
+    ("arm: success of PPO on frames", ARM_PPO, "policies/policy/success", 0.95, True),
+    ("arm: success of random play", ARM_PPO, "policies/random/success", 0.15, False),
     ("success of DQN with HER on positions, Tennis", DQN, "policies/policy/success", 0.9, True),
     (
         "success in the real game, trained in the learned world only",

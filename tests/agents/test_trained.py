@@ -15,7 +15,10 @@ from glass_gym.policy import load_policy
 RESULTS = Path(__file__).parents[2] / "docs" / "results" / "policies"
 
 
-@pytest.mark.parametrize(("id", "name"), [("GlassTennis-v1", "ppo_tennis"), ("GlassSprites-v0", "ppo_sprites")])
+COME_ALONG = [("GlassTennis-v1", "ppo_tennis"), ("GlassSprites-v0", "ppo_sprites"), ("GlassArm-v0", "ppo_arm")]
+
+
+@pytest.mark.parametrize(("id", "name"), COME_ALONG)
 def test_they_do_what_their_figures_say(id, name):
     said = json.loads((TRAINED / id / "ppo.json").read_text())
     assert said == json.loads((RESULTS / f"{name}.json").read_text())

@@ -25,7 +25,7 @@ def tiny_world(any_world):
     return any_world
 
 
-WORLDS = {"tennis-v1": "GlassTennis-v1", "sprites-v1": "GlassSprites-v1"}
+WORLDS = {"tennis-v1": "GlassTennis-v1", "sprites-v1": "GlassSprites-v1", "arm": "GlassArm-v0"}
 
 
 @pytest.mark.parametrize("obs_type", ["frame", "position", "dict"])

@@ -198,7 +198,7 @@ def test_equal_seeds_give_equal_rollouts(tiny_world):
     assert np.array_equal(rollout(), rollout())
 
 
-@pytest.mark.parametrize("world", ["tiny", "tennis-v1", "sprites-v1"])
+@pytest.mark.parametrize("world", ["tiny", "tennis-v1", "sprites-v1", "arm"])
 def test_row_i_is_the_same_for_1_and_16_environments(world, tiny_world):
     # the tiny model's few channels pick other bfloat16 kernels for other batch sizes; trained worlds' do not
     kwargs = {"checkpoint": tiny_world, "precision": "float32"} if world == "tiny" else {"checkpoint": world}
