@@ -9,8 +9,10 @@ from typing import Any
 import gymnasium as gym
 
 from glass_gym.policy import CLASSES, model_class
+from glass_gym.wrappers import vector
 
 HYPERPARAMETERS = Path(__file__).with_name("hyperparams.yml")
+LARGEST_FILE = 1 << 20
 NOT_FOR_THE_MODEL = ("n_timesteps", "n_envs", "env_wrapper", "env_kwargs")
 
 
@@ -29,15 +31,50 @@ def hyperparameters(
     import yaml
 
     try:
-        entries = yaml.safe_load(Path(file).read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise AgentError(f"{file}: cannot be read ({error})") from None
-    entries = {key: value for key, value in entries.items() if not key.startswith(".")}
+        with Path(file).open("rb") as source:
+            text = source.read(LARGEST_FILE + 1)
+        if len(text) > LARGEST_FILE:
+            raise AgentError(f"{file}: longer than {LARGEST_FILE} bytes; no file of hyperparameters")
+        entries = yaml.safe_load(text)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise AgentError(f"{file}: cannot be read ({str(error)[:200]})") from None
     for kind, name in (("id", id), ("algorithm", algorithm), ("observation", obs_type)):
-        if not isinstance(entries, dict) or name not in entries:
-            raise AgentError(f"{file}: no {kind} {name!r}; there are: {', '.join(map(str, entries))}")
+        known = [str(key) for key in entries if not str(key).startswith(".")] if isinstance(entries, dict) else []
+        if name not in known:
+            raise AgentError(f"{file}: no {kind} {name!r}; there are: {', '.join(known)[:400] or 'none'}")
         entries = entries[name]
-    return entries | (changes or {})
+    if not isinstance(entries, dict):
+        raise AgentError(f"{file}: {id}, {algorithm}, {obs_type} is {str(entries)[:80]!r}, expected hyperparameters")
+    return checked(entries | (changes or {}))
+
+
+def checked(settings: dict[str, Any]) -> dict[str, Any]:
+    """Hyperparameters that are ours; those of the algorithm are checked when it is made.
+
+    Raises:
+        AgentError: of another type, or out of range; the message names the value.
+    """
+    if odd := [key for key in settings if not isinstance(key, str)]:
+        raise AgentError(f"hyperparameters are named by words, got {odd[0]!r}")
+    for name in ("n_timesteps", "n_envs"):
+        value = settings.get(name, 1)
+        if isinstance(value, float) and value == value // 1:  # 1e5 in YAML
+            settings[name] = value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise AgentError(f"{name} must be an integer of at least 1, got {value!r}")
+    if "n_timesteps" not in settings:
+        raise AgentError("n_timesteps is missing: how many steps to train")
+    wrappers = settings.get("env_wrapper") or []
+    if not isinstance(wrappers, list) or not set(map(str, wrappers)) <= set(vector.__all__):
+        known = ", ".join(vector.__all__)
+        raise AgentError(
+            f"env_wrapper must be a list of wrappers in glass_gym.wrappers.vector ({known}), got {wrappers!r}"
+        )
+    for name in ("env_kwargs", "policy_kwargs"):
+        if not isinstance(settings.setdefault(name, {}) or {}, dict):
+            raise AgentError(f"{name} must be a table, got {settings[name]!r}")
+        settings[name] = settings[name] or {}
+    return settings
 
 
 def changes_of(pairs: list[str]) -> dict[str, Any]:
@@ -82,26 +119,22 @@ def make_env(id: str, n_envs: int, seed: int | None = None, wrappers: list[str] 
         kwargs: of the id.
 
     Raises:
-        AgentError: an unknown id or wrapper.
+        AgentError: an unknown id.
     """
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.vec_env import VecMonitor
 
     import agents.real_tennis  # noqa: F401  (registers RealTennis-v0)
     from glass_gym.sb3 import GlassVecEnv
-    from glass_gym.wrappers import vector
 
     if id not in gym.registry:
         known = sorted(key for key in gym.registry if "Glass" in key or key == "RealTennis-v0")
         raise AgentError(f"no environment called {id!r}; there are: {', '.join(known)}")
-    if "frame_size" in kwargs:
+    if isinstance(kwargs.get("frame_size"), list):
         kwargs["frame_size"] = tuple(kwargs["frame_size"])
     if gym.spec(id).vector_entry_point is None:
         statistics = {"info_keywords": ("is_success",)}
         return make_vec_env(id, n_envs, seed=seed, env_kwargs=kwargs, monitor_kwargs=statistics)
-    for name in wrappers or ():
-        if not hasattr(vector, name):
-            raise AgentError(f"env_wrapper: no {name!r} in glass_gym.wrappers.vector")
     chosen = [getattr(vector, name) for name in wrappers or ()]
     return VecMonitor(GlassVecEnv(id, n_envs, wrappers=chosen, seed=seed, **kwargs), info_keywords=("is_success",))
 
@@ -130,8 +163,16 @@ def make_model(algorithm: str, settings: dict[str, Any], env, **kwargs: Any):
         settings["replay_buffer_class"] = HerReplayBuffer
     try:
         return kind(env=env, **settings)
-    except TypeError as error:
-        raise AgentError(f"{algorithm} does not take these hyperparameters: {error}") from None
+    except (
+        TypeError,
+        ValueError,
+        AssertionError,
+        AttributeError,
+        KeyError,
+        RuntimeError,
+    ) as error:  # whatever SB3 says
+        why = f"{type(error).__name__}: {str(error)[:300]}"
+        raise AgentError(f"{algorithm} does not take these hyperparameters ({why})") from None
 
 
 def runs_of(log_folder: Path, algorithm: str, id: str) -> dict[int, Path]:

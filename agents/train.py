@@ -8,7 +8,9 @@ of its best episode. Ctrl-C stops and saves; --resume goes on.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import math
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +18,17 @@ from pathlib import Path
 
 from agents import evaluation
 from agents.evaluation_env import make_evaluation_env
-from agents.options import HYPERPARAMETERS, AgentError, changes_of, hyperparameters, make_env, make_model, runs_of
+from agents.options import (
+    HYPERPARAMETERS,
+    AgentError,
+    changes_of,
+    checked,
+    hyperparameters,
+    make_env,
+    make_model,
+    runs_of,
+)
+from glass_gym.checkpoint import write_atomically
 from glass_gym.locks import alone
 from glass_gym.policy import ALGORITHMS, Policy, model_class, read_zip, save_policy
 
@@ -44,22 +56,25 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--obs-type", choices=("frame", "position", "dict"), help="what the policy sees (default: frame; dqn: position)"
     )
-    p.add_argument("-n", "--n-timesteps", type=int, help="steps of all rows together (default: hyperparams.yml)")
-    p.add_argument("--n-envs", type=int, help="rows (default: hyperparams.yml)")
+    p.add_argument("-n", "--n-timesteps", type=count, help="steps of all rows together (default: hyperparams.yml)")
+    p.add_argument("--n-envs", type=count, help="rows (default: hyperparams.yml)")
     p.add_argument("-f", "--log-folder", type=Path, default=Path("logs"), help="where runs go (default: logs)")
     p.add_argument(
         "-i", "--trained-agent", type=Path, help="start from this SB3 zip (it is unpickled: trust its source)"
     )
     p.add_argument("--resume", action="store_true", help="go on with the newest run of this algorithm and id")
-    p.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    p.add_argument("--seed", type=from_0, default=0, help="of everything random (default: 0)")
     p.add_argument("--eval-freq", type=int, default=50_000, help="steps between evaluations; -1: none (default: 50000)")
-    p.add_argument("--eval-episodes", type=int, default=64, help="episodes of each (default: 64)")
-    p.add_argument("--n-eval-envs", type=int, default=64, help="rows of the evaluation (default: 64)")
+    p.add_argument("--eval-episodes", type=count, default=64, help="episodes of each (default: 64)")
+    p.add_argument("--n-eval-envs", type=count, default=64, help="rows of the evaluation (default: 64)")
     p.add_argument(
-        "--final-episodes", type=int, default=1000, help="episodes of the last evaluation; 0: none (default: 1000)"
+        "--final-episodes",
+        type=from_0,
+        default=1000,
+        help="episodes of the last evaluation (default: 1000)",
     )
-    p.add_argument("--save-minutes", type=float, default=3.0, help="minutes between checkpoints (default: 3)")
-    p.add_argument("--max-minutes", type=float, default=float("inf"), help="stop, saved and resumable, after this time")
+    p.add_argument("--save-minutes", type=minutes, default=3.0, help="minutes between checkpoints (default: 3)")
+    p.add_argument("--max-minutes", type=minutes, default=float("inf"), help="stop, resumable, after this time")
     p.add_argument("--save-replay-buffer", action="store_true", help="off-policy: save the replay buffer too (large)")
     p.add_argument(
         "-params", "--hyperparams", nargs="+", default=[], metavar="KEY:VALUE", help="change hyperparameters"
@@ -75,12 +90,33 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "-tb", "--tensorboard-log", type=Path, help="where TensorBoard's events go (default: the run folder)"
     )
-    p.add_argument("--log-interval", type=int, default=10, help="updates between TensorBoard's points (default: 10)")
+    p.add_argument("--log-interval", type=count, default=10, help="updates between TensorBoard's points (default: 10)")
     p.add_argument("--num-threads", type=int, default=-1, help="of torch (default: torch's own choice)")
     p.add_argument(
         "-P", "--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bar (default: yes)"
     )
     return p
+
+
+def from_0(text: str) -> int:
+    """An option that counts, from 0."""
+    if not 0 <= int(text) < 1 << 31:
+        raise argparse.ArgumentTypeError(f"{text} is not in 0 to {(1 << 31) - 1}")
+    return int(text)
+
+
+def count(text: str) -> int:
+    """An option that counts, from 1."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return from_0(text)
+
+
+def minutes(text: str) -> float:
+    """An option in minutes."""
+    if not float(text) >= 0:
+        raise argparse.ArgumentTypeError(f"{text} is less than 0 minutes")
+    return float(text)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -127,7 +163,8 @@ class Plan:
         file = folder / "plan.json"
         try:
             plan = cls(**json.loads(file.read_text()))
-        except (OSError, ValueError, TypeError) as error:
+            checked(plan.settings)
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise AgentError(f"{file}: cannot be read ({error}); start a new run without --resume") from None
         return replace(plan, steps=steps or plan.steps)
 
@@ -146,9 +183,10 @@ def train(arguments: argparse.Namespace) -> bool:
 def _train(arguments: argparse.Namespace, folder: Path) -> bool:
     plan = Plan.read(folder, arguments.n_timesteps) if arguments.resume else Plan.of(arguments)
     model = _model(plan, arguments, folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "plan.json").write_text(json.dumps(asdict(plan), indent=1))
+    text = json.dumps(asdict(plan), indent=1)
+    write_atomically(folder / "plan.json", lambda part: part.write_text(text))
     clock = _Clock(folder, arguments)
+    clock.save(model)
     print(f"{plan.algo} in {plan.env} ({plan.obs_type}), {plan.steps:,} steps of {plan.rows} rows -> {folder}")
     left = plan.steps - model.num_timesteps * arguments.resume
     stopped = False
@@ -201,7 +239,7 @@ def _callbacks(plan: Plan, arguments: argparse.Namespace, folder: Path, clock: _
     """Checkpoints and time; evaluations, of which the best policy is kept."""
     from stable_baselines3.common.callbacks import ConvertCallback, EvalCallback
 
-    callbacks = [ConvertCallback(lambda locals_, _: clock.step(locals_["self"]))]
+    callbacks: list = [ConvertCallback(lambda locals_, _: clock.step(locals_["self"]))]
     if arguments.eval_freq > 0:
         changes = {"stagger": False} if "stagger" in plan.env_kwargs else {}
         evaluations = {
@@ -209,7 +247,10 @@ def _callbacks(plan: Plan, arguments: argparse.Namespace, folder: Path, clock: _
             "n_eval_episodes": arguments.eval_episodes,
             "eval_freq": max(1, arguments.eval_freq // plan.rows),
         }
-        callbacks.append(EvalCallback(best_model_save_path=str(folder), log_path=str(folder), verbose=0, **evaluations))
+        keep = ConvertCallback(lambda *_: clock.keep_best(evaluation))
+        evaluation = EvalCallback(callback_on_new_best=keep, log_path=str(folder), verbose=0, **evaluations)
+        evaluation.best_mean_reward = clock.best
+        callbacks.append(evaluation)
     return callbacks
 
 
@@ -261,7 +302,7 @@ def run_folder(log_folder: Path, algorithm: str, id: str, resume: bool) -> Path:
 
 
 class _Clock:
-    """Saves every few minutes and stops in time."""
+    """Saves every few minutes and stops in time. What it writes is whole at any moment."""
 
     def __init__(self, folder: Path, arguments: argparse.Namespace):
         self.folder = folder
@@ -269,9 +310,11 @@ class _Clock:
         self.began = self.saved = time.monotonic()
         self.out_of_time = False
         self.before = 0.0
-        file = folder / "minutes.json"
-        if arguments.resume and file.is_file():
-            self.before = float(json.loads(file.read_text()))
+        self.best = -math.inf
+        if arguments.resume:
+            with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # it is only told
+                told = json.loads((folder / "progress.json").read_text())
+                self.before, self.best = float(told["minutes"]), float(told["best_mean_reward"])
 
     @property
     def minutes(self) -> float:
@@ -288,13 +331,29 @@ class _Clock:
         return not self.out_of_time
 
     def save(self, model) -> None:
-        """last.zip, written beside and renamed."""
-        part = self.folder / "part.zip"
-        model.save(part)
-        part.replace(self.folder / "last.zip")
-        (self.folder / "minutes.json").write_text(json.dumps(self.minutes))
+        """last.zip, and the replay buffer where it is asked for."""
+        self._write("last.zip", model.save)
         if self.arguments.save_replay_buffer and hasattr(model, "save_replay_buffer"):
-            model.save_replay_buffer(self.folder / "replay_buffer.pkl")
+            self._write("replay_buffer.pkl", model.save_replay_buffer)
+        self._tell()
+
+    def keep_best(self, evaluation) -> bool:
+        """best_model.zip, of an evaluation that was better than those before."""
+        self._write("best_model.zip", evaluation.model.save)
+        self.best = float(evaluation.best_mean_reward)
+        self._tell()
+        return True
+
+    def _write(self, name: str, save) -> None:
+        def write(part: Path) -> None:
+            with part.open("wb") as file:  # SB3 would give a path another suffix
+                save(file)
+
+        write_atomically(self.folder / name, write)
+
+    def _tell(self) -> None:
+        text = json.dumps({"minutes": self.minutes, "best_mean_reward": self.best})
+        write_atomically(self.folder / "progress.json", lambda part: part.write_text(text))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from glass_gym.checks import is_number, to_floats
+
 COMPASS = {
     "stay": (0, 0),
     "right": (1, 0),
@@ -67,8 +69,8 @@ class ActionTable:
         Raises:
             ValueError: an unknown table, or one without finite pairs.
         """
-        if not np.isfinite(shift_scale) or shift_scale <= 0:
-            raise ValueError(f"shift_scale must be a positive number, got {shift_scale}")
+        if not is_number(shift_scale) or shift_scale <= 0:
+            raise ValueError(f"shift_scale must be a positive number, got {shift_scale!r}")
         if isinstance(shifts, str):
             if shifts not in TABLES:
                 raise ValueError(
@@ -79,7 +81,7 @@ class ActionTable:
             names = tuple(possible)
             table = np.array(list(possible.values()), np.float32) * np.asarray(step, np.float32) * shift_scale
         else:
-            table = np.asarray(shifts, np.float32)
+            table = to_floats(shifts)
             if table.ndim != 2 or table.shape[1] != 2 or not len(table) or not np.isfinite(table).all():
                 raise ValueError(f"shifts must be a list of finite (dx, dy) in px, got {shifts!r}")
             table = table * shift_scale

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 
@@ -48,29 +49,37 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--fingerprint",
         action="store_true",
-        help="instead: a hash of the frames of 100 random steps of seeds 0 to 3, of both bundled worlds (or of --id)",
+        help="instead: a hash of the frames of 100 random steps of seeds 0 to 3, of the bundled worlds (or of --id)",
     )
     parser.add_argument(
         "--soak", type=int, metavar="STEPS", help="instead: so many random steps, watching memory, values and bounds"
     )
     arguments = parser.parse_args(argv)
-    if arguments.fingerprint:
-        for id in BUNDLED if arguments.id == parser.get_default("id") else [arguments.id]:
-            print(id, fingerprint(id, **_settings(arguments)))
-        return 0
-    if min(arguments.num_envs) < 1 or not arguments.seconds > 0:
+    if min(arguments.num_envs) < 1 or not 0 < arguments.seconds < 86400:
         parser.error("--num-envs and --seconds must be positive")
+    if arguments.soak is not None and arguments.soak < 1:
+        parser.error("--soak takes a number of steps, 1 or more")
     try:
-        report = soak(arguments) if arguments.soak else measure(arguments)
-    except ValueError as error:
+        _run(arguments, BUNDLED if arguments.id == parser.get_default("id") else (arguments.id,))
+    except (ValueError, TypeError, OSError, gym.error.Error) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    return 0
+
+
+def _run(arguments: argparse.Namespace, ids: tuple[str, ...]) -> None:
+    if arguments.fingerprint:
+        for id in ids:
+            print(id, fingerprint(id, **_settings(arguments)))
+        return
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    with arguments.out.open("a"):  # before minutes are spent: it can be written
+        pass
+    report = soak(arguments) if arguments.soak else measure(arguments)
     text = soak_text(report) if arguments.soak else markdown(report)
     arguments.out.write_text(json.dumps(report, indent=1) + "\n")
     arguments.out.with_suffix(".md").write_text(text)
     print(f"\n{text}\nwritten: {arguments.out} and {arguments.out.with_suffix('.md')}")
-    return 0
 
 
 def _settings(arguments: argparse.Namespace) -> dict:

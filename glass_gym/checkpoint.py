@@ -7,6 +7,7 @@ statistics, and how the file was made. Files of earlier versions are read (:mod:
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -103,6 +104,12 @@ class World:
         """Left, top, right, bottom px of where agents were seen, and stay; None: the whole frame."""
         known = self.statistics.get("ground")
         return None if known is None else (known[0], known[1], known[2], known[3])
+
+    @functools.cached_property
+    def identity(self) -> int:
+        """63 bits of a hash of the model's weights: states of one world fit no other."""
+        weights = {key: value.cpu() for key, value in self.model.state_dict().items()}
+        return int(_digest(weights)[:16], 16) >> 1
 
     @property
     def config(self) -> GlassConfig:

@@ -7,6 +7,7 @@ value.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +31,8 @@ OBS_TYPES = ("frame", "position", "dict")
 POSITION_SOURCES = ("state", "frame")
 CODE_STREAM = 0x636F646573
 """Sets the random stream of local actions apart from that of starts and targets."""
+MANY_FRAMES = 4
+"""No agent of an episode is farther away than so many frames' sides."""
 MANY_STEPS = 1 << 20
 """More than an episode has."""
 
@@ -47,6 +50,7 @@ class EnvState(RowState):
         steps: (B,) int64, since the last reset.
         done: (B,) bool, the last step ended the episode.
         key, episode: (B,) int64, the row's random stream.
+        origin: (B,) int64, the world that the row is of (:attr:`World.identity`).
     """
 
     world: WorldState
@@ -58,6 +62,7 @@ class EnvState(RowState):
     done: Tensor
     key: Tensor
     episode: Tensor
+    origin: Tensor
 
 
 @dataclass
@@ -137,8 +142,25 @@ class GlassCore:
             self.resize(frame_size)
         self._shifts = torch.from_numpy(self.table.shifts).to(self.simulator.device)
         self._starts = StartStates(self.world, self.simulator)
+        self._check_memory()
         self._picture: Tensor | None = None
         self._state: EnvState | None = None
+
+    def _check_memory(self) -> None:
+        """Before memory is taken: a row keeps its background and two pictures, uint8, at least."""
+        needed = self.rows * 9 * self.height * self.width
+        if self.device.type == "cuda":
+            there = torch.cuda.get_device_properties(self.device).total_memory
+        elif hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+            there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        else:
+            return
+        if needed > there:
+            each = needed / self.rows / 1e6
+            raise ValueError(
+                f"num_envs is {self.rows}: a row of this world takes {each:.1f} MB at least, all of them "
+                f"{needed / 1e9:.0f} GB; {self.device} has {there / 1e9:.0f} GB"
+            )
 
     @property
     def state(self) -> EnvState:
@@ -168,9 +190,9 @@ class GlassCore:
         Raises:
             ValueError: not two whole numbers between 8 px and the world's size.
         """
-        size = tuple(frame_size)
+        size = tuple(frame_size) if isinstance(frame_size, (tuple, list, np.ndarray)) else ()
         if len(size) != 2 or not all(isinstance(v, (int, np.integer)) for v in size):
-            raise ValueError(f"frame_size must be (height, width) in whole px, got {frame_size!r}")
+            raise ValueError(f"frame_size must be (height, width) in whole px, such as (48, 80), got {frame_size!r}")
         if not (8 <= size[0] <= self.height and 8 <= size[1] <= self.width):
             raise ValueError(f"frame_size must lie between 8x8 and the world's {self.height}x{self.width}, got {size}")
         self.frame_size = (int(size[0]), int(size[1]))
@@ -223,7 +245,8 @@ class GlassCore:
         world = self.start_states.rows(zero)
         place = self.simulator.agent_position(world)
         task = self._sample(torch.zeros(self.rows, self._draws, device=self.device), place, {})
-        return EnvState(world, place, place.clone(), ~no, task, zero, no, zero.clone(), zero.clone())
+        origin = torch.full_like(zero, self.world.identity)
+        return EnvState(world, place, place.clone(), ~no, task, zero, no, zero.clone(), zero.clone(), origin)
 
     def reset(self, mask: Tensor | None = None, options: dict[str, Any] | None = None) -> None:
         """Start rows anew: those of a (rows,) bool mask on the device, or all.
@@ -276,7 +299,8 @@ class GlassCore:
         chosen = {name: value[rows.cpu()].to(self.device) for name, value in given.items()}
         task = self._sample(numbers[:, 1:], position, chosen)
         steps = torch.zeros_like(key)
-        return EnvState(world, position, position.clone(), present, task, steps, steps > 0, key, episode + 1)
+        origin = self.state.origin[rows]
+        return EnvState(world, position, position.clone(), present, task, steps, steps > 0, key, episode + 1, origin)
 
     def _sample(self, numbers: Tensor, position: Tensor, given: TaskState) -> TaskState:
         return self.task.sample(numbers, position, given) if self.task else {}
@@ -310,14 +334,32 @@ class GlassCore:
     def write(self, index: Any, other: EnvState) -> None:
         """Overwrite rows (B,) int64 with those of another state of this world.
 
-        Raises:
-            ValueError: a state of another world or task.
+        The state has been checked (:meth:`check_state`).
         """
-        sizes = [[tuple(x.shape[1:]) for x in state.tensors()] for state in (self.state, other)]
-        if sizes[0] != sizes[1]:
-            raise ValueError("the state is of another world: its sizes differ")
         self.state = self.state.write(index, other)
         self._picture = None
+
+    def check_state(self, other: EnvState) -> None:
+        """Whether rows of a state could be rows of this core.
+
+        Raises:
+            ValueError: a state of another world or task, or one that no episode comes to.
+        """
+        if not isinstance(other, EnvState):
+            raise ValueError(f"a state is what state() gives, got {type(other).__name__}")
+        sizes = [[(tuple(x.shape[1:]), x.dtype) for x in state.tensors()] for state in (self.state, other)]
+        if sizes[0] != sizes[1]:
+            raise ValueError("the state is of another world or task: its sizes or types differ")
+        if len({len(x) for x in other.tensors()}) != 1:
+            raise ValueError(f"parts of the state have {sorted({len(x) for x in other.tensors()})} rows")
+        if (other.origin != self.world.identity).any():
+            raise ValueError(f"the state is of another world than {self.world.name or 'this one'!r}")
+        if not all(x.isfinite().all() for x in other.tensors() if x.is_floating_point()):
+            raise ValueError("the state holds numbers that are not finite")
+        far = MANY_FRAMES * max(self.height, self.width)
+        places = (other.position, other.previous, other.world.position, other.world.origin)
+        if any((x.abs() > far).any() for x in places) or (other.steps < 0).any() or (other.episode < 0).any():
+            raise ValueError("the state holds positions far outside the frame, or negative counts")
 
     # --- stepping ----------------------------------------------------------------------------------------------
 

@@ -31,24 +31,39 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
 
+    if arguments.steps < 0 or arguments.seed < 0:
+        parser.error("--steps and --seed are at least 0")
+    from glass_gym.checkpoint import CheckpointError
+
+    try:
+        demonstrate(arguments.checkpoint, arguments.out, arguments.steps, arguments.seed)
+    except (CheckpointError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def demonstrate(checkpoint: str, out: Path, steps: int, seed: int) -> None:
+    """Play, and write OUT/world.gif and OUT/contact_sheet.png.
+
+    Raises:
+        CheckpointError: no such world.
+        OSError: `out` cannot be written.
+    """
     import gymnasium as gym
     import imageio.v3 as iio
 
     import glass_gym  # noqa: F401  (registers the ids)
-    from glass_gym.checkpoint import CheckpointError
     from glass_gym.wrappers import core_of
 
-    try:
-        env = gym.make("Glass-v0", checkpoint=arguments.checkpoint, render_mode="rgb_array", max_episode_steps=10**6)
-    except CheckpointError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    env = gym.make("Glass-v0", checkpoint=checkpoint, render_mode="rgb_array", max_episode_steps=10**6)
+    out.mkdir(parents=True, exist_ok=True)
     core = core_of(env)
     table = core.table
     walk = scripted_actions(table)
-    rng = np.random.default_rng(arguments.seed)
-    play = [tuple(int(rng.integers(n)) for n in table.nvec) for _ in range(arguments.steps)]
-    env.reset(seed=arguments.seed)
+    rng = np.random.default_rng(seed)
+    play = [tuple(int(rng.integers(n)) for n in table.nvec) for _ in range(steps)]
+    env.reset(seed=seed)
     frames = [np.asarray(env.render())]
     reached = 0
     began = time.perf_counter()
@@ -61,16 +76,14 @@ def main(argv: list[str] | None = None) -> int:
             reached += 1
             env.reset()
     seconds = time.perf_counter() - began
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    gif = arguments.out / "world.gif"
-    sheet = arguments.out / "contact_sheet.png"
+    gif = out / "world.gif"
+    sheet = out / "contact_sheet.png"
     iio.imwrite(gif, np.stack(frames).repeat(2, 1).repeat(2, 2), duration=1000 / env.metadata["render_fps"], loop=0)
     iio.imwrite(sheet, contact_sheet(frames))
-    print(f"world      {arguments.checkpoint}: {len(table.shifts)} shifts x {len(table.code_names)} local actions")
+    print(f"world      {checkpoint}: {len(table.shifts)} shifts x {len(table.code_names)} local actions")
     print(f"played     {len(walk)} scripted and {len(play)} random steps, {reached} targets reached")
     print(f"speed      {(len(walk) + len(play)) / seconds:.0f} frames a second, one world, rendering included")
     print(f"written    {gif}\n           {sheet}")
-    return 0
 
 
 def scripted_actions(table: ActionTable) -> list[tuple[int, int | None]]:

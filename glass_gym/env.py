@@ -43,6 +43,11 @@ class GlassEnv(GymMixin, gym.Env):
     def __init__(self, checkpoint: str | World = "tennis-v1", render_mode: str | None = None, **kwargs: Any):
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode must be None, 'rgb_array' or 'human', got {render_mode!r}")
+        if "autoreset_mode" in kwargs:
+            raise TypeError(
+                "a single environment has no autoreset_mode; for Gymnasium's own vector environments give it to them: "
+                "gym.make_vec(..., vectorization_mode='sync', vector_kwargs={'autoreset_mode': ...})"
+            )
         self.core = GlassCore(checkpoint, 1, **kwargs)
         self.render_mode = render_mode
         self.set_spaces()
@@ -70,9 +75,19 @@ class GlassEnv(GymMixin, gym.Env):
         return self._observe(to_numpy(self.core.infos()))
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """One step under (shift, code)."""
+        """One step under (shift, code).
+
+        Returns:
+            observation, reward, terminated, False (time limits are a wrapper's), info.
+
+        Raises:
+            ValueError: not two integers of the action space.
+        """
         self._must_be_ready()
-        outcome = self.core.advance(np.asarray(action)[None])
+        action = np.asarray(action)
+        if action.shape != (2,):
+            raise ValueError(f"an action is (shift, local action), integers of shape (2,), got shape {action.shape}")
+        outcome = self.core.advance(action[None])
         observation, info = self._observe(to_numpy(self.core.infos(outcome.commanded_shift)))
         return observation, float(outcome.reward), bool(outcome.terminated), False, info
 
@@ -92,9 +107,10 @@ class GlassEnv(GymMixin, gym.Env):
         """Go on from a state of one row.
 
         Raises:
-            ValueError: a state of more rows, or of another world.
+            ValueError: a state of more rows or of another world, or one that no episode comes to.
         """
         self._must_be_ready()
+        self.core.check_state(state)
         if len(state) != 1:
             raise ValueError(f"a single environment takes a state of one row, got {len(state)}; use state.rows([i])")
         self.core.write(slice(None), state)

@@ -22,7 +22,7 @@ def draw_key(generator: np.random.Generator) -> int:
 
 def key_of_seed(seed: int | None) -> int:
     """The key of a seed, the same for a single environment and a row of a vector; None draws one from the system."""
-    return draw_key(seeding.np_random(seed)[0])
+    return draw_key(seeding.np_random(None if seed is None else int(seed))[0])
 
 
 def uniform(key: Tensor, episode: Tensor, count: int) -> Tensor:

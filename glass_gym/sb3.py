@@ -58,11 +58,14 @@ class GlassVecEnv(VecEnv):
         **kwargs: Any,
     ):
         kwargs.setdefault("channels_first", True)
-        self.env: Any = gym.make_vec(
-            id, num_envs=num_envs, autoreset_mode=AutoresetMode.DISABLED, output=output, **kwargs
-        )
+        foreign = f"{id} is not a glass_gym world; use stable_baselines3.common.env_util.make_vec_env"
+        mode = AutoresetMode.DISABLED
+        try:
+            self.env: Any = gym.make_vec(id, num_envs=num_envs, autoreset_mode=mode, output=output, **kwargs)
+        except TypeError as error:
+            raise TypeError(foreign if "'autoreset_mode'" in str(error) else str(error)) from error
         if not isinstance(self.env.unwrapped, GlassVectorEnv):
-            raise TypeError(f"{id} is not a glass_gym world; use SB3's make_vec_env")
+            raise TypeError(foreign)
         for wrapper in wrappers:
             self.env = wrapper(self.env)
         self.output = output

@@ -6,6 +6,8 @@ looks at a value on the host, so a step never waits for the device.
 
 from __future__ import annotations
 
+import os
+from copy import deepcopy
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,6 +27,10 @@ such rows at once take half as long again)."""
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
+if hasattr(os, "register_at_fork"):
+    # a child has none of its parent's threads, and torch would wait for them for ever
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
 
 class NoAgentError(ValueError):
     """A start picture in which the model finds no agent."""
@@ -43,8 +49,11 @@ def pick_device(name: str | torch.device) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:i', got {name!r}") from None
+        known = device.type in ("cpu", "cuda")
+    except (RuntimeError, TypeError):
+        known = False
+    if not known:
+        raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:i', got {name!r}")
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise ValueError(
@@ -105,7 +114,7 @@ class Simulator:
     """A trained Glass as a world.
 
     Args:
-        model: trained; put into evaluation mode and moved to `device`.
+        model: trained; put into evaluation mode; of a model on another device than `device`, a copy is moved there.
         device: see :func:`pick_device`.
         precision: of the networks, see :func:`pick_precision`; masks, layers and positions stay in float32.
         ground: left, top, right, bottom px that agents stay in; default: the frame.
@@ -120,6 +129,8 @@ class Simulator:
     ):
         self.device = pick_device(device)
         self.precision = pick_precision(precision, self.device)
+        if any(weight.device.type != self.device.type for weight in model.parameters()):
+            model = deepcopy(model)  # the caller's may be in use by a simulator elsewhere
         self.model = model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model.eval().requires_grad_(False)
         self.config = model.config

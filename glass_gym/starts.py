@@ -13,6 +13,12 @@ from glass_gym.convert import to_numpy
 from glass_gym.pictures import fit_picture
 from glass_gym.simulator import PRESENT, NoAgentError, Simulator, WorldState
 
+GATHERED = 0.5
+"""In a picture that holds an agent, its window has this share of M's mask, of what it has in the world's own frames: in
+these it has nearly all, in noise and in other worlds a third."""
+LOOKED_AT = 16
+"""Start frames that say how much it has there."""
+
 
 class StartStates:
     """States to start from.
@@ -96,10 +102,19 @@ class StartStates:
         states = self.simulator.start(torch.from_numpy(fitted))
         usual = float(self.states.mass.median())
         found = to_numpy(states.mass)
-        for index in np.flatnonzero(found < PRESENT * usual):
+        gathered = self._gathered(states, torch.from_numpy(fitted))
+        own = self.states.rows(slice(LOOKED_AT))
+        scattered = gathered < GATHERED * np.median(self._gathered(own, torch.from_numpy(self.world.start_frames)))
+        for index in np.flatnonzero(scattered | (found < PRESENT * usual)):
             raise NoAgentError(
-                f"no agent found in start picture {index}: the model's mask covers {found[index]:.0f} px, the agents "
-                f"of world {self.world.name or 'given'!r} about {usual:.0f}. Use a picture like those that the world "
-                f"learned from (a frame is {height}x{width} px, see env.unwrapped.core.world.start_frames)"
+                f"no agent found in start picture {index}: the model's mask covers {found[index]:.0f} px where there is"
+                f" most of it, {gathered[index]:.0%} of the whole; the agents of world {self.world.name or 'given'!r} "
+                f"about {usual:.0f} px, and nearly all. Use a picture like those that the world learned from "
+                f"(a frame is {height}x{width} px, see env.unwrapped.core.world.start_frames)"
             )
         return states
+
+    def _gathered(self, states: WorldState, frames: Tensor) -> np.ndarray:
+        """The share of M's masks that lies in the agents' windows, for B states and at least as many frames."""
+        frames = frames[: len(states)].permute(0, 3, 1, 2).to(self.simulator.device)
+        return to_numpy(states.mass / self.simulator.masks(frames).sum((1, 2, 3)).clamp_min(1e-6))

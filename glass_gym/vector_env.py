@@ -66,8 +66,13 @@ class GlassVectorEnv(GymMixin, VectorEnv):
             raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
         if output not in OUTPUTS:
             raise ValueError(f"output must be one of {', '.join(OUTPUTS)}, got {output!r}")
-        if max_episode_steps is not None and max_episode_steps < 1:
-            raise ValueError(f"max_episode_steps must be at least 1 or None, got {max_episode_steps}")
+        if max_episode_steps is not None:
+            whole = isinstance(max_episode_steps, (int, np.integer)) and not isinstance(max_episode_steps, bool)
+            if not whole or max_episode_steps < 1:
+                raise ValueError(
+                    f"max_episode_steps must be an integer of at least 1, or None, got {max_episode_steps!r}"
+                )
+            max_episode_steps = int(max_episode_steps)
         self.core = GlassCore(checkpoint, num_envs, **kwargs)
         self.core.sync_free = output == "torch" and self.core.device.type != "cpu"  # on the CPU looking costs nothing
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": RENDER_FPS, "autoreset_mode": self.mode}
@@ -143,8 +148,9 @@ class GlassVectorEnv(GymMixin, VectorEnv):
             first = draw_key(self.np_random) & (2**62 - 1)
             seeds = {row: first + row for row in rows}
         else:
-            if len(seed) != self.num_envs:
-                raise ValueError(f"seed must be an int or {self.num_envs} ints, got {len(seed)}")
+            known = isinstance(seed, (list, tuple, np.ndarray)) and len(seed) == self.num_envs
+            if not known or not all(s is None or isinstance(s, (int, np.integer)) for s in seed):
+                raise ValueError(f"seed must be an int, or {self.num_envs} ints or None, got {str(seed)[:80]!r}")
             seeds = {row: seed[row] for row in rows if seed[row] is not None or not self._seeded}
         if seeds:
             self.core.seed({row: key_of_seed(s) for row, s in seeds.items()})
@@ -230,9 +236,10 @@ class GlassVectorEnv(GymMixin, VectorEnv):
         seeds for different ones.
 
         Raises:
-            ValueError: another number of rows, or a state of another world.
+            ValueError: another number of rows, a state of another world, or one that no episode comes to.
         """
         self._must_be_ready()
+        self.core.check_state(state)
         index = self._index(rows)
         if len(state) not in (1, len(index)):
             raise ValueError(

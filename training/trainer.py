@@ -36,6 +36,10 @@ CODE_FIELDS = {"token": ("codes", "quantiser", "psi_channels", "bilinear_channel
 """... or only those of an architecture's last stage: what was trained before it is of use."""
 
 
+LARGEST_WEIGHT = 6e4
+"""Worlds are stored in float16, which ends at 65,504."""
+
+
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says what happened and where the last good checkpoint is."""
 
@@ -232,9 +236,15 @@ class Trainer:
         return {key: f"{theirs[key]}, not {ours[key]}" for key in ours if theirs[key] != ours[key]}
 
     def save(self, stage: str, iteration: int, optimiser: torch.optim.Optimizer | None, owner=None) -> None:
-        """Write the state to a temporary file, then rename; `owner`: the stage under way."""
+        """Write the state to a temporary file, then rename; `owner`: the stage under way.
+
+        Raises:
+            TrainingError: weights that no checkpoint can hold; the state before is kept.
+            CheckpointError: the disk is full or not writable; the state before is kept.
+        """
         if not self.processes.is_main:
             return
+        self._check_weights(stage)
         state = {
             "version": FORMAT_VERSION,
             "config": json.dumps(self.model.config.to_dict()),
@@ -248,6 +258,18 @@ class Trainer:
             "stage_state": owner.state_dict() if owner else {},
         }
         write_atomically(self.state_file, lambda part: torch.save(state, part))
+
+    def _check_weights(self, stage: str) -> None:
+        for model in (self.model, self.average):
+            for name, value in model.state_dict().items():
+                if value.is_floating_point() and value.numel() and not value.abs().max() < LARGEST_WEIGHT:
+                    raise TrainingError(
+                        f"{name} has grown to {float(value.abs().max()):.1g}: training has gone wrong. {self._kept()}. "
+                        f"Lower --{stage}.rate, then --resume"
+                    )
+
+    def _kept(self) -> str:
+        return f"last good checkpoint: {self.state_file}" if self.state_file.exists() else "nothing was saved yet"
 
     def run(
         self,
@@ -348,9 +370,8 @@ class Trainer:
         loss: Tensor = torch.stack([term.float() for term in terms.values()]).sum()
         if not math.isfinite(loss.item()):
             values = {k: float(v.detach()) for k, v in terms.items()}
-            where = f"last good checkpoint: {self.state_file}" if self.state_file.exists() else "nothing was saved yet"
             raise TrainingError(
-                f"loss is not finite at {stage.name} iteration {iteration}: {values}; {where}. "
+                f"loss is not finite at {stage.name} iteration {iteration}: {values}; {self._kept()}. "
                 f"Lower --{stage.name}.rate or add --loop.no-bf16, then --resume"
             )
         optimiser.zero_grad(set_to_none=True)

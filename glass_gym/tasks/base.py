@@ -13,8 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from glass_gym.checks import is_number, to_floats
+
 TaskState = dict[str, Tensor]
 """What a task keeps about each row: named (B, ...) tensors, on the core's device."""
+NEVER = 1 << 20
+"""More steps than an episode has."""
 TRIES = 16
 """Places drawn at once for each row; the first that is far enough from what it should avoid is taken."""
 STEPS_AWAY = 4
@@ -62,8 +66,13 @@ class Scene:
         if self.ground is None:
             return sample_places(numbers, self.height, self.width, margin, avoid)
         left, top, right, bottom = self.ground
-        corner = numbers.new_tensor([left, top])
-        return sample_places(numbers, bottom - top, right - left, 0.0, [(p - corner, d) for p, d in avoid]) + corner
+        there = [(_moved(place, -left, -top), distance) for place, distance in avoid]
+        return _moved(sample_places(numbers, bottom - top, right - left, 0.0, there), left, top)
+
+
+def _moved(places: Tensor, x: float, y: float) -> Tensor:
+    """Places (B, 2) px moved by as many px; for a graph without a copy from the host."""
+    return torch.stack([places[:, 0] + x, places[:, 1] + y], 1)
 
 
 @dataclass
@@ -207,7 +216,8 @@ def make_task(task: str | Task | None, scene: Scene, **options: Any) -> Task | N
         if options:
             raise TypeError(f"a task that is made already takes no options, got {', '.join(options)}")
         return task
-    make = TASKS.get(task, task if isinstance(task, str) and ":" in task else None)
+    name = task if isinstance(task, str) else ""
+    make = TASKS.get(name, name if ":" in name else None)
     if make is None:
         raise ValueError(f"task must be one of {', '.join(map(repr, TASKS))}, 'module:name' or None, got {task!r}")
     if isinstance(make, str):
@@ -238,10 +248,10 @@ def check_places(target: Any, shape: tuple[int, ...], rows: int, height: int, wi
     Raises:
         ValueError: another shape, or a place outside the frame.
     """
-    target = np.asarray(target, np.float32)
+    given, target = target, to_floats(target)
     if target.shape not in (shape, (rows, *shape)):
         one = "(x, y)" if shape == (2,) else f"{shape[0]} of (x, y)"
-        raise ValueError(f"target must be {one} in px, or one a row, got shape {target.shape}")
+        raise ValueError(f"target must be {one} in px, or one a row, got {str(given)[:80]!r}")
     if not np.isfinite(target).all() or (target < 0).any() or (target > [width, height]).any():
         raise ValueError(f"target must be (x, y) inside the {width}x{height} frame, got {target.tolist()}")
     return torch.from_numpy(np.broadcast_to(target, (rows, *shape)).copy())
@@ -284,11 +294,12 @@ def steps_between(start: np.ndarray, end: np.ndarray, radius: float, reach: tupl
         reach: how far a step goes along x and y, px.
 
     Returns:
-        (...) int64.
+        (...) int64; NEVER where no number of steps does.
     """
     gap = np.abs(np.asarray(end, float) - start)
-    steps = np.zeros(gap.shape[:-1], np.int64)
-    left = np.linalg.norm(gap, axis=-1) >= radius
+    off = np.linalg.norm(np.where(np.asarray(reach) > 0, 0, gap), axis=-1) >= radius
+    steps = np.where(off, NEVER, 0)
+    left = (np.linalg.norm(gap, axis=-1) >= radius) & ~off
     while left.any():
         steps += left
         left &= np.linalg.norm(np.maximum(gap - steps[..., None] * np.asarray(reach), 0), axis=-1) >= radius
@@ -303,7 +314,7 @@ def check_options(reward: str, target_radius: float, target_margin: float | None
     """
     if reward not in ("dense", "sparse"):
         raise ValueError(f"reward must be 'dense' or 'sparse', got {reward!r}")
-    if not 0 < target_radius < float("inf"):
-        raise ValueError(f"target_radius must be a positive number of px, got {target_radius}")
-    if target_margin is not None and not 0 <= target_margin < float("inf"):
-        raise ValueError(f"target_margin must be at least 0 px, got {target_margin}")
+    if not is_number(target_radius) or target_radius <= 0:
+        raise ValueError(f"target_radius must be a positive number of px, got {target_radius!r}")
+    if target_margin is not None and (not is_number(target_margin) or target_margin < 0):
+        raise ValueError(f"target_margin must be at least 0 px, got {target_margin!r}")

@@ -9,7 +9,7 @@ import torch
 pytest.importorskip("stable_baselines3")
 
 from agents import enjoy, ppo_torch, train
-from agents.options import AgentError, changes_of, hyperparameters, make_env, make_model, schedule
+from agents.options import AgentError, changes_of, checked, hyperparameters, make_env, make_model, schedule
 from glass_gym.checkpoint import save_world
 from glass_gym.policy import load_policy, policy_header
 
@@ -60,7 +60,7 @@ def test_a_stopped_run_goes_on_where_it_was(world, tmp_path):
     assert [p.name for p in (tmp_path / "logs" / "ppo").iterdir()] == ["Glass-v0_1"]
     after = train.model_class("ppo").load(folder / "last.zip")
     assert after.num_timesteps >= 96
-    assert float(json.loads((folder / "minutes.json").read_text())) > 0
+    assert json.loads((folder / "progress.json").read_text())["minutes"] > 0
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_every_entry_of_the_file_makes_a_model(tiny_world):
 
     entries = {k: v for k, v in yaml.safe_load(HYPERPARAMETERS.read_text()).items() if not k.startswith(".")}
     worlds = {f"Glass{name}-v{version}" for name in ("Tennis", "Sprites") for version in (0, 1)}
-    assert set(entries) == {*worlds, "Glass-v0", "RealTennis-v0"}
+    assert set(entries) == {*worlds, "GlassArm-v0", "Glass-v0", "RealTennis-v0"}
     for algorithm, kinds in entries["Glass-v0"].items():
         for obs_type, settings in kinds.items():
             kwargs = settings["env_kwargs"] | {"obs_type": obs_type, "checkpoint": tiny_world}
@@ -120,12 +120,55 @@ def test_a_learning_rate_falls_linearly():
         (lambda: changes_of(["net:[1, "]), "the value of net is not YAML"),
         (lambda: schedule("exp_3"), "a schedule is a number or lin_NUMBER, got 'exp_3'"),
         (lambda: make_env("Nowhere-v0", 1), "no environment called 'Nowhere-v0'; there are: Glass-v0"),
-        (lambda: make_env("GlassTennis-v1", 1, wrappers=["Fold"]), "no 'Fold' in glass_gym.wrappers.vector"),
+        (lambda: checked({"n_timesteps": 5, "env_wrapper": ["np"]}), "env_wrapper must be a list of .*got .'np'"),
+        (lambda: checked({"n_timesteps": 5, "env_wrapper": 5}), "env_wrapper must be a list of .*got 5"),
+        (lambda: checked({"n_timesteps": 5, "env_kwargs": [1]}), r"env_kwargs must be a table, got \[1\]"),
+        (lambda: checked({"n_timesteps": 0.5}), "n_timesteps must be an integer of at least 1, got 0.5"),
+        (lambda: checked({"n_timesteps": 5, "n_envs": "many"}), "n_envs must be an integer of at least 1, got 'many'"),
+        (lambda: checked({"n_envs": 5}), "n_timesteps is missing"),
+        (lambda: checked({"n_timesteps": 5, 3: 4}), "named by words, got 3"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_said(call, message):
     with pytest.raises(AgentError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"", b"[1, 2]", b"word", b"5", b"5: {ppo: 3}", b"Glass-v0:", b"Glass-v0: {ppo: }",
+        b"Glass-v0: {ppo: {frame: }}", b"Glass-v0: {ppo: {frame: 5}}", b"Glass-v0: {ppo: {frame: {n_envs: 4}}}",
+        bytes(range(256)),
+        b"[" * 5000,
+        b"a: &a [*a]", b"Glass-v0: !!python/object/apply:os.system ['true']", b"#" * (2 << 20),
+    ],
+)  # fmt: skip
+def test_an_odd_file_of_hyperparameters_is_named(text, tmp_path):
+    (tmp_path / "odd.yml").write_bytes(text)
+    with pytest.raises(AgentError, match=r"odd\.yml|n_timesteps is missing"):
+        hyperparameters("Glass-v0", "ppo", "frame", file=tmp_path / "odd.yml")
+
+
+@pytest.mark.parametrize("option", ["--n-envs=0", "-n=-5", "--eval-episodes=0", "--seed=-1", "--save-minutes=nan"])
+def test_options_out_of_range_are_refused_first(option, capsys):
+    with pytest.raises(SystemExit):
+        train.main([option])
+    assert "argument" in capsys.readouterr().err
+
+
+def test_the_best_policy_is_remembered_over_a_resume(world, tmp_path):
+    settings = ["-params", "n_steps:8", "batch_size:16", "n_epochs:1"]
+    assert train.main(command(world, tmp_path, "-n", "64", "--eval-freq", "32", *settings)) == 0
+    folder = tmp_path / "logs" / "ppo" / "Glass-v0_1"
+    told = json.loads((folder / "progress.json").read_text())
+    told["best_mean_reward"] = 1e9
+    (folder / "progress.json").write_text(json.dumps(told))
+    best = (folder / "best_model.zip").read_bytes()
+    assert train.main(command(world, tmp_path, "-n", "128", "--eval-freq", "32", "--resume", *settings)) == 0
+    assert (folder / "best_model.zip").read_bytes() == best
+    (folder / "progress.json").write_text("")  # only told: nothing depends on it
+    assert train.main(command(world, tmp_path, "-n", "128", "--resume")) == 0
 
 
 def test_commands_name_what_is_missing(world, tmp_path, capsys):
