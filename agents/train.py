@@ -29,6 +29,7 @@ from agents.options import (
     runs_of,
 )
 from glass_gym.checkpoint import write_atomically
+from glass_gym.checks import without_folders
 from glass_gym.locks import alone
 from glass_gym.policy import ALGORITHMS, Policy, model_class, read_zip, save_policy
 
@@ -274,7 +275,7 @@ def finish(plan: Plan, arguments: argparse.Namespace, model, folder: Path, minut
         "timesteps": model.num_timesteps,
         "minutes": round(minutes, 2),
         "seed": plan.seed,
-        "command": " ".join(sys.argv[1:]),
+        "command": " ".join(without_folders(sys.argv[1:])),
     }
     path = save_policy(folder / "policy.safetensors", chosen, plan.algo, about)
     print(f"policy: {path}. Watch it: python -m agents.enjoy --env {plan.env} --trained-agent {path}")

@@ -73,8 +73,8 @@ def _run(arguments: argparse.Namespace, ids: tuple[str, ...]) -> None:
             print(id, fingerprint(id, **_settings(arguments)))
         return
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    with arguments.out.open("a"):  # before minutes are spent: it can be written
-        pass
+    if not os.access(arguments.out.parent, os.W_OK) or arguments.out.is_dir():  # told before minutes are spent
+        raise OSError(f"{arguments.out} cannot be written; choose another --out")
     report = soak(arguments) if arguments.soak else measure(arguments)
     text = soak_text(report) if arguments.soak else markdown(report)
     arguments.out.write_text(json.dumps(report, indent=1) + "\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -19,3 +21,8 @@ def is_number(value: Any) -> bool:
     """Whether it is one finite real number; bool is none."""
     real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     return real and bool(np.isfinite(value))
+
+
+def without_folders(arguments: Iterable[str]) -> list[str]:
+    """A command's arguments for a file that is given away: paths keep their last names only."""
+    return [re.sub(r"[^=:,]*[/\\](?=[^/\\])", "", argument.rstrip("/\\")) for argument in arguments]

@@ -78,8 +78,10 @@ def demonstrate(checkpoint: str, out: Path, steps: int, seed: int) -> None:
     seconds = time.perf_counter() - began
     gif = out / "world.gif"
     sheet = out / "contact_sheet.png"
-    iio.imwrite(gif, np.stack(frames).repeat(2, 1).repeat(2, 2), duration=1000 / env.metadata["render_fps"], loop=0)
-    iio.imwrite(sheet, contact_sheet(frames))
+    large = np.stack(frames).repeat(2, 1).repeat(2, 2)
+    film = iio.imwrite("<bytes>", large, extension=".gif", duration=1000 / env.metadata["render_fps"], loop=0)
+    gif.write_bytes(film)
+    sheet.write_bytes(iio.imwrite("<bytes>", contact_sheet(frames), extension=".png"))
     print(f"world      {checkpoint}: {len(table.shifts)} shifts x {len(table.code_names)} local actions")
     print(f"played     {len(walk)} scripted and {len(play)} random steps, {reached} targets reached")
     print(f"speed      {(len(walk) + len(play)) / seconds:.0f} frames a second, one world, rendering included")

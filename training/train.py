@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from glass_gym.build import build_glass
 from glass_gym.checkpoint import CheckpointError, save_world
+from glass_gym.checks import without_folders
 from glass_gym.config import GlassConfig, preset
 from glass_gym.convert import to_images
 from glass_gym.glass import Glass
@@ -433,7 +434,8 @@ def _windows(
 
 def _export(config: TrainConfig, choices: Choices, trainer: Trainer, store: Store, windows: WindowSet) -> None:
     """Write world.safetensors and report.html, and say how to play."""
-    about = {"data": store.source, "minutes": trainer.minutes, "argv": sys.argv[1:], "torch": torch.__version__}
+    argv = without_folders(sys.argv[1:])
+    about = {"data": store.source, "minutes": trainer.minutes, "argv": argv, "torch": torch.__version__}
     world = build_world(trainer.average.cpu(), store, windows, config.code_names, about)
     path = save_world(config.out / "world.safetensors", world)
     print(f"world: {path} ({path.stat().st_size / 1e6:.1f} MB)", flush=True)

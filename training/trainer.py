@@ -361,6 +361,7 @@ class Trainer:
         parameters: list[nn.Parameter],
     ) -> dict[str, float]:
         generator = torch.Generator().manual_seed(seed)
+        torch.manual_seed(seed + (1 << 32))  # of dropout, another stream; so a resumed run goes on as it would have
         for group in optimiser.param_groups:
             group["lr"] = stage.config.rate * schedule(iteration, stage.iterations)
         stage.prepare(iteration, generator)

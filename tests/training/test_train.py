@@ -59,6 +59,50 @@ def test_interrupted_and_resumed_equals_uninterrupted(gma, tmp_path):
     assert equal(whole.model, second.model) and equal(whole.average, second.average), f"stopped after {stop}"
 
 
+def test_dropout_of_a_resumed_run_is_that_of_an_uninterrupted_one(gma, tmp_path):
+    drawn = []
+
+    def run(out, stop=None):
+        trainer, stage = gma(out)
+        losses = stage.losses
+        stage.losses = lambda *given: (drawn.append(torch.rand(1).item()), losses(*given))[1]
+        if trainer.state_file.exists():
+            trainer.load()
+        torch.rand(int(torch.randint(5, ())))  # whatever was drawn before
+        trainer.run(stage, lambda s, iteration, terms: trainer._request_stop() if iteration == stop else None)
+
+    run(tmp_path / "whole")
+    run(tmp_path / "parts", 3)
+    run(tmp_path / "parts")
+    assert len(set(drawn)) == 8 and drawn[:8] == drawn[8:]
+
+
+def test_weights_that_no_world_can_hold_are_not_saved(gma, tmp_path):
+    trainer, _ = gma(tmp_path)
+    trainer.save("gma", 3, None)
+    before = trainer.state_file.read_bytes()
+    for bad in (2e7, math.nan, math.inf):
+        with torch.no_grad():
+            next(trainer.model.parameters()).fill_(bad)
+        with pytest.raises(TrainingError, match=r"has grown to .*last good checkpoint: .*state\.pt.*--gma\.rate"):
+            trainer.save("gma", 4, None)
+    assert trainer.state_file.read_bytes() == before
+
+
+def test_a_state_of_a_later_version_says_so(gma, tmp_path):
+    trainer, _ = gma(tmp_path)
+    trainer.save("gma", 3, None)
+    state = torch.load(trainer.state_file, weights_only=True)
+    for version, message in (
+        (99, "version 99 is newer than"),
+        ("x", "not a whole training state"),
+        (None, "not a whole"),
+    ):
+        torch.save(state | {"version": version}, trainer.state_file)
+        with pytest.raises(TrainingError, match=message):
+            trainer.load()
+
+
 def test_a_time_budget_stops_saved_and_resumable(gma, tmp_path):
     trainer, stage = gma(tmp_path, max_minutes=0.0)
     assert not trainer.run(stage)
