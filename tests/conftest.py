@@ -14,14 +14,18 @@ from glass_gym.checkpoint import World
 from glass_gym.config import GlassConfig
 from training.data.store import StoreWriter
 
+TINY = GlassConfig.lean(
+    32, 48, window=16, agent_radius=5, mask_channels=16, feature_channels=16, compressed_channels=8, hidden=16,
+    decoder_channels=16, psi_channels=8, bilinear_channels=8, code_channels=4, codes=3, action_channels=8,
+    foreground_range=6, background_range=2,
+)  # fmt: skip
+TINY_TOKEN = TINY.replace(architecture="token", poses=8)
+"""A vocabulary of eight poses."""
+
 
 @pytest.fixture(scope="session")
 def tiny_config():
-    return GlassConfig.lean(
-        32, 48, window=16, agent_radius=5, mask_channels=16, feature_channels=16, compressed_channels=8, hidden=16,
-        decoder_channels=16, psi_channels=8, bilinear_channels=8, code_channels=4, codes=3, action_channels=8,
-        foreground_range=6, background_range=2,
-    )  # fmt: skip
+    return TINY
 
 
 @pytest.fixture
@@ -46,9 +50,8 @@ def world_of(model):
 
 
 @pytest.fixture(scope="session")
-def tiny_token_config(tiny_config):
-    """A vocabulary of eight poses."""
-    return tiny_config.replace(architecture="token", poses=8)
+def tiny_token_config():
+    return TINY_TOKEN
 
 
 @pytest.fixture(params=["lean", "token", "paper"])
