@@ -24,6 +24,8 @@ from glass_gym.wrappers import core_of
 
 SWEEP = (1, 4, 16, 64, 256, 1024)
 BUNDLED = ("GlassTennis-v1", "GlassSprites-v1", "GlassArm-v0")
+MAKES = 50
+"""Times that a soak makes and closes environments."""
 LIMIT = 100
 """Time limit of an episode in every measurement."""
 
@@ -195,10 +197,10 @@ def fingerprint(id: str, seeds: int = 4, steps: int = 100, **settings: Any) -> s
 
 
 def soak(arguments: argparse.Namespace) -> dict:
-    """Many random steps of the first --num-envs rows: memory after 500 steps and at the end, and what went wrong.
+    """Many random steps of the first --num-envs rows, then five environments made and closed 50 times.
 
     Returns:
-        the report: memory by step, episodes, frames a second.
+        the report: memory, open files and threads by step and by round, episodes, frames a second.
 
     Raises:
         ValueError: a value that is not finite, or an agent outside its bounds; the message names the step.
@@ -211,7 +213,7 @@ def soak(arguments: argparse.Namespace) -> dict:
     core = core_of(envs)
     frames, _ = envs.reset(seed=0)
     envs.action_space.seed(0)
-    memory = {}
+    used = {}
     ends = 0
     began = time.perf_counter()
     for step in tqdm(range(1, arguments.soak + 1), unit="step", file=sys.stderr):
@@ -227,9 +229,14 @@ def soak(arguments: argparse.Namespace) -> dict:
             raise ValueError(f"step {step}: an agent or a frame is out of bounds")
         ends += int((terminated | truncated).sum())
         if step % 500 == 0:
-            memory[step] = resident_memory()
+            used[step] = resources()
     seconds = time.perf_counter() - began
     envs.close()
+    made = {}
+    for number in tqdm(range(1, MAKES + 1), unit="round", file=sys.stderr):
+        _make_and_close(arguments.id, **_settings(arguments))
+        if number % (MAKES // 10) == 0:
+            made[number] = resources()
     return {
         "id": arguments.id,
         "num_envs": rows,
@@ -237,18 +244,38 @@ def soak(arguments: argparse.Namespace) -> dict:
         "episodes": ends,
         "machine": machine(),
         "fps": round(rows * arguments.soak / seconds, 1),
-        "resident_mb": memory,
+        "steps_took": used,
+        "makes_took": made,
     }
+
+
+def _make_and_close(id: str, **settings: Any) -> None:
+    """Five environments, as people make them."""
+    import gymnasium as gym
+
+    made: list[Any] = [gym.make(id, obs_type=kind, render_mode="rgb_array", **settings) for kind in ("frame", "dict")]
+    made += [gym.make_vec(id, num_envs=4, **settings), gym.make_vec(id, num_envs=2, output="torch", **settings)]
+    made.append(gym.make(id, obs_type="position", **settings))
+    for env in made:
+        env.reset(seed=0)
+        env.step(env.action_space.sample())
+    for env in made:
+        env.close()
 
 
 def soak_text(report: dict) -> str:
     """What a soak says."""
-    memory = list(report["resident_mb"].values()) or [resident_memory()]
-    return (
+    out = (
         f"{report['id']}: {report['steps']:,} random steps of {report['num_envs']} rows ({report['episodes']:,} "
-        "episodes), all values finite, all agents inside; resident memory "
-        f"{memory[0]:.0f} MB after 500 steps, {max(memory):.0f} MB at most, {memory[-1]:.0f} MB at the end\n"
+        "episodes), all values finite, all agents inside\n"
     )
+    for what, kind in (("steps", "steps_took"), ("times five environments made and closed", "makes_took")):
+        took = report[kind]
+        if len(took) > 1:
+            (first, before), *_, (last, after) = took.items()
+            words = [f"{name.replace('_', ' ')} {before[name]:.0f} then {after[name]:.0f}" for name in before]
+            out += f"- after {first} and {last} {what}: {', '.join(words)}\n"
+    return out
 
 
 CELLS = {"step": time_steps, "policy": time_policy, "learning": time_learning}
@@ -293,6 +320,15 @@ def _timed(step, seconds: float, device: torch.device) -> float:
 def _wait(device: torch.device) -> None:
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def resources() -> dict[str, float]:
+    """What this process holds: resident memory (MB), and where the system tells, open files and threads."""
+    out = {"resident_mb": resident_memory()}
+    if Path("/proc/self/fd").exists():
+        out["open_files"] = len(os.listdir("/proc/self/fd"))
+        out["threads"] = len(os.listdir("/proc/self/task"))
+    return out
 
 
 def _has_sb3() -> bool:

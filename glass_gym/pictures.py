@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-MAX_PIXELS = 64_000_000
+MAX_PIXELS = 36_000_000
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
 """Of files that are read."""
 
@@ -85,7 +85,7 @@ def read_picture(path: str | Path) -> np.ndarray:
                 raise ValueError(f"{path}: {image.width}x{image.height} px is larger than {MAX_PIXELS:,} pixels")
             turned = ImageOps.exif_transpose(image)
             if turned.mode.startswith("I"):  # 16 bits a pixel; convert() would cut them off at 255
-                grey = (np.asarray(turned).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
+                grey = (np.asarray(turned).clip(0, 65535) // 256).astype(np.uint8)
                 return grey[..., None].repeat(3, -1)
             return np.asarray(turned.convert("RGB"))
     except FileNotFoundError:

@@ -255,8 +255,8 @@ def _read_file(path: Path, begin: float = 0.0, whole: bool = False) -> Iterator[
 def _read_gif(path: Path) -> Iterator[tuple[Path, np.ndarray]]:
     try:
         with Image.open(path, formats=("GIF",)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(f"{path}: {image.width}x{image.height} is more than {MAX_PIXELS} pixels")
+            if image.width * image.height > MAX_PIXELS // 2:  # Pillow keeps several of a GIF's frames
+                raise DataError(f"{path}: {image.width}x{image.height} is more than {MAX_PIXELS // 2} pixels")
             for frame in ImageSequence.Iterator(image):
                 yield path, np.asarray(frame.convert("RGB"))
     except DataError:

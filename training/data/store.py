@@ -251,8 +251,8 @@ class Store:
         path = self.root / name
         try:
             array = np.lib.format.open_memmap(path, mode="r")
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: cannot be mapped ({error}); write the store again") from None
+        except Exception as error:  # numpy reads the header as Python source, and lets its tokenizer's errors through
+            raise DataError(f"{path}: cannot be mapped ({str(error)[:200]}); write the store again") from None
         if array.shape != shape or array.dtype != np.uint8:
             raise DataError(f"{path}: holds {array.dtype} {array.shape}, its index says uint8 {shape}; write it again")
         return array
