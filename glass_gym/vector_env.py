@@ -61,7 +61,7 @@ class GlassVectorEnv(GymMixin, VectorEnv):
         stagger: bool = False,
         **kwargs: Any,
     ):
-        self.mode = _mode(autoreset_mode)
+        self.autoreset_mode = _mode(autoreset_mode)
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
         if output not in OUTPUTS:
@@ -75,7 +75,7 @@ class GlassVectorEnv(GymMixin, VectorEnv):
             max_episode_steps = int(max_episode_steps)
         self.core = GlassCore(checkpoint, num_envs, **kwargs)
         self.core.sync_free = output == "torch" and self.core.device.type != "cpu"  # on the CPU looking costs nothing
-        self.metadata = {"render_modes": ["rgb_array"], "render_fps": RENDER_FPS, "autoreset_mode": self.mode}
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": RENDER_FPS, "autoreset_mode": self.autoreset_mode}
         self.num_envs = num_envs
         self.render_mode = render_mode
         self.output = output
@@ -170,8 +170,8 @@ class GlassVectorEnv(GymMixin, VectorEnv):
         """
         self._must_be_ready()
         core = self.core
-        resetting = core.state.done if self.mode == AutoresetMode.NEXT_STEP else None
-        if self.mode == AutoresetMode.DISABLED and self.output == "numpy" and core.state.done.any():
+        resetting = core.state.done if self.autoreset_mode == AutoresetMode.NEXT_STEP else None
+        if self.autoreset_mode == AutoresetMode.DISABLED and self.output == "numpy" and core.state.done.any():
             late = np.flatnonzero(to_numpy(core.state.done)).tolist()
             raise gym.error.ResetNeeded(
                 f"rows {late} are done; with AutoresetMode.DISABLED reset them first: "
@@ -192,7 +192,7 @@ class GlassVectorEnv(GymMixin, VectorEnv):
         done = terminated | truncated
         core.state = replace(core.state, done=done)
         final = {}
-        if self.mode == AutoresetMode.SAME_STEP and (self.output == "torch" or done.any()):
+        if self.autoreset_mode == AutoresetMode.SAME_STEP and (self.output == "torch" or done.any()):
             final = self._final(done, core.observations(), core.infos(commanded))
             core.reset(done)
             commanded = commanded.masked_fill(done[:, None], 0)
