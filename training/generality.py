@@ -88,7 +88,9 @@ def main(argv: list[str] | None = None) -> int:
         run = root / "run"
         trained = (run / "world.safetensors").exists()
         if not trained and not config.only_score:
-            options = train.TrainConfig(str(videos), run, cache=root / "cache", resume=(run / "state.pt").exists())
+            options = train.TrainConfig(
+                data=str(videos), out=run, cache=root / "cache", resume=(run / "state.pt").exists()
+            )
             try:
                 if not (trained := train.train(options)):
                     return 3
@@ -96,7 +98,6 @@ def main(argv: list[str] | None = None) -> int:
                 results[name]["stopped"] = str(error).removeprefix(f"{videos}: ").partition(". --force")[0]
         if trained:
             results[name] |= score(root, config.videos_used)
-            film(root, config.out / f"{name}.gif")
             film(root, config.out / f"{name}.gif")
         (config.out / "generality.json").write_text(json.dumps(results, indent=1) + "\n")
         (config.out / "generality.md").write_text(markdown(results))
@@ -192,7 +193,10 @@ class Truth:
         return np.stack([np.asarray(Image.fromarray(b * 255).resize(self.size, Image.BOX)) > 127 for b in bits])
 
     def moves(self, name: str) -> np.ndarray:
-        """(T - 1, 2) px of the store, of the centre of the true mask's box, which turns with the agent's pose."""
+        """(T - 1, 2) px of the store, of the centre of the true mask's box, which turns with the agent's pose.
+
+        An agent that the frame's edge cuts brings its own truth: its box does not move with it.
+        """
         bits = np.unpackbits(self.packed[name], axis=-1, count=self.width)[:: self.skip + 1]
         scale = np.array(self.size) / np.array(bits.shape[:0:-1])
         centres = np.full((len(bits), 2), np.nan)
@@ -200,6 +204,7 @@ class Truth:
             ys, xs = np.nonzero(mask)
             if len(xs):
                 centres[t] = (xs.min() + xs.max() + 1) / 2, (ys.min() + ys.max() + 1) / 2
+        centres = self.packed[f"{name}.moving"][:: self.skip + 1] if f"{name}.moving" in self.packed else centres
         moves = np.diff(centres, axis=0) * scale
         return moves[~np.isnan(moves).any(1)]
 

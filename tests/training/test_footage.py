@@ -179,3 +179,16 @@ def test_a_file_of_another_format_opens_nothing(tmp_path, suffix):
         (folder / f"a{suffix}").write_bytes(raw)
         with pytest.raises(DataError, match=rf"a\{suffix}: "):
             pack(folder, tmp_path / "out", ReadConfig())
+
+
+def test_a_frame_of_a_gif_that_does_not_fit_in_takes_no_memory(tmp_path):
+    """Pillow would grow the picture: one number in a file of 10 kB took 1.4 GB."""
+    frames = np.random.default_rng(0).integers(0, 255, (6, 32, 32, 3), dtype=np.uint8)
+    iio.imwrite(tmp_path / "a.gif", frames, duration=100)
+    raw = bytearray((tmp_path / "a.gif").read_bytes())
+    descriptor = b"\x2c" + np.array([0, 0, 32, 32], "<u2").tobytes()
+    second = raw.index(descriptor, raw.index(descriptor) + 1)
+    raw[second : second + 9] = b"\x2c" + np.array([0, 0, 9_000, 9_000], "<u2").tobytes()
+    (tmp_path / "a.gif").write_bytes(raw)
+    with pytest.raises(DataError, match=r"a\.gif: frame 2 reaches out of the picture of 32x32 px"):
+        pack(tmp_path, tmp_path / "out", ReadConfig())

@@ -25,7 +25,8 @@ SIDE = 96
 """... and in the store."""
 STEPS = 60
 """Frames of a video."""
-MOVING = ("shoulder", "upperarm", "elbow", "forearm", "wrist", "gripper", "finger")
+HAND = ("gripper", "finger")
+MOVING = ("shoulder", "upperarm", "elbow", "forearm", "wrist", *HAND)
 
 
 class Arm:
@@ -64,21 +65,23 @@ class Arm:
             return np.isin(owner, [b for b, name in enumerate(bodies) if any(w in name for w in words)])
 
         self.own = np.flatnonzero(geoms(*(f"robot0:{part}" for part in MOVING)))
+        self.grip = np.flatnonzero(geoms(*(f"robot0:{part}" for part in HAND)))
         self.model.geom_rgba[geoms("mocap"), 3] = 0  # neither the axes of the hand ...
         self.model.site_rgba[:, 3] = 0  # ... nor the goal are drawn
         table = geoms("table")
         self.model.geom_matid[table] = -1
         self.model.geom_rgba[table] = (0.55, 0.38, 0.22, 1.0)
 
-    def videos(self, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Frames (T, 192, 192, 3) uint8 and true masks (T, 192, 192) bool of `count` videos."""
+    def videos(self, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Frames (T, 192, 192, 3) uint8, true masks (T, 192, 192) bool and the hand's (T, 2) px of `count` videos."""
         for video in range(count):
             rng = np.random.default_rng([seed, video])
             self.env.reset(seed=int(rng.integers(2**31)))
             self._go_to(rng.uniform(*REACH))
             way = self._ways(rng)
             pictures = [self.picture() for _ in map(self.env.step, (next(way) for _ in range(STEPS)))]
-            yield np.stack([frame for frame, _ in pictures]), np.stack([mask for _, mask in pictures])
+            frames, masks, hands = (np.stack(part) for part in zip(*pictures, strict=True))
+            yield frames, masks, hands
 
     @property
     def hand(self) -> np.ndarray:
@@ -98,22 +101,28 @@ class Arm:
                 way = np.where(beyond, -way, way)
                 yield np.append(way, 0).astype(np.float32)
 
-    def picture(self) -> tuple[np.ndarray, np.ndarray]:
-        """The frame (192, 192, 3) uint8, and where the arm is in it (192, 192) bool."""
+    def picture(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The frame (192, 192, 3) uint8, where the arm is in it (192, 192) bool, and the middle (x, y) px of its hand.
+
+        An arm that the frame's edge cuts moves by what its hand moves: the rest of it stays at the edge.
+        """
         self.renderer.update_scene(self.data, self.camera)
         frame = self.renderer.render().copy()
         self.renderer.enable_segmentation_rendering()
         kind = self.mujoco.mjtObj.mjOBJ_GEOM
         seen = self.renderer.render()
         self.renderer.disable_segmentation_rendering()
-        return frame, (seen[..., 1] == kind) & np.isin(seen[..., 0], self.own)
+        own, grip = ((seen[..., 1] == kind) & np.isin(seen[..., 0], part) for part in (self.own, self.grip))
+        ys, xs = np.nonzero(grip)
+        hand = ((xs.min() + xs.max() + 1) / 2, (ys.min() + ys.max() + 1) / 2) if len(xs) else (np.nan, np.nan)
+        return frame, own, np.array(hand)
 
 
 def record(out: Path, videos: int = 160, seed: int = 0, progress: Callable[[int], None] = lambda done: None) -> Path:
     """Write a clip store with true masks, and the label `position`: the centre of the true mask, px."""
     writer = StoreWriter(out, SIDE, SIDE, 1.0, "FetchReach (gymnasium-robotics)", "arm")
     scale = RENDERED // SIDE
-    for index, (frames, masks) in enumerate(Arm().videos(videos, seed)):
+    for index, (frames, masks, _) in enumerate(Arm().videos(videos, seed)):
         small = frames.reshape(len(frames), SIDE, scale, SIDE, scale, 3).mean((2, 4)).round().astype(np.uint8)
         covered = masks.reshape(len(masks), SIDE, scale, SIDE, scale).mean((2, 4)) > 0.5
         centres = np.array([np.argwhere(m).mean(0)[::-1] if m.any() else (SIDE / 2, 0) for m in covered], np.float32)

@@ -257,7 +257,10 @@ def _read_gif(path: Path) -> Iterator[tuple[Path, np.ndarray]]:
         with Image.open(path, formats=("GIF",)) as image:
             if image.width * image.height > MAX_PIXELS // 2:  # Pillow keeps several of a GIF's frames
                 raise DataError(f"{path}: {image.width}x{image.height} is more than {MAX_PIXELS // 2} pixels")
-            for frame in ImageSequence.Iterator(image):
+            size = image.size
+            for number, frame in enumerate(ImageSequence.Iterator(image), 1):
+                if frame.size != size:  # Pillow grows the picture for a frame that does not fit in
+                    raise DataError(f"{path}: frame {number} reaches out of the picture of {size[0]}x{size[1]} px")
                 yield path, np.asarray(frame.convert("RGB"))
     except DataError:
         raise

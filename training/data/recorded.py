@@ -16,8 +16,8 @@ from PIL import Image, ImageDraw
 
 from .arm import NEEDS, Arm
 
-Episode = tuple[np.ndarray, np.ndarray]
-"""frames (T, H, W, 3) uint8, true masks (T, H, W) bool"""
+Episode = tuple[np.ndarray, ...]
+"""frames (T, H, W, 3) uint8, true masks (T, H, W) bool; of an agent that the edge cuts also what moves, (T, 2) px"""
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ WORLDS: dict[str, RecordedWorld] = {
 
 
 def record_world(name: str, out: Path, videos: int = 60, seed: int = 0, progress=lambda done: None) -> Path:
-    """Record a world of :data:`WORLDS`: `out`/videos/000.mp4 ... and `out`/truth.npz (masks packed bit by bit).
+    """Record a world of :data:`WORLDS`: `out`/videos/000.mp4 ... and `out`/truth.npz (masks, packed bit by bit).
 
     Returns:
         the folder of the videos.
@@ -211,7 +211,7 @@ def record_world(name: str, out: Path, videos: int = 60, seed: int = 0, progress
     folder = Path(out) / "videos"
     folder.mkdir(parents=True, exist_ok=True)
     truth = {}
-    for index, (frames, masks) in enumerate(WORLDS[name].record(videos, seed)):
+    for index, (frames, masks, *moving) in enumerate(WORLDS[name].record(videos, seed)):
         frames = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
         masks = masks[:, : frames.shape[1], : frames.shape[2]]
         iio.imwrite(
@@ -225,6 +225,8 @@ def record_world(name: str, out: Path, videos: int = 60, seed: int = 0, progress
         )
         truth[f"{index:03d}"] = np.packbits(masks, axis=-1)
         truth["width"] = np.array(frames.shape[2])
+        if moving:
+            truth[f"{index:03d}.moving"] = moving[0]
         progress(index + 1)
     np.savez_compressed(Path(out) / "truth.npz", **truth)
     return folder
