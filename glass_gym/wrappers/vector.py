@@ -4,5 +4,6 @@ from glass_gym.wrappers.auto_local_action import VectorAutoLocalAction as AutoLo
 from glass_gym.wrappers.downscale_frame import VectorDownscaleFrame as DownscaleFrame
 from glass_gym.wrappers.flatten_action import VectorFlattenAction as FlattenAction
 from glass_gym.wrappers.goal_observation import VectorGoalObservation as GoalObservation
+from glass_gym.wrappers.torch_episode_statistics import VectorTorchEpisodeStatistics as TorchEpisodeStatistics
 
-__all__ = ["AutoLocalAction", "DownscaleFrame", "FlattenAction", "GoalObservation"]
+__all__ = ["AutoLocalAction", "DownscaleFrame", "FlattenAction", "GoalObservation", "TorchEpisodeStatistics"]

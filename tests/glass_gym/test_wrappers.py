@@ -117,3 +117,43 @@ def test_downscaling_what_is_no_frame_or_above_other_wrappers_is_refused(tiny_wo
         wrappers.DownscaleFrame(gym.wrappers.FlattenObservation(GlassEnv(tiny_world)), (16, 24))
     with pytest.raises(TypeError, match="needs a glass_gym environment"):
         wrappers.FlattenAction(gym.make("CartPole-v1"))
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_episodes_are_counted_in_tensors_as_gymnasium_counts_them(tiny_world, mode):
+    def play(envs):
+        rng = np.random.default_rng(0)
+        seen = []
+        envs.reset(seed=3)
+        for _ in range(25):
+            actions = rng.integers(0, [9, 3], (4, 2))
+            _, _, terminated, truncated, info = envs.step(actions)
+            done = terminated | truncated
+            # Gymnasium gives no `episode` where none ended
+            episode, over = info.get("episode", {"r": np.zeros(4), "l": np.zeros(4)}), info.get("_episode", done)
+            seen.append([np.asarray(x, np.float64) for x in (episode["r"], episode["l"], over)])
+            if mode == AutoresetMode.DISABLED and done.any():
+                envs.reset(options={"reset_mask": done})
+        return np.array(seen)
+
+    kwargs = {"max_episode_steps": 5, "autoreset_mode": mode, "stagger": True, "target_radius": 9.0}
+    ours = play(vector.TorchEpisodeStatistics(GlassVectorEnv(tiny_world, 4, output="torch", **kwargs)))
+    theirs = play(gym.wrappers.vector.RecordEpisodeStatistics(GlassVectorEnv(tiny_world, 4, **kwargs)))
+    assert ours[:, 2].sum() >= 16 and np.allclose(ours, theirs, atol=1e-5)
+    assert {*ours[:, 1].flat} > {0.0, 5.0}
+
+
+def test_a_done_row_that_waits_for_its_reset_is_counted_once(tiny_world):
+    kwargs = {"max_episode_steps": 2, "autoreset_mode": AutoresetMode.DISABLED, "output": "torch"}
+    envs = vector.TorchEpisodeStatistics(GlassVectorEnv(tiny_world, 2, **kwargs, **FREE))
+    envs.reset(seed=0)
+    envs.env.core.sync_free = True
+    ended = [envs.step(torch.ones(2, 2, dtype=torch.long))[4]["_episode"].all() for _ in range(4)]
+    assert ended == [False, True, False, False]
+    envs.reset(options={"reset_mask": np.array([True, False])})
+    assert envs.episode_lengths.tolist() == [0, 2]
+
+
+def test_statistics_of_arrays_are_left_to_gymnasium(tiny_world):
+    with pytest.raises(ValueError, match=r"output='torch', or use .*\.RecordEpisodeStatistics"):
+        vector.TorchEpisodeStatistics(GlassVectorEnv(tiny_world, 2))
