@@ -14,7 +14,7 @@ import gymnasium as gym
 import glass_gym  # noqa: F401  (registers the ids)
 from agents import evaluation
 from agents.evaluation_env import make_evaluation_env
-from agents.options import AgentError, changes_of, runs_of
+from agents.options import AgentError, changes_of, check_id, runs_of
 from glass_gym.play import Player
 from glass_gym.policy import ALGORITHMS, PolicyError, load_policy, policy_header
 from glass_gym.render import DisplayError, Window
@@ -70,6 +70,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def enjoy(arguments: argparse.Namespace) -> None:
     """Show the policy in a window, or measure it."""
+    check_id(arguments.env)
     path = find_policy(arguments)
     print(f"policy: {path}")
     if not arguments.no_render:

@@ -111,6 +111,19 @@ def schedule(value):
     return lambda left: left * first
 
 
+def check_id(id: str) -> None:
+    """Find out that an id is registered.
+
+    Raises:
+        AgentError: it is not; the message lists ours.
+    """
+    import agents.real_tennis  # noqa: F401  (registers RealTennis-v0)
+
+    if id not in gym.registry:
+        known = sorted(key for key in gym.registry if "Glass" in key or key == "RealTennis-v0")
+        raise AgentError(f"no environment called {id!r}; there are: {', '.join(known)}")
+
+
 def make_env(id: str, n_envs: int, seed: int | None = None, wrappers: list[str] | None = None, **kwargs: Any):
     """A VecEnv for SB3 with episode statistics: one batched world, or rows of any other environment.
 
@@ -124,12 +137,9 @@ def make_env(id: str, n_envs: int, seed: int | None = None, wrappers: list[str] 
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.vec_env import VecMonitor
 
-    import agents.real_tennis  # noqa: F401  (registers RealTennis-v0)
     from glass_gym.sb3 import GlassVecEnv
 
-    if id not in gym.registry:
-        known = sorted(key for key in gym.registry if "Glass" in key or key == "RealTennis-v0")
-        raise AgentError(f"no environment called {id!r}; there are: {', '.join(known)}")
+    check_id(id)
     if isinstance(kwargs.get("frame_size"), list):
         kwargs["frame_size"] = tuple(kwargs["frame_size"])
     if gym.spec(id).vector_entry_point is None:

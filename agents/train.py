@@ -35,6 +35,8 @@ from glass_gym.policy import ALGORITHMS, Policy, model_class, read_zip, save_pol
 
 EVALUATION_SEED, CHOICE_SEED, FINAL_SEED = 10_000, 15_000, 20_000
 """added to --seed: of the evaluations while training, of the choice of a policy, of the final figures"""
+MEASURED = 20.0
+"""Seconds of training after which it is told how long the rest will take."""
 EXAMPLES = """examples:
   python -m agents.train --algo ppo --env GlassTennis-v1
   python -m agents.train --algo ppo --env GlassSprites-v1 --obs-type position -n 100000
@@ -186,7 +188,7 @@ def _train(arguments: argparse.Namespace, folder: Path) -> bool:
     model = _model(plan, arguments, folder)
     text = json.dumps(asdict(plan), indent=1)
     write_atomically(folder / "plan.json", lambda part: part.write_text(text))
-    clock = _Clock(folder, arguments)
+    clock = _Clock(folder, arguments, plan.steps)
     clock.save(model)
     print(f"{plan.algo} in {plan.env} ({plan.obs_type}), {plan.steps:,} steps of {plan.rows} rows -> {folder}")
     left = plan.steps - model.num_timesteps * arguments.resume
@@ -305,9 +307,12 @@ def run_folder(log_folder: Path, algorithm: str, id: str, resume: bool) -> Path:
 class _Clock:
     """Saves every few minutes and stops in time. What it writes is whole at any moment."""
 
-    def __init__(self, folder: Path, arguments: argparse.Namespace):
+    def __init__(self, folder: Path, arguments: argparse.Namespace, goal: int):
         self.folder = folder
         self.arguments = arguments
+        self.goal = goal
+        self.first: tuple[float, int] | None = None  # when the first steps were taken, and how many
+        self.told = False
         self.began = self.saved = time.monotonic()
         self.out_of_time = False
         self.before = 0.0
@@ -325,11 +330,24 @@ class _Clock:
     def step(self, model) -> bool:
         """After every step; False stops."""
         now = time.monotonic()
+        self._tell_time(now, model.num_timesteps)
         if now - self.saved > self.arguments.save_minutes * 60:
             self.save(model)
             self.saved = now
         self.out_of_time = (now - self.began) / 60 > self.arguments.max_minutes
         return not self.out_of_time
+
+    def _tell_time(self, now: float, steps: int) -> None:
+        """How long it will take on this machine, once: measured over the first updates, evaluations left out."""
+        if self.first is None:
+            self.first = now, steps
+        seconds = now - self.first[0]
+        if self.told or seconds < MEASURED or steps == self.first[1]:
+            return
+        self.told = True
+        rate = (steps - self.first[1]) / seconds
+        left = self.goal - steps
+        print(f"{rate:,.0f} steps a second on this machine: {left:,} more take about {left / rate / 60:.0f} minutes")
 
     def save(self, model) -> None:
         """last.zip, and the replay buffer where it is asked for."""

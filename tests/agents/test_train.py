@@ -1,6 +1,7 @@
 """Train, stop, resume, watch: the commands as a user types them, over a tiny world."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 pytest.importorskip("stable_baselines3")
 
-from agents import enjoy, ppo_torch, train
+from agents import enjoy, ppo_torch, rl_zoo, train
 from agents.options import AgentError, changes_of, checked, hyperparameters, make_env, make_model, schedule
 from glass_gym.checkpoint import save_world
 from glass_gym.policy import load_policy, policy_header
@@ -69,6 +70,10 @@ def test_a_stopped_run_goes_on_where_it_was(world, tmp_path):
         ("ppo", "position", ["n_steps:4", "batch_size:8"]), ("ppo", "dict", ["n_steps:4", "batch_size:8"]),
         ("a2c", "frame", ["n_steps:4"]), ("recurrent_ppo", "position", ["n_steps:4", "batch_size:8"]),
         ("dqn", "position", ["learning_starts:40", "buffer_size:500"]),
+        ("dqn", "frame", ["learning_starts:40", "buffer_size:500"]),
+        ("qrdqn", "position", ["learning_starts:40", "buffer_size:500"]),
+        ("qrdqn", "frame", ["learning_starts:40", "buffer_size:500"]),
+        ("recurrent_ppo", "dict", ["n_steps:4", "batch_size:8"]), ("a2c", "dict", ["n_steps:4"]),
     ],
 )  # fmt: skip
 def test_every_entry_trains(world, tmp_path, algo, obs_type, settings):
@@ -103,7 +108,8 @@ def test_every_entry_of_the_file_makes_a_model(tiny_world):
             if "frame_size" in kwargs:
                 kwargs["frame_size"] = (16, 24)
             env = make_env("Glass-v0", 2, 0, settings.get("env_wrapper"), **kwargs)
-            assert make_model(algorithm, settings | {"buffer_size": 100} if algorithm == "dqn" else settings, env)
+            off_policy = {"buffer_size": 100} if "dqn" in algorithm else {}
+            assert make_model(algorithm, settings | off_policy, env)
 
 
 def test_a_learning_rate_falls_linearly():
@@ -115,7 +121,7 @@ def test_a_learning_rate_falls_linearly():
     ("call", "message"),
     [
         (lambda: hyperparameters("Nowhere-v0", "ppo", "frame"), "no id 'Nowhere-v0'; there are: GlassTennis-v1"),
-        (lambda: hyperparameters("GlassTennis-v1", "dqn", "frame"), "no observation 'frame'; there are: position"),
+        (lambda: hyperparameters("GlassTennis-v1", "dqn", "dict"), "no observation 'dict'; there are: position, frame"),
         (lambda: changes_of(["n_steps"]), "expected key:value, got 'n_steps'"),
         (lambda: changes_of(["net:[1, "]), "the value of net is not YAML"),
         (lambda: schedule("exp_3"), "a schedule is a number or lin_NUMBER, got 'exp_3'"),
@@ -181,6 +187,15 @@ def test_commands_name_what_is_missing(world, tmp_path, capsys):
     assert "does not take these hyperparameters" in capsys.readouterr().err
     assert enjoy.main(["--env", "Glass-v0", "-f", str(tmp_path / "none")]) == 1
     assert "no policy of ppo for Glass-v0" in capsys.readouterr().err
+    assert enjoy.main(["--env", "GlassTenis-v1", "--no-render"]) == 1
+    assert "no environment called 'GlassTenis-v1'; there are: Glass-v0, GlassArm-v0" in capsys.readouterr().err
+
+
+def test_it_is_told_early_how_long_the_rest_takes(world, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(train, "MEASURED", 0.0)
+    assert train.main(command(world, tmp_path, "-n", "64", "--eval-freq", "-1")) == 0
+    told = re.findall(r"([\d,]+) steps a second on this machine: (\d+) more take about", capsys.readouterr().out)
+    assert len(told) == 1 and int(told[0][1]) >= 32
 
 
 # --- the one-file PPO ------------------------------------------------------------------------------------------
@@ -235,3 +250,29 @@ def test_the_one_file_ppo_trains_and_its_policy_is_like_any_other(tiny_world, tm
     policy = load_policy(tmp_path / "policy.safetensors")
     assert tuple(policy.model.observation_space.shape) == (3, 16, 24)
     assert np.array_equal(policy.model.action_space.nvec, [9, 3])
+
+
+@pytest.mark.parametrize(("algo", "obs_type"), [("ppo", "frame"), ("dqn", "position"), ("qrdqn", "frame")])
+def test_rl_zoo_gets_entries_that_it_understands(algo, obs_type, tmp_path, capsys):
+    import gymnasium as gym
+    import yaml
+
+    from glass_gym.sb3 import GlassExtractor
+
+    assert rl_zoo.main(["--algo", algo, "--obs-type", obs_type, "--out", str(tmp_path / "zoo.yml")]) == 0
+    assert "rl_zoo3.train --algo" in capsys.readouterr().out
+    entries = yaml.safe_load((tmp_path / "zoo.yml").read_text())
+    settings = entries["GlassTennis-v1"]
+    assert eval(settings["policy_kwargs"])["features_extractor_class"] is GlassExtractor
+    kwargs = settings["env_kwargs"]
+    env = gym.make("GlassTennis-v1", **kwargs | {"frame_size": tuple(kwargs["frame_size"])} if "frame_size" in kwargs
+                   else kwargs)  # fmt: skip
+    for name in settings.get("env_wrapper", []):
+        module, _, kind = name.rpartition(".")
+        env = getattr(__import__(module, fromlist=[kind]), kind)(env)
+    assert env.reset(seed=0) and type(settings["n_envs"]) is int
+
+
+def test_rl_zoo_is_told_of_what_we_do_not_offer(tmp_path, capsys):
+    assert rl_zoo.main(["--algo", "dqn", "--obs-type", "dict", "--out", str(tmp_path / "zoo.yml")]) == 1
+    assert "has no dqn on dict" in capsys.readouterr().err
