@@ -73,10 +73,10 @@ _register("Glass-v0", 100)
 
 
 def __getattr__(name: str) -> Any:
-    """The public names that need torch load on first use.
+    """The public names that need torch load on first use, and so do the modules `wrappers` and `sb3`.
 
     Returns:
-        the class or function.
+        the class, function or module.
 
     Raises:
         AttributeError: no such name.
@@ -101,6 +101,8 @@ def __getattr__(name: str) -> Any:
     }
     if name in homes:
         return getattr(importlib.import_module(f"glass_gym.{homes[name]}"), name)
+    if name in ("wrappers", "sb3"):
+        return importlib.import_module(f"glass_gym.{name}")
     raise AttributeError(f"module 'glass_gym' has no attribute {name!r}")
 
 

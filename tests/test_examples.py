@@ -21,13 +21,17 @@ RUNS = {
     "own_picture.py": (["start.png"], "found an agent at"),
 }
 SLOW = {
+    "torchrl_ppo.py": (["4096"], "episodes reached the target"),
     "rllib_ppo.py": ("--runners 2 --rows 4 --iterations 2 --steps 256".split(), r"2: 512 steps, return -?\d"),
 }
-NEEDS = {"ppo.py": "stable_baselines3", "rllib_ppo.py": "ray"}
+NEEDS = {"ppo.py": "stable_baselines3", "rllib_ppo.py": "ray", "torchrl_ppo.py": "torchrl"}
 
 
 def test_every_example_has_a_run():
-    assert {path.name for path in EXAMPLES.glob("*.py")} == set(RUNS) | set(SLOW)
+    scripts = {path.name for path in EXAMPLES.glob("*.py")}
+    assert scripts == set(RUNS) | set(SLOW)
+    page = (EXAMPLES.parent / "docs" / "examples.md").read_text()
+    assert all(f'--8<-- "examples/{name}"' in page for name in scripts)
 
 
 @pytest.mark.parametrize("name", [*RUNS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
@@ -42,3 +46,23 @@ def test_an_example_runs(name, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert re.search(words, done.stdout), done.stdout
+
+
+def test_the_notebook_runs_from_top_to_bottom(tmp_path):
+    nbclient = pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    import nbformat
+
+    notebook = nbformat.read(EXAMPLES / "tour.ipynb", as_version=4)
+    text = "".join(cell.source for cell in notebook.cells)
+    for part in ("AutoLocalAction", "set_state", "model.learn(STEPS)", "start_frame"):
+        assert part in text
+    for cell in notebook.cells:
+        cell.source = cell.source.replace("STEPS = 20_000", "STEPS = 2048").replace(
+            "n_eval_episodes=32", "n_eval_episodes=2"
+        )
+    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    said = "".join(out.get("text", "") for cell in notebook.cells for out in cell.get("outputs", []))
+    assert re.search(r"arrived after \d+ steps", said) and "an empty picture: no agent found" in said
+    pictures = [out for cell in notebook.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
+    assert len(pictures) == 4

@@ -24,12 +24,10 @@ from gymnasium.wrappers import vector
 from tabulate import tabulate
 from tqdm import tqdm
 
-import glass_gym  # noqa: F401
+from glass_gym.checkpoint import World, load_world
 
-ENV = "GlassTennis-v1"
 MODES = (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED)
 FRAME, POSITION, DICT = ({"obs_type": kind} for kind in ("frame", "position", "dict"))
-FLAT = gym.spaces.Box(0, 1, (4,))
 
 
 def _noise(scale: int, frame: np.ndarray) -> np.ndarray:
@@ -41,7 +39,7 @@ def single_wrappers(folder: Path) -> dict[str, tuple[dict, Callable[[gym.Env], g
     box = gym.spaces.Box(0, 255, (96, 160, 3), np.uint8)
     size = (48, 80)
     return {
-        "AtariPreprocessing": (FRAME, single.AtariPreprocessing),
+        "AtariPreprocessing": (FRAME, partial(single.AtariPreprocessing, frame_skip=1)),
         "DelayObservation": (FRAME, partial(single.DelayObservation, delay=2)),
         "DtypeObservation": (FRAME, partial(single.DtypeObservation, dtype=np.float32)),
         "DiscretizeObservation": (POSITION, partial(single.DiscretizeObservation, bins=4)),
@@ -156,7 +154,7 @@ def play(env: Any, steps: int = 15) -> None:
         mode = env.metadata.get("autoreset_mode")
         if mode is None and over:
             env.reset()
-        if mode == AutoresetMode.DISABLED and np.any(over):
+        if mode == AutoresetMode.DISABLED and np.asarray(over).any():
             env.reset(options={"reset_mask": np.asarray(over)})
         _, _, terminated, truncated, _ = env.step(env.action_space.sample())
         over = terminated | truncated
@@ -179,17 +177,17 @@ def attempt(make: Callable[[], Any]) -> str:
     return "works"
 
 
-def single_table(folder: Path, progress: Callable[[], Any] = lambda: None) -> dict[str, str]:
+def single_table(world: World, folder: Path, progress: Callable[[], Any] = lambda: None) -> dict[str, str]:
     """By wrapper: what comes of it."""
     found = {}
     for name, (kwargs, wrap) in single_wrappers(folder).items():
-        make = partial(gym.make, ENV, render_mode="rgb_array", max_episode_steps=6, **kwargs)
+        make = partial(gym.make, "Glass-v0", checkpoint=world, render_mode="rgb_array", max_episode_steps=6, **kwargs)
         found[name] = attempt(lambda make=make, wrap=wrap: wrap(make()))
         progress()
     return found
 
 
-def vector_table(folder: Path, progress: Callable[[], Any] = lambda: None) -> dict[str, dict[str, str]]:
+def vector_table(world: World, folder: Path, progress: Callable[[], Any] = lambda: None) -> dict[str, dict[str, str]]:
     """By wrapper, then by mode and output."""
     from glass_gym.wrappers import vector as ours
 
@@ -207,7 +205,8 @@ def vector_table(folder: Path, progress: Callable[[], Any] = lambda: None) -> di
             for mode in MODES:
                 make = partial(
                     gym.make_vec,
-                    ENV,
+                    "Glass-v0",
+                    checkpoint=world,
                     num_envs=3,
                     max_episode_steps=6,
                     render_mode="rgb_array",
@@ -226,16 +225,15 @@ def vector_table(folder: Path, progress: Callable[[], Any] = lambda: None) -> di
 
 def markdown(singles: dict[str, str], vectors: dict[str, dict[str, str]]) -> str:
     """Two tables, and what refused below each."""
-    reasons: dict[str, str] = {}
+    reasons: list[str] = []
 
     def cell(answer: str) -> str:
-        if not answer.startswith("refused: "):
-            return answer
-        return f"refused [{list(reasons).index(reasons_key(answer)) + 1}]"
-
-    def reasons_key(answer: str) -> str:
-        reasons.setdefault(answer.removeprefix("refused: "), "")
-        return answer.removeprefix("refused: ")
+        kind, refused, reason = answer.partition("refused: ")
+        if not refused:
+            return kind
+        if reason not in reasons:
+            reasons.append(reason)
+        return f"refused [{reasons.index(reason) + 1}]"
 
     columns = list(next(iter(vectors.values())))
     one = tabulate([[n, cell(a)] for n, a in singles.items()], ("wrapper", "single"), tablefmt="github")
@@ -251,7 +249,8 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--out", type=Path, default=Path("wrappers.md"), help="the tables (default: wrappers.md)")
     out = p.parse_args(argv).out
     with tempfile.TemporaryDirectory() as folder, tqdm(unit="wrapper") as bar:
-        tables = single_table(Path(folder), lambda: bar.update(1)), vector_table(Path(folder), lambda: bar.update(1))
+        world, count = load_world("tennis-v1"), lambda: bar.update(1)
+        tables = single_table(world, Path(folder), count), vector_table(world, Path(folder), count)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(markdown(*tables))
     print(f"wrote {out}")

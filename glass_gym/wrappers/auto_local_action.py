@@ -11,7 +11,7 @@ from gymnasium.vector import VectorActionWrapper, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from glass_gym.core import GlassCore
-from glass_gym.wrappers.core_of import core_of
+from glass_gym.wrappers.core_of import TellsAutoresetMode, core_of
 
 
 def core_with_prior(env: Any) -> GlassCore:
@@ -69,7 +69,7 @@ class AutoLocalAction(gym.ActionWrapper, gym.utils.RecordConstructorArgs):
         return {keys: int(pair[0]) for keys, pair in pairs.items() if not digits & set(keys)}
 
 
-class VectorAutoLocalAction(VectorActionWrapper):
+class VectorAutoLocalAction(TellsAutoresetMode, VectorActionWrapper):
     """:class:`AutoLocalAction` for vector environments: a shift's index a row.
 
     Raises:

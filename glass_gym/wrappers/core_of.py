@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from gymnasium.vector import AutoresetMode
+
 from glass_gym.core import GlassCore
 
 
@@ -20,3 +22,12 @@ def core_of(env: Any) -> GlassCore:
     if not isinstance(core, GlassCore):
         raise TypeError(f"this wrapper needs a glass_gym environment, got {env.unwrapped!r}")
     return core
+
+
+class TellsAutoresetMode:
+    """A vector wrapper that tells the mode of what it wraps, where TorchRL looks for it."""
+
+    @property
+    def autoreset_mode(self) -> AutoresetMode:
+        """The environment's."""
+        return self.env.unwrapped.metadata["autoreset_mode"]  # type: ignore[attr-defined]

@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import VectorEnv, VectorWrapper
 
-from glass_gym.wrappers.core_of import core_of
+from glass_gym.wrappers.core_of import TellsAutoresetMode, core_of
 
 
 def downscale(env: Any, frame_size: tuple[int, int]) -> None:
@@ -37,7 +37,7 @@ class DownscaleFrame(gym.Wrapper, gym.utils.RecordConstructorArgs):
         downscale(env, frame_size)
 
 
-class VectorDownscaleFrame(VectorWrapper):
+class VectorDownscaleFrame(TellsAutoresetMode, VectorWrapper):
     """:class:`DownscaleFrame` for vector environments."""
 
     def __init__(self, env: VectorEnv, frame_size: tuple[int, int]):

@@ -10,7 +10,7 @@ import torch
 from gymnasium.vector import VectorActionWrapper, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from glass_gym.wrappers.core_of import core_of
+from glass_gym.wrappers.core_of import TellsAutoresetMode, core_of
 
 
 class FlattenAction(gym.ActionWrapper, gym.utils.RecordConstructorArgs):
@@ -41,7 +41,7 @@ class FlattenAction(gym.ActionWrapper, gym.utils.RecordConstructorArgs):
         return {keys: int(self._table.flatten(pair)) for keys, pair in pairs.items()}
 
 
-class VectorFlattenAction(VectorActionWrapper):
+class VectorFlattenAction(TellsAutoresetMode, VectorActionWrapper):
     """:class:`FlattenAction` for vector environments: a flat index a row."""
 
     def __init__(self, env: VectorEnv):

@@ -12,7 +12,7 @@ from gymnasium.vector.utils import batch_space
 
 from glass_gym.core import GlassCore
 from glass_gym.tasks import GoalTask
-from glass_gym.wrappers.core_of import core_of
+from glass_gym.wrappers.core_of import TellsAutoresetMode, core_of
 
 
 class Goals:
@@ -122,7 +122,7 @@ class GoalObservation(gym.Wrapper, gym.utils.RecordConstructorArgs):
         return self._goals.reward(achieved_goal, desired_goal, info)
 
 
-class VectorGoalObservation(VectorWrapper):
+class VectorGoalObservation(TellsAutoresetMode, VectorWrapper):
     """:class:`GoalObservation` for vector environments.
 
     Raises:

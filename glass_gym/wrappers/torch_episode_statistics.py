@@ -8,8 +8,10 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from torch import Tensor
 
+from glass_gym.wrappers.core_of import TellsAutoresetMode, core_of
 
-class VectorTorchEpisodeStatistics(VectorWrapper):
+
+class VectorTorchEpisodeStatistics(TellsAutoresetMode, VectorWrapper):
     """What Gymnasium's RecordEpisodeStatistics tells, as tensors, for environments with ``output="torch"``.
 
     A step's infos get `episode`, {"r": (n,) float32 returns, "l": (n,) int64 lengths}, 0 where no episode ended, and
@@ -34,7 +36,7 @@ class VectorTorchEpisodeStatistics(VectorWrapper):
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """As the environment's; rows that start anew have counted nothing."""
         observation, info = self.env.reset(seed=seed, options=options)
-        device = self.env.unwrapped.core.device
+        device = core_of(self.env).device
         mask = (options or {}).get("reset_mask")
         if mask is None:
             self.episode_returns = torch.zeros(self.num_envs, device=device)
@@ -47,7 +49,7 @@ class VectorTorchEpisodeStatistics(VectorWrapper):
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """As the environment's, with `episode` and `_episode` in the infos."""
         observation, reward, terminated, truncated, info = self.env.step(actions)
-        mode = self.env.unwrapped.metadata["autoreset_mode"]
+        mode = self.autoreset_mode
         counted = ~self._over  # a row that was over is reset in this step, or waits for it
         if mode == AutoresetMode.NEXT_STEP:
             self._begin(self._over)

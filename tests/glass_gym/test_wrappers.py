@@ -157,3 +157,13 @@ def test_a_done_row_that_waits_for_its_reset_is_counted_once(tiny_world):
 def test_statistics_of_arrays_are_left_to_gymnasium(tiny_world):
     with pytest.raises(ValueError, match=r"output='torch', or use .*\.RecordEpisodeStatistics"):
         vector.TorchEpisodeStatistics(GlassVectorEnv(tiny_world, 2))
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_wrapped_or_not_a_vector_tells_its_autoreset_mode(tiny_world, mode):
+    """TorchRL's GymWrapper reads `envs.autoreset_mode`."""
+    kwargs = {"output": "torch", "autoreset_mode": mode, "draw_target": False}
+    wraps = [vector.FlattenAction, vector.GoalObservation, vector.TorchEpisodeStatistics]
+    wraps += [lambda envs: vector.DownscaleFrame(envs, (16, 24)), lambda envs: envs]
+    for wrap in wraps:
+        assert wrap(GlassVectorEnv(tiny_world, 2, **kwargs)).autoreset_mode is mode
