@@ -10,6 +10,12 @@ import numpy as np
 
 LINE = 20
 """Height of a line of text, px."""
+FONTS = "dejavusansmono,couriernew,monospace"
+FONT = 14
+SMALLEST = 7
+"""Sizes of text, px: usual, and at least."""
+MARGIN = 12
+"""Px between a page of text and the window's edge."""
 SHARE = 0.75
 """A new window takes at most this share of the screen."""
 NO_SCREEN = "On a machine without a screen use `xvfb-run` or SDL_VIDEODRIVER=dummy, with --record to see something"
@@ -77,7 +83,7 @@ class Window:
             raise DisplayError(f"no window can be opened (no display was found). {NO_SCREEN}")
         pygame.display.set_caption(title)
         pygame.font.init()
-        self.font = pygame.font.SysFont("dejavusansmono,couriernew,monospace", 14)
+        self.font = pygame.font.SysFont(FONTS, FONT)
         self.clock = pygame.time.Clock()
         self._corner = (0, 0)
         self._scale = scale
@@ -105,7 +111,7 @@ class Window:
         Args:
             frame: (h, w, 3) uint8, shown as large as whole px allow.
             lines: of text below it, the first one brighter.
-            page: lines of text over it, on a dark ground; none: the frame is seen.
+            page: lines of text instead, over all of the window on a dark ground; none: the frame is seen.
         """
         pygame = self.pygame
         width, height = self.screen.get_size()
@@ -117,16 +123,25 @@ class Window:
         picture = pygame.surfarray.make_surface(frame.swapaxes(0, 1))
         self.screen.blit(pygame.transform.scale(picture, size), self._corner)
         if page:
-            cover = pygame.Surface((width, max(1, room)))
-            cover.fill(PAPER)
-            cover.set_alpha(225)
-            self.screen.blit(cover, (0, 0))
-        for row, text in enumerate(page):
-            self.screen.blit(self.font.render(text, True, INK), (16, 12 + row * LINE))
-        for row, text in enumerate(lines[: self.lines]):
-            ink = self.font.render(text, True, DIM if row else INK)
-            self.screen.blit(ink, (8, height - (self.lines - row) * LINE + 2))
+            self._cover(page, width, height)
+        else:
+            for row, text in enumerate(lines[: self.lines]):
+                ink = self.font.render(text, True, DIM if row else INK)
+                self.screen.blit(ink, (8, height - (self.lines - row) * LINE + 2))
         pygame.display.flip()
+
+    def _cover(self, page: Sequence[str], width: int, height: int) -> None:
+        """Lines of text over all of the window, as large as they fit."""
+        pygame = self.pygame
+        cover = pygame.Surface((width, height))
+        cover.fill(PAPER)
+        cover.set_alpha(225)
+        self.screen.blit(cover, (0, 0))
+        across = (width - 2 * MARGIN) / max(1, *(self.font.size(text)[0] for text in page))
+        share = min(1.0, across, (height - 2 * MARGIN) / (len(page) * LINE))
+        font = self.font if share == 1 else pygame.font.SysFont(FONTS, max(SMALLEST, int(FONT * share)))
+        for row, text in enumerate(page):
+            self.screen.blit(font.render(text, True, INK), (MARGIN, MARGIN + int(row * LINE * share)))
 
     def wait(self, fps: float) -> float:
         """Sleep until the next frame is due; returns the frames a second of late."""
