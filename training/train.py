@@ -80,6 +80,8 @@ except ImportError:  # the command says so; the library works without
 
 PROBES = (200, 350, 500)
 """Steps of GMA after which it is looked at: was the right thing chosen?"""
+MEASURED = 20.0
+"""Seconds of a stage after which it is told how long the rest of it will take."""
 ATTACHED = 0.5
 """An agent that touches the frame's edge in more than this share of the frames hangs on to it."""
 
@@ -476,14 +478,17 @@ class Reporter:
         self.stage = ""
         self.bar: tqdm | None = None
         self.smooth: dict[str, float] = {}
+        self.first: tuple[float, int] | None = None  # when the stage's first step was done, and which it was
 
     def step(self, stage: Stage, iteration: int, terms: dict[str, float]) -> None:
         """After every optimiser step."""
         if self.stage != stage.name:
             self.stage = stage.name
             self.smooth = {}
+            self.first = time.monotonic(), iteration
             self.bar = tqdm(total=stage.iterations, initial=iteration, desc=stage.name, mininterval=2.0)
         self.bar.update(1)
+        self._tell_time(stage, iteration)
         for key, value in terms.items():
             self.smooth[key] = value if key not in self.smooth else 0.95 * self.smooth[key] + 0.05 * value
         if iteration % 20 == 0:
@@ -493,6 +498,21 @@ class Reporter:
         if iteration + 1 == stage.iterations:
             self.sheet(stage, final=True)
             self.bar.close()
+
+    def _tell_time(self, stage: Stage, iteration: int) -> None:
+        """How long the stage will take on this machine, once, measured over its first steps."""
+        if self.first is None or iteration == self.first[1]:
+            return
+        seconds = time.monotonic() - self.first[0]
+        if seconds < MEASURED:
+            return
+        rate = (iteration - self.first[1]) / seconds
+        self.first = None
+        minutes = (stage.iterations - iteration) / rate / 60
+        order = list(self.trainer.model.stages)
+        left = ", ".join(order[order.index(stage.name) + 1 :]) if stage.name in order else ""
+        then = f"; then: {left}" if left else ""
+        tqdm.write(f"{stage.name}: {rate:.2g} steps a second on this machine, about {minutes:.0f} minutes more{then}")
 
     def sheet(self, stage: Stage, final: bool = False) -> None:
         """A sample sheet of the averaged weights."""

@@ -1,5 +1,6 @@
 import math
 import os
+import re
 import signal
 import threading
 
@@ -316,7 +317,8 @@ def test_the_command_trains_resumes_exports_and_evaluates(block_store, tmp_path,
     assert list((tmp_path / "run/tensorboard").iterdir())
 
 
-def test_the_command_alone_makes_a_world_of_poses(block_store, tmp_path):
+def test_the_command_alone_makes_a_world_of_poses(block_store, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("training.train.MEASURED", 0.0)
     command = [
         str(block_store), "--out", str(tmp_path / "run"), "--window", "16", "--agent-radius", "5", "--codes", "2",
         "--poses", "4", "--gma.theta", "0.04", "--gma.iterations", "4", "--gma.batch", "2", "--gma.moving-pixels", "3",
@@ -324,7 +326,10 @@ def test_the_command_alone_makes_a_world_of_poses(block_store, tmp_path):
         "--token.steps", "4", "--loop.device", "cpu",
     ]  # fmt: skip
     assert main([*command, "--loop.max-minutes", "0"]) == 3
+    capsys.readouterr()
     assert main([*command, "--resume"]) == 0
+    told = re.findall(r"(\w+): [\d.e+]+ steps a second on this machine, about \d+ minutes more", capsys.readouterr().out)
+    assert told == ["gma", "pose", "lma"]
     world = load_world(tmp_path / "run/world.safetensors")
     assert world.config.architecture == "token" and world.config.poses == 4 and world.model.prior is not None
     assert {p.name for p in (tmp_path / "run/samples").iterdir()} >= {
