@@ -183,7 +183,7 @@ class Glass(nn.Module):
 
     def start_state(self, layer: Tensor, position: Tensor | None = None) -> State:
         """The RNN's initial state for agents that begin as layers (B, 4, h, w), at (B, 2) px where that is known."""
-        return self.dynamics.start(len(layer), *self.view.size)  # type: ignore[operator]
+        return self.dynamics.start(layer.shape[0], *self.view.size)  # type: ignore[operator]
 
     def place_state(self, state: State, by: Tensor) -> State:
         """The state of agents that are carried `by` (B, 2) px without a step."""

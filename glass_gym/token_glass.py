@@ -85,8 +85,8 @@ class TokenGlass(Glass):
         """As :meth:`Glass.start_state`."""
         looks = self.encoder(layer)
         pose = self.poses.embed(self.tokens(layer))
-        place = pose.new_full((len(layer), 2), torch.nan) if position is None else position.float().clone()
-        return looks.float(), pose, pose.clone(), self.dynamics.start(len(layer), pose), place
+        place = pose.new_full((layer.shape[0], 2), torch.nan) if position is None else position.float().clone()
+        return looks.float(), pose, pose.clone(), self.dynamics.start(layer.shape[0], pose), place
 
     def place_state(self, state: State, by: Tensor) -> State:
         """As :meth:`Glass.place_state`."""
