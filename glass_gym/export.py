@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
+import tarfile
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,6 +28,7 @@ from glass_gym.action_space import ActionTable
 from glass_gym.checkpoint import CheckpointError, World, load_world
 from glass_gym.convert import to_bytes, to_images
 from glass_gym.core import GlassCore
+from glass_gym.drawing import draw_rings, observed_frames
 from glass_gym.geometry import densest_point
 from glass_gym.simulator import PRESENT, Simulator, WorldState
 from glass_gym.starts import GATHERED
@@ -248,11 +251,11 @@ def _shape(value: Any) -> dict[str, Any]:
     return {"type": kinds[tensor.elem_type], "shape": shape}
 
 
-def _trace(graph: Graph, example: tuple[Tensor, ...]) -> onnx.ModelProto:
+def _trace(graph: Graph | Acting, example: tuple[Tensor, ...]) -> onnx.ModelProto:
     rows = torch.export.Dim("rows", min=1, max=1 << 16)
     asked = torch.export.Dim("shifts", min=1, max=1 << 10)
     shapes = [{0: rows, 1: asked} if name == "shifts" else {0: rows} for name in graph.inputs]
-    variadic = not isinstance(graph, (Segment, Begin))
+    variadic = not isinstance(graph, (Segment, Begin, Acting))
     dynamic = (shapes[0], tuple(shapes[1:])) if variadic else tuple(shapes)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
@@ -347,7 +350,7 @@ class OnnxWorld:
         known = {value.name for value in session.get_inputs()}
         names = [value.name for value in session.get_outputs()]
         out = session.run(names, {key: value for key, value in inputs.items() if key in known})
-        return dict(zip(names, out, strict=True))
+        return {name: np.asarray(value) for name, value in zip(names, out, strict=True)}
 
     def start(self, frames: np.ndarray, place: np.ndarray) -> dict[str, np.ndarray]:
         """The state of frames (B, H, W, 3) uint8 whose layers are at places (B, 2) px."""
@@ -360,9 +363,8 @@ class OnnxWorld:
         """The next state, and its frames (B, H, W, 3) uint8, under shifts (B, 2) px and codes (B,)."""
         out = self.run("step", **state, shift=shift.astype(np.float32), code=code.astype(np.int64))
         frame = out.pop("frame")
-        return {key.removeprefix("next_"): value for key, value in out.items()} | {
-            "background": state["background"]
-        }, frame
+        kept = {"background": state["background"]}
+        return kept | {key.removeprefix("next_"): value for key, value in out.items()}, frame
 
 
 def compare(world: World, folder: Path, steps: int = 100, rows: int = 4, seed: int = 0) -> list[float]:
@@ -395,6 +397,156 @@ def compare(world: World, folder: Path, steps: int = 100, rows: int = 4, seed: i
     return off
 
 
+# --- a policy ---------------------------------------------------------------------------------------------------
+
+
+class Acting(nn.Module):
+    """Frames (B, H, W, 3) uint8 and targets (B, 2) px -> a policy's likeliest actions (B, 2) int64.
+
+    Args:
+        policy: of Stable-Baselines3's actor-critic kind, on frames or on frames and positions.
+        radius: of the ring that shows the target, px.
+
+    Raises:
+        ExportError: another kind of policy.
+    """
+
+    inputs = ("frame", "target")
+    outputs = ("action",)
+
+    def __init__(self, policy: Any, radius: float):
+        super().__init__()
+        net = getattr(policy.model, "policy", policy.model)
+        space = net.observation_space
+        if not hasattr(net, "action_net") or hasattr(net, "lstm_actor"):
+            raise ExportError(f"a page plays policies of PPO and A2C, not {type(net).__name__}")
+        shape = tuple(getattr(space, "shape", None) or ())
+        if len(shape) != 3 or shape[0] != 3 or not hasattr(net.action_space, "nvec"):
+            raise ExportError(f"a page plays policies that see a frame and choose a pair, not {space}")
+        self.net = net
+        self.radius = radius
+        self.size = shape[1:]
+        self.counts = [int(n) for n in net.action_space.nvec]
+
+    def forward(self, frame: Tensor, target: Tensor) -> Tensor:
+        """Draw the target, look, act."""
+        shown = draw_rings(frame.permute(0, 3, 1, 2).contiguous(), target, self.radius)
+        seen = observed_frames(shown, self.size, channels_first=True)
+        features = self.net.extract_features(seen, self.net.pi_features_extractor)
+        latent = self.net.mlp_extractor.forward_actor(features)
+        logits = self.net.action_net(latent).split(self.counts, 1)
+        return torch.stack([part.argmax(1) for part in logits], 1)
+
+
+def export_policy(world: World, folder: Path, path: Path) -> None:
+    """Add a policy to an exported world: policy.onnx, and what world.json says of it.
+
+    Args:
+        world: where it acts.
+        folder: of :func:`export_onnx`.
+        path: .safetensors of :func:`glass_gym.policy.save_policy`.
+
+    Raises:
+        ExportError: a policy that a page cannot play, or that another world is for.
+    """
+    _need("stable_baselines3")
+    from glass_gym.policy import PolicyError, load_policy
+
+    core = GlassCore(world, ROWS, device="cpu", precision="float32")
+    try:
+        policy = load_policy(path, core=core)
+    except PolicyError as error:
+        raise ExportError(str(error)) from None
+    about = json.loads((folder / "world.json").read_text())
+    acting = Acting(policy, about["reach"]["radius"])
+    if acting.counts != [len(about["shifts"]), len(about["code_names"])]:
+        raise ExportError(f"{path}: it chooses among {acting.counts}, {world.name} has other actions")
+    frames = torch.from_numpy(world.start_frames[:1]).expand(ROWS, -1, -1, -1).contiguous()
+    model = _trace(acting, (frames, torch.zeros(ROWS, 2)))
+    (folder / "policy.onnx").write_bytes(model.SerializeToString())
+    sides = {"inputs": model.graph.input, "outputs": model.graph.output}
+    shapes = {side: {value.name: _shape(value) for value in values} for side, values in sides.items()}
+    about["graphs"]["policy"] = {"file": "policy.onnx", **shapes}
+    (folder / "world.json").write_text(json.dumps(about, indent=1) + "\n")
+
+
+# --- a page -----------------------------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parent / "web"
+RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+"""What a page needs of onnxruntime-web's dist/."""
+RUNTIME_VERSION = "1.30.0"
+LARGEST_RUNTIME = 64 << 20
+FIX = (
+    f"fetch it once with `npm pack onnxruntime-web@{RUNTIME_VERSION}` and name the file: "
+    f"--runtime onnxruntime-web-{RUNTIME_VERSION}.tgz"
+)
+
+
+def write_page(
+    worlds: Sequence[World],
+    folder: Path,
+    runtime: Path,
+    policies: Sequence[Path] = (),
+    progress: Callable[[str], Any] = lambda what: None,
+) -> Path:
+    """Write a folder that any static host serves.
+
+    Args:
+        worlds: what can be played in it.
+        folder: gets index.html and all that it needs.
+        runtime: onnxruntime-web: the .tgz of `npm pack`, its unpacked folder, or its dist/.
+        policies: of the worlds in the same order; fewer: the rest have none.
+        progress: called with what is made next.
+
+    Returns:
+        the page.
+
+    Raises:
+        ExportError: no such runtime; nothing is written.
+    """
+    parts = _runtime(runtime)
+    names = [world.name or "world" for world in worlds]
+    if len(set(names)) != len(names):
+        raise ExportError(f"worlds of one name cannot be told apart: {', '.join(names)}")
+    for name, raw in parts.items():
+        (folder / "runtime").mkdir(parents=True, exist_ok=True)
+        (folder / "runtime" / name).write_bytes(raw)
+    for file in PAGE.iterdir():
+        if file.is_file():
+            shutil.copyfile(file, folder / file.name)
+    for index, (world, name) in enumerate(zip(worlds, names, strict=True)):
+        export_onnx(world, folder / "worlds" / name, lambda what, name=name: progress(f"{name}: {what}"))
+        if index < len(policies):
+            progress(f"{name}: policy")
+            export_policy(world, folder / "worlds" / name, policies[index])
+    (folder / "worlds.json").write_text(json.dumps(names) + "\n")
+    return folder / "index.html"
+
+
+def _runtime(path: Path) -> dict[str, bytes]:
+    """The files of onnxruntime-web that a page needs, by name; its licence too, where it is there."""
+    found: dict[str, bytes] = {}
+    wanted = {*RUNTIME, "LICENSE"}
+    try:
+        if path.is_file():
+            with tarfile.open(path) as archive:
+                for member in archive:  # only read: nothing is unpacked, whatever the names say
+                    name = Path(member.name).name
+                    if name in wanted and member.isfile() and member.size <= LARGEST_RUNTIME:
+                        found[name] = archive.extractfile(member).read()  # type: ignore[union-attr]
+        else:
+            for name in wanted:
+                for file in (path / name, path / "dist" / name):
+                    if file.is_file() and file.stat().st_size <= LARGEST_RUNTIME:
+                        found[name] = file.read_bytes()
+    except (OSError, tarfile.TarError) as error:
+        raise ExportError(f"{path}: cannot be read ({error}); {FIX}") from None
+    if missing := [name for name in RUNTIME if name not in found]:
+        raise ExportError(f"{path}: no onnxruntime-web ({', '.join(missing)} is not there); {FIX}")
+    return found
+
+
 def _need(*packages: str) -> None:
     from importlib.util import find_spec
 
@@ -409,27 +561,54 @@ def main(argv: Sequence[str] | None = None) -> int:
         "glass-export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("worlds", nargs="+", metavar="WORLD", help="bundled names or .safetensors files")
-    p.add_argument("--onnx", type=Path, metavar="DIR", help="write the world as ONNX")
+    p.add_argument("--onnx", type=Path, metavar="DIR", help="write the world as ONNX (several: a folder each)")
+    p.add_argument("--web", type=Path, metavar="DIR", help="write a page to play the worlds in")
+    p.add_argument(
+        "--runtime", type=Path, metavar="PATH", help=f"onnxruntime-web: a .tgz of npm pack, or a folder ({FIX})"
+    )
+    p.add_argument(
+        "--policy",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="trained policies (PPO or A2C on frames, .safetensors) of the worlds, in their order",
+    )
     p.add_argument("--steps", type=int, default=100, help="random steps of the comparison with torch (default: 100)")
     arguments = p.parse_args(argv)
-    if not arguments.onnx:
-        p.error("say what to write: --onnx DIR")
+    if not (arguments.onnx or arguments.web):
+        p.error("say what to write: --onnx DIR or --web DIR")
     if arguments.steps < 1:
         p.error("--steps is at least 1")
+    if len(arguments.policy) > len(arguments.worlds):
+        p.error(f"{len(arguments.policy)} policies for {len(arguments.worlds)} worlds")
+    if arguments.web and not arguments.runtime:
+        p.error(f"--web needs onnxruntime-web: {FIX}")
+
+    def tell(what: str) -> None:
+        print(what, flush=True)
+
     try:
-        for name in arguments.worlds:
-            world = load_world(name)
-            folder = arguments.onnx if len(arguments.worlds) == 1 else arguments.onnx / world.name
-            _export(world, folder, arguments.steps)
+        worlds = [load_world(name) for name in arguments.worlds]
+        if arguments.onnx:
+            for index, world in enumerate(worlds):
+                folder = arguments.onnx if len(worlds) == 1 else arguments.onnx / world.name
+                export_onnx(world, folder, lambda what, world=world: tell(f"{world.name}: {what}"))
+                if index < len(arguments.policy):
+                    export_policy(world, folder, arguments.policy[index])
+                _check(world, folder, arguments.steps)
+        if arguments.web:
+            page = write_page(worlds, arguments.web, arguments.runtime, arguments.policy, tell)
+            for world in worlds:
+                _check(world, arguments.web / "worlds" / (world.name or "world"), arguments.steps)
+            tell(f"{page}: serve it, for example: python -m http.server -d {arguments.web}")
     except (CheckpointError, ExportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _export(world: World, folder: Path, steps: int) -> None:
-    export_onnx(world, folder, lambda what: print(f"{world.name}: {what}", flush=True))
-    _need("onnxruntime")
+def _check(world: World, folder: Path, steps: int) -> None:
     off = compare(world, folder, steps)
     size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
     print(f"{folder}: {size:.1f} MB; {max(off):.3f} grey levels from torch at most, over {steps} random steps")

@@ -328,7 +328,9 @@ def test_the_command_alone_makes_a_world_of_poses(block_store, tmp_path, capsys,
     assert main([*command, "--loop.max-minutes", "0"]) == 3
     capsys.readouterr()
     assert main([*command, "--resume"]) == 0
-    told = re.findall(r"(\w+): [\d.e+]+ steps a second on this machine, about \d+ minutes more", capsys.readouterr().out)
+    told = re.findall(
+        r"(\w+): [\d.e+]+ steps a second on this machine, about \d+ minutes more", capsys.readouterr().out
+    )
     assert told == ["gma", "pose", "lma"]
     world = load_world(tmp_path / "run/world.safetensors")
     assert world.config.architecture == "token" and world.config.poses == 4 and world.model.prior is not None

@@ -1,0 +1,383 @@
+// The page: keys, touch, buttons, canvases. What a world is, glass.js knows.
+import { AGAIN, Game, NoAgentError, World, pack, unpack } from "./glass.js";
+
+const LONGEST = 4000; // actions that a link may carry
+const FILM = 8; // steps of a code's film
+const KEYS = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+const PAD = [[-1, -1, "↖"], [0, -1, "↑"], [1, -1, "↗"], [-1, 0, "←"], null, [1, 0, "→"], [-1, 1, "↙"], [0, 1, "↓"], [1, 1, "↘"]];
+const $ = (id) => document.getElementById(id);
+
+const held = new Set(); // keys, and pointers on the pad as "pad:x,y"
+let code = null; // the local action that is held, or tapped since the last step
+let tapped = new Set(); // keys that came and went between two steps
+let world = null, human = null, agent = null, seed = 0, replay = null;
+let running = true, busy = false, turn = 0, films = [], recorder = null, ticks = [];
+
+const say = (text) => { $("message").textContent = text; };
+
+// --- what is shown ------------------------------------------------------------------------------------------
+
+function paint(figure, game) {
+  const { width, height, pixel_aspect: aspect, reach } = world.about;
+  const canvas = figure.querySelector("canvas");
+  const scale = Math.max(1, Math.floor(768 / (width * aspect)));
+  const [w, h] = [Math.round(width * aspect * scale), height * scale];
+  if (canvas.width !== w || canvas.height !== h) { canvas.width = w; canvas.height = h; }
+  const image = new ImageData(width, height);
+  for (let i = 0; i < width * height; i++) {
+    for (let c = 0; c < 3; c++) image.data[4 * i + c] = game.frame[3 * i + c];
+    image.data[4 * i + 3] = 255;
+  }
+  const small = new OffscreenCanvas(width, height);
+  small.getContext("2d").putImageData(image, 0, 0);
+  const context = canvas.getContext("2d");
+  context.imageSmoothingEnabled = false;
+  context.drawImage(small, 0, 0, w, h);
+  const [x, y] = game.target;
+  context.lineWidth = 1.5 * scale;
+  context.strokeStyle = "#ffe600";
+  context.beginPath();
+  context.ellipse((x + 0.5) * aspect * scale, (y + 0.5) * scale, reach.radius * aspect * scale, reach.radius * scale, 0, 0, 2 * Math.PI);
+  context.stroke();
+  const { shift_names: shifts, code_names: codes } = world.about;
+  const who = game === agent ? "agent" : replay ? "replay" : "you";
+  figure.querySelector("figcaption").textContent = game.last
+    ? `${who}: ${shifts[game.last[0]]} + ${codes[game.last[1]]}, ${game.distance.toFixed(0)} px to go`
+    : `${who}: walk to the ring`;
+}
+
+function show() {
+  if (!$("human").hidden) paint($("human"), human);
+  if (!$("agent").hidden) paint($("agent"), agent);
+  const now = performance.now();
+  ticks = ticks.filter((t) => now - t < 2000);
+  const line = (game) => `${game.reached} reached${game.best ? `, best in ${game.best} steps` : ""}`;
+  const parts = [];
+  if (!$("human").hidden) parts.push(`${replay ? "replay" : "you"}: ${line(human)}`);
+  if (!$("agent").hidden) parts.push(`agent: ${line(agent)}`);
+  $("score").textContent = `${parts.join("   ")}   ${(ticks.length / 2).toFixed(0)} frames a second`;
+}
+
+/** Each local action as a small film, made from where the game is. */
+async function makeFilms(game) {
+  const { width, height, agent_radius: radius, code_names: names } = world.about;
+  const mine = ++turn;
+  const [first, at] = [game.state, game.place];
+  films = [];
+  const side = Math.min(height, width, 4 * radius);
+  for (let k = 0; k < names.length; k++) {
+    let state = first;
+    const pictures = [];
+    for (let t = 0; t < FILM; t++) {
+      const out = await exclusive(() => world.step(state, 0, k));
+      if (mine !== turn) return; // another world was chosen
+      state = out.state;
+      const [x, y] = at.map((v, a) => Math.round(Math.min(Math.max(v - side / 2, 0), [width, height][a] - side)));
+      const image = new ImageData(side, side);
+      for (let r = 0; r < side; r++) for (let c = 0; c < side; c++) {
+        for (let p = 0; p < 3; p++) image.data[4 * (r * side + c) + p] = out.frame[3 * ((y + r) * width + x + c) + p];
+        image.data[4 * (r * side + c) + 3] = 255;
+      }
+      pictures.push(image);
+    }
+    const canvas = $("codes").children[k].querySelector("canvas");
+    canvas.width = canvas.height = side;
+    films.push({ canvas, pictures });
+  }
+}
+setInterval(() => {
+  const t = Math.floor(performance.now() / 150) % (FILM + 3);
+  for (const { canvas, pictures } of films) canvas.getContext("2d").putImageData(pictures[Math.min(t, FILM - 1)], 0, 0);
+}, 150);
+
+// --- what is done -------------------------------------------------------------------------------------------
+
+let queue = Promise.resolve();
+/** One call of the networks at a time. */
+function exclusive(task) {
+  const done = queue.then(task);
+  queue = done.catch(() => {});
+  return done;
+}
+
+function wanted() {
+  let x = 0, y = 0;
+  for (const key of new Set([...held, ...tapped])) {
+    const way = KEYS[key] ?? (key.startsWith("pad:") ? key.slice(4).split(",").map(Number) : null);
+    if (way) { x += Math.sign(way[0]); y += Math.sign(way[1]); }
+  }
+  tapped = new Set();
+  return [Math.sign(x), Math.sign(y)];
+}
+
+/** The row of the table that goes most in a direction. */
+export function shiftOf([x, y], shifts) {
+  if (!x && !y) return 0;
+  const size = shifts.reduce((m, s) => [Math.max(m[0], Math.abs(s[0])), Math.max(m[1], Math.abs(s[1]))], [1e-6, 1e-6]);
+  let best = 0, most = -Infinity;
+  shifts.forEach(([dx, dy], i) => {
+    const off = Math.hypot(dx / size[0] - x, dy / size[1] - y);
+    if (-off > most) { most = -off; best = i; }
+  });
+  return best;
+}
+
+async function play(game) {
+  if (game.over) return game.reset();
+  if (game === agent) return game.step(...(await game.act()));
+  if (replay) {
+    if (!replay.length) {
+      replay = null;
+      say("the end of the replay: go on from here");
+      return undefined;
+    }
+    const action = replay.shift();
+    if (action === AGAIN) return game.again();
+    while (replay.clicks.length && replay.clicks[0][0] <= game.actions.length) game.aim(replay.clicks.shift().slice(1));
+    const count = world.about.code_names.length;
+    return game.step(Math.floor(action / count), action % count);
+  }
+  const shift = shiftOf(wanted(), world.about.shifts);
+  const chosen = code;
+  if (!heldCodes.size) code = null;
+  return game.step(shift, chosen);
+}
+
+async function tick() {
+  const began = performance.now();
+  if (running && world && human && !busy) {
+    busy = true;
+    try {
+      await exclusive(async () => {
+        if (!$("human").hidden) await play(human);
+        if (!$("agent").hidden) await play(agent);
+      });
+      ticks.push(performance.now());
+      show();
+    } catch (error) { running = false; say(String(error.message ?? error)); }
+    busy = false;
+  }
+  setTimeout(tick, Math.max(0, 1000 / Number($("fps").value) - (performance.now() - began)));
+}
+
+async function choose(name, from = {}) {
+  seed = from.seed ?? Math.floor(Math.random() * 2 ** 31);
+  replay = null;
+  turn++; // films of the world before end
+  for (const button of $("worlds").children) button.setAttribute("aria-current", button.dataset.name === name);
+  say(`loading ${name}`);
+  const next = await World.load(`worlds/${name}`, (what) => say(`loading ${name}: ${what}`));
+  await exclusive(async () => {
+    world = next;
+    world.name = name;
+    human = new Game(world, seed);
+    await human.reset();
+    agent = null;
+    if (world.hasPolicy) {
+      agent = new Game(world, seed);
+      await agent.reset();
+    }
+  });
+  if (from.actions) {
+    const most = world.about.shifts.length * world.about.code_names.length;
+    replay = from.actions.filter((action) => action < most || action === AGAIN);
+    replay.clicks = from.clicks ?? [];
+  }
+  buttons();
+  say("");
+  show();
+  makeFilms(human).catch((error) => say(String(error.message ?? error)));
+}
+
+const heldCodes = new Set();
+function holdCode(k, element) { heldCodes.add(k); code = k; element?.classList.add("held"); }
+function freeCode(k, element) { heldCodes.delete(k); element?.classList.remove("held"); }
+
+function buttons() {
+  const names = world.about.code_names;
+  $("codes").replaceChildren(...names.map((name, k) => {
+    const button = document.createElement("button");
+    button.append(document.createElement("canvas"), `${k < 9 ? `${k + 1} ` : ""}${name}`);
+    button.title = `local action ${name}`;
+    button.addEventListener("pointerdown", () => holdCode(k, button));
+    for (const end of ["pointerup", "pointerleave", "pointercancel"]) button.addEventListener(end, () => freeCode(k, button));
+    return button;
+  }));
+  const options = [["human", "you"]];
+  if (agent) options.push(["agent", "the trained agent"], ["both", "both, on the same targets"]);
+  $("who").replaceChildren(...options.map(([value, text]) => new Option(text, value)));
+  who();
+}
+
+function who() {
+  const chosen = $("who").value;
+  $("human").hidden = chosen === "agent";
+  $("agent").hidden = chosen === "human";
+}
+
+// --- keys, pointers, files ----------------------------------------------------------------------------------
+
+addEventListener("keydown", (event) => {
+  if (event.target.matches("input, select") || event.ctrlKey || event.metaKey || event.altKey) return;
+  const digit = /^[1-9]$/.test(event.key) ? Number(event.key) - 1 : null;
+  if (event.key in KEYS) { held.add(event.key); tapped.add(event.key); }
+  else if (digit !== null && world && digit < world.about.code_names.length) holdCode(digit, $("codes").children[digit]);
+  else if (digit !== null) say(`${event.key}: no such local action, this world has ${world?.about.code_names.length ?? 0}`);
+  else if (event.key === " ") $("pause").click();
+  else if (event.key === "r") $("again").click();
+  else return;
+  event.preventDefault();
+});
+addEventListener("keyup", (event) => {
+  held.delete(event.key);
+  if (/^[1-9]$/.test(event.key)) freeCode(Number(event.key) - 1, $("codes").children[Number(event.key) - 1]);
+});
+addEventListener("blur", () => { held.clear(); heldCodes.clear(); }); // keys let go elsewhere are never reported
+
+$("pad").replaceChildren(...PAD.map((way) => {
+  const button = document.createElement("button");
+  if (!way) { button.disabled = true; return button; }
+  const key = `pad:${way[0]},${way[1]}`;
+  button.textContent = way[2];
+  button.addEventListener("pointerdown", () => { held.add(key); tapped.add(key); button.classList.add("held"); });
+  for (const end of ["pointerup", "pointerleave", "pointercancel"])
+    button.addEventListener(end, () => { held.delete(key); button.classList.remove("held"); });
+  return button;
+}));
+
+for (const [id, of] of [["human", () => human], ["agent", () => agent]]) {
+  $(id).querySelector("canvas").addEventListener("pointerdown", (event) => {
+    const game = of();
+    if (!game || replay) return;
+    const box = event.target.getBoundingClientRect();
+    const ratio = Math.min(box.width / event.target.width, box.height / event.target.height); // object-fit: contain
+    const size = [event.target.width * ratio, event.target.height * ratio];
+    const x = (event.clientX - box.left - (box.width - size[0]) / 2) / size[0];
+    const y = (event.clientY - box.top - (box.height - size[1]) / 2) / size[1];
+    if (x < 0 || x > 1 || y < 0 || y > 1) return;
+    game.aim([x * world.about.width, y * world.about.height]);
+    show();
+  });
+}
+
+$("pause").addEventListener("click", () => {
+  running = !running;
+  $("pause").textContent = running ? "pause" : "go on";
+});
+$("again").addEventListener("click", () => {
+  if (!human) return;
+  replay = null;
+  running = true;
+  $("pause").textContent = "pause";
+  say("");
+  exclusive(() => human.again()).then(show);
+});
+$("who").addEventListener("change", () => { who(); show(); $("who").blur(); });
+
+$("clip").addEventListener("click", () => {
+  if (recorder) return recorder.stop();
+  const canvas = ($("human").hidden ? $("agent") : $("human")).querySelector("canvas");
+  const parts = [];
+  recorder = new MediaRecorder(canvas.captureStream(Number($("fps").value)));
+  recorder.addEventListener("dataavailable", (event) => parts.push(event.data));
+  recorder.addEventListener("stop", () => {
+    recorder = null;
+    $("clip").textContent = "record a clip";
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob(parts, { type: "video/webm" }));
+    link.download = `${world.name}.webm`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  });
+  recorder.start();
+  $("clip").textContent = "stop and save the clip";
+  return undefined;
+});
+
+/** Where somebody sees the same game again. */
+export function linkTo(game) {
+  const parts = new URLSearchParams({ world: world.name, seed });
+  if (game.actions.length) parts.set("actions", pack(game.actions.slice(0, LONGEST)));
+  if (game.clicks.length) parts.set("clicks", game.clicks.map((c) => c.join(".")).join("_"));
+  return `${location.origin}${location.pathname}#${parts}`;
+}
+$("link").addEventListener("click", async () => {
+  const link = linkTo(human);
+  history.replaceState(null, "", link);
+  let told = "the address bar has it";
+  try { await navigator.clipboard.writeText(link); told = "copied"; } catch { /* not allowed here */ }
+  const cut = human.actions.length > LONGEST ? `, the first ${LONGEST} steps` : "";
+  say(human.pictured ? `a game from a picture of your own cannot be linked: ${told}, without the picture` : `${told}${cut}`);
+});
+
+async function startFrom(file) {
+  try {
+    const picture = await createImageBitmap(file);
+    const { width, height, pixel_aspect: aspect } = world.about;
+    const scale = Math.max((width * aspect) / picture.width, height / picture.height); // the centre is cropped
+    const [w, h] = [(width * aspect) / scale, height / scale];
+    const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+    context.imageSmoothingQuality = "high";
+    const exact = picture.width === width && picture.height === height;
+    if (exact) context.drawImage(picture, 0, 0);
+    else context.drawImage(picture, (picture.width - w) / 2, (picture.height - h) / 2, w, h, 0, 0, width, height);
+    replay = null;
+    await exclusive(async () => {
+      await human.reset(context.getImageData(0, 0, width, height));
+      human.pictured = true;
+    });
+    running = true;
+    $("pause").textContent = "pause";
+    say("");
+    show();
+  } catch (error) {
+    say(error instanceof NoAgentError ? error.message : `${file.name ?? "this"}: no picture that can be read`);
+  }
+}
+$("picture").addEventListener("change", (event) => { if (event.target.files[0]) startFrom(event.target.files[0]); });
+for (const kind of ["dragover", "dragleave", "drop"])
+  addEventListener(kind, (event) => {
+    event.preventDefault();
+    $("stage").classList.toggle("drop", kind === "dragover");
+    if (kind === "drop" && event.dataTransfer.files[0]) startFrom(event.dataTransfer.files[0]);
+  });
+
+// --- begin --------------------------------------------------------------------------------------------------
+
+function asked() {
+  const parts = new URLSearchParams(location.hash.slice(1));
+  const out = { name: parts.get("world") };
+  const number = Number(parts.get("seed"));
+  if (parts.has("seed") && Number.isInteger(number) && number >= 0 && number < 2 ** 32) out.seed = number;
+  try {
+    if (parts.has("actions")) out.actions = unpack(parts.get("actions")).slice(0, LONGEST);
+    if (parts.has("clicks")) out.clicks = parts.get("clicks").split("_").map((c) => c.split(".").map(Number)).filter((c) => c.length === 3 && c.every(Number.isFinite));
+  } catch { say("this link is damaged: it plays from its seed alone"); }
+  return out;
+}
+
+async function begin() {
+  const names = await (await fetch("worlds.json")).json();
+  $("worlds").replaceChildren(...names.map((name) => {
+    const button = document.createElement("button");
+    button.textContent = button.dataset.name = name;
+    button.addEventListener("click", () => { button.blur(); choose(name).catch((error) => say(String(error.message ?? error))); });
+    return button;
+  }));
+  const from = asked();
+  const known = names.includes(from.name);
+  await choose(known ? from.name : names[0], known ? from : {});
+  if (from.name && !known) say(`no world called ${from.name} here`);
+}
+begin().then(tick, (error) => say(String(error.message ?? error)));
+
+// what tests and curious people use: the console can play, too
+globalThis.glass = {
+  Game, World,
+  get game() { return human; },
+  get agent() { return agent; },
+  get world() { return world; },
+  get ready() { return Boolean(world && human?.frame && films.length === world.about.code_names.length); },
+  pause() { running = false; },
+  exclusive, linkTo: () => linkTo(human),
+};
