@@ -55,7 +55,7 @@ function show() {
   const parts = [];
   if (!$("human").hidden) parts.push(`${replay ? "replay" : "you"}: ${line(human)}`);
   if (!$("agent").hidden) parts.push(`agent: ${line(agent)}`);
-  $("score").textContent = `${parts.join("   ")}   ${(ticks.length / 2).toFixed(0)} frames a second`;
+  $("score").textContent = [...parts, `${(ticks.length / 2).toFixed(0)} frames a second`].join(" · ");
 }
 
 /** Each local action as a small film, made from where the game is. */

@@ -1,0 +1,179 @@
+"""glass-export: worlds as ONNX, equal to torch; pages; what is missing is named and nothing is half written."""
+
+import copy
+import json
+import re
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+
+from glass_gym import export
+from glass_gym.build import build_glass
+from glass_gym.checkpoint import load_world, save_world
+from glass_gym.export import ExportError, OnnxWorld, compare, describe, export_onnx, export_policy, main, write_page
+from tests.conftest import world_of
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module", params=["lean", "token", pytest.param("paper", marks=pytest.mark.slow)])
+def exported(request, tmp_path_factory, tiny_config, tiny_token_config, tiny_paper_config):
+    """A tiny world of each architecture, where it was exported to, and what was said of it."""
+    torch.manual_seed(0)
+    token = tiny_token_config.replace(prior_channels=8)
+    configs = {"lean": tiny_config, "token": token, "paper": tiny_paper_config}
+    world = world_of(build_glass(configs[request.param]).eval())
+    folder = tmp_path_factory.mktemp(request.param)
+    return world, folder, export_onnx(world, folder)
+
+
+@pytest.fixture
+def runtime(tmp_path):
+    """A stand-in for `npm pack onnxruntime-web`."""
+    archive = tmp_path / "onnxruntime-web.tgz"
+    with tarfile.open(archive, "w:gz") as out:
+        for name in (*export.RUNTIME, "LICENSE", "other.js"):
+            (tmp_path / name).write_text(f"stand-in for {name}")
+            out.add(tmp_path / name, f"package/dist/{name}")
+    return archive
+
+
+def test_every_architecture_is_the_same_world_in_onnx_runtime(exported):
+    world, folder, about = exported
+    assert ("prior" in about["graphs"]) == (world.model.prior is not None)
+    assert about["graphs"]["step"]["outputs"]["frame"] == {"type": "uint8", "shape": ["rows", 32, 48, 3]}
+    assert about["graphs"]["step"]["inputs"]["code"] == {"type": "int64", "shape": ["rows"]}
+    steps = 3 if world.config.architecture == "paper" else 20  # an untrained flat mask: see conftest
+    for rows in (3, 1):
+        assert max(compare(world, folder, steps, rows)) < 0.5
+    weights = sum(p.numel() for p in world.model.parameters()) + sum(b.numel() for b in world.model.buffers())
+    assert (folder / "weights.bin").stat().st_size < 6 * weights  # what graphs share is written once
+    stacked = np.asarray(Image.open(folder / about["start_frames"]["file"]))
+    assert np.array_equal(stacked.reshape(-1, 32, 48, 3), world.start_frames)
+
+
+def test_a_difference_is_found(exported):
+    world, folder, _ = exported
+    changed = copy.deepcopy(world)
+    with torch.no_grad():
+        for parameter in changed.model.decoder.parameters():
+            parameter += 0.1
+    assert max(compare(changed, folder, 3, rows=2)) > export.CLOSE
+
+
+def test_the_prior_and_the_place_of_a_first_window_are_torchs(exported):
+    world, folder, about = exported
+    if world.config.architecture != "token":
+        pytest.skip("only token worlds look for the place")
+    simulator = export._simulator(world)
+    frames = torch.from_numpy(world.start_frames[:2])
+    state = simulator.start(frames)  # looks for the place
+    mine = OnnxWorld(folder)
+    seen = mine.run("segment", frame=frames.numpy())
+    offsets = np.array([(x, y) for y in range(-3, 4) for x in range(-3, 4)], np.float32)
+    for row in range(2):
+        places = seen["centre"][row].round() + offsets
+        frame, mask = (np.repeat(x[row : row + 1], 49, 0) for x in (frames.numpy(), seen["mask"]))
+        errors = mine.run("begin", frame=frame, mask=mask, place=places.astype(np.float32))["error"]
+        assert np.array_equal(places[errors.argmin()], state.position[row].numpy())
+    begun = mine.start(frames.numpy(), state.position.numpy())
+    shifts = torch.tensor(about["shifts"]).expand(2, -1, -1)
+    chances = mine.run("prior", **begun, shifts=shifts.numpy())["probability"]
+    assert np.allclose(chances, simulator.code_prior(state, shifts).numpy(), atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tennis-v1", "sprites-v1", "arm", "tennis", "sprites"])
+def test_bundled_worlds_are_the_same_for_100_steps(name, tmp_path):
+    world = load_world(name)
+    export_onnx(world, tmp_path)
+    assert max(compare(world, tmp_path, 100)) < export.CLOSE
+
+
+def test_a_policy_acts_as_in_torch(tmp_path):
+    pytest.importorskip("stable_baselines3")
+    import onnxruntime
+
+    from glass_gym.core import GlassCore
+    from glass_gym.policy import load_policy
+
+    world = load_world("tennis-v1")
+    simulator = export._simulator(world)
+    about = describe(world, simulator, export._first_states(world, simulator)) | {"graphs": {}}
+    (tmp_path / "world.json").write_text(json.dumps(about))
+    file = ROOT / "agents" / "trained" / "GlassTennis-v1" / "ppo.safetensors"
+    export_policy(world, tmp_path, file)
+    core = GlassCore(world, 6, device="cpu", precision="float32", task="reach")
+    core.seed({row: row for row in range(6)})
+    core.reset()
+    policy = load_policy(file, core=core)
+    exported = onnxruntime.InferenceSession(tmp_path / "policy.onnx")
+    for _ in range(5):
+        frame = core.pictures(False).permute(0, 2, 3, 1).contiguous().numpy()
+        target = core.state.task["target"].float().numpy()
+        actions = policy.act(core)
+        assert np.array_equal(exported.run(["action"], {"frame": frame, "target": target})[0], actions)
+        core.advance(actions)
+    with pytest.raises(ExportError, match="its actions are"):
+        export_policy(load_world("sprites-v1"), tmp_path, file)
+
+
+def test_a_page_has_all_that_it_needs_and_nothing_from_elsewhere(tiny_world, runtime, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "export_onnx", lambda world, folder, progress: folder.mkdir(parents=True))
+    page = write_page([tiny_world], tmp_path / "site", runtime)
+    names = {path.relative_to(page.parent).as_posix() for path in page.parent.rglob("*") if path.is_file()}
+    assert names >= {f"runtime/{name}" for name in (*export.RUNTIME, "LICENSE")} and "runtime/other.js" not in names
+    assert json.loads((page.parent / "worlds.json").read_text()) == ["tiny"]
+    text = page.read_text()
+    assert "default-src 'self'" in text and "connect-src 'self'" in text
+    for file in page.parent.glob("*.*"):
+        assert not re.search(r"https?://", file.read_text()), file
+    for mentioned in re.findall(r'(?:href|src)="([^"#:]+)"', text):
+        assert mentioned in names
+    for script in ("player.js", "glass.js"):
+        for mentioned in re.findall(r'from "\./([^"]+)"', (page.parent / script).read_text()):
+            assert mentioned in names
+
+
+def test_what_is_missing_is_named_before_anything_is_written(tiny_world, runtime, tmp_path, capsys):
+    file = save_world(tmp_path / "tiny.safetensors", tiny_world)
+    site = tmp_path / "site"
+    for wrong, words in (
+        (tmp_path / "nowhere", "no onnxruntime-web"),
+        (file, "cannot be read"),
+        (tmp_path / "empty", "ort.wasm.min.mjs.*is not there"),
+    ):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        assert main([str(file), "--web", str(site), "--runtime", str(wrong)]) == 1
+        assert re.search(words + r".*npm pack onnxruntime-web@\d", capsys.readouterr().err.replace("\n", " "))
+    with pytest.raises(ExportError, match="cannot be told apart: tiny, tiny"):
+        write_page([tiny_world, tiny_world], site, runtime)
+    assert not site.exists()
+    for arguments in ([str(file)], [str(file), "--web", str(site)], [str(file), "--onnx", str(site), "--steps", "0"]):
+        with pytest.raises(SystemExit):
+            main(arguments)
+    assert main([str(tmp_path / "none.safetensors"), "--onnx", str(site)]) == 1
+    assert "none.safetensors" in capsys.readouterr().err and not site.exists()
+
+
+def test_the_command_says_what_it_wrote(exported, tmp_path, capsys, monkeypatch):
+    world, folder, _ = exported
+    file = save_world(tmp_path / "tiny.safetensors", world)
+    monkeypatch.setattr(export, "export_onnx", lambda world, out, progress: shutil.copytree(folder, out))
+    assert main([str(file), "--onnx", str(tmp_path / "out"), "--steps", "4"]) == 0
+    assert re.search(r"out: \d+\.\d MB; 0\.\d+ grey levels from torch at most, over 4", capsys.readouterr().out)
+
+
+def test_a_package_that_is_missing_is_named(tiny_world, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ExportError, match=r"needs onnx, onnxscript: pip install 'glass-gym\[export\]'"):
+        export_onnx(tiny_world, tmp_path / "out")
