@@ -1,0 +1,165 @@
+"""A page of glass-export in headless Chromium: it walks, acts, arrives, replays, and asks nobody else for anything."""
+
+import base64
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("playwright")
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from glass_gym import export
+from glass_gym.checkpoint import load_world
+from tests import browser
+
+ROOT = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.skipif(not browser.CHROMIUM, reason="needs Chromium (Debian: apt install chromium)")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    runtime = browser.runtime(tmp_path_factory.mktemp("npm"))
+    if not runtime:
+        pytest.skip("needs npm, to fetch onnxruntime-web")
+    policy = ROOT / "agents" / "trained" / "GlassTennis-v1" / "ppo.safetensors"
+    export.write_page([load_world("tennis-v1")], folder, runtime, [policy])
+    with browser.served(folder) as url:
+        yield url
+
+
+@pytest.fixture
+def page(site):
+    with browser.page_of(f"{site}#world=tennis-v1&seed=5", viewport={"width": 1100, "height": 860}) as page:
+        browser.wait_until_ready(page)
+        yield page
+        assert page.said == [] and all(url.startswith((site, "blob:", "data:")) for url in page.asked)
+
+
+PLAY = """async ([index, actions]) => {
+  const game = new glass.Game(glass.world, 0);
+  await game.reset();
+  game.state = (await glass.world.start(index)).state;
+  const frames = [];
+  for (const [shift, code] of actions) {
+    await game.step(shift, code);
+    frames.push(btoa(String.fromCharCode(...game.frame.subarray(0, 23040)))
+      + btoa(String.fromCharCode(...game.frame.subarray(23040))));
+  }
+  return frames;
+}"""
+
+
+def test_frames_are_torchs(page):
+    world = load_world("tennis-v1")
+    simulator = export._simulator(world)
+    rng = np.random.default_rng(0)
+    actions = np.stack([rng.integers(9, size=50), rng.integers(world.config.codes, size=50)], 1)
+    page.evaluate("glass.pause()")
+    frames = page.evaluate(PLAY, [7, actions.tolist()])
+    state = export._first_states(world, simulator).rows(slice(7, 8))
+    shifts = torch.from_numpy(np.asarray(export.describe(world, simulator, state)["shifts"], np.float32))
+    for (shift, code), text in zip(actions, frames, strict=True):
+        state = simulator.step(state, shifts[shift][None], torch.tensor([code]))
+        true = simulator.frames(state)[0].numpy().astype(int)
+        seen = np.frombuffer(base64.b64decode(text), np.uint8).reshape(true.shape)
+        drawn = (true != state.background[0].permute(1, 2, 0).numpy()).any(-1)
+        assert drawn.any() and np.abs(seen - true)[drawn].mean() < export.CLOSE
+
+
+def test_a_person_walks_acts_and_arrives(page):
+    place = lambda: np.array(page.evaluate("glass.game.place"))  # noqa: E731
+    page.evaluate("glass.game.aim([150, 90])")
+    before = place()
+    page.keyboard.down("ArrowLeft")
+    browser.until(page, "glass.game.steps > 12")
+    browser.until(page, "document.querySelector('#human figcaption').textContent.includes('left')")
+    page.keyboard.up("ArrowLeft")
+    assert place()[0] < before[0] - 10 and abs(place()[1] - before[1]) < 1
+    for digit in range(1, 9):
+        page.keyboard.down(str(digit))
+        browser.until(page, f"glass.game.last && glass.game.last[1] === {digit - 1}")
+        page.keyboard.up(str(digit))
+    page.keyboard.press("9")
+    assert "no such local action, this world has 8" in page.inner_text("#message")
+    here = place()
+    page.evaluate(f"glass.game.aim([{here[0] + 20}, {here[1]}])")
+    page.keyboard.down("ArrowRight")
+    browser.until(page, "glass.game.reached > 0")
+    page.keyboard.up("ArrowRight")
+    browser.until(page, "document.getElementById('score').textContent.includes('1 reached, best in')")
+
+
+def test_a_click_moves_the_target_and_a_touch_walks(page):
+    box = page.locator("#human canvas").bounding_box()
+    page.mouse.click(box["x"] + box["width"] * 0.25, box["y"] + box["height"] * 0.5)
+    target = page.evaluate("glass.game.target")
+    assert abs(target[0] - 40) <= 2 and abs(target[1] - 48) <= 2
+    page.evaluate("""document.querySelectorAll('#pad button')[3].dispatchEvent(new PointerEvent('pointerdown'))""")
+    browser.until(page, "glass.game.last && glass.world.about.shift_names[glass.game.last[0]] === 'left'")
+
+
+def test_a_link_plays_the_same_game_again(page, site):
+    page.keyboard.down("ArrowDown")
+    browser.until(page, "glass.game.actions.length > 6")
+    page.keyboard.up("ArrowDown")
+    page.keyboard.press("r")
+    browser.until(page, "glass.game.actions.length > 12")
+    page.evaluate("glass.pause()")
+    last = (
+        "async () => glass.exclusive(() => [glass.game.actions.length, Array.from(glass.game.frame), glass.linkTo()])"
+    )
+    count, frame, link = page.evaluate(last)
+    again = browser.opened(page.context, link)
+    browser.until(again, f"globalThis.glass?.game?.actions?.length >= {count}", 120)
+    again.evaluate("glass.pause()")
+    assert again.evaluate("glass.game.actions")[:count] == page.evaluate("glass.game.actions")
+    replayed = """async (actions) => {
+      const game = new glass.Game(glass.world, 5);
+      await game.reset();
+      for (const a of actions) a === 65535 ? await game.again() : await game.step(Math.floor(a / 8), a % 8);
+      return Array.from(game.frame);
+    }"""
+    assert again.evaluate(replayed, again.evaluate("glass.game.actions")[:count]) == frame
+    damaged = browser.opened(page.context, f"{site}#world=nowhere&seed=x&actions=%%%&clicks=a.b")
+    browser.wait_until_ready(damaged)
+    assert "no world called nowhere" in damaged.inner_text("#message") and damaged.said == again.said == []
+
+
+def test_any_picture_starts_a_game_and_one_without_an_agent_says_so(page, tmp_path):
+    start = load_world("tennis-v1").start_frames[3]
+    Image.fromarray(start).save(tmp_path / "start.png")
+    page.evaluate("glass.game.reached = 5")
+    page.set_input_files("#picture", tmp_path / "start.png")
+    browser.until(page, "glass.game.pictured")
+    shown = np.array(page.evaluate("Array.from(glass.game.state.background.data)")).reshape(start.shape)
+    assert np.abs(shown - start.astype(int)).mean() < 4  # the same court, without the player
+    Image.new("RGB", (200, 120), (20, 120, 40)).save(tmp_path / "empty.png")
+    page.set_input_files("#picture", tmp_path / "empty.png")
+    browser.until(page, "document.getElementById('message').textContent.includes('no agent found')")
+    (tmp_path / "text.png").write_text("no picture")
+    page.set_input_files("#picture", tmp_path / "text.png")
+    browser.until(page, "document.getElementById('message').textContent.includes('no picture that can be read')")
+
+
+def test_the_trained_agent_plays_beside_the_person(page):
+    page.select_option("#who", "both")
+    browser.until(page, "glass.agent.reached > 0")
+    assert page.is_visible("#human") and page.is_visible("#agent")
+    browser.until(page, "document.getElementById('score').textContent.includes('agent: 1 reached')")
+
+
+def test_a_clip_is_saved(page, tmp_path):
+    page.click("#clip")
+    browser.until(page, "glass.game.steps > 10")
+    with page.expect_download() as download:
+        page.click("#clip")
+    download.value.save_as(tmp_path / "clip.webm")
+    assert (tmp_path / "clip.webm").read_bytes()[
+        :4
+    ] == b"\x1aE\xdf\xa3" and download.value.suggested_filename == "tennis-v1.webm"
