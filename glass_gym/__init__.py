@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from glass_gym.env import GlassEnv
     from glass_gym.glass import Glass
     from glass_gym.networks.quantise import register_quantiser
+    from glass_gym.notebook import show
     from glass_gym.simulator import NoAgentError, Simulator, WorldState
     from glass_gym.tasks import Task, register_task
     from glass_gym.vector_env import GlassVectorEnv
@@ -98,6 +99,7 @@ def __getattr__(name: str) -> Any:
         "register_quantiser": "networks.quantise",
         "register_task": "tasks",
         "save_world": "checkpoint",
+        "show": "notebook",
     }
     if name in homes:
         return getattr(importlib.import_module(f"glass_gym.{homes[name]}"), name)
@@ -123,4 +125,5 @@ __all__ = [
     "register_task",
     "register_world",
     "save_world",
+    "show",
 ]

@@ -401,8 +401,22 @@ def main(argv: list[str] | None = None) -> int:
         type=int,
         help="time limit of an episode (default: none; the id's with --agent)",
     )
+    parser.add_argument(
+        "--web",
+        action="store_true",
+        help="in a browser instead of a window, for a machine without a screen; prints the address "
+        "(pip install 'glass-gym[web]')",
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="--web: where to listen; 0.0.0.0 lets other machines in (default: 127.0.0.1)",
+    )
+    parser.add_argument("--port", type=int, default=0, help="--web: default: any that is free")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i (default: auto)")
     arguments = parser.parse_args(argv)
+    if not 0 <= arguments.port < 1 << 16:
+        parser.error(f"--port must lie in 0..65535, got {arguments.port}")
     if not arguments.fps > 0:
         parser.error(f"--fps must be positive, got {arguments.fps}")
     try:
@@ -413,6 +427,18 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _window(player: Player, title: str, arguments: argparse.Namespace) -> Any:
+    """On the screen, or in a browser."""
+    size = player.frame.shape[:2]
+    if not arguments.web:
+        return Window(size, title, arguments.scale, lines=3)
+    from glass_gym.remote import WebWindow
+
+    window = WebWindow(size, title, player.table.code_names, arguments.host, arguments.port)
+    print(f"open {window.url}\n(whoever has this address may play or watch; Ctrl-C ends)", flush=True)
+    return window
 
 
 def play(arguments: argparse.Namespace) -> None:
@@ -447,8 +473,7 @@ def play(arguments: argparse.Namespace) -> None:
         picture = read_picture(arguments.image) if arguments.image else None
         player = Player(env, None, agent, arguments.fps, picture, arguments.folder)
         player.reset(arguments.seed)
-        window = Window(player.frame.shape[:2], f"glass-play: {name}", arguments.scale, lines=3)
-        player.window = window
+        window = player.window = _window(player, f"glass-play: {name}", arguments)
         if arguments.record:
             player.record(arguments.record)
         player.run(arguments.steps)

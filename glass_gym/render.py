@@ -18,7 +18,10 @@ MARGIN = 12
 """Px between a page of text and the window's edge."""
 SHARE = 0.75
 """A new window takes at most this share of the screen."""
-NO_SCREEN = "On a machine without a screen use `xvfb-run` or SDL_VIDEODRIVER=dummy, with --record to see something"
+NO_SCREEN = (
+    "On a machine without a screen play in a browser: glass-play --web (or use `xvfb-run`, or SDL_VIDEODRIVER=dummy "
+    "with --record to see something)"
+)
 INK = (235, 235, 235)
 DIM = (150, 150, 150)
 PAPER = (24, 24, 28)

@@ -1,0 +1,248 @@
+"""A window in a browser: one plays, others watch; whoever has no business here is refused, and the server lives on."""
+
+import json
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from contextlib import ExitStack
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+pytest.importorskip("websockets")
+
+import io
+
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.sync.client import connect
+
+from glass_gym import notebook, play, remote
+from glass_gym.remote import WebWindow, parse_event
+from glass_gym.render import DisplayError, Event
+
+
+@pytest.fixture
+def window():
+    window = WebWindow((32, 48), "test", ("neutral", "swing"))
+    yield window
+    window.close()
+    assert not window._thread.is_alive()
+
+
+def address(window, token=None):
+    return f"ws://127.0.0.1:{window.port}/socket?token={token or window.token}"
+
+
+def frame_of(browser):
+    """(what was told, picture) of the next frame; texts on the way are left out."""
+    while isinstance(message := browser.recv(5), str):
+        pass
+    length = int.from_bytes(message[:4], "big")
+    return json.loads(message[4 : 4 + length]), np.asarray(Image.open(io.BytesIO(message[4 + length :])))
+
+
+def events_of(window, count=1):
+    found = []
+    over = time.monotonic() + 5
+    while len(found) < count and time.monotonic() < over:
+        found += window.poll()
+        time.sleep(0.01)
+    return found
+
+
+def lives(window, value=7):
+    """The server still serves: the page, and frames to a browser that comes now."""
+    over = time.monotonic() + 10
+    while True:
+        try:
+            with urllib.request.urlopen(window.url, timeout=5) as page:
+                assert page.status == 200 and b"remote.js" in page.read()
+            break
+        except urllib.error.HTTPError as busy:  # until it has noticed that the many have gone
+            assert busy.code == 503 and time.monotonic() < over
+            time.sleep(0.05)
+    with connect(address(window)) as browser:
+        assert json.loads(browser.recv(5))["codes"] == ["neutral", "swing"]
+        window.show(np.full((32, 48, 3), value, np.uint8))
+        assert (frame_of(browser)[1] == value).all()
+    return True
+
+
+def test_one_plays_the_others_watch_and_the_next_one_takes_over(window):
+    with connect(address(window)) as first, connect(address(window)) as second:
+        window.show(np.zeros((32, 48, 3), np.uint8), ["you: right"], ["page"])
+        for browser in (first, second):
+            told, picture = frame_of(browser)
+            assert told == {"lines": ["you: right"], "page": ["page"], "seen": 0} and picture.shape == (32, 48, 3)
+        second.send(json.dumps({"number": 1, "kind": "press", "key": "left"}))
+        first.send(json.dumps({"number": 4, "kind": "press", "key": "right"}))
+        first.send(json.dumps({"number": 5, "kind": "click", "place": [10.5, 20]}))
+        first.send(json.dumps({"number": 6, "kind": "press", "key": "q"}))  # ends nothing from afar
+        first.send(json.dumps({"number": 7, "kind": "press", "key": "v"}))  # writes nothing
+        first.send(json.dumps({"number": 8, "kind": "release", "key": "right"}))
+        events = events_of(window, 3)
+        assert events == [Event("press", "right"), Event("click", "", (10.5, 20.0)), Event("release", "right")]
+        window.show(np.zeros((32, 48, 3), np.uint8))
+        assert frame_of(first)[0]["seen"] == 8
+        first.close()
+        assert events_of(window) == [Event("release")]  # what it held is let go
+        second.send(json.dumps({"number": 9, "kind": "press", "key": "up"}))
+        assert events_of(window) == [Event("press", "up")]
+
+
+def test_a_wrong_token_and_a_foreign_page_are_refused(window):
+    for token in ("nonsense", "", window.token[:-1], "\u00e9"):
+        with pytest.raises((InvalidStatus, InvalidHandshake)):
+            connect(f"ws://127.0.0.1:{window.port}/socket?token={urllib.request.quote(token)}")
+    with pytest.raises(InvalidStatus):
+        connect(f"ws://127.0.0.1:{window.port}/socket")
+    with pytest.raises(InvalidStatus):
+        connect(address(window), origin="http://elsewhere.example")
+    with connect(address(window), origin=f"http://127.0.0.1:{window.port}"):
+        pass
+    for path in ("/", "/?token=wrong"):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"http://127.0.0.1:{window.port}{path}", timeout=5)
+        assert refused.value.code == 403
+    for path in ("/../pyproject.toml", "/remote.html", "/%2e%2e/env.py"):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"http://127.0.0.1:{window.port}{path}", timeout=5)
+        assert refused.value.code == 404
+    assert lives(window)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "no json", "[]", "null", "3", '{"number": 1}', '{"number": -1, "kind": "press", "key": "a"}',
+        '{"number": 1, "kind": "quit"}',
+        '{"number": 1, "kind": "press", "key": 3}', '{"number": true, "kind": "press"}',
+        '{"number": 1, "kind": "press", "key": "' + "a" * 17 + '"}', '{"number": 1, "kind": "click", "place": [1]}',
+        '{"number": 1, "kind": "click", "place": [NaN, 1]}', '{"number": 1, "kind": "click", "place": [1e9, 1]}',
+        '{"number": 1, "kind": "click", "place": {"0": 1}}', '{"number": 1, "kind": "press", "more": 1}', "[" * 500,
+        None,
+    ],
+)  # fmt: skip
+def test_what_is_no_event_is_not_heard(text):
+    assert parse_event(text) is None
+
+
+def test_malformed_and_oversized_messages_end_a_browser_and_nothing_else(window):
+    with connect(address(window)) as browser:
+        for _ in range(remote.MALFORMED):
+            browser.send("nonsense")
+        with pytest.raises(ConnectionClosed):
+            while True:
+                browser.recv(5)
+    with connect(address(window)) as browser, pytest.raises(ConnectionClosed):
+        browser.send("x" * (remote.LONGEST_MESSAGE + 1))
+        while True:
+            browser.recv(5)
+    with connect(address(window)) as browser:
+        browser.send(b"\0\1\2")
+        browser.send(json.dumps({"number": 1, "kind": "press", "key": "up"}))
+        assert Event("press", "up") in events_of(window, 3)  # after what the two before let go
+        for number in range(2000):
+            browser.send(json.dumps({"number": number, "kind": "press", "key": "up"}))
+        time.sleep(0.2)
+        assert len(window._events) <= remote.WAITING
+    assert lives(window)
+
+
+def test_a_thousand_connections_leave_it_alive(window):
+    with ExitStack() as stack:
+        for _ in range(remote.MOST_VIEWERS):
+            stack.enter_context(connect(address(window))).recv(5)
+        with connect(address(window)) as late, pytest.raises(ConnectionClosed) as closed:
+            late.recv(5)
+        assert closed.value.rcvd.code == remote.TRY_LATER
+    raw = []
+    for index in range(1000):
+        connection = socket.create_connection(("127.0.0.1", window.port), timeout=5)
+        if index % 3 == 0:
+            connection.sendall(b"GET / HTTP/1.1\r\n")  # and then nothing
+        elif index % 3 == 1:
+            connection.sendall(b"\xff" * 64)
+        raw.append(connection)
+        if len(raw) > 100:
+            raw.pop(0).close()
+    for connection in raw:
+        connection.close()
+    over = time.monotonic() + 5
+    while window._viewers and time.monotonic() < over:
+        time.sleep(0.02)
+    assert not window._viewers and lives(window)
+
+
+def test_a_slow_browser_gets_the_newest_frame(window):
+    with connect(address(window), max_queue=1) as browser:
+        browser.recv(5)
+        noise = np.random.default_rng(0).integers(0, 255, (32, 48, 3), dtype=np.uint8)
+        for value in range(200):
+            noise[:] = value
+            window.show(noise, [str(value)])
+        seen = []
+        while not seen or seen[-1] != "199":
+            seen.append(frame_of(browser)[0]["lines"][0])
+        assert len(seen) < 200
+
+
+def test_the_player_plays_in_a_browser(tiny_world, capsys):
+    env = gym.make("Glass-v0", checkpoint=tiny_world, render_mode="rgb_array", max_episode_steps=-1)
+    player = play.Player(env, None, fps=60)
+    player.reset(0)
+    window = player.window = WebWindow(player.frame.shape[:2], "tiny", player.table.code_names)
+    thread = threading.Thread(target=player.run)
+    thread.start()
+    try:
+        with connect(address(window)) as browser:
+            assert json.loads(browser.recv(5)) == {
+                "height": player.frame.shape[0], "width": player.frame.shape[1], "title": "tiny",
+                "codes": ["neutral", "swing", "turn"],
+            }  # fmt: skip
+            browser.send(json.dumps({"number": 1, "kind": "press", "key": "right"}))
+            while "right" not in frame_of(browser)[0]["lines"][0]:
+                pass
+            browser.send(json.dumps({"number": 2, "kind": "press", "key": "h"}))
+            while not frame_of(browser)[0]["page"]:
+                pass
+    finally:
+        player.running = False
+        thread.join(10)
+        window.close()
+        env.close()
+
+
+def test_it_is_said_where_to_look_and_what_is_missing(tmp_path, capsys, monkeypatch):
+    taken = socket.create_server(("127.0.0.1", 0))
+    port = taken.getsockname()[1]
+    with pytest.raises(DisplayError, match=rf"nothing can be served on 127\.0\.0\.1:{port}.*choose another --port"):
+        WebWindow((8, 8), port=port)
+    taken.close()
+    assert play.main(["--web", "--steps", "2", "--fps", "60"]) == 0
+    assert "open http://127.0.0.1:" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        play.main(["--web", "--port", "70000"])
+    monkeypatch.setitem(__import__("sys").modules, "uvicorn", None)
+    with pytest.raises(DisplayError, match=r"pip install 'glass-gym\[web\]'"):
+        WebWindow((8, 8))
+
+
+def test_a_notebook_shows_a_world(tiny_world):
+    pytest.importorskip("IPython")
+    env = gym.make("Glass-v0", checkpoint=tiny_world, render_mode="rgb_array", max_episode_steps=-1)
+    shown = notebook.show(env, fps=60)
+    try:
+        assert shown.window.url in shown._repr_html_()
+        with connect(address(shown.window)) as browser:
+            assert frame_of(browser)[1].shape == shown.player.frame.shape
+    finally:
+        shown.player.running = False
+        time.sleep(0.1)
+        shown.window.close()
