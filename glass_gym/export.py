@@ -140,7 +140,7 @@ class Prior(Graph):
         return self.model.code_prior(layer, tuple(memory), shifts).exp()
 
 
-def export_onnx(world: World, folder: Path, progress: Callable[[str], Any] = lambda what: None) -> dict[str, Any]:
+def export_onnx(world: World, folder: str | Path, progress: Callable[[str], Any] = lambda what: None) -> dict[str, Any]:
     """Write a world as ONNX.
 
     Args:
@@ -156,6 +156,7 @@ def export_onnx(world: World, folder: Path, progress: Callable[[str], Any] = lam
         ExportError: a package is missing, or torch cannot trace the model.
     """
     _need("onnx", "onnxscript")
+    folder = Path(folder)
     simulator = _simulator(world)
     first = _first_states(world, simulator)
     rows = first.rows(slice(0, ROWS)) if len(first) >= ROWS else first.rows(torch.zeros(ROWS, dtype=torch.long))
@@ -330,8 +331,9 @@ class OnnxWorld:
         threads: of ONNX Runtime; 0: its own choice.
     """
 
-    def __init__(self, folder: Path, threads: int = 0):
+    def __init__(self, folder: str | Path, threads: int = 0):
         _need("onnxruntime")
+        folder = Path(folder)
         import onnxruntime
 
         self.about = json.loads((folder / "world.json").read_text())
@@ -367,7 +369,7 @@ class OnnxWorld:
         return kept | {key.removeprefix("next_"): value for key, value in out.items()}, frame
 
 
-def compare(world: World, folder: Path, steps: int = 100, rows: int = 4, seed: int = 0) -> list[float]:
+def compare(world: World, folder: str | Path, steps: int = 100, rows: int = 4, seed: int = 0) -> list[float]:
     """How far ONNX Runtime and torch (float32) are apart under the same random actions.
 
     Args:
