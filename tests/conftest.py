@@ -3,6 +3,8 @@
 import os
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # windows without a screen; before anybody imports pygame
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # a process a core; what tests start, too. Before anybody imports torch
 
 import numpy as np
 import pytest

@@ -1,6 +1,5 @@
 """Every example runs as a newcomer would run it."""
 
-import os
 import re
 import subprocess
 import sys
@@ -42,7 +41,6 @@ def test_an_example_runs(name, tmp_path):
     arguments, words = (RUNS | SLOW)[name]
     done = subprocess.run(
         [sys.executable, EXAMPLES / name, *arguments], capture_output=True, text=True, cwd=tmp_path, timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "2"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert re.search(words, done.stdout), done.stdout
