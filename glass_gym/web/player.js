@@ -166,7 +166,7 @@ async function choose(name, from = {}) {
   turn++; // films of the world before end
   for (const button of $("worlds").children) button.setAttribute("aria-current", button.dataset.name === name);
   say(`loading ${name}`);
-  const next = await World.load(`worlds/${name}`, (what) => say(`loading ${name}: ${what}`));
+  const next = await World.load(`worlds/${encodeURIComponent(name)}`, (what) => say(`loading ${name}: ${what}`));
   await exclusive(async () => {
     world = next;
     world.name = name;
