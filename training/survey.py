@@ -30,6 +30,10 @@ ONE_SCENE = 0.03
 """Shots whose pictures without the agent differ in less than this share of their pixels are of one scene."""
 STOOD = 0.3
 """What the agent covers in more than this share of a shot's frames, is not known to be the scene."""
+MOST = 0.35
+"""Share of the picture that may move at once, and that an agent may cover."""
+SPREAD, SPARSE = 0.5, 0.3
+"""What spreads over this share of the picture, and covers less than that share of where it spreads, is no agent."""
 EQUAL = 0.5
 """Two blobs are of one kind, if the smaller has this share of the larger one's area."""
 
@@ -118,6 +122,11 @@ class Survey:
     scenes: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0, 4), np.uint8), repr=False)
     scene_of: np.ndarray = field(default_factory=lambda: np.zeros(0, int), repr=False)
 
+    @property
+    def spread(self) -> float:
+        """Share of the picture that the agent's box takes."""
+        return self.agent[0] * self.agent[1] / (self.height * self.width)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, without pictures and hints."""
         large = ("pictures", "hints", "hinted", "scenes", "scene_of")
@@ -162,10 +171,15 @@ class Survey:
                 f"nothing moves on its own (in {self.seen:.1%} of the frames); use footage in which the agent acts, "
                 "seen by a camera that stands still"
             )
-        elif self.moving > 0.35 or (self.area > 0.35 and self.camera < 1):
+        elif self.moving > MOST or (self.area > MOST and self.camera < 1):
             out.append(
                 f"{max(self.moving, self.area):.0%} of the picture moves at once: a camera that turns, zooms or "
                 "follows the agent, or an agent that fills the picture; a world needs a background that stands still"
+            )
+        elif self.spread > SPREAD and self.area < SPARSE * self.spread:
+            out.append(
+                f"what moves is scattered over {self.spread:.0%} of the picture ({self.moving:.0%} moves at once): a "
+                "camera that turns, zooms or follows the agent; a world needs a background that stands still"
             )
         elif self.several > 0.5:
             out.append(

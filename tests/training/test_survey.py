@@ -89,6 +89,25 @@ def test_everything_that_moves_is_a_reason_to_stop():
     assert survey([shot]).reasons_to_stop()
 
 
+def test_a_camera_that_follows_the_agent_over_plain_ground_is_a_reason_to_stop():
+    """A car game: the ground is of one colour, and the road goes about the car, which stands still."""
+
+    def ride(phase):
+        y, x = np.mgrid[:64, :96]
+        frames = np.full((40, 64, 96, 3), (100, 200, 100), np.uint8)
+        for t, frame in enumerate(frames):
+            turn = 0.15 * t + phase
+            across, down = x - 48 - 8 * np.cos(turn), y - 32 - 6 * np.sin(turn)
+            road = np.abs(np.hypot(across / 40, down / 25) - 1) < 0.06
+            frame[road] = (90, 90, 90)
+            frame[30:36, 46:50] = (200, 30, 30)
+        return frames
+
+    seen = survey([ride(0.0), ride(1.0)])
+    assert seen.moving < 0.35  # less than what is too much at once
+    assert "camera that turns, zooms or follows the agent" in seen.reasons_to_stop()[0]
+
+
 def test_frames_are_made_smaller_and_slow_footage_is_thinned_out(capsys):
     seen = survey([walker(80, step=(1, 0))])
     choices = Choices()
