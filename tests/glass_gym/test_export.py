@@ -25,7 +25,10 @@ from tests.conftest import world_of
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module", params=["lean", "token", pytest.param("paper", marks=pytest.mark.slow)])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("lean", "paper")]  # tracing takes its time
+
+
+@pytest.fixture(scope="module", params=["token", *SLOW])
 def exported(request, tmp_path_factory, tiny_config, tiny_token_config, tiny_paper_config):
     """A tiny world of each architecture, where it was exported to, and what was said of it."""
     torch.manual_seed(0)
