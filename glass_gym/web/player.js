@@ -232,7 +232,11 @@ addEventListener("keyup", (event) => {
   held.delete(event.key);
   if (/^[1-9]$/.test(event.key)) freeCode(Number(event.key) - 1, $("codes").children[Number(event.key) - 1]);
 });
-addEventListener("blur", () => { held.clear(); heldCodes.clear(); }); // keys let go elsewhere are never reported
+addEventListener("blur", () => { // keys let go elsewhere are never reported
+  held.clear();
+  heldCodes.clear();
+  for (const button of document.querySelectorAll(".held")) button.classList.remove("held");
+});
 
 $("pad").replaceChildren(...PAD.map((way) => {
   const button = document.createElement("button");
@@ -270,7 +274,7 @@ $("again").addEventListener("click", () => {
   running = true;
   $("pause").textContent = "pause";
   say("");
-  exclusive(() => human.again()).then(show);
+  exclusive(async () => { for (const game of [human, agent]) await game?.again(); }).then(show);
 });
 $("who").addEventListener("change", () => { who(); show(); $("who").blur(); });
 
