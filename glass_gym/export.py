@@ -24,14 +24,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from glass_gym.action_space import ActionTable
 from glass_gym.checkpoint import CheckpointError, World, load_world
 from glass_gym.convert import to_bytes, to_images
 from glass_gym.core import GlassCore
 from glass_gym.drawing import draw_rings, observed_frames
 from glass_gym.geometry import densest_point
-from glass_gym.simulator import PRESENT, Simulator, WorldState
-from glass_gym.starts import GATHERED
+from glass_gym.simulator import PRESENT, Simulator
+from glass_gym.starts import GATHERED, StartStates
+from glass_gym.tasks.reach import ReachTask
 
 if TYPE_CHECKING:
     import onnx
@@ -44,7 +44,6 @@ SHARED = 256
 """Bytes from which a weight goes into the shared file."""
 CLOSE = 2.0
 """Grey levels, in the mean where an agent is drawn, by which ONNX Runtime may differ from torch."""
-GRAPHS = ("segment", "begin", "step", "prior")
 
 
 class ExportError(RuntimeError):
@@ -157,8 +156,8 @@ def export_onnx(world: World, folder: str | Path, progress: Callable[[str], Any]
     """
     _need("onnx", "onnxscript")
     folder = Path(folder)
-    simulator = _simulator(world)
-    first = _first_states(world, simulator)
+    core = core_of_world(world)
+    simulator, first = core.simulator, core.start_states
     rows = first.rows(slice(0, ROWS)) if len(first) >= ROWS else first.rows(torch.zeros(ROWS, dtype=torch.long))
     memories = len(rows.memory)
     frames = torch.from_numpy(world.start_frames[:1]).expand(ROWS, -1, -1, -1).contiguous()
@@ -178,16 +177,13 @@ def export_onnx(world: World, folder: str | Path, progress: Callable[[str], Any]
         made["prior"] = (Prior(simulator, memories), (*state, torch.zeros(ROWS, 9, 2)))
     folder.mkdir(parents=True, exist_ok=True)
     weights = SharedWeights(folder / "weights.bin")
-    about = describe(world, simulator, first)
+    about = describe(core)
     about["graphs"] = {}
     for name, (graph, example) in made.items():
         progress(name)
         model = _trace(graph, example)
         weights.take(model)
-        (folder / f"{name}.onnx").write_bytes(model.SerializeToString())
-        sides = {"inputs": model.graph.input, "outputs": model.graph.output}
-        shapes = {side: {value.name: _shape(value) for value in values} for side, values in sides.items()}
-        about["graphs"][name] = {"file": f"{name}.onnx", **shapes}
+        about["graphs"][name] = _write_graph(model, folder, name)
     weights.close()
     stacked = world.start_frames.reshape(-1, simulator.width, 3)
     Image.fromarray(stacked).save(folder / "start_frames.png", optimize=True)
@@ -195,23 +191,18 @@ def export_onnx(world: World, folder: str | Path, progress: Callable[[str], Any]
     return about
 
 
-def _simulator(world: World) -> Simulator:
-    core = GlassCore(world, 1, device="cpu", precision="float32")
-    return core.simulator
+def core_of_world(world: World) -> GlassCore:
+    """One row of a world as it is exported: float32, on the CPU, with the task ``"reach"``."""
+    return GlassCore(world, 1, device="cpu", precision="float32", task="reach")
 
 
-def _first_states(world: World, simulator: Simulator) -> WorldState:
-    known = world.statistics.get("start_positions", [])
-    position = torch.tensor(known) if len(known) == len(world.start_frames) else None
-    return simulator.start(torch.from_numpy(world.start_frames), position)
-
-
-def describe(world: World, simulator: Simulator, first: WorldState) -> dict[str, Any]:
+def describe(core: GlassCore) -> dict[str, Any]:
     """What whoever runs the graphs has to know: sizes, actions, where agents start and may go, the task's numbers."""
-    table = ActionTable.build(world.step, world.code_names, usual_codes=world.usual_codes or None)
-    core = GlassCore(world, 1, device="cpu", precision="float32", task="reach")
-    masks = simulator.masks(torch.from_numpy(world.start_frames[:16]).permute(0, 3, 1, 2)).sum((1, 2, 3))
-    gathered = (first.mass[:16] / masks.clamp_min(1e-6)).median()
+    world, simulator, table, task = core.world, core.simulator, core.table, core.task
+    assert isinstance(task, ReachTask)
+    starts = StartStates(world, simulator)
+    first = starts.states
+    usual, share = starts.usual_agent()
     return {
         "format": FORMAT,
         "opset": OPSET,
@@ -232,17 +223,19 @@ def describe(world: World, simulator: Simulator, first: WorldState) -> dict[str,
         "start_positions": [[round(x, 4) for x in row] for row in first.position.tolist()],
         "start_origins": [[round(x, 4) for x in row] for row in first.origin.tolist()],
         "settles": hasattr(simulator.model, "poses"),
-        "usual_mass": float(first.mass.median()),
-        "least_mass": PRESENT * float(first.mass.median()),
-        "least_gathered": GATHERED * float(gathered),
-        "reach": _reach(core),
+        "usual_mass": usual,
+        "least_mass": PRESENT * usual,
+        "least_gathered": GATHERED * share,
+        "reach": {"radius": task.radius, "margin": task.margin, "distance": task.scene.min_distance},
     }
 
 
-def _reach(core: GlassCore) -> dict[str, float]:
-    task = core.task
-    assert task is not None
-    return {"radius": task.radius, "margin": task.margin, "distance": task.scene.min_distance}  # type: ignore[attr-defined]
+def _write_graph(model: onnx.ModelProto, folder: Path, name: str) -> dict[str, Any]:
+    """Write a graph; returns what world.json says of it."""
+    (folder / f"{name}.onnx").write_bytes(model.SerializeToString())
+    sides = {"inputs": model.graph.input, "outputs": model.graph.output}
+    shapes = {side: {value.name: _shape(value) for value in values} for side, values in sides.items()}
+    return {"file": f"{name}.onnx", **shapes}
 
 
 def _shape(value: Any) -> dict[str, Any]:
@@ -383,8 +376,8 @@ def compare(world: World, folder: str | Path, steps: int = 100, rows: int = 4, s
         after each step, the mean difference of the frames where an agent is drawn, in grey levels.
     """
     rng = np.random.default_rng(seed)
-    simulator = _simulator(world)
-    first = _first_states(world, simulator)
+    core = core_of_world(world)
+    simulator, first = core.simulator, core.start_states
     exported = OnnxWorld(folder)
     index = rng.integers(len(first), size=rows)
     state = first.rows(torch.from_numpy(index))
@@ -468,10 +461,7 @@ def export_policy(world: World, folder: Path, path: Path) -> None:
         raise ExportError(f"{path}: it chooses among {acting.counts}, {world.name} has other actions")
     frames = torch.from_numpy(world.start_frames[:1]).expand(ROWS, -1, -1, -1).contiguous()
     model = _trace(acting, (frames, torch.zeros(ROWS, 2)))
-    (folder / "policy.onnx").write_bytes(model.SerializeToString())
-    sides = {"inputs": model.graph.input, "outputs": model.graph.output}
-    shapes = {side: {value.name: _shape(value) for value in values} for side, values in sides.items()}
-    about["graphs"]["policy"] = {"file": "policy.onnx", **shapes}
+    about["graphs"]["policy"] = _write_graph(model, folder, "policy")
     (folder / "world.json").write_text(json.dumps(about, indent=1) + "\n")
 
 

@@ -253,11 +253,17 @@ def parse_event(text: str | None) -> tuple[int, Event] | None:
         data = json.loads(text or "")
         number, kind, key = data["number"], data["kind"], data.get("key", "")
         place = data.get("place", [0, 0])
-        assert set(data) <= {"number", "kind", "key", "place"}
-        assert type(number) is int and 0 <= number < 1 << 53
-        assert kind in ("press", "release", "click") and isinstance(key, str) and len(key) <= 16
-        assert isinstance(place, list) and len(place) == 2
-        assert all(type(p) in (int, float) and math.isfinite(p) and abs(p) < 1e6 for p in place)
-    except (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError):
+        fits = (
+            set(data) <= {"number", "kind", "key", "place"}
+            and type(number) is int
+            and 0 <= number < 1 << 53
+            and kind in ("press", "release", "click")
+            and isinstance(key, str)
+            and len(key) <= 16
+            and isinstance(place, list)
+            and len(place) == 2
+            and all(type(p) in (int, float) and math.isfinite(p) and abs(p) < 1e6 for p in place)
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
-    return number, Event(kind, key, (float(place[0]), float(place[1])))
+    return (number, Event(kind, key, (float(place[0]), float(place[1])))) if fits else None

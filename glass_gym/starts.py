@@ -100,11 +100,10 @@ class StartStates:
         aspect = self.world.pixel_aspect
         fitted = np.stack([fit_picture(picture, height, width, aspect) for picture in pictures])
         states = self.simulator.start(torch.from_numpy(fitted))
-        usual = float(self.states.mass.median())
+        usual, share = self.usual_agent()
         found = to_numpy(states.mass)
         gathered = self._gathered(states, torch.from_numpy(fitted))
-        own = self.states.rows(slice(LOOKED_AT))
-        scattered = gathered < GATHERED * np.median(self._gathered(own, torch.from_numpy(self.world.start_frames)))
+        scattered = gathered < GATHERED * share
         for index in np.flatnonzero(scattered | (found < PRESENT * usual)):
             raise NoAgentError(
                 f"no agent found in start picture {index}: the model's mask covers {found[index]:.0f} px where there is"
@@ -113,6 +112,11 @@ class StartStates:
                 f"(a frame is {height}x{width} px, see env.unwrapped.core.world.start_frames)"
             )
         return states
+
+    def usual_agent(self) -> tuple[float, float]:
+        """Of the agents in the world's own start frames: px of M's mask in their windows, its share of the whole."""
+        own = self._gathered(self.states.rows(slice(LOOKED_AT)), torch.from_numpy(self.world.start_frames))
+        return float(self.states.mass.median()), float(np.median(own))
 
     def _gathered(self, states: WorldState, frames: Tensor) -> np.ndarray:
         """The share of M's masks that lies in the agents' windows, for B states and at least as many frames."""

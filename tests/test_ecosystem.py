@@ -32,13 +32,13 @@ def beside(tmp_path_factory):
     return venv / "bin"
 
 
-def run(beside, folder, needs, command, **environment):
+def run(beside, folder, needs, command):
     if needs != "gymnasium":
         subprocess.run(f"{beside / 'pip'} install -q {needs}", shell=True, check=True)
     paths = {"PATH": f"{beside}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     more = {"MINARI_DATASETS_PATH": str(folder / "minari"), "SDL_VIDEODRIVER": "dummy"}
     done = subprocess.run(
-        command, cwd=folder, env=os.environ | paths | more | environment, capture_output=True, text=True, timeout=600
+        command, cwd=folder, env=os.environ | paths | more, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout

@@ -57,13 +57,14 @@ PLAY = """async ([index, actions]) => {
 
 def test_frames_are_torchs(page):
     world = load_world("tennis-v1")
-    simulator = export._simulator(world)
+    core = export.core_of_world(world)
+    simulator = core.simulator
     rng = np.random.default_rng(0)
     actions = np.stack([rng.integers(9, size=50), rng.integers(world.config.codes, size=50)], 1)
     page.evaluate("glass.pause()")
     frames = page.evaluate(PLAY, [7, actions.tolist()])
-    state = export._first_states(world, simulator).rows(slice(7, 8))
-    shifts = torch.from_numpy(np.asarray(export.describe(world, simulator, state)["shifts"], np.float32))
+    state = core.start_states.rows(slice(7, 8))
+    shifts = torch.from_numpy(core.table.shifts)
     for (shift, code), text in zip(actions, frames, strict=True):
         state = simulator.step(state, shifts[shift][None], torch.tensor([code]))
         true = simulator.frames(state)[0].numpy().astype(int)

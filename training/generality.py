@@ -26,6 +26,7 @@ from glass_gym.wrappers import AutoLocalAction
 
 from . import train
 from .choose import Choices
+from .data.arm import middle_of
 from .data.layout import ReadConfig
 from .data.recorded import WORLDS, record_world
 from .data.sources import DataOptions, open_data
@@ -199,12 +200,10 @@ class Truth:
         """
         bits = np.unpackbits(self.packed[name], axis=-1, count=self.width)[:: self.skip + 1]
         scale = np.array(self.size) / np.array(bits.shape[:0:-1])
-        centres = np.full((len(bits), 2), np.nan)
-        for t, mask in enumerate(bits):
-            ys, xs = np.nonzero(mask)
-            if len(xs):
-                centres[t] = (xs.min() + xs.max() + 1) / 2, (ys.min() + ys.max() + 1) / 2
-        centres = self.packed[f"{name}.moving"][:: self.skip + 1] if f"{name}.moving" in self.packed else centres
+        if f"{name}.moving" in self.packed:
+            centres = self.packed[f"{name}.moving"][:: self.skip + 1]
+        else:
+            centres = np.stack([middle_of(mask) for mask in bits])
         moves = np.diff(centres, axis=0) * scale
         return moves[~np.isnan(moves).any(1)]
 

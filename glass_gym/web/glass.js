@@ -86,13 +86,12 @@ export class World {
     const known = place !== null;
     const centre = seen.centre.data;
     if (!known) place = this.about.settles ? [Math.round(centre[0]), Math.round(centre[1])] : [...centre];
-    const at = (where) => this.run("begin", { frame, mask: seen.mask, place: float(where, [1, 2]) });
     if (!known && this.about.settles) place = await this.settle(frame, seen.mask, place);
-    const begun = await at(place);
+    const begun = await this.run("begin", { frame, mask: seen.mask, place: float(place, [1, 2]) });
     if (!known) this.check(begun.layer, seen.mask);
     const state = { ...begun, position: float(place, [1, 2]), background: seen.background };
     delete state.error;
-    return { state, origin: origin ?? [centre[0] - place[0], centre[1] - place[1]], frame: rgb, mass: massOf(begun.layer) };
+    return { state, origin: origin ?? [centre[0] - place[0], centre[1] - place[1]], frame: rgb };
   }
 
   /** Of the places about one, that from which the agent is drawn best. */
@@ -180,18 +179,16 @@ export class Game {
 
   /** A new episode from a start frame, or from a picture. */
   async reset(image = null) {
-    const { about, starts } = this.world;
+    const { starts } = this.world;
     const index = Math.floor(this.random.next() * starts.length);
     const begun = image ? await this.world.begin(image) : await this.world.start(index);
     this.state = begun.state;
     this.origin = begun.origin;
-    this.mass = begun.mass;
     this.frame = begun.frame;
     this.steps = 0;
     this.over = false;
     this.last = null;
     this.target = this.draw();
-    return about;
   }
 
   get place() {
@@ -199,7 +196,6 @@ export class Game {
     return [data[0] + this.origin[0], data[1] + this.origin[1]];
   }
   get distance() { return Math.hypot(this.place[0] - this.target[0], this.place[1] - this.target[1]); }
-  get present() { return massOf(this.state.layer) >= 0.25 * Math.max(1, this.mass); }
 
   /** A target on the ground, far enough from the agent. */
   draw() {

@@ -17,19 +17,25 @@ const say = (text) => { $("message").textContent = text; };
 
 // --- what is shown ------------------------------------------------------------------------------------------
 
+/** A part of a frame (RGB bytes) as ImageData. */
+function cut(frame, x, y, width, height) {
+  const image = new ImageData(width, height);
+  for (let r = 0; r < height; r++) for (let c = 0; c < width; c++) {
+    const from = 3 * ((y + r) * world.about.width + x + c), to = 4 * (r * width + c);
+    for (let p = 0; p < 3; p++) image.data[to + p] = frame[from + p];
+    image.data[to + 3] = 255;
+  }
+  return image;
+}
+
 function paint(figure, game) {
   const { width, height, pixel_aspect: aspect, reach } = world.about;
   const canvas = figure.querySelector("canvas");
   const scale = Math.max(1, Math.floor(768 / (width * aspect)));
   const [w, h] = [Math.round(width * aspect * scale), height * scale];
   if (canvas.width !== w || canvas.height !== h) { canvas.width = w; canvas.height = h; }
-  const image = new ImageData(width, height);
-  for (let i = 0; i < width * height; i++) {
-    for (let c = 0; c < 3; c++) image.data[4 * i + c] = game.frame[3 * i + c];
-    image.data[4 * i + 3] = 255;
-  }
   const small = new OffscreenCanvas(width, height);
-  small.getContext("2d").putImageData(image, 0, 0);
+  small.getContext("2d").putImageData(cut(game.frame, 0, 0, width, height), 0, 0);
   const context = canvas.getContext("2d");
   context.imageSmoothingEnabled = false;
   context.drawImage(small, 0, 0, w, h);
@@ -73,12 +79,7 @@ async function makeFilms(game) {
       if (mine !== turn) return; // another world was chosen
       state = out.state;
       const [x, y] = at.map((v, a) => Math.round(Math.min(Math.max(v - side / 2, 0), [width, height][a] - side)));
-      const image = new ImageData(side, side);
-      for (let r = 0; r < side; r++) for (let c = 0; c < side; c++) {
-        for (let p = 0; p < 3; p++) image.data[4 * (r * side + c) + p] = out.frame[3 * ((y + r) * width + x + c) + p];
-        image.data[4 * (r * side + c) + 3] = 255;
-      }
-      pictures.push(image);
+      pictures.push(cut(out.frame, x, y, side, side));
     }
     const canvas = $("codes").children[k].querySelector("canvas");
     canvas.width = canvas.height = side;
@@ -114,10 +115,10 @@ function wanted() {
 export function shiftOf([x, y], shifts) {
   if (!x && !y) return 0;
   const size = shifts.reduce((m, s) => [Math.max(m[0], Math.abs(s[0])), Math.max(m[1], Math.abs(s[1]))], [1e-6, 1e-6]);
-  let best = 0, most = -Infinity;
+  let best = 0, least = Infinity;
   shifts.forEach(([dx, dy], i) => {
     const off = Math.hypot(dx / size[0] - x, dy / size[1] - y);
-    if (-off > most) { most = -off; best = i; }
+    if (off < least) { least = off; best = i; }
   });
   return best;
 }

@@ -77,7 +77,7 @@ def test_the_prior_and_the_place_of_a_first_window_are_torchs(exported):
     world, folder, about = exported
     if world.config.architecture != "token":
         pytest.skip("only token worlds look for the place")
-    simulator = export._simulator(world)
+    simulator = export.core_of_world(world).simulator
     frames = torch.from_numpy(world.start_frames[:2])
     state = simulator.start(frames)  # looks for the place
     mine = OnnxWorld(folder)
@@ -110,8 +110,7 @@ def test_a_policy_acts_as_in_torch(tmp_path):
     from glass_gym.policy import load_policy
 
     world = load_world("tennis-v1")
-    simulator = export._simulator(world)
-    about = describe(world, simulator, export._first_states(world, simulator)) | {"graphs": {}}
+    about = describe(export.core_of_world(world)) | {"graphs": {}}
     (tmp_path / "world.json").write_text(json.dumps(about))
     file = ROOT / "agents" / "trained" / "GlassTennis-v1" / "ppo.safetensors"
     export_policy(world, tmp_path, file)

@@ -29,6 +29,12 @@ HAND = ("gripper", "finger")
 MOVING = ("shoulder", "upperarm", "elbow", "forearm", "wrist", *HAND)
 
 
+def middle_of(mask: np.ndarray) -> np.ndarray:
+    """The middle (x, y) px of the box of a mask (H, W); nan where it is empty."""
+    ys, xs = np.nonzero(mask)
+    return np.array([(v.min() + v.max() + 1) / 2 if len(v) else np.nan for v in (xs, ys)])
+
+
 class Arm:
     """The simulator, its camera, and a hand that goes about: nobody looks at the task that it was made for."""
 
@@ -113,9 +119,7 @@ class Arm:
         seen = self.renderer.render()
         self.renderer.disable_segmentation_rendering()
         own, grip = ((seen[..., 1] == kind) & np.isin(seen[..., 0], part) for part in (self.own, self.grip))
-        ys, xs = np.nonzero(grip)
-        hand = ((xs.min() + xs.max() + 1) / 2, (ys.min() + ys.max() + 1) / 2) if len(xs) else (np.nan, np.nan)
-        return frame, own, np.array(hand)
+        return frame, own, middle_of(grip)
 
 
 def record(out: Path, videos: int = 160, seed: int = 0, progress: Callable[[int], None] = lambda done: None) -> Path:
