@@ -12,6 +12,7 @@ from tabulate import tabulate
 
 from agents.evaluation_env import EvaluationEnv
 from glass_gym.play import Recorder
+from glass_gym.time_left import TimeLeft
 
 FILMED = 4
 """rows that are filmed for the best episode"""
@@ -52,7 +53,7 @@ def confidence(successes: int, count: int) -> tuple[float, float]:
 
 
 def evaluate(env: EvaluationEnv, policy, episodes: int = 1000, film: int = 0) -> dict:
-    """Play episodes.
+    """Play episodes; where that takes long, how long is told after the first seconds.
 
     Every row plays equally many (or one more) to their end, so that short episodes are not favoured.
 
@@ -72,6 +73,7 @@ def evaluate(env: EvaluationEnv, policy, episodes: int = 1000, film: int = 0) ->
     steps = np.zeros(env.rows, int)
     value = np.zeros(env.rows)
     kept = []
+    time_left = TimeLeft(episodes)
     best = (-math.inf, [])
     films = {row: [frame] for row, frame in enumerate(env.pictures()[:film])} if film else {}
     while (quota > 0).any():
@@ -90,6 +92,8 @@ def evaluate(env: EvaluationEnv, policy, episodes: int = 1000, film: int = 0) ->
                 quota[row] -= 1
             if row in films and value[row] > best[0]:
                 best = (value[row], films[row])
+        if told := time_left.after(len(kept)):
+            print(f"{60 * told[0]:,.0f} episodes a minute on this machine: about {told[1]:.0f} minutes more", flush=True)
         env.reset(done)
         policy.begin(done)
         fewest[done] = env.fewest_steps()[done]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,14 @@ import gymnasium as gym
 from glass_gym.policy import CLASSES, model_class
 from glass_gym.wrappers import vector
 
-HYPERPARAMETERS = Path(__file__).with_name("hyperparams.yml")
+HYPERPARAMETERS = Path(__file__).with_name("hyperparams")
+"""ALGO.yml each, as RL Zoo reads them."""
 LARGEST_FILE = 1 << 20
+OFF_POLICY = ("dqn", "qrdqn")
+USUAL_OBSERVATION = {"dqn": "position", "qrdqn": "position"}
+"""What an entry ID is for; ID/OBSERVATION is for others. All that are not here: frame."""
 NOT_FOR_THE_MODEL = ("n_timesteps", "n_envs", "env_wrapper", "env_kwargs")
+WRAPPERS = "glass_gym.wrappers."
 
 
 class AgentError(ValueError):
@@ -21,15 +27,19 @@ class AgentError(ValueError):
 
 
 def hyperparameters(
-    id: str, algorithm: str, obs_type: str, changes: dict[str, Any] | None = None, file: Path = HYPERPARAMETERS
+    id: str, algorithm: str, obs_type: str, changes: dict[str, Any] | None = None, file: Path | None = None
 ) -> dict[str, Any]:
-    """The entry of an id, an algorithm and an observation, with changes.
+    """The entry of an id and an observation, with changes.
+
+    Args:
+        file: in RL Zoo's format; None: ours.
 
     Raises:
         AgentError: no such file or entry; the message lists what there is.
     """
     import yaml
 
+    file = file or HYPERPARAMETERS / f"{algorithm}.yml"
     try:
         with Path(file).open("rb") as source:
             text = source.read(LARGEST_FILE + 1)
@@ -38,14 +48,14 @@ def hyperparameters(
         entries = yaml.safe_load(text)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise AgentError(f"{file}: cannot be read ({str(error)[:200]})") from None
-    for kind, name in (("id", id), ("algorithm", algorithm), ("observation", obs_type)):
-        known = [str(key) for key in entries if not str(key).startswith(".")] if isinstance(entries, dict) else []
-        if name not in known:
-            raise AgentError(f"{file}: no {kind} {name!r}; there are: {', '.join(known)[:400] or 'none'}")
-        entries = entries[name]
-    if not isinstance(entries, dict):
-        raise AgentError(f"{file}: {id}, {algorithm}, {obs_type} is {str(entries)[:80]!r}, expected hyperparameters")
-    return checked(entries | (changes or {}))
+    known = [str(key) for key in entries if not str(key).startswith(".")] if isinstance(entries, dict) else []
+    wanted = id if obs_type == USUAL_OBSERVATION.get(algorithm, "frame") else f"{id}/{obs_type}"
+    if wanted not in known:
+        raise AgentError(f"{file}: no entry {wanted!r}; there are: {', '.join(known)[:400] or 'none'}")
+    settings = entries[wanted]
+    if not isinstance(settings, dict):
+        raise AgentError(f"{file}: {wanted} is {str(settings)[:80]!r}, expected hyperparameters")
+    return checked(settings | (changes or {}))
 
 
 def checked(settings: dict[str, Any]) -> dict[str, Any]:
@@ -65,16 +75,45 @@ def checked(settings: dict[str, Any]) -> dict[str, Any]:
     if "n_timesteps" not in settings:
         raise AgentError("n_timesteps is missing: how many steps to train")
     wrappers = settings.get("env_wrapper") or []
-    if not isinstance(wrappers, list) or not set(map(str, wrappers)) <= set(vector.__all__):
+    names = [str(name).removeprefix(WRAPPERS) for name in wrappers] if isinstance(wrappers, list) else [""]
+    if not set(names) <= set(vector.__all__):
         known = ", ".join(vector.__all__)
-        raise AgentError(
-            f"env_wrapper must be a list of wrappers in glass_gym.wrappers.vector ({known}), got {wrappers!r}"
-        )
+        raise AgentError(f"env_wrapper must be a list of wrappers in {WRAPPERS}vector ({known}), got {wrappers!r}")
+    if names:
+        settings["env_wrapper"] = names
+    if isinstance(settings.get("policy_kwargs"), str):
+        settings["policy_kwargs"] = arguments_of(settings["policy_kwargs"])
     for name in ("env_kwargs", "policy_kwargs"):
         if not isinstance(settings.setdefault(name, {}) or {}, dict):
             raise AgentError(f"{name} must be a table, got {settings[name]!r}")
         settings[name] = settings[name] or {}
     return settings
+
+
+def arguments_of(text: str) -> dict[str, Any]:
+    """``dict(net_arch=[64], activation_fn=nn.ReLU)``, which RL Zoo evaluates -> a dict; classes become their names.
+
+    Nothing is evaluated here.
+
+    Raises:
+        AgentError: no such call, or a value that is neither plain nor a class.
+    """
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "dict"):
+            raise ValueError
+        if call.args or None in [k.arg for k in call.keywords]:
+            raise ValueError
+        return {str(k.arg): _value_of(k.value) for k in call.keywords}
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        raise AgentError(f"policy_kwargs must be a table or dict(KEY=VALUE, ...), got {text[:200]!r}") from None
+
+
+def _value_of(node: ast.expr) -> Any:
+    match node:
+        case ast.Attribute(attr=name) | ast.Name(id=name):
+            return name
+    return ast.literal_eval(node)
 
 
 def changes_of(pairs: list[str]) -> dict[str, Any]:
@@ -124,6 +163,12 @@ def check_id(id: str) -> None:
         raise AgentError(f"no environment called {id!r}; there are: {', '.join(known)}")
 
 
+def is_batched(id: str) -> bool:
+    """Whether an id's rows are one batched world."""
+    check_id(id)
+    return gym.spec(id).vector_entry_point is not None
+
+
 def make_env(id: str, n_envs: int, seed: int | None = None, wrappers: list[str] | None = None, **kwargs: Any):
     """A VecEnv for SB3 with episode statistics: one batched world, or rows of any other environment.
 
@@ -139,10 +184,7 @@ def make_env(id: str, n_envs: int, seed: int | None = None, wrappers: list[str] 
 
     from glass_gym.sb3 import GlassVecEnv
 
-    check_id(id)
-    if isinstance(kwargs.get("frame_size"), list):
-        kwargs["frame_size"] = tuple(kwargs["frame_size"])
-    if gym.spec(id).vector_entry_point is None:
+    if not is_batched(id):
         statistics = {"info_keywords": ("is_success",)}
         return make_vec_env(id, n_envs, seed=seed, env_kwargs=kwargs, monitor_kwargs=statistics)
     chosen = [getattr(vector, name) for name in wrappers or ()]

@@ -19,11 +19,13 @@ from pathlib import Path
 from agents import evaluation
 from agents.evaluation_env import make_evaluation_env
 from agents.options import (
-    HYPERPARAMETERS,
+    OFF_POLICY,
+    USUAL_OBSERVATION,
     AgentError,
     changes_of,
     checked,
     hyperparameters,
+    is_batched,
     make_env,
     make_model,
     runs_of,
@@ -32,11 +34,10 @@ from glass_gym.checkpoint import write_atomically
 from glass_gym.checks import without_folders
 from glass_gym.locks import alone
 from glass_gym.policy import ALGORITHMS, Policy, model_class, read_zip, save_policy
+from glass_gym.time_left import TimeLeft
 
 EVALUATION_SEED, CHOICE_SEED, FINAL_SEED = 10_000, 15_000, 20_000
 """added to --seed: of the evaluations while training, of the choice of a policy, of the final figures"""
-MEASURED = 20.0
-"""Seconds of training after which it is told how long the rest will take."""
 EXAMPLES = """examples:
   python -m agents.train --algo ppo --env GlassTennis-v1
   python -m agents.train --algo ppo --env GlassSprites-v1 --obs-type position -n 100000
@@ -59,8 +60,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--obs-type", choices=("frame", "position", "dict"), help="what the policy sees (default: frame; dqn: position)"
     )
-    p.add_argument("-n", "--n-timesteps", type=count, help="steps of all rows together (default: hyperparams.yml)")
-    p.add_argument("--n-envs", type=count, help="rows (default: hyperparams.yml)")
+    p.add_argument("-n", "--n-timesteps", type=count, help="steps of all rows together (default: hyperparams)")
+    p.add_argument("--n-envs", type=count, help="rows (default: hyperparams)")
     p.add_argument("-f", "--log-folder", type=Path, default=Path("logs"), help="where runs go (default: logs)")
     p.add_argument(
         "-i", "--trained-agent", type=Path, help="start from this SB3 zip (it is unpickled: trust its source)"
@@ -85,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--env-kwargs", nargs="+", default=[], metavar="KEY:VALUE", help="change the environment's arguments"
     )
-    p.add_argument("-conf", "--conf-file", type=Path, default=HYPERPARAMETERS, help="hyperparameters (default: ours)")
+    p.add_argument("-conf", "--conf-file", type=Path, help="RL Zoo's (default: agents/hyperparams/ALGO.yml)")
     p.add_argument(
         "--device", default="auto", help="of the policy: auto, cpu, cuda (the world's: --env-kwargs device:cuda)"
     )
@@ -147,11 +148,13 @@ class Plan:
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> Plan:
-        """From hyperparams.yml and the command line."""
-        obs_type = arguments.obs_type or ("position" if arguments.algo in ("dqn", "qrdqn") else "frame")
+        """From the hyperparameters and the command line."""
+        obs_type = arguments.obs_type or USUAL_OBSERVATION.get(arguments.algo, "frame")
         changes = changes_of(arguments.hyperparams)
         settings = hyperparameters(arguments.env, arguments.algo, obs_type, changes, arguments.conf_file)
-        env_kwargs = settings.get("env_kwargs", {}) | {"obs_type": obs_type} | changes_of(arguments.env_kwargs)
+        spread = {"stagger": True} if arguments.algo not in OFF_POLICY and is_batched(arguments.env) else {}
+        asked = changes_of(arguments.env_kwargs)
+        env_kwargs = spread | settings.get("env_kwargs", {}) | {"obs_type": obs_type} | asked
         steps = arguments.n_timesteps or settings["n_timesteps"]
         rows = arguments.n_envs or settings.get("n_envs", 8)
         return cls(arguments.algo, arguments.env, obs_type, steps, rows, arguments.seed, settings, env_kwargs)
@@ -310,9 +313,7 @@ class _Clock:
     def __init__(self, folder: Path, arguments: argparse.Namespace, goal: int):
         self.folder = folder
         self.arguments = arguments
-        self.goal = goal
-        self.first: tuple[float, int] | None = None  # when the first steps were taken, and how many
-        self.told = False
+        self.time_left = TimeLeft(goal)
         self.began = self.saved = time.monotonic()
         self.out_of_time = False
         self.before = 0.0
@@ -330,24 +331,17 @@ class _Clock:
     def step(self, model) -> bool:
         """After every step; False stops."""
         now = time.monotonic()
-        self._tell_time(now, model.num_timesteps)
+        self._tell_time(model.num_timesteps)
         if now - self.saved > self.arguments.save_minutes * 60:
             self.save(model)
             self.saved = now
         self.out_of_time = (now - self.began) / 60 > self.arguments.max_minutes
         return not self.out_of_time
 
-    def _tell_time(self, now: float, steps: int) -> None:
-        """How long it will take on this machine, once: measured over the first updates, evaluations left out."""
-        if self.first is None:
-            self.first = now, steps
-        seconds = now - self.first[0]
-        if self.told or seconds < MEASURED or steps == self.first[1]:
-            return
-        self.told = True
-        rate = (steps - self.first[1]) / seconds
-        left = self.goal - steps
-        print(f"{rate:,.0f} steps a second on this machine: {left:,} more take about {left / rate / 60:.0f} minutes")
+    def _tell_time(self, steps: int) -> None:
+        if told := self.time_left.after(steps):
+            left = self.time_left.goal - steps
+            print(f"{told[0]:,.0f} steps a second on this machine: {left:,} more take about {told[1]:.0f} minutes")
 
     def save(self, model) -> None:
         """last.zip, and the replay buffer where it is asked for."""

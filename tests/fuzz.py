@@ -103,7 +103,8 @@ def targets(root: Path) -> dict[str, Target]:
     made["annotations"] = root / "actions.pkl"
     made["annotations"].write_bytes(pickle.dumps({"actions": np.arange(12.0), "names": ["left", "right"], "n": 3}))
     made["hyperparameters"] = root / "hyperparams.yml"
-    made["hyperparameters"].write_text("Glass-v0:\n  ppo:\n    frame: {n_timesteps: 5, n_steps: 16, env_kwargs: {}}\n")
+    settings = "{n_timesteps: 5, policy_kwargs: 'dict(net_arch=[8])', env_kwargs: {}}"
+    made["hyperparameters"].write_text(f"Glass-v0: {settings}\n")
 
     def whole(path: Path) -> None:
         store = Store(path)

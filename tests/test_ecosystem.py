@@ -57,6 +57,7 @@ def test_the_page_has_a_block_for_each_tool():
 def test_a_block_runs(beside, tmp_path, title, language, code, needs):
     file = tmp_path / "block"
     file.write_text(code)
+    (tmp_path / "agents").symlink_to(ROOT / "agents")
     run(beside, tmp_path, needs, [str(beside / "python"), str(file)] if language == "python" else ["bash", "-e", file])
 
 

@@ -30,6 +30,7 @@ from glass_gym.config import GlassConfig, preset
 from glass_gym.convert import to_images
 from glass_gym.glass import Glass
 from glass_gym.locks import alone
+from glass_gym.time_left import TimeLeft
 from glass_gym.token_glass import TokenGlass
 
 from .choose import (
@@ -80,8 +81,6 @@ except ImportError:  # the command says so; the library works without
 
 PROBES = (200, 350, 500)
 """Steps of GMA after which it is looked at: was the right thing chosen?"""
-MEASURED = 20.0
-"""Seconds of a stage after which it is told how long the rest of it will take."""
 ATTACHED = 0.5
 """An agent that touches the frame's edge in more than this share of the frames hangs on to it."""
 
@@ -478,14 +477,14 @@ class Reporter:
         self.stage = ""
         self.bar: tqdm | None = None
         self.smooth: dict[str, float] = {}
-        self.first: tuple[float, int] | None = None  # when the stage's first step was done, and which it was
+        self.time_left = TimeLeft(0)
 
     def step(self, stage: Stage, iteration: int, terms: dict[str, float]) -> None:
         """After every optimiser step."""
         if self.stage != stage.name:
             self.stage = stage.name
             self.smooth = {}
-            self.first = time.monotonic(), iteration
+            self.time_left = TimeLeft(stage.iterations)
             self.bar = tqdm(total=stage.iterations, initial=iteration, desc=stage.name, mininterval=2.0)
         self.bar.update(1)
         self._tell_time(stage, iteration)
@@ -500,19 +499,13 @@ class Reporter:
             self.bar.close()
 
     def _tell_time(self, stage: Stage, iteration: int) -> None:
-        """How long the stage will take on this machine, once, measured over its first steps."""
-        if self.first is None or iteration == self.first[1]:
+        told = self.time_left.after(iteration)
+        if told is None:
             return
-        seconds = time.monotonic() - self.first[0]
-        if seconds < MEASURED:
-            return
-        rate = (iteration - self.first[1]) / seconds
-        self.first = None
-        minutes = (stage.iterations - iteration) / rate / 60
         order = list(self.trainer.model.stages)
         left = ", ".join(order[order.index(stage.name) + 1 :]) if stage.name in order else ""
         then = f"; then: {left}" if left else ""
-        tqdm.write(f"{stage.name}: {rate:.2g} steps a second on this machine, about {minutes:.0f} minutes more{then}")
+        tqdm.write(f"{stage.name}: {told[0]:.2g} steps a second on this machine, about {told[1]:.0f} minutes more{then}")
 
     def sheet(self, stage: Stage, final: bool = False) -> None:
         """A sample sheet of the averaged weights."""

@@ -9,10 +9,20 @@ import torch
 
 pytest.importorskip("stable_baselines3")
 
-from agents import enjoy, ppo_torch, rl_zoo, train
-from agents.options import AgentError, changes_of, checked, hyperparameters, make_env, make_model, schedule
+from agents import enjoy, ppo_torch, train
+from agents.options import (
+    HYPERPARAMETERS,
+    USUAL_OBSERVATION,
+    AgentError,
+    changes_of,
+    checked,
+    hyperparameters,
+    make_env,
+    make_model,
+    schedule,
+)
 from glass_gym.checkpoint import save_world
-from glass_gym.policy import load_policy, policy_header
+from glass_gym.policy import ALGORITHMS, load_policy, policy_header
 
 QUICK = ["--no-progress", "--final-episodes", "4", "--n-eval-envs", "2", "--eval-episodes", "2", "--n-envs", "4"]
 
@@ -94,22 +104,24 @@ def test_a_policy_can_learn_in_the_real_game(tmp_path):
     assert figures["env"] == "RealTennis-v0" and figures["policies"]["policy"]["episodes"] == 2
 
 
-def test_every_entry_of_the_file_makes_a_model(tiny_world):
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_entry_makes_a_model(algorithm, tiny_world):
     import yaml
 
-    from agents.options import HYPERPARAMETERS
-
-    entries = {k: v for k, v in yaml.safe_load(HYPERPARAMETERS.read_text()).items() if not k.startswith(".")}
+    entries = yaml.safe_load((HYPERPARAMETERS / f"{algorithm}.yml").read_text())
+    named = {name for name in entries if not name.startswith(".")}
     worlds = {f"Glass{name}-v{version}" for name in ("Tennis", "Sprites") for version in (0, 1)}
-    assert set(entries) == {*worlds, "GlassArm-v0", "Glass-v0", "RealTennis-v0"}
-    for algorithm, kinds in entries["Glass-v0"].items():
-        for obs_type, settings in kinds.items():
-            kwargs = settings["env_kwargs"] | {"obs_type": obs_type, "checkpoint": tiny_world}
-            if "frame_size" in kwargs:
-                kwargs["frame_size"] = (16, 24)
-            env = make_env("Glass-v0", 2, 0, settings.get("env_wrapper"), **kwargs)
-            off_policy = {"buffer_size": 100} if "dqn" in algorithm else {}
-            assert make_model(algorithm, settings | off_policy, env)
+    real = {"RealTennis-v0"} if algorithm == "ppo" else set()
+    assert {name.partition("/")[0] for name in named} == {*worlds, "GlassArm-v0", "Glass-v0"} | real
+    for name in (name for name in named if name.startswith("Glass-v0")):
+        obs_type = name.partition("/")[2] or USUAL_OBSERVATION.get(algorithm, "frame")
+        settings = hyperparameters("Glass-v0", algorithm, obs_type)
+        kwargs = settings["env_kwargs"] | {"obs_type": obs_type, "checkpoint": tiny_world}
+        if "frame_size" in kwargs:
+            kwargs["frame_size"] = (16, 24)
+        env = make_env("Glass-v0", 2, 0, settings.get("env_wrapper"), **kwargs)
+        off_policy = {"buffer_size": 100} if "dqn" in algorithm else {}
+        assert make_model(algorithm, settings | off_policy, env)
 
 
 def test_a_learning_rate_falls_linearly():
@@ -120,8 +132,10 @@ def test_a_learning_rate_falls_linearly():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: hyperparameters("Nowhere-v0", "ppo", "frame"), "no id 'Nowhere-v0'; there are: GlassTennis-v1"),
-        (lambda: hyperparameters("GlassTennis-v1", "dqn", "dict"), "no observation 'dict'; there are: position, frame"),
+        (lambda: hyperparameters("Nowhere-v0", "ppo", "frame"), "no entry 'Nowhere-v0'; there are: GlassTennis-v1"),
+        (lambda: hyperparameters("GlassTennis-v1", "dqn", "dict"), "no entry 'GlassTennis-v1/dict'; there are: Gl"),
+        (lambda: checked({"n_timesteps": 5, "policy_kwargs": "exit()"}), r"policy_kwargs must be .* got 'exit\(\)'"),
+        (lambda: checked({"n_timesteps": 5, "policy_kwargs": "dict(a=exit())"}), r"got 'dict\(a=exit\(\)\)'"),
         (lambda: changes_of(["n_steps"]), "expected key:value, got 'n_steps'"),
         (lambda: changes_of(["net:[1, "]), "the value of net is not YAML"),
         (lambda: schedule("exp_3"), "a schedule is a number or lin_NUMBER, got 'exp_3'"),
@@ -143,8 +157,7 @@ def test_what_cannot_be_done_is_said(call, message):
 @pytest.mark.parametrize(
     "text",
     [
-        b"", b"[1, 2]", b"word", b"5", b"5: {ppo: 3}", b"Glass-v0:", b"Glass-v0: {ppo: }",
-        b"Glass-v0: {ppo: {frame: }}", b"Glass-v0: {ppo: {frame: 5}}", b"Glass-v0: {ppo: {frame: {n_envs: 4}}}",
+        b"", b"[1, 2]", b"word", b"5", b"5: {ppo: 3}", b"Glass-v0:", b"Glass-v0: 5", b"Glass-v0: {n_envs: 4}",
         bytes(range(256)),
         b"[" * 5000,
         b"a: &a [*a]", b"Glass-v0: !!python/object/apply:os.system ['true']", b"#" * (2 << 20),
@@ -192,7 +205,7 @@ def test_commands_name_what_is_missing(world, tmp_path, capsys):
 
 
 def test_it_is_told_early_how_long_the_rest_takes(world, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(train, "MEASURED", 0.0)
+    monkeypatch.setattr("glass_gym.time_left.MEASURED", 0.0)
     assert train.main(command(world, tmp_path, "-n", "64", "--eval-freq", "-1")) == 0
     told = re.findall(r"([\d,]+) steps a second on this machine: (\d+) more take about", capsys.readouterr().out)
     assert len(told) == 1 and int(told[0][1]) >= 32
@@ -252,27 +265,23 @@ def test_the_one_file_ppo_trains_and_its_policy_is_like_any_other(tiny_world, tm
     assert np.array_equal(policy.model.action_space.nvec, [9, 3])
 
 
-@pytest.mark.parametrize(("algo", "obs_type"), [("ppo", "frame"), ("dqn", "position"), ("qrdqn", "frame")])
-def test_rl_zoo_gets_entries_that_it_understands(algo, obs_type, tmp_path, capsys):
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_rl_zoo_understands_our_files_as_they_are(algorithm):
     import gymnasium as gym
     import yaml
 
     from glass_gym.sb3 import GlassExtractor
 
-    assert rl_zoo.main(["--algo", algo, "--obs-type", obs_type, "--out", str(tmp_path / "zoo.yml")]) == 0
-    assert "rl_zoo3.train --algo" in capsys.readouterr().out
-    entries = yaml.safe_load((tmp_path / "zoo.yml").read_text())
-    settings = entries["GlassTennis-v1"]
-    assert eval(settings["policy_kwargs"])["features_extractor_class"] is GlassExtractor
-    kwargs = settings["env_kwargs"]
-    env = gym.make("GlassTennis-v1", **kwargs | {"frame_size": tuple(kwargs["frame_size"])} if "frame_size" in kwargs
-                   else kwargs)  # fmt: skip
+    settings = yaml.safe_load((HYPERPARAMETERS / f"{algorithm}.yml").read_text())["GlassTennis-v1"]
+    assert eval(settings["policy_kwargs"])["features_extractor_class"] is GlassExtractor  # as RL Zoo does
+    env = gym.make("GlassTennis-v1", **settings["env_kwargs"])
     for name in settings.get("env_wrapper", []):
         module, _, kind = name.rpartition(".")
         env = getattr(__import__(module, fromlist=[kind]), kind)(env)
-    assert env.reset(seed=0) and type(settings["n_envs"]) is int
+    assert env.reset(seed=0) and type(settings["n_envs"]) is type(settings["n_timesteps"]) is int
 
 
-def test_rl_zoo_is_told_of_what_we_do_not_offer(tmp_path, capsys):
-    assert rl_zoo.main(["--algo", "dqn", "--obs-type", "dict", "--out", str(tmp_path / "zoo.yml")]) == 1
-    assert "has no dqn on dict" in capsys.readouterr().err
+def test_what_rl_zoo_evaluates_is_only_read():
+    text = "dict(features_extractor_class=__import__('a').b.GlassExtractor, net_arch=[64, 64], activation_fn=nn.ReLU)"
+    kwargs = {"features_extractor_class": "GlassExtractor", "net_arch": [64, 64], "activation_fn": "ReLU"}
+    assert checked({"n_timesteps": 5, "policy_kwargs": text})["policy_kwargs"] == kwargs

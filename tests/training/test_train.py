@@ -318,7 +318,7 @@ def test_the_command_trains_resumes_exports_and_evaluates(block_store, tmp_path,
 
 
 def test_the_command_alone_makes_a_world_of_poses(block_store, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("training.train.MEASURED", 0.0)
+    monkeypatch.setattr("glass_gym.time_left.MEASURED", 0.0)
     command = [
         str(block_store), "--out", str(tmp_path / "run"), "--window", "16", "--agent-radius", "5", "--codes", "2",
         "--poses", "4", "--gma.theta", "0.04", "--gma.iterations", "4", "--gma.batch", "2", "--gma.moving-pixels", "3",

@@ -116,10 +116,15 @@ class Queue:
 
     def run(self) -> bool:
         """All rows that are not finished; False if interrupted or out of time (resumable)."""
-        names = list(self.config.rows)
-        for name in tqdm(names, desc="rows", unit="row"):
-            if self.result(name).exists():
-                continue
+        names = [name for name in self.config.rows if not self.result(name).exists()]
+        began = time.monotonic()
+        for done, name in enumerate(tqdm(names, desc="rows", unit="row")):
+            if done == 1:
+                minutes = (time.monotonic() - began) / 60
+                tqdm.write(
+                    f"{names[0]} took {minutes:.1f} minutes on this machine: {len(names) - 1} more rows take about "
+                    f"{minutes * (len(names) - 1):.0f}"
+                )
             row = ROWS[name]
             if row.gma.get("perceptual") and self.config.vgg is None:
                 print(f"{name}: left out, it needs --vgg", file=sys.stderr)
