@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
+
+
+def values_at_hand(tensor: Tensor) -> bool:
+    """Whether a tensor's values can be looked at for nothing: on the CPU, outside of a graph that is being traced."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def to_images(frames: Tensor) -> Tensor:

@@ -144,6 +144,7 @@ class GlassCore:
         self._starts = StartStates(self.world, self.simulator)
         self._check_memory()
         self._picture: Tensor | None = None
+        self._pixels: Tensor | None = None  # memory for it
         self._state: EnvState | None = None
 
     def _check_memory(self) -> None:
@@ -327,7 +328,7 @@ class GlassCore:
 
     def forget(self) -> None:
         """Let go of all states and pictures; the next reset needs seeds again."""
-        self._state = self._picture = None
+        self._state = self._picture = self._pixels = None
         self._starts.forget()
         self.started = False
 
@@ -479,9 +480,13 @@ class GlassCore:
         return out | (self.task.infos(state.position, state.task) if self.task else {})
 
     def pictures(self, shown: bool) -> Tensor:
-        """Full-size frames (rows, 3, H, W) uint8; with what the task shows, or without."""
+        """Full-size frames (rows, 3, H, W) uint8; with what the task shows, or without.
+
+        Those without are the core's own: a step writes over them.
+        """
         if self._picture is None:
-            self._picture = self.simulator.pictures(self.state.world)
+            # large memory that is new in every step is slow: the system clears it first
+            self._picture = self._pixels = self.simulator.pictures(self.state.world, self._pixels)
         return self.task.draw(self._picture, self.state.task) if shown and self.task else self._picture
 
     def observations(self) -> Tensor | dict[str, Tensor]:
@@ -510,7 +515,8 @@ class GlassCore:
         position = torch.cat(parts, 1)
         if obs_type == "position":
             return position
-        frames = observed_frames(self.pictures(shown), frame_size, channels_first)
+        pictures = self.pictures(shown)
+        frames = observed_frames(pictures, frame_size, channels_first, fresh=pictures is not self._picture)
         return frames if obs_type == "frame" else {"frame": frames, "position": position}
 
     def render(self) -> np.ndarray:

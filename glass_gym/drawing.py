@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from glass_gym.convert import values_at_hand
 
 YELLOW = (255, 230, 0)
 
@@ -21,21 +24,27 @@ def draw_rings(frames: Tensor, target: Tensor, radius: float, shown: Tensor | No
         shown: (B,) bool, which rows get one; None: all.
 
     Returns:
-        new frames, (B, 3, H, W) uint8.
+        new frames, (B, 3, H, W) uint8, laid out as they were.
     """
     _, _, height, width = frames.shape
     reach = math.ceil(radius) + 2  # only the square around the target is touched
     x, y = (_around(target[:, i], reach, size) for i, size in enumerate((width, height)))  # (B, w), (B, h)
-    across = x[:, None] - target[:, 0, None, None]
-    down = y[..., None] - target[:, 1, None, None]
-    distance = (across.square() + down.square()).sqrt().flatten(1)
-    ring = ((distance - radius).abs() < 0.8) | (distance < 1.2)  # (B, h w)
+    across = (x - target[:, :1]).square()[:, None]
+    down = (y - target[:, 1:]).square()[..., None]
+    distance = (across + down).sqrt_()
+    ring = ((distance - radius).abs_() < 0.8) | (distance < 1.2)  # (B, h, w)
     if shown is not None:
-        ring = ring & shown[:, None]
+        ring = ring & shown[:, None, None]
+    out = frames.clone()
+    if values_at_hand(frames):
+        row, i, j = np.nonzero(ring.numpy())
+        out.permute(0, 2, 3, 1).numpy()[row, y.numpy()[row, i], x.numpy()[row, j]] = YELLOW
+        return out
     places = (y[..., None] * width + x[:, None]).flatten(1)[:, None].expand(-1, 3, -1)
     yellow = torch.stack([frames.new_full((), v) for v in YELLOW])[:, None]
-    drawn = frames.clone(memory_format=torch.contiguous_format).flatten(2)
-    return drawn.scatter_(2, places, torch.where(ring[:, None], yellow, drawn.gather(2, places))).view(frames.shape)
+    pixels = out.flatten(2)
+    drawn = torch.where(ring.flatten(1)[:, None], yellow, pixels.gather(2, places))
+    return pixels.scatter(2, places, drawn).view(frames.shape)
 
 
 def _around(centre: Tensor, reach: int, size: int) -> Tensor:
@@ -45,22 +54,28 @@ def _around(centre: Tensor, reach: int, size: int) -> Tensor:
     return first[:, None] + torch.arange(count, device=centre.device)
 
 
-def observed_frames(frames: Tensor, size: tuple[int, int] | None = None, channels_first: bool = False) -> Tensor:
+def observed_frames(
+    frames: Tensor, size: tuple[int, int] | None = None, channels_first: bool = False, fresh: bool = False
+) -> Tensor:
     """Frames as observations: reduced by area, in fresh contiguous memory.
 
     Args:
         frames: (B, 3, H, W) uint8.
         size: (height, width) px; None: as they are.
         channels_first: planes first.
+        fresh: nobody else keeps the frames: they need not be copied.
 
     Returns:
         (B, height, width, 3) uint8, or (B, 3, height, width).
     """
     if size is not None and tuple(size) != tuple(frames.shape[2:]):
         frames = _reduce(frames, *size)
+        fresh = True
     if not channels_first:
         frames = frames.permute(0, 2, 3, 1)
-    return frames.clone(memory_format=torch.contiguous_format) if frames.is_contiguous() else frames.contiguous()
+    if frames.is_contiguous() and not fresh:
+        return frames.clone(memory_format=torch.contiguous_format)
+    return frames.contiguous()
 
 
 def _reduce(frames: Tensor, height: int, width: int) -> Tensor:

@@ -5,11 +5,12 @@ Places are (x, y) px, x to the right and y down; the pixel in column c and row r
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from glass_gym.convert import to_bytes, to_images
+from glass_gym.convert import to_bytes, to_images, values_at_hand
 
 
 def compose(layer: Tensor, background: Tensor) -> Tensor:
@@ -106,7 +107,7 @@ def inside_windows(corners: Tensor, side: int, height: int, width: int) -> Tenso
     return places(corners, side, height, width)[1][:, None].float()
 
 
-def blend_windows(windows: Tensor, background: Tensor, position: Tensor) -> Tensor:
+def blend_windows(windows: Tensor, background: Tensor, position: Tensor, out: Tensor | None = None) -> Tensor:
     """Compose layers over backgrounds, centred on sub-pixel positions; only the window's pixels are touched.
 
     A window pixel i lands on frame pixel position - s / 2 + i; fractions are bilinear; what lies outside is lost.
@@ -115,25 +116,62 @@ def blend_windows(windows: Tensor, background: Tensor, position: Tensor) -> Tens
         windows: (B, 4, s, s), colour * mask in [-1, 1] and mask.
         background: (B, 3, H, W) uint8.
         position: (B, 2) px.
+        out: frames that are not needed any more; on the CPU they are written into.
 
     Returns:
-        (B, 3, H, W) uint8, contiguous.
+        (B, 3, H, W) uint8; on the CPU laid out as the background is.
     """
     height, width = background.shape[2:]
     side = windows.shape[-1]
     corner = position - side / 2
     whole = corner.floor()
     fraction = (corner - whole).to(windows.dtype)
-    fx = fraction[:, 0].view(-1, 1, 1, 1)
-    fy = fraction[:, 1].view(-1, 1, 1, 1)
-    padded = F.pad(windows, (1, 1, 1, 1))
-    across = padded[..., 1:] * (1 - fx) + padded[..., :-1] * fx
-    moved = across[:, :, 1:] * (1 - fy) + across[:, :, :-1] * fy  # (B, 4, s + 1, s + 1)
+    if values_at_hand(windows):
+        if fraction.any():
+            windows = _moved(windows, fraction)
+        return _paste(windows, background.clone() if out is None else out.copy_(background), whole)
     index, inside = places(whole.long(), side + 1, height, width)
     flat = background.flatten(2)
     behind = to_images(flat.gather(2, index.flatten(1)[:, None].expand(-1, 3, -1)))
-    drawn = to_bytes(compose(moved.float().flatten(2), behind))
+    drawn = to_bytes(compose(_moved(windows, fraction).float().flatten(2), behind))
     spare = height * width  # pixels outside the frame are written to one spare place behind it
     index = torch.where(inside, index, spare).flatten(1)[:, None].expand(-1, 3, -1)
     out = torch.cat([flat, flat[..., :1]], 2).scatter(2, index, drawn)
     return out[..., :spare].unflatten(2, (height, width)).contiguous()
+
+
+def _moved(windows: Tensor, fraction: Tensor) -> Tensor:
+    """Windows (B, C, s, s) moved by fractions (B, 2) of a px, bilinearly: (B, C, s + 1, s + 1)."""
+    fx = fraction[:, 0].view(-1, 1, 1, 1)
+    fy = fraction[:, 1].view(-1, 1, 1, 1)
+    padded = F.pad(windows, (1, 1, 1, 1))
+    across = padded[..., 1:] * (1 - fx) + padded[..., :-1] * fx
+    return across[:, :, 1:] * (1 - fy) + across[:, :, :-1] * fy
+
+
+def _paste(windows: Tensor, out: Tensor, corner: Tensor) -> Tensor:
+    """Compose windows into frames, with their top left pixels at whole places (B, 2) px, on the CPU: rows are slices."""
+    height, width = out.shape[2:]
+    side = windows.shape[-1]
+    frames = out.permute(0, 2, 3, 1).numpy()
+    behind = np.zeros((len(frames), side, side, 3), np.uint8)
+    first = corner.long().numpy()
+    size = np.array([width, height])
+    low = np.clip(-first, 0, side)  # of the window, what lies in the frame
+    high = np.clip(size - first, low, side)
+    boxes = [
+        (frames[row, y + top : y + bottom, x + left : x + right], (row, slice(top, bottom), slice(left, right)))
+        for row, ((x, y), (left, top), (right, bottom)) in enumerate(
+            zip(first.tolist(), low.tolist(), high.tolist(), strict=True)
+        )
+        if bottom > top and right > left
+    ]
+    for target, place in boxes:
+        behind[place] = target
+    layer = windows.float().permute(0, 2, 3, 1)
+    mask = layer[..., 3:]
+    drawn = (layer[..., :3] + mask).mul_(127.5).addcmul_(torch.from_numpy(behind).float(), 1 - mask)
+    pixels = drawn.round_().clamp_(0, 255).byte().numpy()
+    for target, place in boxes:
+        target[...] = pixels[place]
+    return out

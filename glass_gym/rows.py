@@ -9,6 +9,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+LARGE = 1024
+"""Bytes of a row: parts of a state from here on are layers, pictures and features."""
+
 State = TypeVar("State", bound="RowState")
 
 
@@ -50,8 +53,15 @@ class RowState:
         return self.map(lambda x: x[index])
 
     def write(self: State, index: Any, other: State) -> State:
-        """A state with rows `index` taken from `other` (as many rows as the index selects)."""
-        return self.map(lambda mine, theirs: write_rows(mine, index, theirs), other)
+        """A state with rows `index` taken from `other` (as many rows as the index selects).
+
+        It takes the place of this one: what is large is overwritten, not copied.
+        """
+
+        def write(mine: Tensor, theirs: Tensor) -> Tensor:
+            return write_rows(mine if mine[:1].nbytes >= LARGE else mine.clone(), index, theirs)
+
+        return self.map(write, other)
 
     def where(self: State, mask: Tensor, other: State) -> State:
         """A state with the rows of a (B,) bool mask taken from `other` (B rows); never looks at the mask's values."""
@@ -64,10 +74,9 @@ def spread(mask: Tensor, like: Tensor) -> Tensor:
 
 
 def write_rows(mine: Tensor, index: Any, theirs: Tensor) -> Tensor:
-    """A copy of `mine` (B, ...) with rows `index` replaced by `theirs`."""
-    out = mine.clone()
-    out[index] = theirs.to(out)
-    return out
+    """Replace rows `index` of `mine` (B, ...) by `theirs`, and return it."""
+    mine[index] = theirs.to(mine)
+    return mine
 
 
 def _map(function: Callable[..., Tensor], first: Any, *others: Any) -> Any:

@@ -235,7 +235,8 @@ class KeypointCNN(BaseFeaturesExtractor):
     def forward(self, observations: Tensor) -> Tensor:
         """(B, 3 n, H, W) in [0, 1] -> (B, 2 C) in [-1, 1]."""
         precision = pick_precision("auto", observations.device)
-        with torch.autocast(observations.device.type, precision, enabled=precision != torch.float32):
+        reduced = precision != torch.float32 and not torch.compiler.is_compiling()  # exported graphs are in float32
+        with torch.autocast(observations.device.type, precision, enabled=reduced):
             maps = self.maps(observations.contiguous(memory_format=torch.channels_last))
         maps = maps.float().flatten(2)  # (B, C, places)
         weights = (F.layer_norm(maps, maps.shape[2:]) * self.sharpness).softmax(-1)

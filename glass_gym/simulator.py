@@ -7,6 +7,7 @@ looks at a value on the host, so a step never waits for the device.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
@@ -14,9 +15,11 @@ import torch
 from torch import Tensor
 
 from glass_gym.convert import to_bytes, to_images
+from glass_gym.drawn import DrawnWindows, name_rows
 from glass_gym.geometry import densest_point
 from glass_gym.glass import Glass
 from glass_gym.rows import RowState
+from glass_gym.token_glass import TokenGlass
 
 PRESENT = 0.25
 """An agent is present while its mask keeps this share of the mass it started with."""
@@ -100,6 +103,7 @@ class WorldState(RowState):
         origin: (B, 2) px, the agent's centre of mass in its first layer, from there.
         mass: (B,) sum of the mask at the start.
         memory: the RNN's state, one tensor per ConvLSTM.
+        looks: (B,) int64, a name for what the agents look like where layers are kept (:mod:`glass_gym.drawn`), else 0.
     """
 
     layer: Tensor
@@ -108,6 +112,7 @@ class WorldState(RowState):
     origin: Tensor
     mass: Tensor
     memory: tuple[Tensor, ...]
+    looks: Tensor
 
 
 class Simulator:
@@ -138,6 +143,9 @@ class Simulator:
         self.width = model.config.width
         radius = float(model.config.agent_radius)
         self.ground = ground or (radius, radius, self.width - radius, self.height - radius)
+        # a GPU would have to be waited for to know what is there
+        keeps = self.device.type == "cpu" and isinstance(self.model, TokenGlass) and self.model.draws_again
+        self._drawn = DrawnWindows(self.model.view.size, self.config.poses) if keeps else None
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
@@ -182,7 +190,12 @@ class Simulator:
             layer = view.cut(images, masks, place)
             memory = tuple(m.clone() for m in self.model.start_state(layer, place))
         mass = layer[:, 3].sum((1, 2))
-        return WorldState(layer, to_bytes(background), place, centre - place, mass, memory)
+        looks = torch.zeros(len(mass), dtype=torch.long, device=self.device)
+        if self._drawn is not None:
+            looks = name_rows(*memory[:2])
+        if self.device.type == "cpu":  # as frames are observed
+            background = background.contiguous(memory_format=torch.channels_last)
+        return WorldState(layer, to_bytes(background), place, centre - place, mass, memory, looks)
 
     @torch.no_grad()
     def step(self, state: WorldState, shift: Tensor, code_index: Tensor) -> WorldState:
@@ -201,18 +214,39 @@ class Simulator:
         view = self.model.view
         expected = self.clamp(state.position + shift, state.position)
         moved = expected - state.position
-        height, width = view.size
-        at_once = max(1, CPU_PLACES // (height * width)) if self.device.type == "cpu" else max(1, len(state))
-        pieces = zip(*(x.split(at_once) for x in (state.layer, moved, code_index, *state.memory)), strict=True)
-        parts = [self._animate(*piece) for piece in pieces]
-        layer, *memory = parts[0] if len(parts) == 1 else [torch.cat(x) for x in zip(*parts, strict=True)]
+        if self._drawn is None:
+            layer, *memory = self._in_pieces(self._animate, state.layer, moved, code_index, *state.memory)
+        else:
+            layer, *memory = self._animate_again(self._drawn, state, moved, code_index)
         position = view.locate(layer, expected)
-        return WorldState(layer, state.background, position, state.origin, state.mass, tuple(memory))
+        return replace(state, layer=layer, position=position, memory=tuple(memory))
+
+    def _in_pieces(self, function: Callable[..., list[Tensor]], *parts: Tensor) -> list[Tensor]:
+        """A function of rows, on the CPU of a cacheful at a time."""
+        height, width = self.model.view.size
+        at_once = max(1, CPU_PLACES // (height * width)) if self.device.type == "cpu" else max(1, len(parts[0]))
+        done = [function(*piece) for piece in zip(*(x.split(at_once) for x in parts), strict=True)]
+        return done[0] if len(done) == 1 else [torch.cat(x) for x in zip(*done, strict=True)]
 
     def _animate(self, layer: Tensor, shift: Tensor, code_index: Tensor, *memory: Tensor) -> list[Tensor]:
         with self._autocast():
             drawn, memory = self.model.animate(layer, memory, shift, self.model.quantiser.embed(code_index))
         return [drawn.layer.float(), *memory]
+
+    def _animate_again(
+        self, drawn: DrawnWindows, state: WorldState, shift: Tensor, code_index: Tensor
+    ) -> tuple[Tensor, ...]:
+        """As :meth:`_animate`; only what was not drawn before is drawn."""
+        model = self.model
+        assert isinstance(model, TokenGlass)
+        memory, pose = model.choose_pose(state.memory, shift, model.quantiser.embed(code_index))
+
+        def draw(pose: Tensor, *memory: Tensor) -> list[Tensor]:
+            with self._autocast():
+                return [model.draw_pose(memory, model.poses.embed(pose)).layer.float()]
+
+        layer = drawn(state.looks, pose, lambda rows, p: self._in_pieces(draw, p, *(m[rows] for m in memory))[0])
+        return layer, *memory
 
     @torch.no_grad()
     def place(self, state: WorldState, position: Tensor) -> WorldState:
@@ -268,9 +302,12 @@ class Simulator:
         return self.model.code_prior(state.layer, state.memory, shifts).exp()
 
     @torch.no_grad()
-    def pictures(self, state: WorldState) -> Tensor:
-        """Composed frames (B, 3, H, W) uint8: the moved layer over the background."""
-        return self.model.view.draw(state.layer, state.background, state.position)
+    def pictures(self, state: WorldState, out: Tensor | None = None) -> Tensor:
+        """Composed frames (B, 3, H, W) uint8: the moved layer over the background.
+
+        `out`: frames that are not needed any more, which may be written into.
+        """
+        return self.model.view.draw(state.layer, state.background, state.position, out)
 
     def frames(self, state: WorldState) -> Tensor:
         """Composed frames (B, H, W, 3) uint8."""

@@ -103,13 +103,28 @@ class TokenGlass(Glass):
         self, layer: Tensor, state: State, shift: Tensor, code_vector: Tensor, scales: bool = False
     ) -> tuple[Drawn, State]:
         """As :meth:`Glass.animate`; what was drawn before is not looked at."""
+        state, _ = self.choose_pose(state, shift, code_vector)
+        return self.draw_pose(state, state[2]), state
+
+    @property
+    def draws_again(self) -> bool:
+        """Whether the same looks in the same pose are always drawn alike: D is not told the place."""
+        return not self.config.placed
+
+    def choose_pose(self, state: State, shift: Tensor, code_vector: Tensor) -> tuple[State, Tensor]:
+        """The RNN's half of :meth:`animate`: the next state, and which pose is next, (B,) int64."""
         looks, first, pose, hidden, place = state
         place = place + shift
-        with torch.autocast(layer.device.type, enabled=False):  # the choice must not depend on how bfloat16 rounds
+        with torch.autocast(place.device.type, enabled=False):  # the choice must not depend on how bfloat16 rounds
             hidden = self.dynamics.remember(pose, hidden)
-            logits = self.dynamics(pose, hidden, shift / SHIFT_UNIT, code_vector, place)
-            pose = self.poses.embed(logits.argmax(1))
-        return self.decoder(looks, first, pose, place), (looks, first, pose, hidden, place)
+            chosen = self.dynamics(pose, hidden, shift / SHIFT_UNIT, code_vector, place).argmax(1)
+            pose = self.poses.embed(chosen)
+        return (looks, first, pose, hidden, place), chosen
+
+    def draw_pose(self, state: State, pose: Tensor) -> Drawn:
+        """D's half of :meth:`animate`: the foreground in a state, but in a pose (B, C)."""
+        looks, first, _, _, place = state
+        return self.decoder(looks, first, pose, place)
 
     def code_prior(self, layer: Tensor, state: State, shifts: Tensor) -> Tensor:
         """As :meth:`Glass.code_prior`."""

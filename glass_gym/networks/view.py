@@ -56,8 +56,11 @@ class View(ABC):
         """The layer (B, 4, h, w) after its agent was carried `by` (B, 2) px, without a step."""
 
     @abstractmethod
-    def draw(self, layer: Tensor, background: Tensor, position: Tensor) -> Tensor:
-        """Layers at positions (B, 2) px over backgrounds (B, 3, H, W) uint8 -> frames (B, 3, H, W) uint8."""
+    def draw(self, layer: Tensor, background: Tensor, position: Tensor, out: Tensor | None = None) -> Tensor:
+        """Layers at positions (B, 2) px over backgrounds (B, 3, H, W) uint8 -> frames (B, 3, H, W) uint8.
+
+        `out`: frames that are not needed any more, which may be written into.
+        """
 
 
 class AgentWindow(View):
@@ -86,9 +89,9 @@ class AgentWindow(View):
         """As it is: its position says where it is drawn."""
         return layer
 
-    def draw(self, layer: Tensor, background: Tensor, position: Tensor) -> Tensor:
+    def draw(self, layer: Tensor, background: Tensor, position: Tensor, out: Tensor | None = None) -> Tensor:
         """Only the window's pixels are touched."""
-        return blend_windows(layer, background, position)
+        return blend_windows(layer, background, position, out)
 
 
 class ConnectedWindow(AgentWindow):
@@ -140,6 +143,6 @@ class WholeFrame(View):
         """Moved by so many px."""
         return translate(layer, by)
 
-    def draw(self, layer: Tensor, background: Tensor, position: Tensor) -> Tensor:
+    def draw(self, layer: Tensor, background: Tensor, position: Tensor, out: Tensor | None = None) -> Tensor:
         """The whole frame is composed."""
         return to_bytes(compose(layer.float(), to_images(background)))

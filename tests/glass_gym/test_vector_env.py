@@ -275,10 +275,17 @@ class HostLooks(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    for module in ("geometry", "drawing"):
+        monkeypatch.setattr(f"glass_gym.{module}.values_at_hand", lambda tensor: False)
+
+
 @pytest.mark.parametrize("mode", [NEXT, SAME, OFF])
-def test_a_torch_step_never_looks_at_a_value(tiny_world, mode):
+def test_a_torch_step_never_looks_at_a_value(tiny_world, mode, as_on_a_gpu):
     envs = GlassVectorEnv(tiny_world, 3, max_episode_steps=2, output="torch", autoreset_mode=mode, obs_type="dict")
-    envs.core.sync_free = True  # as on a GPU
+    envs.core.sync_free = True
+    envs.core.simulator._drawn = None
     envs.reset(seed=0)
     with HostLooks() as looks:
         for _ in range(5):

@@ -1,0 +1,133 @@
+"""Layers that were drawn before, and frames composed on the host: as the reference path, only faster."""
+
+import numpy as np
+import pytest
+import torch
+
+from glass_gym.build import build_glass
+from glass_gym.drawing import draw_rings
+from glass_gym.drawn import DrawnWindows, name_rows
+from glass_gym.geometry import blend_windows
+from glass_gym.simulator import Simulator
+from glass_gym.vector_env import GlassVectorEnv
+from tests.conftest import world_of
+
+
+class Artist:
+    """Draws (looks, pose) as a constant, and remembers what it drew."""
+
+    def __init__(self, looks):
+        self.looks = looks
+        self.drawn = []
+
+    def __call__(self, rows, poses):
+        keys = list(zip(self.looks[rows].tolist(), poses.tolist(), strict=True))
+        self.drawn += keys
+        return torch.tensor([looks + pose / 8 for looks, pose in keys])[:, None, None, None].expand(-1, 4, 2, 2)
+
+
+def ask(kept, looks, poses):
+    artist = Artist(torch.tensor(looks))
+    layers = kept(artist.looks, torch.tensor(poses), artist)
+    assert layers.dtype == torch.float32
+    assert layers[:, 3, 1, 1].tolist() == [a + b / 8 for a, b in zip(looks, poses, strict=True)]
+    return artist.drawn
+
+
+@pytest.fixture
+def kept(monkeypatch):
+    monkeypatch.setattr("glass_gym.drawn.AHEAD", 4)
+    return DrawnWindows((2, 2), poses=8, most_bytes=4 * 8 * 4)
+
+
+def test_what_was_drawn_is_not_drawn_again(kept):
+    assert ask(kept, [1, 2, 1], [3, 3, 3]) == [(1, 3), (2, 3)]
+    assert ask(kept, [2, 1], [3, 3]) == []
+
+
+def test_the_oldest_go_first_and_none_that_is_asked_for_now(kept):
+    ask(kept, [1, 1, 1, 1], [0, 1, 2, 3])
+    assert ask(kept, [1, 1, 1], [0, 4, 3]) == [(1, 4)]  # takes the place of (1, 0), which this step still shows
+    assert ask(kept, [1, 1], [1, 4]) == []
+    assert ask(kept, [1], [0]) == [(1, 0)]
+
+
+def test_more_rows_than_are_kept_are_drawn_all_the_same(kept):
+    everyone = list(range(6))
+    assert ask(kept, everyone, everyone) == list(zip(everyone, everyone, strict=True))
+    assert len(kept.slots) == kept.capacity == 4
+
+
+def test_poses_that_are_asked_for_often_are_drawn_ahead(monkeypatch):
+    monkeypatch.setattr("glass_gym.drawn.AHEAD", 3 * 4)
+    kept = DrawnWindows((2, 2), poses=8)
+    ask(kept, [1] * 6, [5, 5, 5, 6, 6, 7])
+    assert ask(kept, [2], [7]) == [(2, 7), (2, 5), (2, 6)]
+    assert ask(kept, [2, 2], [5, 6]) == []
+
+
+def test_rows_are_named_by_what_they_hold():
+    a = torch.randn(4, 3)
+    a[2] = a[0]
+    names = name_rows(a, torch.zeros(4, 1))
+    assert names[0] == names[2] and len(set(names.tolist())) == 3
+    assert torch.equal(names, name_rows(a.clone(), torch.zeros(4, 1)))
+
+
+def test_a_world_plays_as_its_networks_say(tiny_token_config):
+    torch.manual_seed(0)
+    world = world_of(build_glass(tiny_token_config))
+    fast = Simulator(world.model, "cpu", "float32")
+    slow = Simulator(world.model, "cpu", "float32")
+    assert fast._drawn is not None
+    slow._drawn = None
+    a, b = (s.start(torch.from_numpy(world.start_frames)) for s in (fast, slow))
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(30):
+        shift = torch.randint(-3, 4, (len(a), 2), generator=generator).float()
+        code = torch.randint(0, world.config.codes, (len(a),), generator=generator)
+        a, b = fast.step(a, shift, code), slow.step(b, shift, code)
+        assert torch.equal(a.position, b.position)
+        assert all(torch.equal(x, y) for x, y in zip(a.memory, b.memory, strict=True))
+        assert (a.layer - b.layer).abs().max() <= 1 / 1024
+        assert (fast.pictures(a).int() - slow.pictures(b).int()).abs().max() <= 1
+
+
+def test_a_world_that_draws_by_place_keeps_nothing(tiny_token_config):
+    model = build_glass(tiny_token_config.replace(placed=True))
+    assert Simulator(model, "cpu")._drawn is None
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("fraction", [0.0, 0.4])
+def test_frames_are_composed_on_the_host_as_in_tensors(fraction, last, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.rand(6, 1, 8, 8, generator=generator)
+    windows = torch.cat([(torch.rand(6, 3, 8, 8, generator=generator) * 2 - 1) * mask, mask], 1)
+    frames = torch.randint(0, 256, (6, 3, 20, 30), dtype=torch.uint8, generator=generator)
+    if last:
+        frames = frames.contiguous(memory_format=torch.channels_last)
+    place = torch.tensor([[15, 10], [0, 0], [30, 20], [2, 19], [-9, 5], [40, 40]]) + fraction
+    drawn = {}
+    for host in (False, True):
+        for module in ("geometry", "drawing"):
+            monkeypatch.setattr(f"glass_gym.{module}.values_at_hand", lambda tensor, host=host: host)
+        blended = blend_windows(windows, frames, place)
+        drawn[host] = blended, draw_rings(blended, place, 4.0, torch.tensor([True] * 5 + [False]))
+    for slow, fast in zip(drawn[False], drawn[True], strict=True):
+        assert (slow.int() - fast.int()).abs().max() <= 1
+        assert (slow != fast).float().mean() < 0.01
+    assert torch.equal(drawn[True][0][5], frames[5])  # outside
+    again = blend_windows(windows, frames, place, out=torch.zeros_like(frames))
+    assert torch.equal(again, drawn[True][0])
+
+
+def test_states_and_frames_that_were_handed_out_stay_as_they_are(tiny_token_config):
+    envs = GlassVectorEnv(world_of(build_glass(tiny_token_config)), 3, max_episode_steps=3)
+    frames, _ = envs.reset(seed=0)
+    state = envs.state()
+    kept = [(frames, frames.copy())] + [(x.numpy(), x.numpy().copy()) for x in state.tensors()]
+    for _ in range(8):
+        frames, *_ = envs.step(envs.action_space.sample())
+        kept.append((frames, frames.copy()))
+    assert all(np.array_equal(now, before) for now, before in kept)
