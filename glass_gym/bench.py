@@ -39,6 +39,8 @@ def main(argv: list[str] | None = None) -> int:
         epilog="examples:\n  glass-bench\n  glass-bench --id GlassSprites-v1 --num-envs 64 256 --seconds 10\n"
         "  glass-bench --device cuda --out bench.json\n"
         "  glass-bench --soak 10000 --num-envs 32\n"
+        "  glass-bench --against ../diamond --num-envs 1 64\n"
+        "  glass-bench --processes 4 --num-envs 64\n"
         "  glass-bench --fingerprint",
     )
     parser.add_argument("--id", default="GlassTennis-v1", help="environment id (default: GlassTennis-v1)")
@@ -56,7 +58,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--soak", type=int, metavar="STEPS", help="instead: so many random steps, watching memory, values and bounds"
     )
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="PATH",
+        help="instead: a peer's checkout in turns with ours, steps alone (DIAMOND, or another version of glass_gym)",
+    )
+    parser.add_argument(
+        "--processes", type=int, metavar="N", help="instead: steps of 1 to N processes at once, each with --num-envs rows"
+    )
     arguments = parser.parse_args(argv)
+    if arguments.processes is not None and not 1 <= arguments.processes <= 1024:
+        parser.error("--processes must lie in 1 to 1024")
     if min(arguments.num_envs) < 1 or not 0 < arguments.seconds < 86400:
         parser.error("--num-envs and --seconds must be positive")
     if arguments.soak is not None and arguments.soak < 1:
@@ -77,8 +90,18 @@ def _run(arguments: argparse.Namespace, ids: tuple[str, ...]) -> None:
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(arguments.out.parent, os.W_OK) or arguments.out.is_dir():  # told before minutes are spent
         raise OSError(f"{arguments.out} cannot be written; choose another --out")
-    report = soak(arguments) if arguments.soak else measure(arguments)
-    text = soak_text(report) if arguments.soak else markdown(report)
+    if arguments.against:
+        report = against(arguments)
+        text = against_text(report)
+    elif arguments.processes:
+        report = scale(arguments)
+        text = scale_text(report)
+    elif arguments.soak:
+        report = soak(arguments)
+        text = soak_text(report)
+    else:
+        report = measure(arguments)
+        text = markdown(report)
     arguments.out.write_text(json.dumps(report, indent=1) + "\n")
     arguments.out.with_suffix(".md").write_text(text)
     print(f"\n{text}\nwritten: {arguments.out} and {arguments.out.with_suffix('.md')}")
@@ -248,6 +271,64 @@ def soak(arguments: argparse.Namespace) -> dict:
         "steps_took": used,
         "makes_took": made,
     }
+
+
+def against(arguments: argparse.Namespace) -> dict:
+    """Ours and a peer in turns, for each number of rows.
+
+    Raises:
+        PeerError: no peer that is known, or one that ends.
+    """
+    from tqdm import tqdm
+
+    from glass_gym.peers import compare
+
+    settings = {"id": arguments.id} | _settings(arguments)
+    rows = [
+        compare(arguments.against, n, arguments.seconds, settings) for n in tqdm(arguments.num_envs, file=sys.stderr)
+    ]
+    return {"id": arguments.id, "against": str(arguments.against), "machine": machine(), "rows": rows}
+
+
+def against_text(report: dict) -> str:
+    """Its table."""
+    lines = [f"{report['id']} and {report['rows'][0]['peer']}, in turns, frames a second", ""]
+    lines += ["| rows | ours | the peer | ours over the peer |", "|---:|---:|---:|---:|"]
+    for row in report["rows"]:
+        lines.append(f"| {row['num_envs']:,} | {row['ours_fps']:,.0f} | {row['peer_fps']:,.1f} | {row['ratio']:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+def scale(arguments: argparse.Namespace) -> dict:
+    """Steps of 1, 2, 4, ... processes at once, each one's share of the cores."""
+    from tqdm import tqdm
+
+    from glass_gym.peers import Runner
+
+    rows = arguments.num_envs[0]
+    settings = {"id": arguments.id} | _settings(arguments)
+    counts = sorted({arguments.processes, *(1 << i for i in range(arguments.processes.bit_length()))})
+    cores = machine()["cores"]
+    lines = []
+    for count in tqdm([c for c in counts if c <= arguments.processes], unit="count", file=sys.stderr):
+        threads = max(1, cores // count)
+        runners = [Runner(Path(__file__).parents[1], rows, settings, threads) for _ in range(count)]
+        for _ in range(2):  # caches fill in the first
+            for runner in runners:
+                runner.ask(arguments.seconds)
+            taken = [runner.answer() for runner in runners]
+        lines.append({"processes": count, "threads": threads, "fps": round(sum(rows / t for t in taken), 1)})
+        for runner in runners:
+            runner.close()
+    return {"id": arguments.id, "num_envs": rows, "machine": machine(), "rows": lines}
+
+
+def scale_text(report: dict) -> str:
+    """Its table."""
+    lines = [f"{report['id']}, {report['num_envs']} rows a process, {report['machine']['cores']} cores", ""]
+    lines += ["| processes | threads each | frames a second |", "|---:|---:|---:|"]
+    lines += [f"| {row['processes']} | {row['threads']} | {row['fps']:,.0f} |" for row in report["rows"]]
+    return "\n".join(lines) + "\n"
 
 
 def _make_and_close(id: str, **settings: Any) -> None:
