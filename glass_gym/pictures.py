@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -66,8 +67,8 @@ def _as_rgb(picture) -> np.ndarray:
     return np.ascontiguousarray(picture)
 
 
-def read_picture(path: str | Path) -> np.ndarray:
-    """An image file (PNG, JPEG, BMP, GIF, WebP) -> (h, w, 3) uint8; orientation tags are obeyed, 16 bits are scaled.
+def read_picture(path: str | Path | BinaryIO) -> np.ndarray:
+    """An image file, or its bytes as a file (PNG, JPEG, BMP, GIF, WebP) -> (h, w, 3) uint8; orientation tags are obeyed, 16 bits are scaled.
 
     The format is one of these whatever the file's name says: others, such as EPS, would start other programs.
 
@@ -79,19 +80,20 @@ def read_picture(path: str | Path) -> np.ndarray:
     """
     from PIL import Image, ImageOps
 
+    name = path if isinstance(path, (str, Path)) else "the picture"
     try:
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{path}: {image.width}x{image.height} px is larger than {MAX_PIXELS:,} pixels")
+                raise ValueError(f"{name}: {image.width}x{image.height} px is larger than {MAX_PIXELS:,} pixels")
             turned = ImageOps.exif_transpose(image)
             if turned.mode.startswith("I"):  # 16 bits a pixel; convert() would cut them off at 255
                 grey = (np.asarray(turned).clip(0, 65535) // 256).astype(np.uint8)
                 return grey[..., None].repeat(3, -1)
             return np.asarray(turned.convert("RGB"))
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
+        raise ValueError(f"{name}: no such file") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: broken image ({error})") from None
+        raise ValueError(f"{name}: broken image ({error})") from None
 
 
 def stretch(frames: np.ndarray, pixel_aspect: float) -> np.ndarray:

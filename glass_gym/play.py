@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from glass_gym.action_space import ARROWS, COMPASS, ActionTable
 from glass_gym.convert import index_rows, to_numpy
@@ -18,6 +20,7 @@ from glass_gym.render import DisplayError, Event, Window
 from glass_gym.wrappers import core_of
 
 if TYPE_CHECKING:
+    from glass_gym.core import GlassCore
     from glass_gym.policy import Policy
 
 KEYS = """arrows  walk (two arrows: diagonal)        1..9 0  local actions 1 to 10 (shift: 11 to 20)
@@ -30,6 +33,8 @@ SPEEDS = (1, 2, 4, 8, 15, 30, 60)
 WAYS = {name: COMPASS[name] for name in ARROWS}
 SHIFT_KEYS = ("left shift", "right shift")
 MESSAGE_SECONDS = 2.5
+FILM = 8
+"""Steps of a local action's film."""
 
 
 @dataclass
@@ -165,9 +170,10 @@ class Player:
         self._once = False
         self._over = False
 
-    def reset(self, seed: int | None = None) -> None:
-        """Start an episode."""
-        _, self.info = self.env.reset(seed=seed, options=dict(self.options))
+    def reset(self, seed: int | None = None, picture: np.ndarray | None = None) -> None:
+        """Start an episode; from a picture, if there is one."""
+        options = dict(self.options) if picture is None else {"start_frame": picture}
+        _, self.info = self.env.reset(seed=seed, options=options)
         self.steps = 0
         self.value = 0.0
         self.last = None
@@ -233,6 +239,10 @@ class Player:
             self.controls.release(event.key)
         elif event.kind == "click":
             self.aim(event.place)
+        elif event.kind == "speed":
+            self.fps = min(max(event.place[0], SPEEDS[0]), SPEEDS[-1])
+        elif event.kind == "picture":
+            self.start_from(event.file)
         elif event.kind == "press" and not self.controls.press(event.key):
             self.command(event.key)
         elif event.kind == "press" and event.key.strip("[]").isdigit():
@@ -279,6 +289,15 @@ class Player:
             self.core.aim((x, y))
             self.info = self.info | index_rows(to_numpy(self.core.infos()), 0)
             self.frame = self.env.render()
+
+    def start_from(self, file: bytes) -> None:
+        """Start an episode from a picture, an image file's bytes."""
+        from glass_gym.pictures import read_picture
+
+        try:
+            self.reset(picture=read_picture(io.BytesIO(file)))
+        except ValueError as error:  # none that can be read, or no agent in it
+            self.say(str(error))
 
     def record(self, path: Path | None = None) -> None:
         """Start or stop recording."""
@@ -355,6 +374,21 @@ class Player:
             self.say(f"{what}: {error}")
             print(f"{what}: {error}", file=sys.stderr)
             return False
+
+
+def films_of(core: GlassCore) -> list[np.ndarray]:
+    """What each local action does where row 0 is: (FILM, s, s, 3) uint8 each, about the agent. Nothing is changed."""
+    count = len(core.table.code_names)
+    state = core.state.world.rows(torch.zeros(count, dtype=torch.long, device=core.device))
+    side = min(core.height, core.width, 4 * core.world.config.agent_radius)
+    limits = [core.width - side, core.height - side]
+    x, y = (round(min(max(float(v) - side / 2, 0), most)) for v, most in zip(core.state.position[0], limits, strict=True))
+    still = torch.from_numpy(core.table.shifts[:1]).to(core.device).expand(count, -1)
+    frames = []
+    for _ in range(FILM):
+        state = core.simulator.step(state, still, torch.arange(count, device=core.device))
+        frames.append(core.simulator.frames(state)[:, y : y + side, x : x + side])
+    return list(to_numpy(torch.stack(frames, 1)))
 
 
 def _same_digit(held: str, key: str) -> bool:
@@ -436,7 +470,8 @@ def _window(player: Player, title: str, arguments: argparse.Namespace) -> Any:
         return Window(size, title, arguments.scale, lines=3)
     from glass_gym.remote import WebWindow
 
-    window = WebWindow(size, title, player.table.code_names, arguments.host, arguments.port)
+    about = {"codes": player.table.code_names, "films": films_of(player.core), "agent": player.agent is not None}
+    window = WebWindow(size, title, **about, fps=player.fps, host=arguments.host, port=arguments.port)
     print(f"open {window.url}\n(whoever has this address may play or watch; Ctrl-C ends)", flush=True)
     return window
 

@@ -7,6 +7,7 @@ For machines without a screen, and for notebooks (:mod:`glass_gym.notebook`). Ne
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import hmac
 import io
@@ -35,7 +36,11 @@ WAITING = 256
 """Events that wait for the player's next step; older ones are dropped."""
 MALFORMED = 8
 """After so many messages that are no events a browser is disconnected."""
-FILES = {"/": "remote.html", "/remote.js": "remote.js", "/style.css": "style.css"}
+LARGEST_PICTURE = 16 << 20
+"""Bytes of a picture to start from."""
+FILES = {"/": "index.html", "/remote.js": "remote.js", "/controls.js": "controls.js", "/style.css": "style.css"}
+PAGE = (b"player.js", b"remote.js")
+"""The page of :mod:`glass_gym.export`, but it is driven from here."""
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 NOT_FROM_AFAR = {"q", "escape", "v", "s"}
 """Keys that end the program or write files where it runs."""
@@ -59,6 +64,9 @@ class WebWindow:
         size: (height, width) px of the frames.
         title: of the page.
         codes: names of the local actions, for buttons.
+        films: of each code, (T, s, s, 3) uint8, on its button (:func:`glass_gym.play.films_of`).
+        agent: whether there is one that could play.
+        fps: steps a second, at first.
         host: the interface that is listened on; anything but 127.0.0.1 lets other machines in.
         port: 0: any that is free.
 
@@ -71,16 +79,23 @@ class WebWindow:
         size: tuple[int, int],
         title: str = "glass_gym",
         codes: Sequence[str] = (),
+        films: Sequence[np.ndarray] = (),
+        agent: bool = False,
+        fps: float = 15,
         host: str = "127.0.0.1",
         port: int = 0,
     ):
-        self.about = {"height": size[0], "width": size[1], "title": title, "codes": list(codes)}
+        strips = [f"data:image/png;base64,{base64.b64encode(_png(np.concatenate(film, 1))).decode()}" for film in films]
+        self.about = {"height": size[0], "width": size[1], "title": title, "codes": list(codes), "films": strips}
+        self.about |= {"agent": agent, "fps": fps}
         self.token = secrets.token_urlsafe(24)
         self._events: deque[Event] = deque(maxlen=WAITING)
         self._seen = 0
         self._frame: bytes | None = None
         self._number = 0
         self._viewers: list[Any] = []
+        self._passes: dict[Any, str] = {}  # what a browser that plays shows with a picture
+        self._uploading = False
         self._news: Any = None  # told when there is a new frame
         self._late = time.monotonic()
         self._fps = 0.0
@@ -133,10 +148,8 @@ class WebWindow:
 
         A browser that is slow is sent the newest only.
         """
-        picture = io.BytesIO()
-        Image.fromarray(frame).save(picture, "png", compress_level=1)
         told = json.dumps({"lines": list(lines), "page": list(page), "seen": self._seen}).encode()
-        message = len(told).to_bytes(4, "big") + told + picture.getvalue()
+        message = len(told).to_bytes(4, "big") + told + _png(frame)
 
         async def publish() -> None:
             async with self._news:
@@ -177,18 +190,44 @@ class WebWindow:
             if request.url.path == "/" and not self._knows(request.query_params.get("token")):
                 return PlainTextResponse("wrong token: open the address that glass-play printed\n", 403, headers=SAFE)
             kind = TYPES[Path(name).suffix]
-            return Response((folder / name).read_bytes(), media_type=kind, headers=SAFE)
+            text = (folder / name).read_bytes()
+            if request.url.path == "/":
+                text = text.replace(*PAGE)
+            return Response(text, media_type=kind, headers=SAFE)
 
-        return Starlette(routes=[*(Route(path, file) for path in FILES), WebSocketRoute("/socket", self._browser)])
+        async def picture(request: Any) -> Any:
+            if not self._may_play(request):
+                return PlainTextResponse("only who plays may start from a picture\n", 403, headers=SAFE)
+            if self._uploading or any(event.kind == "picture" for event in list(self._events)):
+                return PlainTextResponse("one picture at a time\n", 503, headers=SAFE)
+            self._uploading = True
+            try:
+                data = await _body(request)
+            finally:
+                self._uploading = False
+            if data is None:
+                text = f"a picture may have {LARGEST_PICTURE >> 20} MB\n"
+                return PlainTextResponse(text, 413, headers=SAFE | {"Connection": "close"})
+            self._events.append(Event("picture", file=data))
+            return Response(status_code=204, headers=SAFE)
+
+        routes = [*(Route(path, file) for path in FILES), Route("/picture", picture, methods=["POST"])]
+        return Starlette(routes=[*routes, WebSocketRoute("/socket", self._browser)])
+
+    def _may_play(self, request: Any) -> bool:
+        """Whether a request comes from the browser that plays."""
+        foreign = _foreign(request.headers)
+        if foreign or not self._knows(request.query_params.get("token")) or not self._viewers:
+            return False
+        known = self._passes.get(self._viewers[0], "")
+        return bool(known) and hmac.compare_digest(request.headers.get("x-glass-pass", "").encode(), known.encode())
 
     def _knows(self, token: str | None) -> bool:
         return token is not None and hmac.compare_digest(token.encode(), self.token.encode())
 
     async def _browser(self, socket: Any) -> None:
         """One browser, from its first message to its last."""
-        origin, host = socket.headers.get("origin"), socket.headers.get("host")
-        foreign = origin is not None and urlsplit(origin).netloc != host
-        if foreign or not self._knows(socket.query_params.get("token")):
+        if _foreign(socket.headers) or not self._knows(socket.query_params.get("token")):
             await socket.close(POLICY)  # before it is accepted: HTTP 403
             return
         if len(self._viewers) >= MOST_VIEWERS:
@@ -210,6 +249,7 @@ class WebWindow:
             if self._viewers and self._viewers[0] is socket:
                 self._events.append(Event("release"))  # whatever it held
             self._viewers.remove(socket)
+            self._passes.pop(socket, None)
 
     async def _send(self, socket: Any) -> None:
         """Every newest frame, and whether this browser plays."""
@@ -222,7 +262,8 @@ class WebWindow:
             now = bool(self._viewers) and self._viewers[0] is socket
             if now != plays:
                 plays = now
-                await socket.send_text(json.dumps({"plays": plays}))
+                self._passes[socket] = secrets.token_urlsafe(16)
+                await socket.send_text(json.dumps({"plays": plays} | ({"pass": self._passes[socket]} if plays else {})))
             await socket.send_bytes(frame)
 
     async def _receive(self, socket: Any) -> None:
@@ -243,8 +284,31 @@ class WebWindow:
         await socket.close(POLICY, "malformed messages")
 
 
+def _png(picture: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "png", compress_level=1)
+    return file.getvalue()
+
+
+async def _body(request: Any) -> bytes | None:
+    """What a request carries; None: more than a picture has."""
+    data = b""
+    async for part in request.stream():
+        data += part
+        if len(data) > LARGEST_PICTURE:
+            return None
+    return data
+
+
+def _foreign(headers: Any) -> bool:
+    """Whether a request comes from another page."""
+    origin = headers.get("origin")
+    return origin is not None and urlsplit(origin).netloc != headers.get("host")
+
+
 def parse_event(text: str | None) -> tuple[int, Event] | None:
-    """Read a browser's message: ``{"number": 3, "kind": "press", "key": "left"}``; a click has a `place`, [x, y] px.
+    """Read a browser's message: ``{"number": 3, "kind": "press", "key": "left"}``; a click has a `place`, [x, y] px,
+    a speed [steps a second, 0].
 
     Returns:
         its number and the event; None where it is none.
@@ -257,7 +321,7 @@ def parse_event(text: str | None) -> tuple[int, Event] | None:
             set(data) <= {"number", "kind", "key", "place"}
             and type(number) is int
             and 0 <= number < 1 << 53
-            and kind in ("press", "release", "click")
+            and kind in ("press", "release", "click", "speed")
             and isinstance(key, str)
             and len(key) <= 16
             and isinstance(place, list)

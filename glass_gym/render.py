@@ -32,14 +32,16 @@ class Event:
     """What the user did.
 
     Attributes:
-        kind: ``"press"``, ``"release"``, ``"click"`` or ``"quit"``.
+        kind: ``"press"``, ``"release"``, ``"click"``, ``"speed"``, ``"picture"`` or ``"quit"``.
         key: name of the key (pygame.key.name), for presses and releases.
-        place: (x, y) of a click in px of the shown frame; may lie outside.
+        place: (x, y) of a click in px of the shown frame; may lie outside. For a speed, (steps a second, 0).
+        file: an image file's bytes, of a picture to start from.
     """
 
     kind: str
     key: str = ""
     place: tuple[float, float] = (0.0, 0.0)
+    file: bytes = b""
 
 
 class DisplayError(RuntimeError):

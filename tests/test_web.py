@@ -164,3 +164,69 @@ def test_a_clip_is_saved(page, tmp_path):
     assert (tmp_path / "clip.webm").read_bytes()[
         :4
     ] == b"\x1aE\xdf\xa3" and download.value.suggested_filename == "tennis-v1.webm"
+
+
+@pytest.fixture
+def remote():
+    """The page of glass-play --web, and its player."""
+    pytest.importorskip("starlette")
+    import threading
+
+    import gymnasium as gym
+
+    from glass_gym import play
+    from glass_gym.policy import load_policy
+    from glass_gym.remote import WebWindow
+
+    env = gym.make("GlassTennis-v1", render_mode="rgb_array", max_episode_steps=-1)
+    agent = load_policy(ROOT / "agents" / "trained" / "GlassTennis-v1" / "ppo.safetensors", core=env.unwrapped.core)
+    player = play.Player(env, None, agent, fps=30)
+    player.agent_plays = False
+    player.reset(0)
+    films = play.films_of(player.core)
+    window = player.window = WebWindow(player.frame.shape[:2], "glass-play", player.table.code_names, films, True, 30)
+    thread = threading.Thread(target=player.run)
+    thread.start()
+    with browser.page_of(window.url, viewport={"width": 1100, "height": 860}) as page:
+        page.player = player
+        browser.until(page, "glass.frames > 3 && glass.plays && glass.films")
+        yield page
+        assert page.said == [] and all(url.startswith((window.url.split("?")[0], "blob:", "data:")) for url in page.asked)
+    player.running = False
+    thread.join(10)
+    window.close()
+    env.close()
+
+
+def test_the_page_of_glass_play_has_what_the_exported_one_has(remote, tmp_path):
+    page, player = remote, remote.player
+    options = page.locator("#who option").all_inner_texts()
+    assert options == ["you", "the trained agent"] and page.locator("#codes button").count() == 8
+    page.keyboard.down("ArrowLeft")
+    browser.until(page, "document.querySelector('figcaption').textContent.startsWith('you: left')")
+    page.keyboard.up("ArrowLeft")
+    page.locator("#codes button").nth(1).dispatch_event("pointerdown")
+    name = player.table.code_names[1]
+    browser.until(page, f"document.querySelector('figcaption').textContent.includes({name!r})")
+    page.locator("#codes button").nth(1).dispatch_event("pointerup")
+    page.click("#pause")
+    browser.until(page, "document.querySelector('#pause').textContent === 'go on'")
+    assert player.paused
+    page.click("#pause")
+    page.select_option("#who", "agent")
+    browser.until(page, "document.querySelector('figcaption').textContent.startsWith('agent: ')")
+    page.select_option("#who", "human")
+    page.locator("#fps").fill("8")
+    browser.until(page, "document.querySelector('#score').textContent.includes('/8 fps')")
+    path = tmp_path / "start.png"
+    Image.fromarray(player.core.world.start_frames[5]).save(path)
+    player.core.state.task["target"][:] = 0  # a new episode has another
+    page.set_input_files("#picture", path)
+    browser.until(page, "!document.querySelector('#picture').value && glass.frames > 20")
+    over = 100
+    while over and float(player.core.state.task["target"].sum()) == 0:
+        over -= 1
+        page.wait_for_timeout(50)
+    assert over, page.inner_text("body")
+    page.set_input_files("#picture", ROOT / "README.md")
+    browser.until(page, "document.querySelector('#hint').textContent.includes('broken image')")

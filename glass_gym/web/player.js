@@ -1,17 +1,16 @@
 // The page: keys, touch, buttons, canvases. What a world is, glass.js knows.
+import { $, makeClip, makeCodes, makePad, onPicture, placeIn } from "./controls.js";
 import { AGAIN, Game, NoAgentError, World, pack, unpack } from "./glass.js";
 
 const LONGEST = 4000; // actions that a link may carry
 const FILM = 8; // steps of a code's film
 const KEYS = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-const PAD = [[-1, -1, "↖"], [0, -1, "↑"], [1, -1, "↗"], [-1, 0, "←"], null, [1, 0, "→"], [-1, 1, "↙"], [0, 1, "↓"], [1, 1, "↘"]];
-const $ = (id) => document.getElementById(id);
 
 const held = new Set(); // keys, and pointers on the pad as "pad:x,y"
 let code = null; // the local action that is held, or tapped since the last step
 let tapped = new Set(); // keys that came and went between two steps
 let world = null, human = null, agent = null, seed = 0, replay = null;
-let running = true, busy = false, turn = 0, films = [], recorder = null, ticks = [];
+let running = true, busy = false, turn = 0, films = [], ticks = [];
 
 const say = (text) => { $("message").textContent = text; };
 
@@ -195,15 +194,7 @@ function holdCode(k, element) { heldCodes.add(k); code = k; element?.classList.a
 function freeCode(k, element) { heldCodes.delete(k); element?.classList.remove("held"); }
 
 function buttons() {
-  const names = world.about.code_names;
-  $("codes").replaceChildren(...names.map((name, k) => {
-    const button = document.createElement("button");
-    button.append(document.createElement("canvas"), `${k < 9 ? `${k + 1} ` : ""}${name}`);
-    button.title = `local action ${name}`;
-    button.addEventListener("pointerdown", () => holdCode(k, button));
-    for (const end of ["pointerup", "pointerleave", "pointercancel"]) button.addEventListener(end, () => freeCode(k, button));
-    return button;
-  }));
+  makeCodes(world.about.code_names, holdCode, freeCode);
   const options = [["human", "you"]];
   if (agent) options.push(["agent", "the trained agent"], ["both", "both, on the same targets"]);
   $("who").replaceChildren(...options.map(([value, text]) => new Option(text, value)));
@@ -239,28 +230,16 @@ addEventListener("blur", () => { // keys let go elsewhere are never reported
   for (const button of document.querySelectorAll(".held")) button.classList.remove("held");
 });
 
-$("pad").replaceChildren(...PAD.map((way) => {
-  const button = document.createElement("button");
-  if (!way) { button.disabled = true; return button; }
-  const key = `pad:${way[0]},${way[1]}`;
-  button.textContent = way[2];
-  button.addEventListener("pointerdown", () => { held.add(key); tapped.add(key); button.classList.add("held"); });
-  for (const end of ["pointerup", "pointerleave", "pointercancel"])
-    button.addEventListener(end, () => { held.delete(key); button.classList.remove("held"); });
-  return button;
-}));
+const padKey = (way) => `pad:${way[0]},${way[1]}`;
+makePad((way) => { held.add(padKey(way)); tapped.add(padKey(way)); }, (way) => held.delete(padKey(way)));
 
 for (const [id, of] of [["human", () => human], ["agent", () => agent]]) {
   $(id).querySelector("canvas").addEventListener("pointerdown", (event) => {
     const game = of();
     if (!game || replay) return;
-    const box = event.target.getBoundingClientRect();
-    const ratio = Math.min(box.width / event.target.width, box.height / event.target.height); // object-fit: contain
-    const size = [event.target.width * ratio, event.target.height * ratio];
-    const x = (event.clientX - box.left - (box.width - size[0]) / 2) / size[0];
-    const y = (event.clientY - box.top - (box.height - size[1]) / 2) / size[1];
-    if (x < 0 || x > 1 || y < 0 || y > 1) return;
-    game.aim([x * world.about.width, y * world.about.height]);
+    const place = placeIn(event.target, event);
+    if (!place) return;
+    game.aim([place[0] * world.about.width, place[1] * world.about.height]);
     show();
   });
 }
@@ -279,25 +258,8 @@ $("again").addEventListener("click", () => {
 });
 $("who").addEventListener("change", () => { who(); show(); $("who").blur(); });
 
-$("clip").addEventListener("click", () => {
-  if (recorder) return recorder.stop();
-  const canvas = ($("human").hidden ? $("agent") : $("human")).querySelector("canvas");
-  const parts = [];
-  recorder = new MediaRecorder(canvas.captureStream(Number($("fps").value)));
-  recorder.addEventListener("dataavailable", (event) => parts.push(event.data));
-  recorder.addEventListener("stop", () => {
-    recorder = null;
-    $("clip").textContent = "record a clip";
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob(parts, { type: "video/webm" }));
-    link.download = `${world.name}.webm`;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-  });
-  recorder.start();
-  $("clip").textContent = "stop and save the clip";
-  return undefined;
-});
+makeClip(
+  () => ($("human").hidden ? $("agent") : $("human")).querySelector("canvas"), () => Number($("fps").value), () => world.name);
 
 /** Where somebody sees the same game again. */
 export function linkTo(game) {
@@ -339,13 +301,7 @@ async function startFrom(file) {
     say(error instanceof NoAgentError ? error.message : `${file.name ?? "this"}: no picture that can be read`);
   }
 }
-$("picture").addEventListener("change", (event) => { if (event.target.files[0]) startFrom(event.target.files[0]); });
-for (const kind of ["dragover", "dragleave", "drop"])
-  addEventListener(kind, (event) => {
-    event.preventDefault();
-    $("stage").classList.toggle("drop", kind === "dragover");
-    if (kind === "drop" && event.dataTransfer.files[0]) startFrom(event.dataTransfer.files[0]);
-  });
+onPicture(startFrom);
 
 // --- begin --------------------------------------------------------------------------------------------------
 

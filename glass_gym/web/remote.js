@@ -1,16 +1,19 @@
-// glass-play --web: frames of the simulator that runs where glass-play does; keys, clicks and touches go back to it.
-const $ = (id) => document.getElementById(id);
+// glass-play --web: frames of the simulator that runs where glass-play does; keys, clicks, touches, pictures go back.
+import { $, makeClip, makeCodes, makePad, onPicture, placeIn } from "./controls.js";
+
 const KEYS = { ArrowRight: "right", ArrowLeft: "left", ArrowUp: "up", ArrowDown: "down", " ": "space", Shift: "left shift" };
-const PAD = [["left", "up"], ["up"], ["right", "up"], ["left"], [], ["right"], ["left", "down"], ["down"], ["right", "down"]];
-const ARROWS = "↖↑↗← →↙↓↘";
+const keysOf = ([x, y]) => [["left", "", "right"][x + 1], ["up", "", "down"][y + 1]].filter(Boolean);
+const canvas = $("human").querySelector("canvas");
 
 const socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/socket${location.search}`);
 socket.binaryType = "arraybuffer";
-let about = null, number = 0, drawing = false, next = null;
+let about = null, number = 0, drawing = false, next = null, pass = "", films = [];
 const sent = new Map(); // when events went out, until a frame has seen them
 
 /** What tests and curious people look at: ms from key to pixel. */
-globalThis.glass = { delays: [], plays: null, frames: 0 };
+globalThis.glass = { delays: [], plays: null, frames: 0, get films() { return films.length; } };
+
+const say = (text) => { $("message").textContent = text; };
 
 function send(kind, rest = {}) {
   if (socket.readyState !== WebSocket.OPEN || !glass.plays) return;
@@ -18,20 +21,25 @@ function send(kind, rest = {}) {
   sent.set(number, performance.now());
   socket.send(JSON.stringify({ number, kind, ...rest }));
 }
+const tap = (key) => { send("press", { key }); send("release", { key }); };
 
 async function draw(data) {
   const length = new DataView(data).getUint32(0);
   const told = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, length)));
   const picture = await createImageBitmap(new Blob([new Uint8Array(data, 4 + length)], { type: "image/png" }));
-  const canvas = $("frame");
   const scale = Math.max(1, Math.floor(1024 / picture.width));
   if (canvas.width !== picture.width * scale) { canvas.width = picture.width * scale; canvas.height = picture.height * scale; }
   const context = canvas.getContext("2d");
   context.imageSmoothingEnabled = false;
   context.drawImage(picture, 0, 0, canvas.width, canvas.height);
-  $("lines").textContent = told.lines.join("\n");
+  const [who = "", score = "", hint = ""] = told.lines;
+  $("human").querySelector("figcaption").textContent = who;
+  $("score").textContent = score;
+  $("hint").textContent = hint;
   $("page").textContent = told.page.join("\n");
   $("page").hidden = !told.page.length;
+  $("pause").textContent = who.includes("PAUSED") ? "go on" : "pause";
+  if (document.activeElement !== $("who")) $("who").value = who.startsWith("agent") ? "agent" : "human";
   glass.frames += 1;
   for (const [n, at] of sent) if (n <= told.seen) { glass.delays.push(performance.now() - at); sent.delete(n); }
 }
@@ -43,7 +51,7 @@ async function drawNext() {
   while (next) {
     const data = next;
     next = null;
-    try { await draw(data); } catch (error) { $("message").textContent = String(error.message ?? error); }
+    try { await draw(data); } catch (error) { say(String(error.message ?? error)); }
   }
   drawing = false;
 }
@@ -53,57 +61,66 @@ socket.addEventListener("message", (event) => {
   const told = JSON.parse(event.data);
   if ("plays" in told) {
     glass.plays = told.plays;
-    $("message").textContent = told.plays ? "" : "somebody else plays: you watch";
+    pass = told.pass ?? "";
+    for (const part of $("controls").querySelectorAll("button, input, select")) part.disabled = !told.plays && part.id !== "clip";
+    say(told.plays ? "" : "somebody else plays: you watch");
   } else { about = told; ready(); }
 });
 socket.addEventListener("close", (event) => {
   const why = { 1013: "too many browsers watch already", 1008: "refused", 1006: "the player has ended, or the token is wrong" };
-  $("message").textContent = why[event.code] ?? "the player has ended";
+  say(why[event.code] ?? "the player has ended");
 });
 
-function hold(element, keys) {
-  element.addEventListener("pointerdown", () => { element.classList.add("held"); for (const key of keys) send("press", { key }); });
-  for (const end of ["pointerup", "pointerleave", "pointercancel"])
-    element.addEventListener(end, () => {
-      if (!element.classList.contains("held")) return;
-      element.classList.remove("held");
-      for (const key of keys) send("release", { key });
-    });
-}
-
-function ready() {
-  document.title = $("title").textContent = about.title;
-  $("message").textContent = "";
-  $("codes").replaceChildren(...about.codes.slice(0, 10).map((name, k) => {
-    const button = document.createElement("button");
-    button.textContent = `${(k + 1) % 10} ${name}`;
-    hold(button, [String((k + 1) % 10)]);
-    return button;
-  }));
-  $("pad").replaceChildren(...PAD.map((keys, i) => {
-    const button = document.createElement("button");
-    button.textContent = ARROWS[i];
-    button.disabled = !keys.length;
-    hold(button, keys);
-    return button;
+async function ready() {
+  document.title = about.title;
+  document.querySelector("h1").textContent = about.title;
+  document.querySelector("footer").textContent = "Every frame but the first is generated, where glass-play runs, by a network that learned the world from video without labels.";
+  for (const id of ["worlds", "agent", "link"]) $(id).hidden = true;
+  const options = [["human", "you"], ...(about.agent ? [["agent", "the trained agent"]] : [])];
+  $("who").replaceChildren(...options.map(([value, text]) => new Option(text, value)));
+  $("fps").value = about.fps;
+  makeCodes(about.codes.slice(0, 10), (k) => send("press", { key: String((k + 1) % 10) }), (k) => send("release", { key: String((k + 1) % 10) }));
+  makePad((way) => keysOf(way).forEach((key) => send("press", { key })), (way) => keysOf(way).forEach((key) => send("release", { key })));
+  films = await Promise.all(about.films.slice(0, 10).map(async (strip, k) => {
+    const picture = new Image();
+    picture.src = strip;
+    await picture.decode();
+    const small = $("codes").children[k].querySelector("canvas");
+    small.width = small.height = picture.height;
+    return { small, picture };
   }));
 }
+setInterval(() => {
+  for (const { small, picture } of films) {
+    const count = picture.width / picture.height;
+    const t = Math.min(Math.floor(performance.now() / 150) % (count + 3), count - 1);
+    small.getContext("2d").drawImage(picture, -t * picture.height, 0);
+  }
+}, 150);
 
 const nameOf = (event) => KEYS[event.key] ?? (event.key.length === 1 ? event.key.toLowerCase() : null);
 addEventListener("keydown", (event) => {
   const key = nameOf(event);
-  if (!key || event.repeat || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (!key || event.target.matches("input, select") || event.repeat || event.ctrlKey || event.metaKey || event.altKey) return;
   send("press", { key });
   event.preventDefault();
 });
 addEventListener("keyup", (event) => { const key = nameOf(event); if (key) send("release", { key }); });
 addEventListener("blur", () => send("release", { key: "" })); // keys let go elsewhere are never reported
-$("frame").addEventListener("pointerdown", (event) => {
-  if (!about) return;
-  const box = event.target.getBoundingClientRect();
-  const ratio = Math.min(box.width / event.target.width, box.height / event.target.height);
-  const size = [event.target.width * ratio, event.target.height * ratio];
-  const x = (event.clientX - box.left - (box.width - size[0]) / 2) / size[0];
-  const y = (event.clientY - box.top - (box.height - size[1]) / 2) / size[1];
-  send("click", { place: [x * about.width, y * about.height] });
+canvas.addEventListener("pointerdown", (event) => {
+  const place = placeIn(canvas, event);
+  if (about && place) send("click", { place: [place[0] * about.width, place[1] * about.height] });
+});
+
+$("pause").addEventListener("click", () => { $("pause").blur(); tap("space"); });
+$("again").addEventListener("click", () => { $("again").blur(); tap("r"); });
+$("who").addEventListener("change", () => { $("who").blur(); tap("a"); });
+$("fps").addEventListener("input", () => send("speed", { place: [Number($("fps").value), 0] }));
+$("fps").addEventListener("change", () => $("fps").blur());
+makeClip(() => canvas, () => Number($("fps").value), () => "glass-play");
+onPicture(async (file) => {
+  const answer = await fetch(`/picture${location.search}`, { method: "POST", headers: { "X-Glass-Pass": pass }, body: file });
+  if (!answer.ok) say(await answer.text());
+  $("picture").value = "";
+  $("picture").blur();
 });

@@ -1,5 +1,6 @@
 """A window in a browser: one plays, others watch; whoever has no business here is refused, and the server lives on."""
 
+import base64
 import json
 import socket
 import threading
@@ -204,8 +205,11 @@ def test_the_player_plays_in_a_browser(tiny_world, capsys):
         with connect(address(window)) as browser:
             assert json.loads(browser.recv(5)) == {
                 "height": player.frame.shape[0], "width": player.frame.shape[1], "title": "tiny",
-                "codes": ["neutral", "swing", "turn"],
+                "codes": ["neutral", "swing", "turn"], "films": [], "agent": False, "fps": 15,
             }  # fmt: skip
+            browser.send(json.dumps({"number": 1, "kind": "speed", "place": [500, 0]}))
+            while not frame_of(browser)[0]["seen"] or player.fps != 60:
+                pass
             browser.send(json.dumps({"number": 1, "kind": "press", "key": "right"}))
             while "right" not in frame_of(browser)[0]["lines"][0]:
                 pass
@@ -217,6 +221,77 @@ def test_the_player_plays_in_a_browser(tiny_world, capsys):
         thread.join(10)
         window.close()
         env.close()
+
+
+def post(window, data, headers=None, token=None):
+    """(status, text) of a picture that is sent."""
+    url = f"http://127.0.0.1:{window.port}/picture?token={token or window.token}"
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data, headers or {}), timeout=5) as answer:
+            return answer.status, ""
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def pass_of(window, browser):
+    window.show(np.full((32, 48, 3), 7, np.uint8))
+    while "pass" not in (told := json.loads(browser.recv(5))):
+        pass
+    return told["pass"]
+
+
+def test_only_who_plays_starts_from_a_picture(window):
+    assert post(window, b"x")[0] == 403
+    with connect(address(window)) as first, connect(address(window)) as second:
+        key = pass_of(window, first)
+        second.recv(5)
+        assert json.loads(second.recv(5)) == {"plays": False}
+        for headers, token in (({}, None), ({"X-Glass-Pass": "x"}, None), ({"X-Glass-Pass": key}, "wrong"),
+                               ({"X-Glass-Pass": key, "Origin": "http://elsewhere.example"}, None)):  # fmt: skip
+            assert post(window, b"x", headers, token)[0] == 403
+        assert post(window, b"abc", {"X-Glass-Pass": key})[0] == 204
+        assert post(window, b"def", {"X-Glass-Pass": key}) == (503, "one picture at a time\n")
+        assert events_of(window) == [Event("picture", file=b"abc")]
+        big = b"x" * (remote.LARGEST_PICTURE + 1)
+        try:
+            assert post(window, big, {"X-Glass-Pass": key}) == (413, "a picture may have 16 MB\n")
+        except (ConnectionError, urllib.error.URLError):
+            pass  # closed before all was sent
+        assert post(window, b"abc", {"X-Glass-Pass": key})[0] == 204
+    assert events_of(window, 3)[0].kind == "picture" and lives(window)
+
+
+def test_a_picture_starts_an_episode_and_what_is_none_is_said(tiny_world, monkeypatch):
+    env = gym.make("Glass-v0", checkpoint=tiny_world, render_mode="rgb_array", max_episode_steps=-1)
+    player = play.Player(env, None)
+    player.reset(0)
+    file = io.BytesIO()
+    Image.fromarray(np.asarray(tiny_world.start_frames[1])).save(file, "png")
+    given = []
+    monkeypatch.setattr(player.core._starts, "from_pictures", lambda p: given.append(p) or player.core.start_states.rows([1]))
+    player.handle(Event("picture", file=file.getvalue()))
+    assert np.array_equal(given[0][0], tiny_world.start_frames[1]) and player.options == {}
+    player.handle(Event("picture", file=b"nonsense"))
+    assert "the picture: broken image" in player.lines()[2] and len(given) == 1
+
+
+def test_each_local_action_has_a_film(any_world):
+    env = gym.make("Glass-v0", checkpoint=any_world, render_mode="rgb_array", max_episode_steps=-1)
+    env.reset(seed=0)
+    core = env.unwrapped.core
+    before = core.state.clone()
+    films = play.films_of(core)
+    assert len(films) == len(core.table.code_names) and films[0].dtype == np.uint8
+    side = min(core.height, 4 * core.world.config.agent_radius)
+    assert films[0].shape == (play.FILM, side, side, 3)
+    assert all(np.array_equal(a, b) for a, b in zip(before.tensors(), core.state.tensors(), strict=True))
+    window = WebWindow((32, 48), "test", core.table.code_names, films)
+    try:
+        strip = window.about["films"][0].removeprefix("data:image/png;base64,")
+        picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(strip))))
+        assert np.array_equal(picture[:, side : 2 * side], films[0][1])
+    finally:
+        window.close()
 
 
 def test_it_is_said_where_to_look_and_what_is_missing(tmp_path, capsys, monkeypatch):

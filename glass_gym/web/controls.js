@@ -1,0 +1,83 @@
+// What both pages have: where a pointer is in a frame, clips, films on buttons, a drop of a picture.
+export const $ = (id) => document.getElementById(id);
+/** Names of the ways on the pad, row by row. */
+export const ARROWS = "↖↑↗← →↙↓↘";
+
+/** Where a pointer is in a canvas that is shown with object-fit: contain; [0..1, 0..1], or null beside it. */
+export function placeIn(canvas, event) {
+  const box = canvas.getBoundingClientRect();
+  const ratio = Math.min(box.width / canvas.width, box.height / canvas.height);
+  const size = [canvas.width * ratio, canvas.height * ratio];
+  const x = (event.clientX - box.left - (box.width - size[0]) / 2) / size[0];
+  const y = (event.clientY - box.top - (box.height - size[1]) / 2) / size[1];
+  return x < 0 || x > 1 || y < 0 || y > 1 ? null : [x, y];
+}
+
+/** A button that is held: `down` and `up` are called in turns. */
+export function holdable(button, down, up) {
+  let held = false;
+  button.addEventListener("pointerdown", () => { held = true; button.classList.add("held"); down(); });
+  for (const end of ["pointerup", "pointerleave", "pointercancel"])
+    button.addEventListener(end, () => {
+      if (!held) return;
+      held = false;
+      button.classList.remove("held");
+      up();
+    });
+  return button;
+}
+
+/** The nine buttons of the pad: `down` and `up` are told the way, [-1..1, -1..1]. */
+export function makePad(down, up) {
+  $("pad").replaceChildren(...Array.from(ARROWS, (arrow, i) => {
+    const button = document.createElement("button");
+    const way = [(i % 3) - 1, Math.floor(i / 3) - 1];
+    button.textContent = arrow.trim();
+    button.disabled = i === 4;
+    return button.disabled ? button : holdable(button, () => down(way), () => up(way));
+  }));
+}
+
+/** A button with a film for each local action. */
+export function makeCodes(names, down, up) {
+  $("codes").replaceChildren(...names.map((name, k) => {
+    const button = document.createElement("button");
+    button.append(document.createElement("canvas"), `${k < 9 ? `${k + 1} ` : ""}${name}`);
+    button.title = `local action ${name}`;
+    return holdable(button, () => down(k, button), () => up(k, button));
+  }));
+}
+
+/** The button that records a canvas and saves the clip. */
+export function makeClip(canvasOf, fpsOf, nameOf) {
+  let recorder = null;
+  $("clip").addEventListener("click", () => {
+    if (recorder) return recorder.stop();
+    const parts = [];
+    recorder = new MediaRecorder(canvasOf().captureStream(fpsOf()));
+    recorder.addEventListener("dataavailable", (event) => parts.push(event.data));
+    recorder.addEventListener("stop", () => {
+      recorder = null;
+      $("clip").textContent = "record a clip";
+      const link = document.createElement("a");
+      link.href = URL.createObjectURL(new Blob(parts, { type: "video/webm" }));
+      link.download = `${nameOf()}.webm`;
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+    });
+    recorder.start();
+    $("clip").textContent = "stop and save the clip";
+    return undefined;
+  });
+}
+
+/** Pictures that are chosen or dropped. */
+export function onPicture(take) {
+  $("picture").addEventListener("change", (event) => { if (event.target.files[0]) take(event.target.files[0]); });
+  for (const kind of ["dragover", "dragleave", "drop"])
+    addEventListener(kind, (event) => {
+      event.preventDefault();
+      $("stage").classList.toggle("drop", kind === "dragover");
+      if (kind === "drop" && event.dataTransfer.files[0]) take(event.dataTransfer.files[0]);
+    });
+}
