@@ -15,12 +15,14 @@ MOST_BYTES = 256 << 20
 AHEAD = 16 * 32 * 32
 """Px that are drawn at once at least, where any are: one layer takes nearly as long as sixteen of 32 x 32 px."""
 
+SCALES = torch.tensor([1 / 127.5, 1 / 127.5, 1 / 127.5, 1 / 255])
+
 
 class DrawnWindows:
     """Layers by what they were drawn from, (looks, pose): a world has few such pairs, and an episode returns to them.
 
-    They are kept in half precision (a sixteenth of a grey level), and what is drawn anew is rounded as well: whether a
-    layer was drawn before does not show. Where one has to be drawn, poses that are often asked for are drawn with it, in
+    They are kept in bytes (half a grey level), and what is drawn anew is rounded as well: whether a layer was drawn
+    before does not show. Where one has to be drawn, poses that are often asked for are drawn with it, in
     the same looks.
 
     Args:
@@ -33,8 +35,8 @@ class DrawnWindows:
         height, width = size
         self.at_once = max(1, AHEAD // (height * width))
         self.asked = np.zeros(poses, np.int64)  # how often for each pose
-        self.capacity = max(1, most_bytes // (8 * height * width))
-        self.layers = torch.empty(self.capacity, height, width, 4, dtype=torch.float16)
+        self.capacity = max(1, most_bytes // (4 * height * width))
+        self.layers = torch.empty(self.capacity, height, width, 4, dtype=torch.uint8)
         self.slots: dict[tuple[int, int], int] = {}
         self.keys: list[tuple[int, int]] = []  # by slot
         self.next = 0  # the slot that is written next, the oldest when all are taken
@@ -58,11 +60,11 @@ class DrawnWindows:
         missing = {key: row for row, key in enumerate(keys) if found[row] < 0}  # each once
         new = missing | self._likely(missing)
         drawn = draw(torch.tensor(list(new.values())), torch.tensor([pose for _, pose in new]))
-        drawn = drawn.permute(0, 2, 3, 1).half()
+        drawn = _to_kept(drawn)
         place = {key: i for i, key in enumerate(new)}
         layers = self._read([max(0, slot) for slot in found])  # before the oldest are overwritten
         rows = [row for row, slot in enumerate(found) if slot < 0]
-        layers.permute(0, 2, 3, 1)[rows] = drawn[[place[keys[row]] for row in rows]].float()
+        layers.permute(0, 2, 3, 1)[rows] = _from_kept(drawn[[place[keys[row]] for row in rows]])
         for key, layer in zip(new, drawn, strict=True):
             self._keep(key, layer)
         return layers
@@ -79,7 +81,7 @@ class DrawnWindows:
         return {key: rows[key[0]] for key in itertools.islice(likely, spare)}
 
     def _read(self, slots: list[int]) -> Tensor:
-        return self.layers.index_select(0, torch.tensor(slots)).float().permute(0, 3, 1, 2)
+        return _from_kept(self.layers.index_select(0, torch.tensor(slots))).permute(0, 3, 1, 2)
 
     def _keep(self, key: tuple[int, int], layer: Tensor) -> None:
         if self.next < len(self.keys):
@@ -90,6 +92,20 @@ class DrawnWindows:
         self.layers[self.next] = layer
         self.slots[key] = self.next
         self.next = (self.next + 1) % self.capacity
+
+
+def _to_kept(layers: Tensor) -> Tensor:
+    """(N, 4, h, w), colour * m in [-m, m] and m, -> (N, h, w, 4) uint8: what a layer adds to a black frame, and m."""
+    last = layers.permute(0, 2, 3, 1)
+    added = (last[..., :3] + last[..., 3:]) * 127.5
+    return torch.cat([added, last[..., 3:] * 255], -1).round_().clamp_(0, 255).byte()
+
+
+def _from_kept(kept: Tensor) -> Tensor:
+    """(N, h, w, 4) uint8 -> float32, as they were drawn."""
+    layers = kept * SCALES
+    layers[..., :3] -= layers[..., 3:]
+    return layers
 
 
 def name_rows(*tensors: Tensor) -> Tensor:
