@@ -93,7 +93,9 @@ def evaluate(env: EvaluationEnv, policy, episodes: int = 1000, film: int = 0) ->
             if row in films and value[row] > best[0]:
                 best = (value[row], films[row])
         if told := time_left.after(len(kept)):
-            print(f"{60 * told[0]:,.0f} episodes a minute on this machine: about {told[1]:.0f} minutes more", flush=True)
+            print(
+                f"{60 * told[0]:,.0f} episodes a minute on this machine: about {told[1]:.0f} minutes more", flush=True
+            )
         env.reset(done)
         policy.begin(done)
         fewest[done] = env.fewest_steps()[done]

@@ -65,7 +65,10 @@ def main(argv: list[str] | None = None) -> int:
         help="instead: a peer's checkout in turns with ours, steps alone (DIAMOND, or another version of glass_gym)",
     )
     parser.add_argument(
-        "--processes", type=int, metavar="N", help="instead: steps of 1 to N processes at once, each with --num-envs rows"
+        "--processes",
+        type=int,
+        metavar="N",
+        help="instead: steps of 1 to N processes at once, each with --num-envs rows",
     )
     arguments = parser.parse_args(argv)
     if arguments.processes is not None and not 1 <= arguments.processes <= 1024:

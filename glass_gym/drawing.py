@@ -86,7 +86,7 @@ def _reduce(frames: Tensor, height: int, width: int) -> Tensor:
         return F.interpolate(frames.float(), (height, width), mode="area").round().byte()
     down = int(down)
     across = int(across)
-    wide = frames.short()
+    wide = frames.int() if torch.compiler.is_compiling() else frames.short()  # no 16 bits in exported graphs
     rows = sum((wide[:, :, i::down] for i in range(1, down)), start=wide[:, :, ::down])
     sums = sum((rows[..., i::across] for i in range(1, across)), start=rows[..., ::across])
     return ((sums + down * across // 2) // (down * across)).byte()

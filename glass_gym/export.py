@@ -469,7 +469,9 @@ def export_policy(world: World, folder: Path, path: Path) -> None:
 
 PAGE = Path(__file__).parent / "web"
 RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
-"""What a page needs of onnxruntime-web's dist/."""
+"""What a page needs of onnxruntime-web's dist/ ..."""
+WEBGPU = ("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm")
+"""... and what it needs besides to use a graphics card."""
 RUNTIME_VERSION = "1.30.0"
 LARGEST_RUNTIME = 64 << 20
 FIX = (
@@ -484,6 +486,7 @@ def write_page(
     runtime: Path,
     policies: Sequence[Path] = (),
     progress: Callable[[str], Any] = lambda what: None,
+    webgpu: bool = False,
 ) -> Path:
     """Write a folder that any static host serves.
 
@@ -493,6 +496,7 @@ def write_page(
         runtime: onnxruntime-web: the .tgz of `npm pack`, its unpacked folder, or its dist/.
         policies: of the worlds in the same order; fewer: the rest have none.
         progress: called with what is made next.
+        webgpu: use a graphics card where the browser offers one; 27 MB more, which other browsers do not load.
 
     Returns:
         the page.
@@ -500,7 +504,7 @@ def write_page(
     Raises:
         ExportError: no such runtime; nothing is written.
     """
-    parts = _runtime(runtime)
+    parts = _runtime(runtime, RUNTIME + WEBGPU * webgpu)
     names = [world.name or "world" for world in worlds]
     if len(set(names)) != len(names):
         raise ExportError(f"worlds of one name cannot be told apart: {', '.join(names)}")
@@ -516,13 +520,14 @@ def write_page(
             progress(f"{name}: policy")
             export_policy(world, folder / "worlds" / name, policies[index])
     (folder / "worlds.json").write_text(json.dumps(names) + "\n")
+    (folder / "runtime.json").write_text(json.dumps({"webgpu": webgpu}) + "\n")
     return folder / "index.html"
 
 
-def _runtime(path: Path) -> dict[str, bytes]:
+def _runtime(path: Path, needed: Sequence[str] = RUNTIME) -> dict[str, bytes]:
     """The files of onnxruntime-web that a page needs, by name; its licence too, where it is there."""
     found: dict[str, bytes] = {}
-    wanted = {*RUNTIME, "LICENSE"}
+    wanted = {*needed, "LICENSE"}
     try:
         if path.is_file():
             with tarfile.open(path) as archive:
@@ -537,7 +542,7 @@ def _runtime(path: Path) -> dict[str, bytes]:
                         found[name] = file.read_bytes()
     except (OSError, tarfile.TarError) as error:
         raise ExportError(f"{path}: cannot be read ({error}); {FIX}") from None
-    if missing := [name for name in RUNTIME if name not in found]:
+    if missing := [name for name in needed if name not in found]:
         raise ExportError(f"{path}: no onnxruntime-web ({', '.join(missing)} is not there); {FIX}")
     return found
 
@@ -560,6 +565,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--web", type=Path, metavar="DIR", help="write a page to play the worlds in")
     p.add_argument(
         "--runtime", type=Path, metavar="PATH", help=f"onnxruntime-web: a .tgz of npm pack, or a folder ({FIX})"
+    )
+    p.add_argument(
+        "--webgpu",
+        action="store_true",
+        help="--web: use a graphics card where the browser offers one (27 MB more, which other browsers do not load)",
     )
     p.add_argument(
         "--policy",
@@ -593,7 +603,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     export_policy(world, folder, arguments.policy[index])
                 _check(world, folder, arguments.steps)
         if arguments.web:
-            page = write_page(worlds, arguments.web, arguments.runtime, arguments.policy, tell)
+            page = write_page(worlds, arguments.web, arguments.runtime, arguments.policy, tell, arguments.webgpu)
             for world in worlds:
                 _check(world, arguments.web / "worlds" / (world.name or "world"), arguments.steps)
             tell(f"{page}: serve it, for example: python -m http.server -d {arguments.web}")

@@ -382,7 +382,9 @@ def films_of(core: GlassCore) -> list[np.ndarray]:
     state = core.state.world.rows(torch.zeros(count, dtype=torch.long, device=core.device))
     side = min(core.height, core.width, 4 * core.world.config.agent_radius)
     limits = [core.width - side, core.height - side]
-    x, y = (round(min(max(float(v) - side / 2, 0), most)) for v, most in zip(core.state.position[0], limits, strict=True))
+    x, y = (
+        round(min(max(float(v) - side / 2, 0), most)) for v, most in zip(core.state.position[0], limits, strict=True)
+    )
     still = torch.from_numpy(core.table.shifts[:1]).to(core.device).expand(count, -1)
     frames = []
     for _ in range(FILM):

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,6 +24,9 @@ from glass_gym.export import RUNTIME_VERSION
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
 )
+
+WEBGPU = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan")
+"""Chromium's options for a graphics card that the processor plays."""
 
 
 class Files(http.server.SimpleHTTPRequestHandler):
@@ -50,12 +53,12 @@ def served(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def page_of(url: str, **options) -> Iterator:
+def page_of(url: str, arguments: Sequence[str] = (), **options) -> Iterator:
     """A page of headless Chromium; `page.said` are its errors, `page.asked` all addresses that it asked for."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *arguments])
         yield opened(browser.new_context(**options), url)
         browser.close()
 

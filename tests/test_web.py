@@ -28,7 +28,7 @@ def site(tmp_path_factory):
     if not runtime:
         pytest.skip("needs npm, to fetch onnxruntime-web")
     policy = ROOT / "agents" / "trained" / "GlassTennis-v1" / "ppo.safetensors"
-    export.write_page([load_world("tennis-v1")], folder, runtime, [policy])
+    export.write_page([load_world("tennis-v1")], folder, runtime, [policy], webgpu=True)
     with browser.served(folder) as url:
         yield url
 
@@ -41,7 +41,7 @@ def page(site):
         assert page.said == [] and all(url.startswith((site, "blob:", "data:")) for url in page.asked)
 
 
-PLAY = """async ([index, actions]) => {
+PLAY = """([index, actions]) => glass.exclusive(async () => {
   const game = new glass.Game(glass.world, 0);
   await game.reset();
   game.state = (await glass.world.start(index)).state;
@@ -52,15 +52,24 @@ PLAY = """async ([index, actions]) => {
       + btoa(String.fromCharCode(...game.frame.subarray(23040))));
   }
   return frames;
-}"""
+})"""
 
 
-def test_frames_are_torchs(page):
+@pytest.mark.parametrize("engine", ["WebAssembly", "WebGPU"])
+def test_frames_are_torchs(engine, site):
+    arguments = browser.WEBGPU if engine == "WebGPU" else ()
+    with browser.page_of(f"{site}#world=tennis-v1&seed=5&engine=webgpu", arguments) as page:
+        browser.until(page, "globalThis.glass?.game?.frame", 120)
+        assert page.evaluate("glass.engine") == engine and page.said == []
+        check_frames(page, 5 if engine == "WebGPU" else 50)  # the card is played by the processor here: a second a step
+
+
+def check_frames(page, steps):
     world = load_world("tennis-v1")
     core = export.core_of_world(world)
     simulator = core.simulator
     rng = np.random.default_rng(0)
-    actions = np.stack([rng.integers(9, size=50), rng.integers(world.config.codes, size=50)], 1)
+    actions = np.stack([rng.integers(9, size=steps), rng.integers(world.config.codes, size=steps)], 1)
     page.evaluate("glass.pause()")
     frames = page.evaluate(PLAY, [7, actions.tolist()])
     state = core.start_states.rows(slice(7, 8))
@@ -191,7 +200,9 @@ def remote():
         page.player = player
         browser.until(page, "glass.frames > 3 && glass.plays && glass.films")
         yield page
-        assert page.said == [] and all(url.startswith((window.url.split("?")[0], "blob:", "data:")) for url in page.asked)
+        assert page.said == [] and all(
+            url.startswith((window.url.split("?")[0], "blob:", "data:")) for url in page.asked
+        )
     player.running = False
     thread.join(10)
     window.close()

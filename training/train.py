@@ -505,7 +505,9 @@ class Reporter:
         order = list(self.trainer.model.stages)
         left = ", ".join(order[order.index(stage.name) + 1 :]) if stage.name in order else ""
         then = f"; then: {left}" if left else ""
-        tqdm.write(f"{stage.name}: {told[0]:.2g} steps a second on this machine, about {told[1]:.0f} minutes more{then}")
+        tqdm.write(
+            f"{stage.name}: {told[0]:.2g} steps a second on this machine, about {told[1]:.0f} minutes more{then}"
+        )
 
     def sheet(self, stage: Stage, final: bool = False) -> None:
         """A sample sheet of the averaged weights."""

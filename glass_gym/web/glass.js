@@ -1,10 +1,24 @@
 // A world in the page: the graphs that glass-export wrote, run by ONNX Runtime. Frames are RGBA, places are px.
-import * as ort from "./runtime/ort.wasm.min.mjs";
+const here = new URL("./", import.meta.url).href;
+const exported = await (await fetch(`${here}runtime.json`)).json();
+const wished = new URLSearchParams(location.hash.slice(1)).get("engine"); // wasm, webgpu, or whichever is fast
+const adapter = exported.webgpu && wished !== "wasm" ? await (navigator.gpu?.requestAdapter() ?? null) : null;
+const played = adapter?.isFallbackAdapter ?? adapter?.info?.isFallbackAdapter; // by the processor: slow
+const gpu = adapter && (!played || wished === "webgpu");
 
-ort.env.wasm.wasmPaths = new URL("./runtime/", import.meta.url).href;
-// threads need a page that is isolated (COOP and COEP headers); on any other host one thread does it
-ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency || 1) : 1;
-ort.env.logLevel = "error";
+/** ONNX Runtime on the graphics card where there is one (and the page was exported for it), else in WebAssembly. */
+let ort;
+/** Which of the two it is. */
+export let engine = "";
+async function use(name) {
+  ort = await import(`./runtime/ort.${name}.min.mjs`);
+  engine = name === "webgpu" ? "WebGPU" : "WebAssembly";
+  ort.env.wasm.wasmPaths = `${here}runtime/`;
+  // threads need a page that is isolated (COOP and COEP headers); on any other host one thread does it
+  ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency || 1) : 1;
+  ort.env.logLevel = "error";
+}
+await use(gpu ? "webgpu" : "wasm");
 
 const REACH = 3; // a first window is moved by up to so many px, to where it is drawn best
 /** In a list of actions: the episode was begun anew. */
@@ -48,8 +62,9 @@ export class World {
     for (const [name, graph] of Object.entries(about.graphs)) {
       tell(name);
       const externalData = [{ path: about.weights, data: weights }];
+      const executionProviders = engine === "WebGPU" ? ["webgpu", "wasm"] : ["wasm"];
       world.sessions[name] = await ort.InferenceSession.create(await bytesOf(`${folder}/${graph.file}`), {
-        executionProviders: ["wasm"], externalData, graphOptimizationLevel: "all",
+        executionProviders, externalData, graphOptimizationLevel: "all", logSeverityLevel: 3,
       });
     }
     tell("start frames");

@@ -1,6 +1,6 @@
 // The page: keys, touch, buttons, canvases. What a world is, glass.js knows.
 import { $, makeClip, makeCodes, makePad, onPicture, placeIn } from "./controls.js";
-import { AGAIN, Game, NoAgentError, World, pack, unpack } from "./glass.js";
+import { AGAIN, Game, NoAgentError, World, engine, pack, unpack } from "./glass.js";
 
 const LONGEST = 4000; // actions that a link may carry
 const FILM = 8; // steps of a code's film
@@ -60,7 +60,7 @@ function show() {
   const parts = [];
   if (!$("human").hidden) parts.push(`${replay ? "replay" : "you"}: ${line(human)}`);
   if (!$("agent").hidden) parts.push(`agent: ${line(agent)}`);
-  $("score").textContent = [...parts, `${(ticks.length / 2).toFixed(0)} frames a second`].join(" · ");
+  $("score").textContent = [...parts, `${(ticks.length / 2).toFixed(0)} frames a second, ${engine}`].join(" · ");
 }
 
 /** Each local action as a small film, made from where the game is. */
@@ -340,5 +340,5 @@ globalThis.glass = {
   get world() { return world; },
   get ready() { return Boolean(world && human?.frame && films.length === world.about.code_names.length); },
   pause() { running = false; },
-  exclusive, linkTo: () => linkTo(human),
+  engine, exclusive, linkTo: () => linkTo(human),
 };

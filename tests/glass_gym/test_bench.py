@@ -83,7 +83,9 @@ def test_diamond_is_called_as_it_is_shipped(tmp_path):
 
 def test_a_peer_that_is_none_is_refused(tmp_path, capfd):
     assert bench.main(["--against", str(tmp_path), "--out", str(tmp_path / "b.json")]) == 1
-    assert "is no checkout of a peer that is known here: glass_gym (glass_gym/__init__.py), diam" in capfd.readouterr().err
+    assert (
+        "is no checkout of a peer that is known here: glass_gym (glass_gym/__init__.py), diam" in capfd.readouterr().err
+    )
     (tmp_path / "glass_gym").mkdir()
     (tmp_path / "glass_gym" / "__init__.py").write_text("raise ImportError('damaged')")
     assert bench.main(["--against", str(tmp_path), "--num-envs", "2", "--out", str(tmp_path / "b.json")]) == 1

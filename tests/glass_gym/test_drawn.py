@@ -23,7 +23,9 @@ class Artist:
     def __call__(self, rows, poses):
         keys = list(zip(self.looks[rows].tolist(), poses.tolist(), strict=True))
         self.drawn += keys
-        return torch.tensor([(10 * looks + pose) / 255 for looks, pose in keys])[:, None, None, None].expand(-1, 4, 2, 2)
+        return torch.tensor([(10 * looks + pose) / 255 for looks, pose in keys])[:, None, None, None].expand(
+            -1, 4, 2, 2
+        )
 
 
 def ask(kept, looks, poses):
