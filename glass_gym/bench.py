@@ -279,6 +279,9 @@ def soak(arguments: argparse.Namespace) -> dict:
 def against(arguments: argparse.Namespace) -> dict:
     """Ours and a peer in turns, for each number of rows.
 
+    Returns:
+        the report.
+
     Raises:
         PeerError: no peer that is known, or one that ends.
     """

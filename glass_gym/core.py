@@ -482,7 +482,8 @@ class GlassCore:
     def pictures(self, shown: bool) -> Tensor:
         """Full-size frames (rows, 3, H, W) uint8; with what the task shows, or without.
 
-        Those without are the core's own: a step writes over them.
+        Returns:
+            new tensors; those without are the core's own: a step writes over them.
         """
         if self._picture is None:
             # large memory that is new in every step is slow: the system clears it first

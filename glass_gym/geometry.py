@@ -150,7 +150,7 @@ def _moved(windows: Tensor, fraction: Tensor) -> Tensor:
 
 
 def _paste(windows: Tensor, out: Tensor, corner: Tensor) -> Tensor:
-    """Compose windows into frames, with their top left pixels at whole places (B, 2) px, on the CPU: rows are slices."""
+    """Compose windows into frames, their top left pixels at whole places (B, 2) px, on the CPU: rows are slices."""
     height, width = out.shape[2:]
     side = windows.shape[-1]
     frames = out.permute(0, 2, 3, 1).numpy()

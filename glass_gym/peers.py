@@ -1,4 +1,4 @@
-"""Other people's simulators beside ours, in one run: glass-bench --against PATH
+"""Other people's simulators beside ours, in one run (``glass-bench --against PATH``).
 
 A peer is a checkout. It is imported from its path, in a process of its own; none of its code is here. This file is that
 process's script, too, so it imports nothing of ours: what `glass_gym` is, the path decides.
@@ -30,8 +30,9 @@ class PeerError(ValueError):
 
 def glass_gym_step(rows: int, settings: dict[str, Any]) -> Step:
     """Another version of this package: its vector environment, numpy out."""
-    import glass_gym  # noqa: F401, PLC0415
     import gymnasium as gym
+
+    import glass_gym  # noqa: F401  (registers the ids)
 
     settings = dict(settings)
     envs = gym.make_vec(settings.pop("id"), num_envs=rows, max_episode_steps=100, **settings)
@@ -46,6 +47,9 @@ def diamond_step(rows: int, settings: dict[str, Any]) -> Step:
     """DIAMOND (Alonso et al. 2024): its sampler, 3 denoising steps of frames of 64 x 64 px, untrained weights.
 
     As shipped in `config/`: 4 frames of the past, 64 channels at each of four sizes; channels last.
+
+    Returns:
+        a step of all rows.
     """
     import torch
     from models.diffusion import (  # type: ignore[import-not-found]
@@ -82,6 +86,9 @@ PEERS: dict[str, tuple[str, str, Callable[[int, dict[str, Any]], Step]]] = {
 
 def kind_of(path: Path) -> str:
     """What a checkout is of.
+
+    Returns:
+        a name in PEERS.
 
     Raises:
         PeerError: nothing that is known here.

@@ -68,7 +68,7 @@ def _as_rgb(picture) -> np.ndarray:
 
 
 def read_picture(path: str | Path | BinaryIO) -> np.ndarray:
-    """An image file, or its bytes as a file (PNG, JPEG, BMP, GIF, WebP) -> (h, w, 3) uint8; orientation tags are obeyed, 16 bits are scaled.
+    """An image (PNG, JPEG, BMP, GIF, WebP) -> (h, w, 3) uint8; orientation tags are obeyed, 16 bits are scaled.
 
     The format is one of these whatever the file's name says: others, such as EPS, would start other programs.
 

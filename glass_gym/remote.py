@@ -307,8 +307,9 @@ def _foreign(headers: Any) -> bool:
 
 
 def parse_event(text: str | None) -> tuple[int, Event] | None:
-    """Read a browser's message: ``{"number": 3, "kind": "press", "key": "left"}``; a click has a `place`, [x, y] px,
-    a speed [steps a second, 0].
+    """Read a browser's message: ``{"number": 3, "kind": "press", "key": "left"}``.
+
+    A click has a `place`, [x, y] px, and a speed [steps a second, 0].
 
     Returns:
         its number and the event; None where it is none.

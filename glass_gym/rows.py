@@ -55,7 +55,8 @@ class RowState:
     def write(self: State, index: Any, other: State) -> State:
         """A state with rows `index` taken from `other` (as many rows as the index selects).
 
-        It takes the place of this one: what is large is overwritten, not copied.
+        Returns:
+            it. It takes the place of this one: what is large is overwritten, not copied.
         """
 
         def write(mine: Tensor, theirs: Tensor) -> Tensor:

@@ -305,7 +305,12 @@ class Simulator:
     def pictures(self, state: WorldState, out: Tensor | None = None) -> Tensor:
         """Composed frames (B, 3, H, W) uint8: the moved layer over the background.
 
-        `out`: frames that are not needed any more, which may be written into.
+        Args:
+            state: B rows.
+            out: frames that are not needed any more, which may be written into.
+
+        Returns:
+            them, or new ones.
         """
         return self.model.view.draw(state.layer, state.background, state.position, out)
 

@@ -27,8 +27,9 @@ def step_length(shifts: np.ndarray) -> tuple[float, float]:
 
     The mode of their lengths, where there is one. A length counts by the way that was gone by it: a sprite that wobbles
     by a px whenever it turns makes many moves, but gets nowhere, and one that bobs as it walks goes back what it went.
-    An agent that goes at any speed has no mode, and whole px are too coarse to see one of a px: then the step is the
-    speed, of LAG frames, at which half of the way was gone. An axis along which hardly any way was gone has 0.
+    Where single moves have no mode, those of two frames may. An agent that goes at any speed has none, and whole px are
+    too coarse to see one of a px: then the step is the speed, of LAG frames, at which half of the way was gone. An axis
+    along which hardly any way was gone has 0.
     """
     moved = np.abs(shifts) * (np.abs(shifts) >= 1)
     path = np.concatenate([np.zeros((1, 2)), np.cumsum(shifts, 0)])
@@ -42,8 +43,11 @@ def step_length(shifts: np.ndarray) -> tuple[float, float]:
         return 1.0, 1.0
     lag = min(LAG, len(shifts))
     speed = np.abs(path[lag:] - path[:-lag]) / lag
+    pairs = np.abs(path[2:] - path[:-2]) / 2  # between whole px, 3 px and 2 px by turns are one length
     x, y = (
-        (_mode(moved[:, a], way[:, a]) or _middle(speed[:, a])) if total[a] >= ONE_AXIS * total.max() else 0.0
+        (_mode(moved[:, a], way[:, a]) or _mode(pairs[:, a], pairs[:, a]) or _middle(speed[:, a]))
+        if total[a] >= ONE_AXIS * total.max()
+        else 0.0
         for a in range(2)
     )
     return x, y
@@ -52,6 +56,8 @@ def step_length(shifts: np.ndarray) -> tuple[float, float]:
 def _mode(lengths: np.ndarray, way: np.ndarray) -> float | None:
     """The length (px) about which most of the way was gone; None: there is no such length."""
     lengths, way = lengths[lengths > 0], way[lengths > 0]
+    if not way.any():
+        return None
     near = [np.abs(lengths - k) <= max(0.5, SAME_STEP * k) for k in np.arange(1, math.ceil(lengths.max()) + 1)]
     gone = [way[n].sum() / way.sum() for n in near]
     most = int(np.argmax(gone))

@@ -156,6 +156,12 @@ def test_the_step_is_the_mode_of_the_moves_by_the_way_that_they_go():
     assert step_length(np.concatenate([wobbles, tiles]).astype(float)) == (8.0, 8.0)
     assert step_length(np.array([[4.0, 0.0], [-4.0, 0.2]] * 50)) == (4.0, 0.0)
     assert step_length(np.zeros((10, 2))) == (1.0, 1.0)
+    # 2.5 px a frame between whole px, and as often twice as fast: no single move has most of the way
+    walk = np.concatenate([[2, 3] * 12, [-2, -3] * 12, [5] * 9, [-5] * 9, [7] * 4, [-7] * 4] * 4)
+    assert step_length(np.stack([np.zeros_like(walk), walk], 1).astype(float)) == (0.0, 2.5)
+    # 2.5 px a frame between whole px, and as often twice as fast: no single move has most of the way
+    walk = np.concatenate([[2, 3] * 12, [-2, -3] * 12, [5] * 9, [-5] * 9, [7] * 4, [-7] * 4] * 4)
+    assert step_length(np.stack([np.zeros_like(walk), walk], 1).astype(float)) == (0.0, 2.5)
 
 
 def test_what_the_shift_says_needs_no_code():
