@@ -156,12 +156,14 @@ def test_the_step_is_the_mode_of_the_moves_by_the_way_that_they_go():
     assert step_length(np.concatenate([wobbles, tiles]).astype(float)) == (8.0, 8.0)
     assert step_length(np.array([[4.0, 0.0], [-4.0, 0.2]] * 50)) == (4.0, 0.0)
     assert step_length(np.zeros((10, 2))) == (1.0, 1.0)
-    # 2.5 px a frame between whole px, and as often twice as fast: no single move has most of the way
-    walk = np.concatenate([[2, 3] * 12, [-2, -3] * 12, [5] * 9, [-5] * 9, [7] * 4, [-7] * 4] * 4)
-    assert step_length(np.stack([np.zeros_like(walk), walk], 1).astype(float)) == (0.0, 2.5)
-    # 2.5 px a frame between whole px, and as often twice as fast: no single move has most of the way
-    walk = np.concatenate([[2, 3] * 12, [-2, -3] * 12, [5] * 9, [-5] * 9, [7] * 4, [-7] * 4] * 4)
-    assert step_length(np.stack([np.zeros_like(walk), walk], 1).astype(float)) == (0.0, 2.5)
+
+
+def test_an_ordinary_step_is_one_that_was_taken():
+    rng = np.random.default_rng(3)  # two speeds between whole px; no single length has most of the way
+    speeds = [rng.choice([-2.6, 2.6, -5.3, 5.3, 0.0]) * np.minimum(1, (np.arange(rng.integers(3, 9)) + 1) / 2)
+              for _ in range(300)]  # fmt: skip
+    moves = np.diff(np.round(np.cumsum(np.concatenate(speeds))))
+    assert step_length(np.stack([0 * moves, moves], 1))[1] == pytest.approx(5.3, abs=0.3)
 
 
 def test_what_the_shift_says_needs_no_code():
