@@ -460,6 +460,11 @@ def _speed(folder: Path) -> str:
         figures = json.loads(path.read_text())
         if "rows" not in figures:
             continue
+        if "against" in figures:
+            out += _against(figures)
+            continue
+        if "processes" in figures["rows"][0]:
+            continue
         rows = []
         for row in figures["rows"]:
             cells = ["" if row.get(key) is None else f"{row[key]:,.0f}" for key in SPEEDS]
@@ -467,6 +472,16 @@ def _speed(folder: Path) -> str:
         headers = ("rows", *SPEEDS.values(), "ms a step")
         out += [f"{figures['id']}, frames a second:", "", _table(rows, headers, ("right",) * len(headers)), ""]
     return "\n".join(out)
+
+
+def _against(figures: dict) -> list[str]:
+    rows = [
+        [f"{row['num_envs']:,}", f"{row['ours_fps']:,.0f}", f"{row['peer_fps']:,.1f}", f"{row['ratio']:.1f}"]
+        for row in figures["rows"]
+    ]
+    headers = ("rows", "ours", "the peer", "ours over the peer")
+    what = f"{figures['id']} and {figures['rows'][0]['peer']} ({figures['against']}), in turns, frames a second:"
+    return [what, "", _table(rows, headers, ("right",) * len(headers)), ""]
 
 
 def _see(name: str) -> str:
