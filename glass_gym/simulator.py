@@ -119,7 +119,8 @@ class Simulator:
     """A trained Glass as a world.
 
     Args:
-        model: trained; put into evaluation mode; of a model on another device than `device`, a copy is moved there.
+        model: trained; put into evaluation mode; its weights stay from now on. Of a model on another device than
+            `device`, a copy is moved there.
         device: see :func:`pick_device`.
         precision: of the networks, see :func:`pick_precision`; masks, layers and positions stay in float32.
         ground: left, top, right, bottom px that agents stay in; default: the frame.

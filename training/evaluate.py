@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -113,10 +114,16 @@ def evaluate(world: World, store: Store, config: EvaluateConfig) -> dict[str, An
     features = load_features(config.vgg, "cpu")
     e = Evaluation(world, store, videos, features, config.rollouts, config.seed, config.learned, config.split)
     with torch.inference_mode():
+        began = time.monotonic()
         draw_layers(e, config.out.parent)
         result = dict(e.gma)
         if not len(world.start_frames):
             return result | {"training_minutes": world.provenance["minutes"]}
+        minutes = (time.monotonic() - began) / 60
+        if minutes > 0.5 and not config.only:
+            print(
+                f"the layers took {minutes:.0f} minutes on this machine; the other parts take about as long", flush=True
+            )
         for name, metric in METRICS.items():
             if not config.only or name in config.only:
                 result[name] = metric(e)

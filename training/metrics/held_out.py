@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from glass_gym.glass import Glass
 from glass_gym.networks.shift import translate
+from glass_gym.time_left import TimeLeft
 from glass_gym.tracking import track
 
 from ..data.sources import source_of
@@ -80,7 +81,10 @@ def analyse(
         grid: px of a cell, in a grid world.
     """
     found: dict[str, list] = defaultdict(list)
-    for video in tqdm(videos, desc="held-out videos", leave=False):
+    time_left = TimeLeft(len(videos))
+    for done, video in enumerate(tqdm(videos, desc="held-out videos", leave=False)):
+        if told := time_left.after(done):
+            tqdm.write(f"held-out videos: about {told[1]:.0f} minutes more on this machine")
         _analyse_video(model, store, video, found, clips, codes, grid)
     figures = _figures(found)
     return figures, _clips(found) if clips else None
