@@ -1,6 +1,7 @@
 """glass-bench: how fast a world runs on this machine.
 
-Frames a second = rows x steps / seconds, warmed up, the device synchronised before the clock stops, resets included.
+Frames a second = rows x steps / seconds, warmed up for as long as they are measured, the device synchronised before the
+clock stops, resets included.
 Three columns as Isaac Lab reports them: step; step + policy; step + policy + learning.
 """
 
@@ -386,12 +387,14 @@ def _model(id: str, rows: int, settings: dict) -> Any:
 
 
 def _timed(step, seconds: float, device: torch.device) -> float:
-    """Seconds a step: the median over rounds of at least a fifth of the time, after a warm-up."""
-    for warm in range(3):
-        step(warm)
-    _wait(device)
+    """Seconds a step: the median over rounds of at least a fifth of the time, after as long a warm-up."""
     rounds = []
     count = 0
+    warm = time.perf_counter() + seconds
+    while time.perf_counter() < warm or count < 3:  # layers are kept (glass_gym/drawn.py): the first steps are slower
+        step(count)
+        count = count + 1
+    _wait(device)
     began = time.perf_counter()
     while time.perf_counter() - began < seconds or not rounds:
         start = time.perf_counter()
