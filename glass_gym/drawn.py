@@ -13,7 +13,7 @@ from torch import Tensor
 MOST_BYTES = 256 << 20
 """Of layers that are kept; the oldest go first."""
 AHEAD = 64 * 32 * 32
-"""Px that are drawn at once, where any are: alone a layer takes nearly as long as sixteen of 32 x 32 px, and what is not
+"""Px drawn at once, where any are: alone a layer takes nearly as long as sixteen of 32 x 32 px, and what is not
 drawn ahead of time is soon asked for. It is what a step of 64 such rows drew when nothing was kept."""
 
 SCALES = torch.tensor([1 / 127.5, 1 / 127.5, 1 / 127.5, 1 / 255])

@@ -9,6 +9,7 @@ from glass_gym.tracking import on_grid
 from training.choose import Choices, choose_reading, choose_sizes, correct, look_at_folder
 from training.data.store import DataError, Store
 from training.stages import Hints
+from training.data.cuts import find_cuts
 from training.steps import grid_of, step_length
 from training.survey import camera_moves, survey
 from training.token_counts import surprise_of_next
@@ -69,6 +70,16 @@ def test_cuts_everywhere_are_a_reason_to_stop():
     noise = np.random.default_rng(0).integers(0, 2, (30, 1, 1, 1)) * 180
     jumps = np.stack([scene(i) // 2 for i in range(30)]) + noise.astype(np.uint8)
     assert "cuts everywhere" in survey([jumps]).reasons_to_stop()[0]
+
+
+def test_shots_of_fine_texture_are_told_apart():
+    """Their blocks are alike; nearly every pixel changes."""
+    grain = [np.random.default_rng(i).integers(60, 160, (64, 96, 3)).astype(np.uint8) for i in range(3)]
+    shots = [walker(20, back=back, start=(10 + 10 * i, 20)) for i, back in enumerate(grain)]
+    assert find_cuts(np.concatenate(shots)).tolist() == [20, 40]
+    assert not len(find_cuts(shots[0]))
+    pan = np.stack([np.roll(grain[0], 2 * t, 1) for t in range(24)])
+    assert not len(find_cuts(pan))
 
 
 def test_a_camera_that_pans_is_measured_and_taken_out():

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 CUT = 18.0
 """A cut: blocks of the picture change by this much on average, of 255 ..."""
 CUT_RATIO = 4.0
 """... and by this many times what they changed by in the frames about it."""
+CHANGED = 0.5
+"""Also a cut: this share of the pixels changes by CUT, and CUT_RATIO times what changed in the frames about it."""
 BLOCK = 8
 """Px to a block; smaller motion does not make a cut."""
 SHOT = 8
@@ -18,7 +22,16 @@ def find_cuts(frames: np.ndarray) -> np.ndarray:
     """Indices of the first frames after cuts in frames (T, H, W, 3): (N,) ints."""
     if len(frames) < 2:
         return np.zeros(0, int)
-    return cuts_of(block_means(frames))
+    changed = [(np.abs(b.astype(np.int16) - a).max(-1) > CUT).mean() for a, b in zip(frames, frames[1:], strict=False)]
+    # scenes of fine texture have blocks alike
+    fine = [t + 1 for t, now in enumerate(changed) if now > CHANGED and now > CUT_RATIO * _usual(changed, t)]
+    return np.union1d(cuts_of(block_means(frames)), np.array(fine, int)).astype(int)
+
+
+def _usual(changes: Sequence[float] | np.ndarray, t: int) -> float:
+    """What changed in the dozen frames on each side of a change."""
+    about = [*changes[max(0, t - 12) : t], *changes[t + 1 : t + 13]]
+    return float(np.median(about)) if about else 0.0
 
 
 def block_means(frames: np.ndarray) -> np.ndarray:
@@ -36,9 +49,7 @@ def cuts_of(blocks: np.ndarray) -> np.ndarray:
     change = np.abs(np.diff(blocks, axis=0)).mean((1, 2))
     out = []
     for t, now in enumerate(change):
-        about = np.concatenate([change[max(0, t - 12) : t], change[t + 1 : t + 13]])
-        usual = float(np.median(about)) if len(about) else 0.0
-        if now > CUT and now > CUT_RATIO * usual:
+        if now > CUT and now > CUT_RATIO * _usual(change, t):
             out.append(t + 1)
     # where everything is a cut nothing stands out: the picture is another one in most of its blocks
     different = (np.abs(np.diff(blocks, axis=0)).max(2) > 2 * CUT).mean(1) > 0.7
