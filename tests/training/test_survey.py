@@ -7,9 +7,9 @@ import torch
 
 from glass_gym.tracking import on_grid
 from training.choose import Choices, choose_reading, choose_sizes, correct, look_at_folder
+from training.data.cuts import find_cuts
 from training.data.store import DataError, Store
 from training.stages import Hints
-from training.data.cuts import find_cuts
 from training.steps import grid_of, step_length
 from training.survey import camera_moves, survey
 from training.token_counts import surprise_of_next

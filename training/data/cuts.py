@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -22,7 +23,7 @@ def find_cuts(frames: np.ndarray) -> np.ndarray:
     """Indices of the first frames after cuts in frames (T, H, W, 3): (N,) ints."""
     if len(frames) < 2:
         return np.zeros(0, int)
-    changed = [(np.abs(b.astype(np.int16) - a).max(-1) > CUT).mean() for a, b in zip(frames, frames[1:], strict=False)]
+    changed = [(np.abs(b.astype(np.int16) - a).max(-1) > CUT).mean() for a, b in pairwise(frames)]
     # scenes of fine texture have blocks alike
     fine = [t + 1 for t, now in enumerate(changed) if now > CHANGED and now > CUT_RATIO * _usual(changed, t)]
     return np.union1d(cuts_of(block_means(frames)), np.array(fine, int)).astype(int)
