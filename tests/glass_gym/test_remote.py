@@ -184,9 +184,9 @@ def test_a_thousand_connections_leave_it_alive(window):
 def test_a_slow_browser_gets_the_newest_frame(window):
     with connect(address(window), max_queue=1) as browser:
         browser.recv(5)
-        noise = np.random.default_rng(0).integers(0, 255, (32, 48, 3), dtype=np.uint8)
+        # 40 MB are more than sockets hold: the server has to wait for the browser
+        noise = np.random.default_rng(0).integers(0, 255, (256, 256, 3), dtype=np.uint8)
         for value in range(200):
-            noise[:] = value
             window.show(noise, [str(value)])
         seen = []
         while not seen or seen[-1] != "199":
