@@ -16,7 +16,7 @@ HYPERPARAMETERS = Path(__file__).with_name("hyperparams")
 """ALGO.yml each, as RL Zoo reads them."""
 LARGEST_FILE = 1 << 20
 OFF_POLICY = ("dqn", "qrdqn")
-USUAL_OBSERVATION = {"dqn": "position", "qrdqn": "position"}
+USUAL_OBSERVATION = dict.fromkeys(OFF_POLICY, "position")
 """What an entry ID is for; ID/OBSERVATION is for others. All that are not here: frame."""
 NOT_FOR_THE_MODEL = ("n_timesteps", "n_envs", "env_wrapper", "env_kwargs")
 WRAPPERS = "glass_gym.wrappers."

@@ -314,10 +314,10 @@ def scale(arguments: argparse.Namespace) -> dict:
 
     rows = arguments.num_envs[0]
     settings = {"id": arguments.id} | _settings(arguments)
-    counts = sorted({arguments.processes, *(1 << i for i in range(arguments.processes.bit_length()))})
+    counts = sorted({*(1 << i for i in range(arguments.processes.bit_length())), arguments.processes})
     cores = machine()["cores"]
     lines = []
-    for count in tqdm([c for c in counts if c <= arguments.processes], unit="count", file=sys.stderr):
+    for count in tqdm(counts, unit="count", file=sys.stderr):
         threads = max(1, cores // count)
         runners = [Runner(Path(__file__).parents[1], rows, settings, threads) for _ in range(count)]
         for _ in range(2):  # caches fill in the first

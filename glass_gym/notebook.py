@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from glass_gym.play import Player, films_of
-from glass_gym.remote import WebWindow
+from glass_gym.play import Player, web_window
 from glass_gym.render import DisplayError
 
 
@@ -34,8 +33,7 @@ def show(env: Any, fps: float = 15, height: int = 560, **kwargs: Any) -> Any:
         raise DisplayError("glass_gym.show is for notebooks (pip install notebook); else: glass-play --web") from None
     player = Player(env, None, fps=fps, **kwargs)
     player.reset()
-    about = {"codes": player.table.code_names, "films": films_of(player.core), "agent": player.agent is not None}
-    window = player.window = WebWindow(player.frame.shape[:2], "glass_gym", **about, fps=fps)
+    window = player.window = web_window(player, "glass_gym")
     thread = threading.Thread(target=player.run, daemon=True, name="glass-show")
     frame: Any = IFrame(window.url, "100%", height)
     frame.window, frame.player = window, player

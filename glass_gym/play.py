@@ -22,6 +22,7 @@ from glass_gym.wrappers import core_of
 if TYPE_CHECKING:
     from glass_gym.core import GlassCore
     from glass_gym.policy import Policy
+    from glass_gym.remote import WebWindow
 
 KEYS = """arrows  walk (two arrows: diagonal)        1..9 0  local actions 1 to 10 (shift: 11 to 20)
 space   pause          n  one step          r      reset
@@ -465,15 +466,27 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def web_window(player: Player, title: str, host: str = "127.0.0.1", port: int = 0) -> WebWindow:
+    """The page of a player that has been reset; arguments as :class:`glass_gym.remote.WebWindow` takes them.
+
+    Returns:
+        it, served.
+
+    Raises:
+        DisplayError: a package is missing, or the port is taken.
+    """
+    from glass_gym.remote import WebWindow
+
+    about = {"codes": player.table.code_names, "films": films_of(player.core), "agent": player.agent is not None}
+    return WebWindow(player.frame.shape[:2], title, **about, fps=player.fps, host=host, port=port)
+
+
 def _window(player: Player, title: str, arguments: argparse.Namespace) -> Any:
     """On the screen, or in a browser."""
     size = player.frame.shape[:2]
     if not arguments.web:
         return Window(size, title, arguments.scale, lines=3)
-    from glass_gym.remote import WebWindow
-
-    about = {"codes": player.table.code_names, "films": films_of(player.core), "agent": player.agent is not None}
-    window = WebWindow(size, title, **about, fps=player.fps, host=arguments.host, port=arguments.port)
+    window = web_window(player, title, arguments.host, arguments.port)
     print(f"open {window.url}\n(whoever has this address may play or watch; Ctrl-C ends)", flush=True)
     return window
 

@@ -94,7 +94,7 @@ class WebWindow:
         self._frame: bytes | None = None
         self._number = 0
         self._viewers: list[Any] = []
-        self._passes: dict[Any, str] = {}  # what a browser that plays shows with a picture
+        self._pass = ""  # what the browser that plays shows with a picture
         self._uploading = False
         self._news: Any = None  # told when there is a new frame
         self._late = time.monotonic()
@@ -217,10 +217,10 @@ class WebWindow:
     def _may_play(self, request: Any) -> bool:
         """Whether a request comes from the browser that plays."""
         foreign = _foreign(request.headers)
-        if foreign or not self._knows(request.query_params.get("token")) or not self._viewers:
+        if foreign or not self._knows(request.query_params.get("token")):
             return False
-        known = self._passes.get(self._viewers[0], "")
-        return bool(known) and hmac.compare_digest(request.headers.get("x-glass-pass", "").encode(), known.encode())
+        shown = request.headers.get("x-glass-pass", "")
+        return bool(self._pass) and hmac.compare_digest(shown.encode(), self._pass.encode())
 
     def _knows(self, token: str | None) -> bool:
         return token is not None and hmac.compare_digest(token.encode(), self.token.encode())
@@ -248,8 +248,8 @@ class WebWindow:
         finally:
             if self._viewers and self._viewers[0] is socket:
                 self._events.append(Event("release"))  # whatever it held
+                self._pass = ""
             self._viewers.remove(socket)
-            self._passes.pop(socket, None)
 
     async def _send(self, socket: Any) -> None:
         """Every newest frame, and whether this browser plays."""
@@ -262,8 +262,10 @@ class WebWindow:
             now = bool(self._viewers) and self._viewers[0] is socket
             if now != plays:
                 plays = now
-                self._passes[socket] = secrets.token_urlsafe(16)
-                await socket.send_text(json.dumps({"plays": plays} | ({"pass": self._passes[socket]} if plays else {})))
+                told: dict[str, Any] = {"plays": plays}
+                if plays:
+                    self._pass = told["pass"] = secrets.token_urlsafe(16)
+                await socket.send_text(json.dumps(told))
             await socket.send_bytes(frame)
 
     async def _receive(self, socket: Any) -> None:

@@ -1,7 +1,7 @@
 // What both pages have: where a pointer is in a frame, clips, films on buttons, a drop of a picture.
 export const $ = (id) => document.getElementById(id);
 /** Names of the ways on the pad, row by row. */
-export const ARROWS = "↖↑↗← →↙↓↘";
+const ARROWS = "↖↑↗← →↙↓↘";
 
 /** Where a pointer is in a canvas that is shown with object-fit: contain; [0..1, 0..1], or null beside it. */
 export function placeIn(canvas, event) {
@@ -14,7 +14,7 @@ export function placeIn(canvas, event) {
 }
 
 /** A button that is held: `down` and `up` are called in turns. */
-export function holdable(button, down, up) {
+function holdable(button, down, up) {
   let held = false;
   button.addEventListener("pointerdown", () => { held = true; button.classList.add("held"); down(); });
   for (const end of ["pointerup", "pointerleave", "pointercancel"])

@@ -7,18 +7,13 @@ const played = adapter?.isFallbackAdapter ?? adapter?.info?.isFallbackAdapter; /
 const gpu = adapter && (!played || wished === "webgpu");
 
 /** ONNX Runtime on the graphics card where there is one (and the page was exported for it), else in WebAssembly. */
-let ort;
+const ort = await import(`./runtime/ort.${gpu ? "webgpu" : "wasm"}.min.mjs`);
 /** Which of the two it is. */
-export let engine = "";
-async function use(name) {
-  ort = await import(`./runtime/ort.${name}.min.mjs`);
-  engine = name === "webgpu" ? "WebGPU" : "WebAssembly";
-  ort.env.wasm.wasmPaths = `${here}runtime/`;
-  // threads need a page that is isolated (COOP and COEP headers); on any other host one thread does it
-  ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency || 1) : 1;
-  ort.env.logLevel = "error";
-}
-await use(gpu ? "webgpu" : "wasm");
+export const engine = gpu ? "WebGPU" : "WebAssembly";
+ort.env.wasm.wasmPaths = `${here}runtime/`;
+// threads need a page that is isolated (COOP and COEP headers); on any other host one thread does it
+ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency || 1) : 1;
+ort.env.logLevel = "error";
 
 const REACH = 3; // a first window is moved by up to so many px, to where it is drawn best
 /** In a list of actions: the episode was begun anew. */
@@ -62,7 +57,7 @@ export class World {
     for (const [name, graph] of Object.entries(about.graphs)) {
       tell(name);
       const externalData = [{ path: about.weights, data: weights }];
-      const executionProviders = engine === "WebGPU" ? ["webgpu", "wasm"] : ["wasm"];
+      const executionProviders = gpu ? ["webgpu", "wasm"] : ["wasm"];
       world.sessions[name] = await ort.InferenceSession.create(await bytesOf(`${folder}/${graph.file}`), {
         executionProviders, externalData, graphOptimizationLevel: "all", logSeverityLevel: 3,
       });

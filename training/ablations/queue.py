@@ -28,6 +28,7 @@ from glass_gym.build import build_glass
 from glass_gym.checkpoint import write_atomically
 from glass_gym.config import preset
 from glass_gym.glass import Glass
+from glass_gym.time_left import TimeLeft
 from glass_gym.tracking import track
 
 from ..data.sources import DataOptions, open_data, source_of
@@ -117,14 +118,10 @@ class Queue:
     def run(self) -> bool:
         """All rows that are not finished; False if interrupted or out of time (resumable)."""
         names = [name for name in self.config.rows if not self.result(name).exists()]
-        began = time.monotonic()
+        time_left = TimeLeft(len(names))
         for done, name in enumerate(tqdm(names, desc="rows", unit="row")):
-            if done == 1:
-                minutes = (time.monotonic() - began) / 60
-                tqdm.write(
-                    f"{names[0]} took {minutes:.1f} minutes on this machine: {len(names) - 1} more rows take about "
-                    f"{minutes * (len(names) - 1):.0f}"
-                )
+            if told := time_left.after(done):
+                tqdm.write(f"{len(names) - done} more rows take about {told[1]:.0f} minutes on this machine")
             row = ROWS[name]
             if row.gma.get("perceptual") and self.config.vgg is None:
                 print(f"{name}: left out, it needs --vgg", file=sys.stderr)
