@@ -25,6 +25,18 @@ def offsets(centre: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     return x, y
 
 
+def box_mean(x: Tensor, radius: int) -> Tensor:
+    """Means over squares of 2 radius + 1 px about each place of (B, C, H, W), with nothing (0) beyond the edge."""
+    side = 2 * radius + 1  # along rows, then along columns: 2 side places instead of side^2
+    return F.avg_pool2d(F.avg_pool2d(x, (1, side), 1, (0, radius)), (side, 1), 1, (radius, 0))
+
+
+def dilate(mask: Tensor, radius: int) -> Tensor:
+    """The largest value in squares of 2 radius + 1 px about each place of (B, C, H, W)."""
+    side = 2 * radius + 1
+    return F.max_pool2d(F.max_pool2d(mask, (1, side), 1, (0, radius)), (side, 1), 1, (radius, 0))
+
+
 def neighbourhood(centre: Tensor, radius: float, height: int, width: int) -> Tensor:
     """Pixels within `radius` px of centres (B, 2) along both axes: (B, H, W) bool."""
     x, y = offsets(centre, height, width)
@@ -44,9 +56,7 @@ def densest_point(mask: Tensor, radius: int) -> Tensor:
         (B, 2) px, (x, y); the frame's centre where the mask is empty.
     """
     _, _, height, width = mask.shape
-    side = 2 * radius + 1
-    mass = F.avg_pool2d(mask.float(), (1, side), 1, (0, radius))  # separable: 2 passes of `side` instead of side^2
-    mass = F.avg_pool2d(mass, (side, 1), 1, (radius, 0)) * side**2
+    mass = box_mean(mask.float(), radius) * (2 * radius + 1) ** 2
     best = mass.flatten(1).argmax(1)
     peak = torch.stack([best % width, best // width], 1).float()
     x = torch.arange(width, device=mask.device).view(1, 1, width)

@@ -11,10 +11,9 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from glass_gym.config import GlassConfig
-from glass_gym.geometry import compose
+from glass_gym.geometry import compose, dilate
 from glass_gym.networks.parts import Drawn, State
 from glass_gym.networks.quantise import Quantised, Quantiser
 from glass_gym.networks.shift import translate
@@ -128,7 +127,7 @@ class Glass(nn.Module):
         """
         grow = self.config.hole if grow is None else grow
         if grow:
-            masks = F.max_pool2d(masks, 2 * grow + 1, 1, grow)
+            masks = dilate(masks, grow)
         return self.inpaint(images, masks)
 
     def widen(self, foreground_range: int) -> None:

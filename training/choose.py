@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch.nn import functional as F
 
 from glass_gym.action_space import nearest_direction
 from glass_gym.checkpoint import write_atomically
-from glass_gym.geometry import densest_point
+from glass_gym.geometry import densest_point, dilate
 from glass_gym.glass import Glass
 
 from .data.layout import ReadConfig, find_videos, sample_video
@@ -340,7 +339,7 @@ def choose_hole(choices: Choices, model: Glass, store: Store) -> None:
         median = torch.from_numpy(np.median(frames, 0)).permute(2, 0, 1).to(device)
         images = frames_to_tensor(frames[:: max(1, len(frames) // 3)][:3]).to(device)
         masks = model.mask(images).float()
-        ring = F.max_pool2d(masks, 2 * RING + 1, 1, RING)
+        ring = dilate(masks, RING)
         if ring.sum() < 1:
             continue
         error = []

@@ -297,7 +297,9 @@ class Trainer:
             chosen = any(module is m for m in modules)
             module.train(chosen).requires_grad_(chosen)
         parameters = [p for module in modules for p in module.parameters()]
-        optimiser = torch.optim.AdamW(parameters, lr=stage.config.rate, weight_decay=self.config.weight_decay)
+        optimiser = torch.optim.AdamW(
+            parameters, lr=stage.config.rate, weight_decay=self.config.weight_decay, fused=True
+        )
         first = self._resumed(stage, optimiser)
         self._averaged.n_averaged.fill_(first)
         losses = self.processes.losses(stage)

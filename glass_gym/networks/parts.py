@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from glass_gym.config import GlassConfig
+from glass_gym.geometry import box_mean
 
 State = tuple[Tensor, ...]
 """The RNN's state: one tensor (B, 2, hidden, h, w) for each ConvLSTM. Explicit; nothing is kept inside modules."""
@@ -73,8 +73,8 @@ HOLE = -1.1
 """Value written into the background's hole before inpainting (outside the image range [-1, 1], App. B)."""
 
 
-ABOUT = 31
-"""Px about a place that say whether the scene there is the known one ..."""
+ABOUT = 15
+"""So many px about a place say whether the scene there is the known one ..."""
 UNLIKE, SURE = 0.15, 40.0
 """... which differs from it by less than this, of 2; how sharply that decides."""
 
@@ -123,12 +123,14 @@ class SceneInpaintNet(InpaintNet):
     def forward(self, frames: Tensor, masks: Tensor) -> Tensor:
         """As :meth:`InpaintNet.forward`."""
         filled = super().forward(frames, masks)
-        open_ = 1 - masks.float()
-        off = (frames.float() - self.scene).abs().mean(1, keepdim=True)
-        # what is too far from everything visible goes by the whole frame
-        unlike, seen = (
-            F.avg_pool2d(x, ABOUT, 1, ABOUT // 2) + 0.05 * x.mean((2, 3), keepdim=True) for x in (off * open_, open_)
-        )
-        likeness = torch.sigmoid((UNLIKE - unlike / seen.clamp_min(1e-6)) * SURE)
+        likeness = self.likeness(frames.float(), 1 - masks.float())
         share = likeness * self.known * masks.float()
         return filled + share * (self.scene - filled)
+
+    @torch.no_grad()
+    def likeness(self, frames: Tensor, visible: Tensor) -> Tensor:
+        """How sure it is, place by place, (B, 1, H, W) in [0, 1], that frames show the known scene where visible."""
+        off = (frames - self.scene).abs().mean(1, keepdim=True)
+        # what is too far from everything visible goes by the whole frame
+        unlike, seen = (box_mean(x, ABOUT) + 0.05 * x.mean((2, 3), keepdim=True) for x in (off * visible, visible))
+        return torch.sigmoid((UNLIKE - unlike / seen.clamp_min(1e-6)) * SURE)

@@ -5,11 +5,16 @@ Shifts are in pixels, (x, y): positive moves content right and down.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glass_gym.networks.blocks import ConvBlock
+
+FAST = 16
+"""Transforms of lengths that this divides take a third of the time of a prime's."""
 
 
 def translate(x: Tensor, shift: Tensor, padding: str = "zeros") -> Tensor:
@@ -51,8 +56,7 @@ def cross_correlation(a: Tensor, b: Tensor, reach: int) -> Tensor:
     Returns:
         (B, C, 2 reach + 1, 2 reach + 1), indexed [dy + reach, dx + reach].
     """
-    height = a.shape[-2] + reach
-    width = a.shape[-1] + reach
+    height, width = (math.ceil((side + reach) / FAST) * FAST for side in a.shape[-2:])
     fa = torch.fft.rfft2(a.float(), (height, width))
     fb = torch.fft.rfft2(b.float(), (height, width))
     full = torch.fft.irfft2(fa.conj() * fb, (height, width))

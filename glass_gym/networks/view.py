@@ -6,11 +6,10 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from glass_gym.config import GlassConfig
 from glass_gym.convert import to_bytes, to_images
-from glass_gym.geometry import blend_windows, compose, crop_windows, densest_point, keep_agent
+from glass_gym.geometry import blend_windows, compose, crop_windows, densest_point, dilate, keep_agent
 from glass_gym.networks.shift import translate
 
 
@@ -110,8 +109,8 @@ class ConnectedWindow(AgentWindow):
         middle[..., at - reach : at + reach, at - reach : at + reach] = 1.0
         kept = solid * middle
         for _ in range(layer.shape[-1] // 2):
-            kept = F.max_pool2d(kept, self.GAP, 1, self.GAP // 2) * solid
-        kept = F.max_pool2d(kept, 3, 1, 1)  # and the soft edge
+            kept = dilate(kept, self.GAP // 2) * solid
+        kept = dilate(kept, 1)  # and the soft edge
         empty = kept.sum((1, 2, 3), keepdim=True) == 0
         return layer * torch.where(empty, torch.ones_like(kept), kept)
 

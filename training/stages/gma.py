@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
-from torch.nn import functional as F
 
 from glass_gym.convert import to_images
+from glass_gym.geometry import dilate
 from glass_gym.glass import Glass
 
 from .. import losses
@@ -183,8 +183,7 @@ class GmaStage(Stage):
 
     def _scene_error(self, images: Tensor, seen: Tensor, scenes: Tensor, generator: torch.Generator) -> Tensor:
         """How far N is off behind what was seen to move, in holes that are larger than it by a random number of px."""
-        grow = 2 * int(torch.randint(self.config.grow + 2, (1,), generator=generator)) + 1
-        hole = F.max_pool2d(seen, grow, 1, grow // 2)
+        hole = dilate(seen, int(torch.randint(self.config.grow + 2, (1,), generator=generator)))
         where = hole * (scenes[:, 3:] > 0)
         error = (self.model.behind(images, hole) - to_images(scenes[:, :3])).abs()
         return (error * where).sum() / (3 * where.sum()).clamp(min=1)
