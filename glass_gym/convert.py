@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def ordinary(function: Function) -> Function:
+    """A decorator: no gradients, and tensors that can be written into later, even under `torch.inference_mode`."""
+    return torch.inference_mode(False)(torch.no_grad()(function))
 
 
 def values_at_hand(tensor: Tensor) -> bool:

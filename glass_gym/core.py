@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from glass_gym.checkpoint import World, load_world
-from glass_gym.convert import to_numpy
+from glass_gym.convert import ordinary, to_numpy
 from glass_gym.drawing import observed_frames
 from glass_gym.geometry import densest_point, neighbourhood
 from glass_gym.pictures import stretch
@@ -105,6 +105,7 @@ class GlassCore:
     sync_free = False
     """Never look at a value on the host in a step or a masked reset: all rows are computed, the mask picks."""
 
+    @ordinary
     def __init__(
         self,
         checkpoint: str | World = "tennis-v1",
@@ -185,6 +186,7 @@ class GlassCore:
 
     # --- spaces ------------------------------------------------------------------------------------------------
 
+    @ordinary
     def resize(self, frame_size: tuple[int, int]) -> None:
         """Observe frames reduced to (height, width) px from now on; rendering keeps the full size.
 
@@ -230,6 +232,7 @@ class GlassCore:
         """A state for every start frame of the world."""
         return self._starts.states
 
+    @ordinary
     def seed(self, keys: dict[int, int]) -> None:
         """Give rows (the dict's keys) new random streams; every row needs one before the first reset."""
         if self._state is None:
@@ -249,6 +252,7 @@ class GlassCore:
         origin = torch.full_like(zero, self.world.identity)
         return EnvState(world, place, place.clone(), ~no, task, zero, no, zero.clone(), zero.clone(), origin)
 
+    @ordinary
     def reset(self, mask: Tensor | None = None, options: dict[str, Any] | None = None) -> None:
         """Start rows anew: those of a (rows,) bool mask on the device, or all.
 
@@ -306,6 +310,7 @@ class GlassCore:
     def _sample(self, numbers: Tensor, position: Tensor, given: TaskState) -> TaskState:
         return self.task.sample(numbers, position, given) if self.task else {}
 
+    @ordinary
     def set_target(self, target: Any) -> None:
         """Move the targets: as the task's reset option `target`; for ``"reach"`` (x, y) px for all rows, or (rows, 2).
 
@@ -320,18 +325,21 @@ class GlassCore:
         numbers = torch.zeros(self.rows, self._draws, device=self.device)
         self.state = replace(self.state, task=self.task.sample(numbers, self.state.position, given))
 
+    @ordinary
     def aim(self, place: tuple[float, float]) -> None:
         """Tell the task of a click at (x, y) px, in all rows."""
         if self.task is not None:
             where = torch.tensor(place, dtype=torch.float32, device=self.device)
             self.state = replace(self.state, task=self.task.aim(self.state.task, where))
 
+    @ordinary
     def forget(self) -> None:
         """Let go of all states and pictures; the next reset needs seeds again."""
         self._state = self._picture = self._pixels = None
         self._starts.forget()
         self.started = False
 
+    @ordinary
     def write(self, index: Any, other: EnvState) -> None:
         """Overwrite rows (B,) int64 with those of another state of this world.
 
@@ -364,6 +372,7 @@ class GlassCore:
 
     # --- stepping ----------------------------------------------------------------------------------------------
 
+    @ordinary
     def advance(self, actions: Any) -> StepOutcome:
         """One step of all rows under (rows, 2) integer actions (global shift, local action).
 
@@ -494,6 +503,7 @@ class GlassCore:
         """Observations of all rows: fresh tensors on the device."""
         return self.observe(self.obs_type, self.frame_size, self.channels_first, self.draw_target)
 
+    @ordinary
     def observe(
         self,
         obs_type: str,

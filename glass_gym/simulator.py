@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from glass_gym.convert import to_bytes, to_images
+from glass_gym.convert import ordinary, to_bytes, to_images
 from glass_gym.drawn import DrawnWindows, name_rows
 from glass_gym.geometry import densest_point
 from glass_gym.glass import Glass
@@ -157,7 +157,7 @@ class Simulator:
             images = to_images(frames).contiguous(memory_format=torch.channels_last)
             return self.model.mask(images).float()
 
-    @torch.no_grad()
+    @ordinary
     def start(self, frames: Tensor, position: Tensor | None = None) -> WorldState:
         """Segment, inpaint, place.
 
@@ -198,7 +198,7 @@ class Simulator:
             background = background.contiguous(memory_format=torch.channels_last)
         return WorldState(layer, to_bytes(background), place, centre - place, mass, memory, looks)
 
-    @torch.no_grad()
+    @ordinary
     def step(self, state: WorldState, shift: Tensor, code_index: Tensor) -> WorldState:
         """Animate and move.
 
@@ -249,7 +249,7 @@ class Simulator:
         layer = drawn(state.looks, pose, lambda rows, p: self._in_pieces(draw, p, *(m[rows] for m in memory))[0])
         return layer, *memory
 
-    @torch.no_grad()
+    @ordinary
     def place(self, state: WorldState, position: Tensor) -> WorldState:
         """The same agents at other places.
 
@@ -286,7 +286,7 @@ class Simulator:
         """Whether the world knows which local actions are likely."""
         return self.model.prior is not None
 
-    @torch.no_grad()
+    @ordinary
     def code_prior(self, state: WorldState, shifts: Tensor) -> Tensor:
         """p(code | state, shift) of the next step.
 
@@ -302,7 +302,7 @@ class Simulator:
         """
         return self.model.code_prior(state.layer, state.memory, shifts).exp()
 
-    @torch.no_grad()
+    @ordinary
     def pictures(self, state: WorldState, out: Tensor | None = None) -> Tensor:
         """Composed frames (B, 3, H, W) uint8: the moved layer over the background.
 

@@ -443,3 +443,21 @@ def test_a_sync_vector_of_single_environments_plays_as_the_batched_one(tiny_worl
     for _ in range(5):
         for x, y in zip(one.step(move(2))[:4], two.step(move(2))[:4], strict=True):
             assert np.allclose(x, y, atol=1e-4)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_inference_mode_may_come_and_go(tiny_world, first):
+    """Policies are often asked under it; what was made there can be written into later."""
+    with torch.inference_mode(first):
+        env = GlassVectorEnv(tiny_world, num_envs=3, output="torch", max_episode_steps=4)
+        env.reset(seed=0)
+        kept = env.state()
+        env.step(env.action_space.sample())
+    with torch.inference_mode(not first):
+        for _ in range(6):
+            env.step(env.action_space.sample())
+        env.set_state(kept)
+    with torch.inference_mode(first):
+        for _ in range(6):
+            env.step(env.action_space.sample())
+        env.reset(seed=1, options={"reset_mask": np.array([True, False, True])})
