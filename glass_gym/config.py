@@ -65,6 +65,7 @@ class GlassConfig:
             ``paper``).
         placed: whether D is told where in the frame the window is, as an agent that hangs on to the frame's edge needs
             (``token`` only).
+        copies: whether D fetches pixels from the window that an episode began with, beside painting (``token`` only).
         hole: px by which the hole in the background is larger than the agent's mask.
         prior_channels: width of the prior over local actions; 0: the model has none.
 
@@ -94,6 +95,7 @@ class GlassConfig:
     prior_channels: int = 0
     hole: int = 0
     placed: bool = False
+    copies: bool = False
     scene: bool = False
 
     def __post_init__(self) -> None:
@@ -106,7 +108,7 @@ class GlassConfig:
             value = getattr(self, name)
             if type(value) is not int or not least <= value <= most:
                 raise ValueError(f"{name} must be a whole number from {least} to {most}, got {value!r}")
-        for name in ("placed", "scene"):
+        for name in ("placed", "copies", "scene"):
             if type(getattr(self, name)) is not bool:
                 raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
         if self.architecture not in ARCHITECTURES:
@@ -132,7 +134,7 @@ class GlassConfig:
     @classmethod
     def token(cls, height: int = 96, width: int = 160, **changes: Any) -> GlassConfig:
         """Lean's GMA; the agent is a picture of itself and one of P poses."""
-        return cls(**({"architecture": "token", "height": height, "width": width} | changes))
+        return cls(**({"architecture": "token", "height": height, "width": width, "copies": True} | changes))
 
     @classmethod
     def paper(

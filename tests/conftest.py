@@ -21,8 +21,8 @@ TINY = GlassConfig.lean(
     decoder_channels=16, psi_channels=8, bilinear_channels=8, code_channels=4, codes=3, action_channels=8,
     foreground_range=6, background_range=2,
 )  # fmt: skip
-TINY_TOKEN = TINY.replace(architecture="token", poses=8)
-"""A vocabulary of eight poses."""
+TINY_TOKEN = TINY.replace(architecture="token", poses=8, copies=True)
+"""A vocabulary of eight poses; D copies, too."""
 
 
 @pytest.fixture(scope="session")

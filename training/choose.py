@@ -60,8 +60,8 @@ class Choices:
     """Values by the names of options, and why each is what it is.
 
     Attributes:
-        values: "read.size" (height, width), "read.skip", "theta", "foreground_range", "background_range", "window",
-            "agent_radius", "poses", "codes": those that were chosen so far.
+        values: "read.size" (height, width), "read.skip", "theta", "foreground_range", "background_range",
+            "gma.iterations", "window", "agent_radius", "poses", "codes": those that were chosen so far.
         why: a line for each.
     """
 
@@ -209,6 +209,9 @@ def choose_sizes(choices: Choices, seen: Survey, height: int, width: int) -> Non
     choices.choose("foreground_range", reach, f"px; the agent's fast steps are {seen.fastest:.0f} px")
     behind = 4 if seen.camera < 1 else int(np.clip(math.ceil(1.5 * seen.camera) + 2, 4, min(height, width) // 4))
     choices.choose("background_range", behind, f"px; the camera moves by up to {seen.camera:.1f} px")
+    moves = seen.camera >= 1
+    why = "the camera moves, so that M and N take longer" if moves else "the camera stands still"
+    choices.choose("gma.iterations", 1600 if moves else 800, why)
     choices.values["first_window"] = _multiple(1.25 * agent, height, width)
     choices.values["first_radius"] = max(4, round(0.45 * agent))
 

@@ -183,7 +183,7 @@ def _train(config: TrainConfig, processes: Distributed) -> bool:
     trainer = _trainer(config, choices, store, processes, scene)
     report = Reporter(config, trainer, store) if processes.is_main else Silence()
     if config.gma.iterations is None:
-        config.gma.iterations = 2000 if hints is None else 800
+        config.gma.iterations = choices.values.get("gma.iterations", 2000)
     features = load_features(config.vgg, trainer.device)
     probed = _probing(config, choices, trainer, store, hints, report.step) if hints else report.step
     if not trainer.run(GmaStage(trainer.model, store, config.gma, features, hints), probed, report.sheet):
@@ -518,8 +518,11 @@ class Reporter:
             else:
                 longest = int(self.held_out.windows.lengths.max()) - 1
                 batch = self.held_out.clips(np.random.default_rng(0), min(15, longest))
-                quantised = final or (self.bar.n if self.bar else 0) > self.config.lma.continuous
-                picture = sheets.rollout_sheet(average, batch, quantised)
+                if stage.name == "pose":  # which pose comes next, nobody has learned yet
+                    picture = sheets.poses_sheet(average, batch)
+                else:
+                    quantised = final or (self.bar.n if self.bar else 0) > self.config.lma.continuous
+                    picture = sheets.rollout_sheet(average, batch, quantised)
         name = "final" if final else time.strftime("%H%M%S")
         sheets.save_picture(self.config.out / "samples" / f"{stage.name}-{name}.png", picture)
         self.writer.add_image(stage.name, picture, self.bar.n if self.bar else 0, dataformats="HWC")

@@ -21,6 +21,7 @@ from glass_gym.networks.blocks import SLOPE, AdaptiveNorm, BilinearChain, ConvBl
 from glass_gym.networks.lean import NORM, shape_only
 from glass_gym.networks.parts import Drawn, drawn_from
 from glass_gym.networks.quantise import CosineQuantiser, make_quantiser
+from glass_gym.networks.shift import warp
 from glass_gym.networks.view import ConnectedWindow
 
 POSE_CHANNELS = 32
@@ -31,6 +32,10 @@ DRAWN_OCTAVES = 4
 """D is told the longest ones: what it draws changes smoothly from place to place."""
 SCALE = 4
 """Px to a place of the coarsest maps."""
+FLOW = 4.0
+"""Px that one unit of D's flow means."""
+LEAST = 0.2
+"""Where the first window's mask is fainter, its colours fade to grey."""
 DROPPED = 0.3
 """Share of the prior's channels that training leaves out: what real agents do next is easily learned by heart."""
 
@@ -71,7 +76,10 @@ class PoseEncoder(nn.Module):
 
 
 class LooksEncoder(nn.Module):
-    """E: a window -> what the agent looks like, at 1/4; strokes of one px become channels."""
+    """E: a window -> what the agent looks like, at 1/4; strokes of one px become channels.
+
+    Where the config `copies`, the window itself comes after E's features, for D to copy from.
+    """
 
     def __init__(self, config: GlassConfig):
         super().__init__()
@@ -81,10 +89,13 @@ class LooksEncoder(nn.Module):
             ResBlock(width, width, norm=NORM),
             nn.Conv2d(width, width, 3, padding=1),
         )
+        self.copies = config.copies
 
     def forward(self, layer: Tensor) -> Tensor:
-        """Layers (B, 4, h, w) -> (B, F, h/4, w/4)."""
-        return self.net(F.pixel_unshuffle(layer, SCALE).contiguous(memory_format=torch.channels_last))
+        """Layers (B, 4, h, w) -> (B, F or F + 64, h/4, w/4)."""
+        cells = F.pixel_unshuffle(layer, SCALE).contiguous(memory_format=torch.channels_last)
+        features = self.net(cells)
+        return torch.cat([features.float(), cells.float()], 1) if self.copies else features
 
 
 class TokenAction(nn.Module):
@@ -166,7 +177,11 @@ class TokenDynamics(nn.Module):
 
 
 class TokenDecoder(nn.Module):
-    """D: the agent's looks and a pose's vector -> the foreground."""
+    """D: the agent's looks and a pose's vector -> the foreground.
+
+    Where the config `copies`, D paints what the first window does not show and fetches the rest from it, pixel by
+    pixel: stripes, faces and letters come through as they were.
+    """
 
     waves: Tensor
 
@@ -187,13 +202,18 @@ class TokenDecoder(nn.Module):
         fine = 3 * width // 4  # half-resolution maps cost four times as much a channel
         self.up = ConvBlock(2 * width, fine, up=True, norm=NORM)
         self.res = ResBlock(fine, fine, norm=NORM)
-        self.head = nn.Conv2d(fine, 16, 3, padding=1)
+        self.features = config.feature_channels
+        self.copies = config.copies
+        self.head = nn.Conv2d(fine, 4 * (7 if self.copies else 4), 3, padding=1)  # colours, mask; flow, share copied
+        if self.copies:  # at first every pixel comes from where it is: from a wild flow, texture shows no way back
+            nn.init.zeros_(self.head.weight[16:24])
+            nn.init.zeros_(self.head.bias[16:24])
 
     def forward(self, looks: Tensor, first: Tensor, pose: Tensor, place: Tensor) -> Drawn:
         """Draw a pose.
 
         Args:
-            looks: (B, F, h/4, w/4), E's features of the window that the episode began with.
+            looks: (B, F or F + 64, h/4, w/4), what E says of the window that the episode began with.
             first: (B, POSE_CHANNELS), the pose in it.
             pose: (B, POSE_CHANNELS), the pose to draw.
             place: (B, 2) px, where its window is.
@@ -201,6 +221,7 @@ class TokenDecoder(nn.Module):
         Returns:
             the foreground.
         """
+        looks, window = looks[:, : self.features], looks[:, self.features :]
         told = [pose, first, phases(place, self.waves).to(pose.dtype)] if self.placed else [pose, first]
         said = self.embed(torch.cat(told, 1))
         where = self.map(said).unflatten(1, (self.maps, self.grid, self.grid)).to(looks.dtype)
@@ -209,7 +230,17 @@ class TokenDecoder(nn.Module):
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = x + norm(conv(x, said), said).to(x.dtype)
         y = self.res(self.up(x))
-        return drawn_from(F.pixel_shuffle(self.head(y), 2).float(), [])
+        full = F.pixel_shuffle(self.head(y), 2).float()
+        return self._with_copies(full, window) if self.copies else drawn_from(full, [])
+
+    def _with_copies(self, full: Tensor, window: Tensor) -> Drawn:
+        """D's full-size output (B, 7, h, w) and the first window at 1/4 (B, 64, h/4, w/4) -> the foreground."""
+        fetched = warp(F.pixel_shuffle(window, SCALE), FLOW * full[:, 4:6])
+        colour = (fetched[:, :3] / fetched[:, 3:].clamp_min(LEAST)).clamp(-1, 1)
+        copied = torch.sigmoid(full[:, 6:])
+        mask = torch.sigmoid(full[:, 3:4])
+        colour = copied * colour + (1 - copied) * torch.tanh(full[:, :3])
+        return Drawn(torch.cat([colour * mask, mask], 1), colour, full[:, 3:4], [])
 
 
 class TokenPrior(nn.Module):

@@ -1,5 +1,7 @@
 """The token architecture: a vocabulary of poses, and local actions that say which comes next."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,8 @@ from glass_gym.build import build_glass
 from glass_gym.simulator import Simulator
 from glass_gym.token_glass import TokenGlass
 from tests.training.test_long import windows
-from training.stages import PoseConfig, PoseStage, TokenConfig, TokenLmaStage
+from training.figures import sheets
+from training.stages import LmaConfig, LmaStage, PoseConfig, PoseStage, TokenConfig, TokenLmaStage
 from training.trainer import LoopConfig, Trainer
 
 
@@ -140,11 +143,13 @@ def test_the_vocabulary_of_a_run_is_taken_when_only_the_local_actions_differ(tin
 
 
 def test_an_agent_that_hangs_on_to_the_edge_is_drawn_by_where_it_is(tiny_token_config):
-    state = [torch.randn(2, tiny_token_config.feature_channels, 4, 4), torch.randn(2, 32), torch.randn(2, 32)]
+    side = tiny_token_config.window
+    seen, poses = torch.rand(2, 4, side, side), (torch.randn(2, 32), torch.randn(2, 32))
     places = torch.tensor([[10.0, 10.0], [30.0, 20.0]])
     for placed in (False, True):
         torch.manual_seed(0)
         model = build_glass(tiny_token_config.replace(placed=placed)).eval()
+        state = (model.encoder(seen), *poses)
         here, there = model.decoder(*state, places), model.decoder(*state, places.flip(0))
         assert torch.equal(here.layer, there.layer) != placed
         drawn = model.decoder(*state, torch.full_like(places, torch.nan)).layer  # nobody knows where
@@ -166,7 +171,42 @@ def test_a_placed_vocabulary_draws_what_the_edge_cuts_off(tiny_token_config, tmp
         trainer = Trainer(model, tmp_path / str(placed), LoopConfig(device="cpu", bf16=False))
         assert trainer.run(PoseStage(model, data, PoseConfig(iterations=120, batch=8, rate=3e-3)))
         layers = layers_of(data, range(96))
-        state = trainer.average.eval().start_state(layers)
-        drawn = trainer.average.decoder(*state[:3], torch.from_numpy(data.position)).layer
+        looks, first, pose, *_ = trainer.average.eval().start_state(layers)
+        looks, first = looks.roll(1, 0), first.roll(1, 0)  # of another frame
+        drawn = trainer.average.decoder(looks, first, pose, torch.from_numpy(data.position)).layer
         errors[placed] = float((drawn - layers).square().mean())
     assert errors[True] < 0.5 * errors[False]
+
+
+def test_a_decoder_that_copies_keeps_what_it_could_never_paint(tiny_token_config, tmp_path):
+    """Agents that wear noise, of which no two are alike: D has to fetch it from the first window."""
+    data = windows(videos=4, length=24)
+    data.starts, data.lengths = np.arange(0, 96, 8), np.full(12, 8)
+    rng = np.random.default_rng(0)
+    for start, length in zip(data.starts, data.lengths, strict=True):
+        worn = rng.integers(0, 256, (3, *data.layers.shape[-2:]), np.uint8)
+        for layer in data.layers[start : start + length]:
+            layer[:3] = np.where(layer[3:] > 127, worn, 128)
+    errors = {}
+    for copies in (False, True):
+        torch.manual_seed(0)
+        model = build_glass(tiny_token_config.replace(copies=copies, poses=2))
+        trainer = Trainer(model, tmp_path / str(copies), LoopConfig(device="cpu", bf16=False))
+        assert trainer.run(PoseStage(model, data, PoseConfig(iterations=200, batch=16, rate=3e-3)))
+        layers = layers_of(data, range(0, 96, 2))  # standing
+        looks, first, pose, *_ = trainer.average.eval().start_state(layers.roll(1, 0))
+        same = torch.arange(len(layers)) % 4 != 0  # the frame before is of the same video
+        drawn = trainer.average.draw_pose((looks, first, None, None, torch.zeros(48, 2)), pose).layer
+        errors[copies] = float((drawn - layers)[same].square().mean())
+    assert errors[True] < 0.5 * errors[False]
+
+
+def test_the_sheet_of_poses_knows_nothing_of_what_comes_next(trained):
+    model, data = trained
+    batch = LmaStage(model, data, LmaConfig()).clips(np.random.default_rng(0), 4)
+    before, rolled = sheets.poses_sheet(model, batch), sheets.rollout_sheet(model, batch, True)
+    changed = copy.deepcopy(model)
+    for parameter in changed.dynamics.parameters():
+        parameter.data = parameter.data.roll(1, 0)
+    assert np.array_equal(sheets.poses_sheet(changed, batch), before)
+    assert not np.array_equal(sheets.rollout_sheet(changed, batch, True), rolled)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from glass_gym.convert import to_bytes
 from glass_gym.glass import Glass
+from glass_gym.token_glass import TokenGlass
 
 from ..data.store import Store, frames_to_tensor
 
@@ -59,12 +60,33 @@ def rollout_sheet(model: Glass, batch: dict[str, Tensor], quantised: bool, rows:
     shifts = batch["shifts"][:rows]
     z = model.directions(layers, shifts)
     codes = model.quantise(z).vector.unflatten(0, z.shape[:2]) if quantised else model.quantiser.normalise(z)
-    place = (batch["corner"][:rows, 0] + layers.shape[-1] // 2).float()
-    drawn = model.rollout(layers, shifts, codes, position=place)
+    drawn = model.rollout(layers, shifts, codes, position=_places(batch)[:rows, 0])
+    return _above(layers, [layers[:, 0], *(d.layer for d in drawn)])
+
+
+@torch.no_grad()
+def poses_sheet(model: TokenGlass, batch: dict[str, Tensor], rows: int = 6) -> np.ndarray:
+    """Real foregrounds above; below them the pose read off each, drawn with the looks of the first."""
+    layers = batch["layers"][:rows]
+    looks, first, pose, hidden, _ = model.start_state(layers[:, 0])
+    drawn = []
+    for layer, place in zip(layers.unbind(1), _places(batch)[:rows].unbind(1), strict=True):
+        pose = model.poses.embed(model.tokens(layer))
+        drawn.append(model.draw_pose((looks, first, pose, hidden, place), pose).layer)
+    return _above(layers, drawn)
+
+
+def _places(batch: dict[str, Tensor]) -> Tensor:
+    """Where the windows are, (B, T + 1, 2) px."""
+    return (batch["corner"] + batch["layers"].shape[-1] // 2).float()
+
+
+def _above(real: Tensor, drawn: list[Tensor]) -> np.ndarray:
+    """Clips (B, T, 4, s, s), each above what was drawn of it: T times (B, 4, s, s)."""
     out = []
-    for row in range(len(layers)):
-        out.append([to_picture(x[:3]) for x in layers[row]])
-        out.append([to_picture(layers[row, 0, :3])] + [to_picture(d.layer[row, :3]) for d in drawn])
+    for row in range(len(real)):
+        out.append([to_picture(x[:3]) for x in real[row]])
+        out.append([to_picture(x[row, :3]) for x in drawn])
     return grid(out)
 
 

@@ -26,7 +26,8 @@ class GmaConfig:
     """The GMA stage: segmentation, inpainting, shifts."""
 
     iterations: Count | None = None
-    """optimiser steps; 0 skips the stage. Default: 2000, or 800 where a look at the footage found what moves"""
+    """optimiser steps; 0 skips the stage. Default: 2000; where a look at the footage found what
+    moves, 1600 if the camera moves, else 800"""
     batch: Positive = 8
     """pairs of frames a step"""
     rate: Rate = 1e-3
