@@ -126,6 +126,7 @@ class Simulator:
         ground: left, top, right, bottom px that agents stay in; default: the frame.
     """
 
+    @ordinary
     def __init__(
         self,
         model: Glass,

@@ -95,6 +95,20 @@ def test_a_world_plays_as_its_networks_say(tiny_token_config):
         assert (fast.pictures(a).int() - slow.pictures(b).int()).abs().max() <= 1
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_simulator_made_in_inference_mode_goes_on_outside_and_the_other_way_round(tiny_token_config, first):
+    """As evaluations use it."""
+    with torch.inference_mode(first):
+        simulator = Simulator(build_glass(tiny_token_config).eval(), "cpu")
+        frames = torch.randint(0, 256, (2, tiny_token_config.height, tiny_token_config.width, 3), dtype=torch.uint8)
+        state = simulator.start(frames)
+    for mode in (not first, first):
+        with torch.inference_mode(mode):
+            for code in (0, 1, 0):
+                state = simulator.step(state, torch.ones(2, 2), torch.full((2,), code))
+                simulator.pictures(state)
+
+
 def test_a_world_that_draws_by_place_keeps_nothing(tiny_token_config):
     model = build_glass(tiny_token_config.replace(placed=True))
     assert Simulator(model, "cpu")._drawn is None
