@@ -176,8 +176,8 @@ class Glass(nn.Module):
         """Where exactly to look at agents near (B, 2) px in images (B, 3, H, W) with masks (B, 1, H, W): (B, 2) px."""
         return position
 
-    def settle_video(self, images: Tensor, masks: Tensor, position: Tensor) -> Tensor:
-        """As :meth:`settle`, for a video of T frames: positions (T, 2) px, all moved alike."""
+    def settle_video(self, images: Tensor, masks: Tensor, position: Tensor, turns: bool = True) -> Tensor:
+        """As :meth:`settle`, for a video of T frames: positions (T, 2) px, moved alike, or a px apart if it `turns`."""
         return position
 
     def start_state(self, layer: Tensor, position: Tensor | None = None) -> State:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,11 +13,12 @@ from glass_gym.glass import SHIFT_UNIT, Glass
 from glass_gym.networks.parts import Drawn, State
 from glass_gym.networks.quantise import CosineQuantiser
 from glass_gym.networks.token import TokenDynamics
+from glass_gym.tracking import NEAR, cheapest_path
 
 REACH = 3
 """An episode begins with the agent's window moved by up to this many px, to where the vocabulary draws it best."""
-OFFSETS = [(x, y) for y in range(2 * REACH + 1) for x in range(2 * REACH + 1)]
-"""Of windows from the corner of one that is REACH px wider on each side, px."""
+OFFSETS = [(x, y) for y in range(-REACH, REACH + 1) for x in range(-REACH, REACH + 1)]
+"""Px from where the agent is."""
 SETTLED_BY = 8
 """Frames of a video that say where its windows are put."""
 
@@ -61,25 +62,42 @@ class TokenGlass(Glass):
         errors = torch.stack(list(self._tried(images, masks, position)), 1)
         return position + self._offsets(position)[errors.argmin(1)]
 
-    def settle_video(self, images: Tensor, masks: Tensor, position: Tensor) -> Tensor:
-        """The places, all as far from `position`, from which the vocabulary draws the agent best."""
+    def settle_video(self, images: Tensor, masks: Tensor, position: Tensor, turns: bool = True) -> Tensor:
+        """The places, all as far from `position`, from which the vocabulary draws the agent best.
+
+        Args:
+            images: (T, 3, H, W) in [-1, 1].
+            masks: (T, 1, H, W).
+            position: (T, 2) px.
+            turns: whether places may lie a px apart: how an agent's two sides are matched is not known to the px.
+
+        Returns:
+            (T, 2) px.
+        """
         some = torch.linspace(0, len(images) - 1, min(len(images), SETTLED_BY)).long()
         errors = torch.stack([e.sum() for e in self._tried(images[some], masks[some], position[some])])
-        return position + self._offsets(position)[errors.argmin()]
+        position = position + self._offsets(position)[errors.argmin()]
+        if not turns:
+            return position
+        each = torch.stack(list(self._tried(images, masks, position, NEAR)), 1)
+        path = cheapest_path(each, float(each.amin(1).median()))
+        return position + position.new_tensor(NEAR)[path.to(position.device)]
 
-    def _tried(self, images: Tensor, masks: Tensor, position: Tensor) -> Iterator[Tensor]:
-        """How badly windows at each of OFFSETS are drawn, (B,)."""
+    def _tried(
+        self, images: Tensor, masks: Tensor, position: Tensor, offsets: Sequence[tuple[int, int]] = OFFSETS
+    ) -> Iterator[Tensor]:
+        """How badly windows at each of some offsets, of REACH px at most, are drawn, (B,)."""
         wide = self.view.cut(images, masks, position, REACH)
         side = self.config.window
-        for x, y in OFFSETS:
-            layer = wide[..., y : y + side, x : x + side].contiguous()
+        for x, y in offsets:
+            layer = wide[..., REACH + y :, REACH + x :][..., :side, :side].contiguous()
             looks, first, pose, *_ = self.start_state(layer)
-            drawn = self.decoder(looks, first, pose, position + position.new_tensor([x - REACH, y - REACH])).layer
+            drawn = self.decoder(looks, first, pose, position + position.new_tensor([x, y])).layer
             yield (drawn - layer).square().sum((1, 2, 3))
 
     @staticmethod
     def _offsets(like: Tensor) -> Tensor:
-        return torch.tensor(OFFSETS, device=like.device, dtype=like.dtype) - REACH
+        return torch.tensor(OFFSETS, device=like.device, dtype=like.dtype)
 
     def start_state(self, layer: Tensor, position: Tensor | None = None) -> State:
         """As :meth:`Glass.start_state`."""

@@ -41,6 +41,34 @@ class Track:
     raw_masks: Tensor
 
 
+NEAR = tuple((x, y) for y in (-1, 0, 1) for x in (-1, 0, 1))
+"""A place and those about it, px."""
+
+
+def cheapest_path(costs: Tensor, change: float) -> Tensor:
+    """The cheapest choice for each frame of a video, where a change from frame to frame has its price (Viterbi, 1967).
+
+    Args:
+        costs: (T, C), of C choices in T frames.
+        change: the price.
+
+    Returns:
+        (T,) int64.
+    """
+    costs = costs.cpu()
+    total = costs[0]
+    before = []
+    for cost in costs[1:]:
+        least, cheapest = total.min(0)
+        changes = least + change < total
+        before.append(torch.where(changes, cheapest, torch.arange(len(total))))
+        total = torch.where(changes, least + change, total) + cost
+    path = [total.argmin()]
+    for back in reversed(before):
+        path.append(back[path[-1]])
+    return torch.stack(path[::-1])
+
+
 def on_grid(position: Tensor, step: tuple[float, float], most: int) -> Tensor:
     """The nearest places on a grid: in a grid world a sprite that turns round on the spot has not moved.
 
@@ -86,7 +114,7 @@ def track(model: Glass, frames: Tensor, settle: bool = False, grid: tuple[float,
     if grid is not None:
         position = on_grid(position, grid, REACH // 2)
     if settle:
-        position = model.settle_video(frames, masks, position)
+        position = model.settle_video(frames, masks, position, turns=grid is None)
     return Track(position, keep_agent(masks, position, config.window), masks)
 
 

@@ -4,6 +4,10 @@ A tracker knows how far the agent went, not where in it the window should stand:
 px of their own, and a vocabulary of poses then spends words on that. Here the offset of a video is a latent variable
 of a mixture of templates (Frey & Jojic, 2003): templates from windows as they stand, offsets from templates, in turns.
 It begins with few templates, so that the same pose at two places has to share one.
+
+Within a video, an agent that turns round is its own mirror image, and where that lies best is a matter of a px: so in
+some videos it faces left a px farther right than in others. That is mended frame by frame, with a price on every
+change, and with templates that are dearer the fewer frames have them: of two that show one pose, one goes.
 """
 
 from __future__ import annotations
@@ -13,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from glass_gym.tracking import NEAR, cheapest_path
+
 REACH = 3
 """A video's windows are moved by up to this many px."""
 TEMPLATES = (4, 8, 16, 32, 48)
@@ -21,6 +27,14 @@ FRAMES = 12
 """Of each video, spread evenly, that are looked at."""
 VIDEOS = 400
 """Templates are learned from so many."""
+SHAPES = 24
+"""Their number at the end, at most ..."""
+RUNS, RUN = 200, 48
+"""... learned from so many videos, so many frames each, in a row ..."""
+ROUNDS = 4
+"""... in so many rounds."""
+RARE = 0.002
+"""Templates of a smaller share of the frames are left out."""
 
 
 class Congealing:
@@ -64,7 +78,65 @@ class Congealing:
                 total = torch.zeros_like(out.templates).index_add_(0, member, placed)
                 used = torch.bincount(member, minlength=len(total))[:, None, None]
                 out = cls(torch.where(used > 0, total / used.clamp_min(1), out.templates))
-        return out
+        return out._without_doubles(masks, starts[:RUNS], lengths[some][:RUNS].clip(max=RUN), seed)
+
+    def _without_doubles(self, masks: np.ndarray, starts: np.ndarray, lengths: np.ndarray, seed: int) -> Congealing:
+        """Templates that frames find when each may be moved by a px, and poses seldom share two."""
+        from sklearn.cluster import KMeans
+
+        corner = (self.offsets(masks, starts, lengths) + REACH).repeat(lengths, 0)
+        seen = _solid(masks[np.concatenate([np.arange(s, s + n) for s, n in zip(starts, lengths, strict=True)])])
+        starts = np.cumsum(lengths) - lengths
+        side = self.templates.shape[-1]
+        placed = _placed(seen, corner, side)
+        different = len({row.tobytes() for row in placed.numpy()})
+        found = KMeans(min(SHAPES, different), n_init=1, random_state=seed).fit(placed.flatten(1).numpy())
+        out = Congealing(torch.from_numpy(found.cluster_centers_).unflatten(1, (side, side)))
+        used = torch.bincount(torch.from_numpy(found.labels_).long(), minlength=len(out.templates))
+        for _ in range(ROUNDS):
+            moved, member = out._moved(seen, corner, starts, lengths, used / used.sum())
+            placed = _placed(seen, (corner + moved).clip(0, 2 * REACH), side)
+            total = torch.zeros_like(out.templates).index_add_(0, member, placed)
+            used = torch.bincount(member, minlength=len(total))
+            known = used[:, None, None] > 0
+            out = Congealing(torch.where(known, total / used.clamp_min(1)[:, None, None], out.templates))
+        return Congealing(out.templates[used / used.sum() > RARE])
+
+    def moves(self, masks: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """How far to move each frame's window: (N, 2) px, (x, y), within REACH; arguments as in :meth:`fit`."""
+        corner = (self.offsets(masks, starts, lengths) + REACH).repeat(lengths, 0)
+        parts = []
+        chunk = np.cumsum(lengths) // (RUNS * RUN)
+        for some in np.split(np.arange(len(starts)), np.flatnonzero(np.diff(chunk)) + 1):
+            span = slice(starts[some[0]], starts[some[-1]] + lengths[some[-1]])
+            begins = starts[some] - span.start
+            parts.append(self._moved(_solid(masks[span]), corner[span], begins, lengths[some])[0])
+        return (corner + np.concatenate(parts)).clip(0, 2 * REACH) - REACH
+
+    def _moved(
+        self,
+        seen: Tensor,
+        corner: np.ndarray,
+        starts: np.ndarray,
+        lengths: np.ndarray,
+        share: Tensor | None = None,
+    ) -> tuple[np.ndarray, Tensor]:
+        """How many px frames lie better than at their corners (N, 2): (N, 2); and each frame's template there (N,)."""
+        side = self.templates.shape[-1]
+        flat = self.templates.flatten(1)
+        own = flat.square().sum(1)
+        far = []
+        for near in NEAR:
+            placed = _placed(seen, (corner + near).clip(0, 2 * REACH), side).flatten(1)
+            far.append(placed.square().sum(1, keepdim=True) + own - 2 * placed @ flat.T)
+        usual = float(torch.stack(far).amin((0, 2)).clamp_min(1e-3).median())
+        price = 0.0 if share is None else -usual * share.clamp_min(1e-4).log()
+        costs, members = (torch.stack(x, 1) for x in zip(*((f + price).min(1) for f in far), strict=True))
+        path = [
+            cheapest_path(costs[start : start + length], usual) for start, length in zip(starts, lengths, strict=True)
+        ]
+        chosen = torch.cat(path)
+        return np.array(NEAR)[chosen.numpy()], members[torch.arange(len(seen)), chosen]
 
     def offsets(self, masks: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """How far to move each video's windows: (V, 2) px, (x, y), within REACH; arguments as in :meth:`fit`."""

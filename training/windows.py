@@ -228,17 +228,17 @@ def _aligned(windows: WindowSet, like: WindowSet | None) -> WindowSet:
         found = Congealing(torch.from_numpy(like.templates))
     else:
         found = Congealing.fit(masks, windows.starts, windows.lengths)
-    moved = found.offsets(masks, windows.starts, windows.lengths)
+    if windows.grid is None:
+        moved = found.moves(masks, windows.starts, windows.lengths)
+    else:  # a cell is a cell
+        moved = found.offsets(masks, windows.starts, windows.lengths).repeat(windows.lengths, 0)
     side = windows.layers.shape[-1] - 2 * REACH
     layers = np.empty((*windows.layers.shape[:2], side, side), np.uint8)
-    position = windows.position.copy()
-    for (x, y), start, length in zip(moved, windows.starts, windows.lengths, strict=True):
-        span = slice(start, start + length)
-        layers[span] = windows.layers[span, :, REACH + y : REACH + y + side, REACH + x : REACH + x + side]
-        position[span] += (x, y)
+    for frame, (x, y) in enumerate(moved + REACH):
+        layers[frame] = windows.layers[frame, :, y : y + side, x : x + side]
     return WindowSet(
         layers,
-        position,
+        windows.position + moved.astype(windows.position.dtype),
         windows.starts,
         windows.lengths,
         windows.height,

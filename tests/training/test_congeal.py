@@ -1,7 +1,9 @@
 """Windows of whole videos are moved to where equal poses agree."""
 
 import numpy as np
+import torch
 
+from glass_gym.tracking import cheapest_path
 from training.congeal import REACH, Congealing
 
 SIDE = 16
@@ -43,3 +45,33 @@ def test_equal_videos_stay_together():
     lengths = np.repeat(lengths, 3)
     found = Congealing.fit(again, starts, lengths).offsets(again, starts, lengths)
     assert (found == found[0]).all()
+
+
+def test_an_agent_that_turns_round_lies_alike_in_all_videos():
+    """An L and its mirror image: in some videos one of them was tracked a px off."""
+    rng = np.random.default_rng(0)
+    wide, length = SIDE + 2 * REACH, 24
+    masks, truth = np.zeros((30, length, wide, wide), np.uint8), np.zeros((30, length, 2), int)
+    shape = np.zeros((10, 6), np.uint8)
+    shape[:, :2] = shape[7:] = shape[2:4, :4] = 255
+    for v in range(30):
+        turned = np.repeat(rng.random(length // 6) < 0.5, 6)
+        off = v % 3 == 0
+        for t in range(length):
+            x = REACH + 5 + int(off and turned[t])
+            masks[v, t, REACH + 3 : REACH + 13, x : x + 6] = shape[:, ::-1] if turned[t] else shape
+            truth[v, t, 0] = int(off and turned[t])
+    masks, lengths = masks.reshape(-1, wide, wide), np.full(30, length)
+    starts = np.arange(30) * length
+    found = Congealing.fit(masks, starts, lengths).moves(masks, starts, lengths)
+    wrong = found - truth.reshape(-1, 2)
+    assert (wrong == wrong[0]).all(1).mean() > 0.99
+    assert not (found == found[0]).all()
+
+
+def test_the_cheapest_path_changes_only_where_it_pays():
+    costs = torch.tensor([[0.0, 1.0], [0.5, 0.0], [0.0, 1.0], [3.0, 0.0], [3.0, 0.0]])
+    assert cheapest_path(costs, 0.6).tolist() == [0, 0, 0, 1, 1]
+    assert cheapest_path(costs, 0.1).tolist() == [0, 1, 0, 1, 1]
+    assert cheapest_path(costs, 10.0).tolist() == [1] * 5
+    assert cheapest_path(costs[:1], 1.0).tolist() == [0]

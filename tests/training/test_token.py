@@ -11,6 +11,7 @@ from glass_gym.simulator import Simulator
 from glass_gym.token_glass import TokenGlass
 from tests.training.test_long import windows
 from training.figures import sheets
+from training.mirror import mirror_images
 from training.stages import LmaConfig, LmaStage, PoseConfig, PoseStage, TokenConfig, TokenLmaStage
 from training.trainer import LoopConfig, Trainer
 
@@ -210,3 +211,14 @@ def test_the_sheet_of_poses_knows_nothing_of_what_comes_next(trained):
         parameter.data = parameter.data.roll(1, 0)
     assert np.array_equal(sheets.poses_sheet(changed, batch), before)
     assert not np.array_equal(sheets.rollout_sheet(changed, batch, True), rolled)
+
+
+def test_poses_find_their_mirror_images():
+    data = windows(videos=1, length=6)
+    data.layers[:, 3] = 0
+    middle = slice(8, 16)
+    for frame, columns in enumerate(((6, 9), (11, 13), (15, 18))):  # left of the middle, in it, right of it
+        data.layers[frame::3, 3, middle, slice(*columns)] = 255
+        data.layers[frame::3, 3, 14:16, 6:18] = 255  # all on one foot
+    tokens = torch.arange(6) % 3
+    assert mirror_images(tokens, data, 5).tolist() == [2, 1, 0, 3, 4]  # the last two were never seen

@@ -13,6 +13,7 @@ from glass_gym.glass import SHIFT_UNIT
 from glass_gym.token_glass import TokenGlass
 
 from .. import losses
+from ..mirror import mirror_images
 from ..options import Count, Positive, Rate, Share, Weight
 from ..windows import WindowSet, crop_layers, pack_layers, unpack_layers
 from .base import Batch, Stage
@@ -154,6 +155,8 @@ class TokenConfig:
     """weight of telling the poses to come from the code alone: so it means the same whatever went before ..."""
     blind_steps: Positive = 1
     """... and so many of them: so it says what the agent does, not which pose comes next"""
+    mirror: bool = True
+    """a pose may be told as well as its mirror image: so a code means the same whichever way the agent faces"""
     free: Share = 0.5
     """share of the steps that start from the pose that was predicted, not from the real one"""
     sure: Weight = 0.03
@@ -218,6 +221,9 @@ class TokenLmaStage(Stage):
             config.iterations = int(np.clip(3 * len(windows.layers) // 10, 800, 3000))
         self.sampler = TokenClips(windows, config)
         self.tokens = all_tokens(model, windows)
+        poses = model.config.poses
+        mirrored = mirror_images(self.tokens.cpu(), windows, poses) if config.mirror else torch.arange(poses)
+        self.mirrored = mirrored.to(self.tokens)
 
     def _vectors(self, batch: Batch) -> Tensor:
         return self.model.poses.embed(self.tokens[batch["frames"]])
@@ -266,7 +272,7 @@ class TokenLmaStage(Stage):
             pose = torch.where(free.to(pose.device)[:, None], model.poses.embed(chosen), poses[:, t + 1])
         terms = {"next_pose": (q * torch.stack(surprises, 1)).sum(-1).mean()}
         if c.blind:
-            alone = -self._alone(codes).log_softmax(1)[:, tokens[:, 1:]].permute(1, 2, 0)  # (B, T, K)
+            alone = -self._alone(codes)[:, tokens[:, 1:]].permute(1, 2, 0)  # (B, T, K)
             ahead = [alone[:, min(k, steps - 1) :] for k in range(c.blind_steps)]
             ahead = torch.stack([F.pad(a, (0, 0, 0, steps - a.shape[1])) for a in ahead]).sum(0)
             known = torch.arange(steps, 0, -1, device=q.device).clamp(max=c.blind_steps)[:, None]
@@ -280,8 +286,10 @@ class TokenLmaStage(Stage):
         return terms
 
     def _alone(self, codes: Tensor) -> Tensor:
-        """Logits (K, P) of a pose, of code vectors (K, code_channels) alone."""
+        """Log probabilities (K, P) of a pose or its mirror image, of code vectors (K, code_channels) alone."""
         nothing = codes.new_zeros(len(codes), self.model.poses.codebook.shape[1])
         hidden = self.model.dynamics.start(len(codes), codes)
         still = codes.new_zeros(len(codes), 2)
-        return self.model.dynamics(nothing, hidden, still, codes, still + torch.nan)
+        one = self.model.dynamics(nothing, hidden, still, codes, still + torch.nan).log_softmax(1)
+        itself = self.mirrored == torch.arange(one.shape[1], device=one.device)
+        return torch.where(itself, one, torch.logaddexp(one, one[:, self.mirrored]))
