@@ -77,7 +77,9 @@ def judge(e: Evaluation) -> dict[str, Any]:
     source = source_of(e.store)
     if not source.judged or not e.model.view.follows:
         return {}
-    reader = train_judge(e.store, e.world.config.window, e.seed)
+    side = e.world.config.window
+    masks = (e.clips.layers[:, :, 3] > 0.5).flatten(0, 1).numpy()
+    reader = train_judge(e.store, side, e.seed, np.nanmean(centroids(masks), 0) - (side - 1) / 2)
     frames = np.asarray(e.clips.starts)[:, None] + np.arange(e.clips.layers.shape[1])
     truth = source.readings(e.store, frames[:, 1:-1])
     first = e.clips.layers[:, :1]
@@ -95,8 +97,18 @@ def judge(e: Evaluation) -> dict[str, Any]:
 
 @torch.inference_mode(False)
 @torch.enable_grad()
-def train_judge(store: Store, side: int, seed: int = 0) -> Judge:
-    """A judge that learned from the true masks, positions and labels of training videos."""
+def train_judge(store: Store, side: int, seed: int = 0, off: np.ndarray | float = 0.0) -> Judge:
+    """A judge that learned from the true masks, positions and labels of training videos.
+
+    Args:
+        store: with labels.
+        side: of the windows, px.
+        seed: of the judge's weights, and of what it sees.
+        off: (x, y) px, how far from the middle of its window the world sees the agent's centre of mass.
+
+    Returns:
+        the judge.
+    """
     source = source_of(store)
     videos = [v for v in store.videos if v.split == "train"]
     videos = videos[:: max(1, len(videos) // VIDEOS)]
@@ -113,7 +125,7 @@ def train_judge(store: Store, side: int, seed: int = 0) -> Judge:
             centroids(masks) - position[:length], 0
         )  # of the agent, not of its tile
         mask = torch.from_numpy(masks)[:, None].float()
-        corner = torch.from_numpy(np.round(middle)).long() - wide // 2
+        corner = torch.from_numpy(np.round(middle - off)).long() - wide // 2
         layers.append(crop_windows(torch.cat([image * mask, mask], 1), corner, wide).half())
     frames = np.array([v.start for v in videos])[:, None] + np.arange(length)
     truth = {name: torch.from_numpy(label).long() for name, label in source.readings(store, frames).items()}
