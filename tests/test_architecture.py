@@ -9,8 +9,8 @@ ROOT = Path(__file__).parent.parent
 LEVEL = {
     "config": 0, "convert": 0, "rows": 0, "versions": 0, "action_space": 0, "pictures": 0, "randomness": 0,
     "render": 0, "remote": 1, "drawing": 1, "checks": -1, "headers": 0, "locks": 0, "ale_tennis": 0, "geometry": 1,
-    "networks": 2, "glass": 3, "token_glass": 3.5, "drawn": 0, "peers": 0, "time_left": 0,
-    "tracking": 4, "build": 4, "tasks": 4, "checkpoint": 5, "simulator": 5, "starts": 5.5, "core": 6, "gym_mixin": 7,
+    "networks": 2, "glass": 3, "tracking": 3.2, "token_glass": 3.5, "drawn": 0, "peers": 0, "time_left": 0,
+    "build": 4, "tasks": 4, "checkpoint": 5, "simulator": 5, "starts": 5.5, "core": 6, "gym_mixin": 7,
     "policy": 7, "vector_env": 8, "wrappers": 8, "env": 9, "sb3": 9, "demo": 9, "play": 9, "bench": 10,
     "export": 8, "notebook": 10,
 }  # fmt: skip
