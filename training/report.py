@@ -471,7 +471,36 @@ def _speed(folder: Path) -> str:
             rows.append([f"{row['num_envs']:,}", *cells, f"{row['step_ms']:.1f}"])
         headers = ("rows", *SPEEDS.values(), "ms a step")
         out += [f"{figures['id']}, frames a second:", "", _table(rows, headers, ("right",) * len(headers)), ""]
+    if speed_plot(folder, folder / "against.png"):
+        out += [f"![Frames a second over rows, beside others](results/{folder.name}/against.png)", ""]
     return "\n".join(out)
+
+
+def speed_plot(folder: Path, path: Path) -> Path | None:
+    """Frames a second over rows of every comparison in a folder, both sides of each, as a PNG; None: there is none."""
+    compared = [f for f in (json.loads(p.read_text()) for p in sorted(folder.glob("*.json"))) if "against" in f]
+    if not compared:
+        return None
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(7, 4))
+    for number, figures in enumerate(compared):
+        rows = [row["num_envs"] for row in figures["rows"]]
+        for key, label, style in (
+            ("ours_fps", figures["id"], "o-"),
+            ("peer_fps", f"{figures['against'].split(',')[0]} (beside {figures['id']})", "o--"),
+        ):
+            axis.plot(rows, [row[key] for row in figures["rows"]], style, color=f"C{number}", label=label)
+    axis.set(xscale="log", yscale="log", xlabel="rows", ylabel="frames a second")
+    axis.legend(fontsize=7, loc="lower right")
+    axis.grid(alpha=0.3, which="both")
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
+    return path
 
 
 def _against(figures: dict) -> list[str]:
