@@ -206,8 +206,8 @@ class TokenDecoder(nn.Module):
         self.copies = config.copies
         self.head = nn.Conv2d(fine, 4 * (7 if self.copies else 4), 3, padding=1)  # colours, mask; flow, share copied
         if self.copies:  # at first every pixel comes from where it is: from a wild flow, texture shows no way back
-            nn.init.zeros_(self.head.weight[16:24])
-            nn.init.zeros_(self.head.bias[16:24])
+            for parameter in self.head.parameters():
+                nn.init.zeros_(parameter[16:24])
 
     def forward(self, looks: Tensor, first: Tensor, pose: Tensor, place: Tensor) -> Drawn:
         """Draw a pose.
