@@ -41,8 +41,8 @@ class Track:
     raw_masks: Tensor
 
 
-NEAR = tuple((x, y) for y in (-1, 0, 1) for x in (-1, 0, 1))
-"""A place and those about it, px."""
+NEAR = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
+"""A place and those beside it, px."""
 
 
 def cheapest_path(costs: Tensor, change: float) -> Tensor:
