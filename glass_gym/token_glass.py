@@ -60,7 +60,7 @@ class TokenGlass(Glass):
     def settle(self, images: Tensor, masks: Tensor, position: Tensor) -> Tensor:
         """The place within REACH px from which the vocabulary draws the agent best."""
         errors = torch.stack(list(self._tried(images, masks, position)), 1)
-        return position + self._offsets(position)[errors.argmin(1)]
+        return position + position.new_tensor(OFFSETS)[errors.argmin(1)]
 
     def settle_video(self, images: Tensor, masks: Tensor, position: Tensor, turns: bool = True) -> Tensor:
         """The places, all as far from `position`, from which the vocabulary draws the agent best.
@@ -76,7 +76,7 @@ class TokenGlass(Glass):
         """
         some = torch.linspace(0, len(images) - 1, min(len(images), SETTLED_BY)).long()
         errors = torch.stack([e.sum() for e in self._tried(images[some], masks[some], position[some])])
-        position = position + self._offsets(position)[errors.argmin()]
+        position = position + position.new_tensor(OFFSETS)[errors.argmin()]
         if not turns:
             return position
         each = torch.stack(list(self._tried(images, masks, position, NEAR)), 1)
@@ -94,10 +94,6 @@ class TokenGlass(Glass):
             looks, first, pose, *_ = self.start_state(layer)
             drawn = self.decoder(looks, first, pose, position + position.new_tensor([x, y])).layer
             yield (drawn - layer).square().sum((1, 2, 3))
-
-    @staticmethod
-    def _offsets(like: Tensor) -> Tensor:
-        return torch.tensor(OFFSETS, device=like.device, dtype=like.dtype)
 
     def start_state(self, layer: Tensor, position: Tensor | None = None) -> State:
         """As :meth:`Glass.start_state`."""

@@ -207,9 +207,9 @@ def choose_sizes(choices: Choices, seen: Survey, height: int, width: int) -> Non
     choices.choose("theta", theta, f"the agent usually covers {seen.area:.2%} of the frame")
     reach = int(np.clip(math.ceil(1.5 * seen.fastest) + 3, 8, min(height, width) // 2))
     choices.choose("foreground_range", reach, f"px; the agent's fast steps are {seen.fastest:.0f} px")
-    behind = 4 if seen.camera < 1 else int(np.clip(math.ceil(1.5 * seen.camera) + 2, 4, min(height, width) // 4))
-    choices.choose("background_range", behind, f"px; the camera moves by up to {seen.camera:.1f} px")
     moves = seen.camera >= 1
+    behind = int(np.clip(math.ceil(1.5 * seen.camera) + 2, 4, min(height, width) // 4)) if moves else 4
+    choices.choose("background_range", behind, f"px; the camera moves by up to {seen.camera:.1f} px")
     why = "the camera moves, so that M and N take longer" if moves else "the camera stands still"
     choices.choose("gma.iterations", 1600 if moves else 800, why)
     choices.values["first_window"] = _multiple(1.25 * agent, height, width)

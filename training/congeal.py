@@ -56,8 +56,6 @@ class Congealing:
             starts, lengths: of the videos, in frames.
             seed: of k-means.
         """
-        from sklearn.cluster import KMeans
-
         some = np.random.default_rng(seed).permutation(len(starts))[:VIDEOS]
         starts = starts[some]
         frames, video = _chosen(starts, lengths[some])
@@ -67,40 +65,49 @@ class Congealing:
         out = cls(seen[:, REACH : REACH + side, REACH : REACH + side].mean(0, keepdim=True))
         for count in TEMPLATES:
             placed = _placed(seen, offset[video], side)
-            different = len({row.tobytes() for row in placed.numpy()})
-            found = KMeans(min(count, different), n_init=1, random_state=seed).fit(placed.flatten(1).numpy())
-            out = cls(torch.from_numpy(found.cluster_centers_).unflatten(1, (side, side)))
+            out, _ = cls._clusters(placed, count, seed)
             for _ in range(3):
                 offset, member = out._offsets(seen, video, len(starts))
                 offset -= np.round(np.median(offset, 0)).astype(int) - REACH  # all alike: nobody moved
                 offset = offset.clip(0, 2 * REACH)
                 placed = _placed(seen, offset[video], side)
-                total = torch.zeros_like(out.templates).index_add_(0, member, placed)
-                used = torch.bincount(member, minlength=len(total))[:, None, None]
-                out = cls(torch.where(used > 0, total / used.clamp_min(1), out.templates))
+                out, _ = out._learned(placed, member)
         return out._without_doubles(masks, starts[:RUNS], lengths[some][:RUNS].clip(max=RUN), seed)
 
     def _without_doubles(self, masks: np.ndarray, starts: np.ndarray, lengths: np.ndarray, seed: int) -> Congealing:
         """Templates that frames find when each may be moved by a px, and poses seldom share two."""
-        from sklearn.cluster import KMeans
-
         corner = (self.offsets(masks, starts, lengths) + REACH).repeat(lengths, 0)
         seen = _solid(masks[np.concatenate([np.arange(s, s + n) for s, n in zip(starts, lengths, strict=True)])])
         starts = np.cumsum(lengths) - lengths
         side = self.templates.shape[-1]
-        placed = _placed(seen, corner, side)
-        different = len({row.tobytes() for row in placed.numpy()})
-        found = KMeans(min(SHAPES, different), n_init=1, random_state=seed).fit(placed.flatten(1).numpy())
-        out = Congealing(torch.from_numpy(found.cluster_centers_).unflatten(1, (side, side)))
-        used = torch.bincount(torch.from_numpy(found.labels_).long(), minlength=len(out.templates))
+        out, used = self._clusters(_placed(seen, corner, side), SHAPES, seed)
         for _ in range(ROUNDS):
             moved, member = out._moved(seen, corner, starts, lengths, used / used.sum())
-            placed = _placed(seen, (corner + moved).clip(0, 2 * REACH), side)
-            total = torch.zeros_like(out.templates).index_add_(0, member, placed)
-            used = torch.bincount(member, minlength=len(total))
-            known = used[:, None, None] > 0
-            out = Congealing(torch.where(known, total / used.clamp_min(1)[:, None, None], out.templates))
+            out, used = out._learned(_placed(seen, (corner + moved).clip(0, 2 * REACH), side), member)
         return Congealing(out.templates[used / used.sum() > RARE])
+
+    @classmethod
+    def _clusters(cls, placed: Tensor, count: int, seed: int) -> tuple[Congealing, Tensor]:
+        """Templates of squares (N, s, s) by k-means, `count` at most; and how many squares each has."""
+        from sklearn.cluster import KMeans
+
+        different = len({row.tobytes() for row in placed.numpy()})
+        found = KMeans(min(count, different), n_init=1, random_state=seed).fit(placed.flatten(1).numpy())
+        out = cls(torch.from_numpy(found.cluster_centers_).unflatten(1, placed.shape[1:]))
+        return out, torch.bincount(torch.from_numpy(found.labels_).long(), minlength=len(out.templates))
+
+    def _learned(self, placed: Tensor, member: Tensor) -> tuple[Congealing, Tensor]:
+        """Templates as the means of their squares, as they were where they have none; and how many each has."""
+        total = torch.zeros_like(self.templates).index_add_(0, member, placed)
+        used = torch.bincount(member, minlength=len(total))
+        number = used[:, None, None]
+        return Congealing(torch.where(number > 0, total / number.clamp_min(1), self.templates)), used
+
+    def _far(self, placed: Tensor) -> Tensor:
+        """Squared distances (N, C) of squares (N, s, s) from the templates."""
+        flat = self.templates.flatten(1)
+        placed = placed.flatten(1)
+        return placed.square().sum(1, keepdim=True) + flat.square().sum(1) - 2 * placed @ flat.T
 
     def moves(self, masks: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """How far to move each frame's window: (N, 2) px, (x, y), within REACH; arguments as in :meth:`fit`."""
@@ -123,12 +130,7 @@ class Congealing:
     ) -> tuple[np.ndarray, Tensor]:
         """How many px frames lie better than at their corners (N, 2): (N, 2); and each frame's template there (N,)."""
         side = self.templates.shape[-1]
-        flat = self.templates.flatten(1)
-        own = flat.square().sum(1)
-        far = []
-        for near in NEAR:
-            placed = _placed(seen, (corner + near).clip(0, 2 * REACH), side).flatten(1)
-            far.append(placed.square().sum(1, keepdim=True) + own - 2 * placed @ flat.T)
+        far = [self._far(_placed(seen, (corner + near).clip(0, 2 * REACH), side)) for near in NEAR]
         usual = float(torch.stack(far).amin((0, 2)).clamp_min(1e-3).median())
         price = 0.0 if share is None else -usual * share.clamp_min(1e-4).log()
         costs, members = (torch.stack(x, 1) for x in zip(*((f + price).min(1) for f in far), strict=True))
@@ -146,16 +148,12 @@ class Congealing:
     def _offsets(self, seen: Tensor, video: np.ndarray, videos: int) -> tuple[np.ndarray, Tensor]:
         """Corners (V, 2), (x, y), that agree best with the templates; and each frame's template there (N,)."""
         side = self.templates.shape[-1]
-        flat = self.templates.flatten(1)
-        own = flat.square().sum(1)
         index = torch.from_numpy(video)
         costs = []
         members = []
         for y in range(2 * REACH + 1):
             for x in range(2 * REACH + 1):
-                placed = seen[:, y : y + side, x : x + side].flatten(1)
-                far = placed.square().sum(1, keepdim=True) + own - 2 * placed @ flat.T
-                cost, member = far.min(1)
+                cost, member = self._far(seen[:, y : y + side, x : x + side]).min(1)
                 costs.append(torch.zeros(videos).index_add_(0, index, cost))
                 members.append(member)
         best = torch.stack(costs, 1).argmin(1)

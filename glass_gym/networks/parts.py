@@ -33,10 +33,13 @@ class Drawn:
 
 def drawn_from(full: Tensor, coarse: list[Tensor]) -> Drawn:
     """D's full-size output (B, 4, h, w), float32 -> :class:`Drawn`: tanh colours under a sigmoid mask."""
-    colour = torch.tanh(full[:, :3])
-    logits = full[:, 3:4]
+    return masked(torch.tanh(full[:, :3]), full[:, 3:4], [c.float() for c in coarse])
+
+
+def masked(colour: Tensor, logits: Tensor, coarse: list[Tensor]) -> Drawn:
+    """Colours (B, 3, h, w) in [-1, 1] under the mask of logits (B, 1, h, w) -> :class:`Drawn`."""
     mask = torch.sigmoid(logits)
-    return Drawn(torch.cat([colour * mask, mask], 1), colour, logits, [c.float() for c in coarse])
+    return Drawn(torch.cat([colour * mask, mask], 1), colour, logits, coarse)
 
 
 class Compressor(nn.Module):

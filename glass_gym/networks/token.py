@@ -19,7 +19,7 @@ from glass_gym.config import GlassConfig
 from glass_gym.networks import lean
 from glass_gym.networks.blocks import SLOPE, AdaptiveNorm, BilinearChain, ConvBlock, ModulatedConv, ResBlock, code_mlp
 from glass_gym.networks.lean import NORM, shape_only
-from glass_gym.networks.parts import Drawn, drawn_from
+from glass_gym.networks.parts import Drawn, drawn_from, masked
 from glass_gym.networks.quantise import CosineQuantiser, make_quantiser
 from glass_gym.networks.shift import warp
 from glass_gym.networks.view import ConnectedWindow
@@ -238,9 +238,8 @@ class TokenDecoder(nn.Module):
         fetched = warp(F.pixel_shuffle(window, SCALE), FLOW * full[:, 4:6])
         colour = (fetched[:, :3] / fetched[:, 3:].clamp_min(LEAST)).clamp(-1, 1)
         copied = torch.sigmoid(full[:, 6:])
-        mask = torch.sigmoid(full[:, 3:4])
         colour = copied * colour + (1 - copied) * torch.tanh(full[:, :3])
-        return Drawn(torch.cat([colour * mask, mask], 1), colour, full[:, 3:4], [])
+        return masked(colour, full[:, 3:4], [])
 
 
 class TokenPrior(nn.Module):

@@ -29,6 +29,14 @@ def trained(tiny_config, tmp_path_factory):
     return trainer.average.eval(), data
 
 
+def trained_poses(config, data, folder, iterations, batch):
+    """A model after a short pose stage."""
+    torch.manual_seed(0)
+    trainer = Trainer(build_glass(config), folder, LoopConfig(device="cpu", bf16=False))
+    assert trainer.run(PoseStage(trainer.model, data, PoseConfig(iterations=iterations, batch=batch, rate=3e-3)))
+    return trainer.average.eval()
+
+
 def layers_of(data, index):
     return data.layers_at(np.array(index))[..., 4:-4, 4:-4]
 
@@ -167,14 +175,11 @@ def test_a_placed_vocabulary_draws_what_the_edge_cuts_off(tiny_token_config, tmp
         layer[:, half - y :, half - 2 : half + 2] = 255
     errors = {}
     for placed in (False, True):
-        torch.manual_seed(0)
-        model = build_glass(tiny_token_config.replace(placed=placed, poses=2))
-        trainer = Trainer(model, tmp_path / str(placed), LoopConfig(device="cpu", bf16=False))
-        assert trainer.run(PoseStage(model, data, PoseConfig(iterations=120, batch=8, rate=3e-3)))
+        model = trained_poses(tiny_token_config.replace(placed=placed, poses=2), data, tmp_path / str(placed), 120, 8)
         layers = layers_of(data, range(96))
-        looks, first, pose, *_ = trainer.average.eval().start_state(layers)
+        looks, first, pose, *_ = model.start_state(layers)
         looks, first = looks.roll(1, 0), first.roll(1, 0)  # of another frame
-        drawn = trainer.average.decoder(looks, first, pose, torch.from_numpy(data.position)).layer
+        drawn = model.decoder(looks, first, pose, torch.from_numpy(data.position)).layer
         errors[placed] = float((drawn - layers).square().mean())
     assert errors[True] < 0.5 * errors[False]
 
@@ -190,14 +195,11 @@ def test_a_decoder_that_copies_keeps_what_it_could_never_paint(tiny_token_config
             layer[:3] = np.where(layer[3:] > 127, worn, 128)
     errors = {}
     for copies in (False, True):
-        torch.manual_seed(0)
-        model = build_glass(tiny_token_config.replace(copies=copies, poses=2))
-        trainer = Trainer(model, tmp_path / str(copies), LoopConfig(device="cpu", bf16=False))
-        assert trainer.run(PoseStage(model, data, PoseConfig(iterations=200, batch=16, rate=3e-3)))
+        model = trained_poses(tiny_token_config.replace(copies=copies, poses=2), data, tmp_path / str(copies), 200, 16)
         layers = layers_of(data, range(0, 96, 2))  # standing
-        looks, first, pose, *_ = trainer.average.eval().start_state(layers.roll(1, 0))
+        looks, first, pose, *_ = model.start_state(layers.roll(1, 0))
         same = torch.arange(len(layers)) % 4 != 0  # the frame before is of the same video
-        drawn = trainer.average.draw_pose((looks, first, None, None, torch.zeros(48, 2)), pose).layer
+        drawn = model.draw_pose((looks, first, None, None, torch.zeros(48, 2)), pose).layer
         errors[copies] = float((drawn - layers)[same].square().mean())
     assert errors[True] < 0.5 * errors[False]
 
