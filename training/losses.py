@@ -38,6 +38,16 @@ def binary(mask: Tensor) -> Tensor:
     return torch.minimum(mask, 1 - mask).mean()
 
 
+def idle(mask: Tensor, image: Tensor, behind: Tensor, alike: float = 0.2) -> Tensor:
+    """Ours: the mean mask where it changes nothing, for what is behind it looks the same.
+
+    Masks (..., 1, H, W), images and what N puts behind them (..., 3, H, W); no gradient reaches N. Pixels whose
+    largest difference is `alike` or more cost nothing.
+    """
+    difference = (image - behind.detach()).abs().amax(-3, keepdim=True)
+    return (mask * (1 - difference / alike).clamp_min(0)).mean()
+
+
 def size(mask: Tensor, theta: float) -> Tensor:
     """L_SIZE (Sec. 3.1): what the mean of each frame's mask (B, 1, H, W) exceeds `theta` by."""
     return F.relu(mask.mean((1, 2, 3)) - theta).mean()

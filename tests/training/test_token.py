@@ -175,7 +175,7 @@ def test_a_placed_vocabulary_draws_what_the_edge_cuts_off(tiny_token_config, tmp
         layer[:, half - y :, half - 2 : half + 2] = 255
     errors = {}
     for placed in (False, True):
-        model = trained_poses(tiny_token_config.replace(placed=placed, poses=2), data, tmp_path / str(placed), 120, 8)
+        model = trained_poses(tiny_token_config.replace(placed=placed, poses=2), data, tmp_path / str(placed), 200, 8)
         layers = layers_of(data, range(96))
         looks, first, pose, *_ = model.start_state(layers)
         looks, first = looks.roll(1, 0), first.roll(1, 0)  # of another frame
@@ -223,4 +223,23 @@ def test_poses_find_their_mirror_images():
         data.layers[frame::3, 3, middle, slice(*columns)] = 255
         data.layers[frame::3, 3, 14:16, 6:18] = 255  # all on one foot
     tokens = torch.arange(6) % 3
-    assert mirror_images(tokens, data, 5).tolist() == [2, 1, 0, 3, 4]  # the last two were never seen
+    which, have = mirror_images(tokens, data, 5)
+    assert which.tolist() == [2, 1, 0, 3, 4]
+    assert have.tolist() == [True, True, True, False, False]  # the last two were never seen
+
+
+def test_clips_are_shown_left_to_right_if_their_poses_have_mirror_images(trained):
+    model, data = trained
+    stage = TokenLmaStage(model, data, TokenConfig(flips=1.0))
+    stage.mirrored = torch.arange(len(stage.mirrored)).flip(0)
+    stage.have_mirrored = torch.ones(len(stage.mirrored), dtype=torch.bool)
+    batch = stage.sampler.batch(np.random.default_rng(0), 0)
+    tokens = stage.tokens[batch["frames"]]
+    shown, shifts, places = stage._shown(batch, torch.Generator())
+    assert torch.equal(shown, len(stage.mirrored) - 1 - tokens)
+    assert torch.equal(shifts, batch["shifts"] * torch.tensor([-1, 1]))
+    assert torch.equal(places[..., 0], data.width - batch["places"][..., 0])
+    assert torch.equal(places[..., 1], batch["places"][..., 1])
+    stage.have_mirrored[tokens[0, 0]] = False
+    shown = stage._shown(batch, torch.Generator())[0]
+    assert torch.equal(shown[0], tokens[0])

@@ -53,6 +53,8 @@ class GmaConfig:
     rec_j: Weight = 4.0
     """four times the paper's: the mask forms twice as early (docs/training.md)"""
     binary: Weight = 0.5
+    idle: Weight = 0.5
+    """weight of mask where what N puts there looks the same (ours); grows as L_BIN does"""
     size: Weight = 1.0
     perceptual: Weight = 0.01
     """weight of the VGG term; used only with --vgg"""
@@ -154,7 +156,7 @@ class GmaStage(Stage):
         self.sampler = PairSampler(store, config, hints)
 
     def losses(self, batch: Batch, iteration: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """L_RECF, L_RECB, L_RECJ, L_BIN, L_SIZE and, with features, L_VGG (Sec. 3.1)."""
+        """L_RECF, L_RECB, L_RECJ, L_BIN, L_SIZE (Sec. 3.1), what the mask covers in vain and, with features, L_VGG."""
         c = self.config
         frames = to_images(batch["frames"].movedim(-1, -3))  # (B, 2, 3, H, W), channels last in memory
         motion = self.model.analyse_pairs(frames, int(torch.randint(c.grow + 1, (1,), generator=generator)))
@@ -165,6 +167,7 @@ class GmaStage(Stage):
             "rec_b": c.rec_b * losses.rec_b(motion.moved_background, motion.backgrounds[:, 1]),
             "rec_j": c.rec_j * losses.rec_j(motion.composed, frames[:, 1], frames[:, 0]),
             "binary": c.binary * ramp * losses.binary(motion.masks),
+            "idle": c.idle * ramp * losses.idle(motion.masks, frames, motion.backgrounds),
             "size": c.size * losses.size(motion.masks.flatten(0, 1), c.theta),
         }
         if "hinted" in batch:
