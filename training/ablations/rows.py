@@ -58,6 +58,7 @@ GMA_ROWS = (
     Row("gma-no-recj", "1-2", "without L_RECJ", gma={"rec_j": 0.0}),
     Row("gma-no-bin", "1-2", "without L_BIN", gma={"binary": 0.0}),
     Row("gma-no-size", "1-2", "without L_SIZE", gma={"size": 0.0}),
+    Row("gma-idle", "ours", "and what the mask covers in vain", gma={"idle": 0.5}),
     Row(
         "gma-regressor",
         "ours",
