@@ -169,7 +169,9 @@ class Queue:
 
     def _gma(self, row: Row) -> dict | None:
         torch.manual_seed(self.config.loop.seed)
-        gma = GmaConfig(**({"iterations": self.config.gma_iterations, "theta": 0.06, "perceptual": 0.0, "idle": 0.0} | row.gma))
+        gma = GmaConfig(
+            **({"iterations": self.config.gma_iterations, "theta": 0.06, "perceptual": 0.0, "idle": 0.0} | row.gma)
+        )
         changes = {"window": 64, "agent_radius": 24, "codes": 6} | row.config
         model = build_glass(preset(row.preset, self.store.height, self.store.width, **changes), **row.parts)
         features = load_features(self.config.vgg, "cpu") if gma.perceptual else None
