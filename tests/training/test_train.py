@@ -17,6 +17,7 @@ from glass_gym.tracking import track
 from training import trainer as trainer_module
 from training.data.store import Store
 from training.export import CodeStatistics, build_world, order_codes, twin_codes, usual_codes, with_codes
+from training.figures import sheets
 from training.stages import GmaConfig, GmaStage, LmaConfig, LmaStage
 from training.train import main
 from training.trainer import LoopConfig, Trainer, TrainingError, schedule
@@ -319,6 +320,9 @@ def test_the_command_trains_resumes_exports_and_evaluates(block_store, tmp_path,
 
 def test_the_command_alone_makes_a_world_of_poses(block_store, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("glass_gym.time_left.MEASURED", 0.0)
+    drawn = []
+    poses_sheet = sheets.poses_sheet
+    monkeypatch.setattr(sheets, "poses_sheet", lambda model, clips: drawn.append(clips) or poses_sheet(model, clips))
     command = [
         str(block_store), "--out", str(tmp_path / "run"), "--window", "16", "--agent-radius", "5", "--codes", "2",
         "--poses", "4", "--gma.theta", "0.04", "--gma.iterations", "4", "--gma.batch", "2", "--gma.moving-pixels", "3",
@@ -339,6 +343,9 @@ def test_the_command_alone_makes_a_world_of_poses(block_store, tmp_path, capsys,
         "pose-final.png",
         "lma-final.png",
     }
+    known = WindowSet.load(tmp_path / "run/windows-val.npz").position
+    places = (drawn[0]["corner"] + 8).flatten(0, 1).numpy()  # of windows of 16 px
+    assert (places[:, None] == known).all(-1).any(1).all()  # no window is shown beside where it was aligned to
 
 
 def test_the_command_names_bad_data_and_bad_presets(tmp_path, capsys):
