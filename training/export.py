@@ -19,8 +19,8 @@ from .steps import step_length
 from .windows import WindowSet, crop_layers, unpack_layers
 
 START_FRAMES = 64
-DEAD = 0.01
-"""Codes below this share of the training steps are left out of a world."""
+DEAD = 0.003
+"""Codes below this share of the training steps are left out of a world; some actions, as to begin a swing, are rare."""
 RARE_CODE = 0.03
 """Codes below this share are not made the neutral one."""
 TWIN = 0.05

@@ -38,7 +38,7 @@ def binary(mask: Tensor) -> Tensor:
     return torch.minimum(mask, 1 - mask).mean()
 
 
-def idle(mask: Tensor, image: Tensor, behind: Tensor, alike: float = 0.2) -> Tensor:
+def idle(mask: Tensor, image: Tensor, behind: Tensor, alike: float = 0.06) -> Tensor:
     """Ours: the mean mask where it changes nothing, for what is behind it looks the same.
 
     Masks (..., 1, H, W), images and what N puts behind them (..., 3, H, W); no gradient reaches N. Pixels whose

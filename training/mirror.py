@@ -15,7 +15,7 @@ ALIKE = 0.7
 """Silhouettes are alike from this Tanimoto coefficient on: a.b / (a.a + b.b - a.b)."""
 
 
-def mirror_images(tokens: Tensor, windows: WindowSet, poses: int) -> tuple[Tensor, Tensor]:
+def mirror_images(tokens: Tensor, windows: WindowSet, poses: int) -> Tensor:
     """For each pose the one whose silhouette is most like its own, left to right.
 
     Args:
@@ -24,7 +24,7 @@ def mirror_images(tokens: Tensor, windows: WindowSet, poses: int) -> tuple[Tenso
         poses: P.
 
     Returns:
-        (P,) int64; a pose that has no mirror image, or was never seen, is its own. And which ones have one, (P,) bool.
+        (P,) int64; a pose that has no mirror image, or was never seen, is its own.
     """
     masks = windows.layers[:, 3, MARGIN:-MARGIN, MARGIN:-MARGIN]
     side = masks.shape[-1]
@@ -42,5 +42,4 @@ def mirror_images(tokens: Tensor, windows: WindowSet, poses: int) -> tuple[Tenso
             either = moved.square().sum(1)[:, None] + energy - both
             alike = torch.maximum(alike, both / either.clamp_min(1e-3))
     best, which = alike.max(1)
-    have = best >= ALIKE
-    return torch.where(have, which, torch.arange(poses)), have
+    return torch.where(best >= ALIKE, which, torch.arange(poses))

@@ -28,7 +28,7 @@ def test_a_mask_is_idle_where_what_is_behind_it_looks_the_same():
     image = torch.zeros(1, 3, 1, 4)
     behind = torch.zeros(1, 3, 1, 4, requires_grad=True)
     seen = image.clone()
-    seen[0, 1] = torch.tensor([0.0, 0.1, 0.9, 0.0])
+    seen[0, 1] = torch.tensor([0.0, 0.03, 0.9, 0.0])
     idle = losses.idle(mask, seen, behind)
     assert idle.item() == pytest.approx((1 + 0.5) / 4)
     idle.backward()

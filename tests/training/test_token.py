@@ -223,23 +223,4 @@ def test_poses_find_their_mirror_images():
         data.layers[frame::3, 3, middle, slice(*columns)] = 255
         data.layers[frame::3, 3, 14:16, 6:18] = 255  # all on one foot
     tokens = torch.arange(6) % 3
-    which, have = mirror_images(tokens, data, 5)
-    assert which.tolist() == [2, 1, 0, 3, 4]
-    assert have.tolist() == [True, True, True, False, False]  # the last two were never seen
-
-
-def test_clips_are_shown_left_to_right_if_their_poses_have_mirror_images(trained):
-    model, data = trained
-    stage = TokenLmaStage(model, data, TokenConfig(flips=1.0))
-    stage.mirrored = torch.arange(len(stage.mirrored)).flip(0)
-    stage.have_mirrored = torch.ones(len(stage.mirrored), dtype=torch.bool)
-    batch = stage.sampler.batch(np.random.default_rng(0), 0)
-    tokens = stage.tokens[batch["frames"]]
-    shown, shifts, places = stage._shown(batch, torch.Generator())
-    assert torch.equal(shown, len(stage.mirrored) - 1 - tokens)
-    assert torch.equal(shifts, batch["shifts"] * torch.tensor([-1, 1]))
-    assert torch.equal(places[..., 0], data.width - batch["places"][..., 0])
-    assert torch.equal(places[..., 1], batch["places"][..., 1])
-    stage.have_mirrored[tokens[0, 0]] = False
-    shown = stage._shown(batch, torch.Generator())[0]
-    assert torch.equal(shown[0], tokens[0])
+    assert mirror_images(tokens, data, 5).tolist() == [2, 1, 0, 3, 4]  # the last two were never seen

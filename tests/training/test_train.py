@@ -264,6 +264,8 @@ def test_codes_that_the_data_never_uses_are_left_out_of_a_world(tiny_model):
     assert torch.equal(smaller.quantiser.codebook, tiny_model.quantiser.codebook[[0, 2]])
     build_glass(smaller.config).load_state_dict(smaller.state_dict())  # a whole model of its config
     assert order_codes(seen([0, 1, 2]), 3) == [0, 1, 2]
+    assert order_codes(seen([0] * 995 + [1] * 5), 2) == [0, 1]  # seldom is not never
+    assert order_codes(seen([0] * 999 + [1]), 2) == [0]
 
 
 def test_the_neutral_code_is_the_frequent_one_under_which_the_still_agent_changes_least():

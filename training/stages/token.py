@@ -157,8 +157,6 @@ class TokenConfig:
     """... and so many of them: so it says what the agent does, not which pose comes next"""
     mirror: bool = True
     """a pose may be told as well as its mirror image: so a code means the same whichever way the agent faces"""
-    flips: Share = 0.5
-    """share of the clips that are shown left to right, if all their poses have mirror images"""
     free: Share = 0.5
     """share of the steps that start from the pose that was predicted, not from the real one"""
     sure: Weight = 0.03
@@ -224,8 +222,11 @@ class TokenLmaStage(Stage):
         self.sampler = TokenClips(windows, config)
         self.tokens = all_tokens(model, windows)
         poses = model.config.poses
-        mirrored = mirror_images(self.tokens.cpu(), windows, poses)
-        self.mirrored, self.have_mirrored = (x.to(self.tokens.device) for x in mirrored)
+        mirrored = mirror_images(self.tokens.cpu(), windows, poses) if config.mirror else torch.arange(poses)
+        self.mirrored = mirrored.to(self.tokens)
+
+    def _vectors(self, batch: Batch) -> Tensor:
+        return self.model.poses.embed(self.tokens[batch["frames"]])
 
     @torch.no_grad()
     def prepare(self, iteration: int, generator: torch.Generator) -> None:
@@ -243,18 +244,18 @@ class TokenLmaStage(Stage):
         """
         c = self.config
         model = self.model
-        tokens, shifts, places = self._shown(batch, generator)
-        poses = model.poses.embed(tokens)
-        batches, steps = shifts.shape[:2]
+        tokens = self.tokens[batch["frames"]]  # (B, T + 1)
+        poses = self._vectors(batch)
+        batches, steps = batch["shifts"].shape[:2]
         z = model.action(poses).flatten(0, 1)
         log_q = (SHARPNESS * model.quantiser.logits(z).float()).log_softmax(-1)
         q = log_q.exp().unflatten(0, (batches, steps))  # (B, T, K)
         codes = model.quantiser.codebook
-        told = shifts / SHIFT_UNIT
+        told = batch["shifts"] / SHIFT_UNIT
         hidden_shift = torch.rand(batches, generator=generator) < c.hide_shift
         hidden_shift = hidden_shift.to(told.device)[:, None, None]
         shifts = torch.where(hidden_shift, torch.zeros_like(told), told)
-        places = places.masked_fill(hidden_shift, torch.nan)
+        places = batch["places"].masked_fill(hidden_shift, torch.nan)
         hidden = model.dynamics.start(batches, poses)
         surprises = []
         priors = []
@@ -284,25 +285,11 @@ class TokenLmaStage(Stage):
             terms["sure"] = c.sure * grown * (q * (log_q - log_p.detach())).sum(-1).mean()
         return terms
 
-    def _shown(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Poses (B, T + 1), shifts and places (B, T, 2) px of clips, some of them left to right."""
-        tokens = self.tokens[batch["frames"]]
-        shifts, places = batch["shifts"], batch["places"]
-        flipped = torch.rand(len(tokens), generator=generator) < self.config.flips
-        flipped = flipped.to(tokens.device) & self.have_mirrored[tokens].all(1)
-        tokens = torch.where(flipped[:, None], self.mirrored[tokens], tokens)
-        sign = torch.where(flipped, -1.0, 1.0)[:, None]
-        shifts = torch.stack([sign * shifts[..., 0], shifts[..., 1]], -1)
-        across = torch.where(flipped[:, None], self.windows.width - places[..., 0], places[..., 0])
-        return tokens, shifts, torch.stack([across, places[..., 1]], -1)
-
     def _alone(self, codes: Tensor) -> Tensor:
         """Log probabilities (K, P) of a pose or its mirror image, of code vectors (K, code_channels) alone."""
         nothing = codes.new_zeros(len(codes), self.model.poses.codebook.shape[1])
         hidden = self.model.dynamics.start(len(codes), codes)
         still = codes.new_zeros(len(codes), 2)
         one = self.model.dynamics(nothing, hidden, still, codes, still + torch.nan).log_softmax(1)
-        if not self.config.mirror:
-            return one
         itself = self.mirrored == torch.arange(one.shape[1], device=one.device)
         return torch.where(itself, one, torch.logaddexp(one, one[:, self.mirrored]))
