@@ -192,7 +192,9 @@ AIMS = (
         0.95,
         True,
     ),
+    ("the same", TENNIS, "crispness/gradient_energy/random_play", 1.05, False),
     ("the same, Sprites", SPRITES, "crispness/gradient_energy/random_play", 0.95, True),
+    ("the same", SPRITES, "crispness/gradient_energy/random_play", 1.05, False),
     (
         "Tennis ADD on 16-frame clips, free running, px",
         TENNIS,
