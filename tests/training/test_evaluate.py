@@ -54,6 +54,7 @@ def test_pieces_joins_near_strokes_and_tells_two_agents_apart():
     assert find_pieces(square(4, 4), 17).pieces.tolist() == [0]
 
 
+@pytest.mark.parametrize("any_world", ["lean", "token", pytest.param("paper", marks=pytest.mark.slow)], indirect=True)
 def test_the_command_measures_a_world_of_each_architecture(any_world, block_store, tmp_path, capsys):
     path = save_world(tmp_path / "w.safetensors", any_world)
     out = tmp_path / "e" / "evaluation.json"

@@ -443,6 +443,7 @@ def test_no_output_is_shown_as_a_flag(capsys):
     assert "--read.skip-broken" in out and "--read.broken" not in out and "--lma.entropy" not in out
 
 
+@pytest.mark.slow
 def test_a_checkpoint_trained_with_the_paper_preset_is_a_world(block_store, tmp_path):
     import gymnasium as gym
 
