@@ -197,14 +197,14 @@ def _train(config: TrainConfig, processes: Distributed) -> bool:
     with processes.main_first():
         windows = _windows(config, trainer, store, "train")
         held_out = _windows(config, trainer, store, "val", windows)
+    as_they_stand = dataclasses.replace(config.lma, jitter=0)  # a vocabulary's windows are aligned
+    report.held_out = LmaStage(trainer.average, held_out, as_they_stand)
     if isinstance(trainer.model, TokenGlass):
-        report.hold_out(held_out)
         if not trainer.run(PoseStage(trainer.model, windows, config.pose), report.step, report.sheet):
             return report.interrupted()
         with processes.main_first():
             _choose_codes(config, choices, trainer, windows)
         trainer = report.trainer = _resized(trainer, codes=choices)
-    report.hold_out(held_out)
     for make in _animation_stages(config, trainer.model, windows, features):
         if not trainer.run(make(), report.step, report.sheet):
             return report.interrupted()
@@ -509,10 +509,6 @@ class Reporter:
             f"{stage.name}: {told[0]:.2g} steps a second on this machine, about {told[1]:.0f} minutes more{then}"
         )
 
-    def hold_out(self, windows: WindowSet) -> None:
-        """Draw sheets of these windows, as they stand: those of a vocabulary are aligned."""
-        self.held_out = LmaStage(self.trainer.average, windows, dataclasses.replace(self.config.lma, jitter=0))
-
     def sheet(self, stage: Stage, final: bool = False) -> None:
         """A sample sheet of the averaged weights."""
         average = self.trainer.average
@@ -540,10 +536,12 @@ class Reporter:
 class Silence:
     """The reporter of all processes but the first."""
 
+    held_out: LmaStage | None = None
+
     def step(self, *_) -> None:
         """Nothing."""
 
-    sheet = hold_out = step
+    sheet = step
 
     def interrupted(self) -> bool:
         """As the first's."""
