@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from .steps import step_length
 from .windows import WindowSet, crop_layers, unpack_layers
 
 START_FRAMES = 64
+TOGETHER = 16
+"""Clips whose codes are inferred at once."""
 DEAD = 0.003
 """Codes below this share of the training steps are left out of a world; some actions, as to begin a swing, are rare."""
 RARE_CODE = 0.03
@@ -39,35 +41,45 @@ class CodeStatistics:
         codes: (N,) int64.
         shifts: (N, 2) px, that went with them.
         change: (N,) mean squared change of the foreground.
+        directions: (N, code_channels) of A, before they were quantised.
     """
 
     codes: np.ndarray
     shifts: np.ndarray
     change: np.ndarray
+    directions: torch.Tensor
 
     def counts(self, codes: int) -> np.ndarray:
         """How often each of K codes was seen, (K,)."""
         return np.bincount(self.codes, minlength=codes)
 
+    @torch.no_grad()
+    def quantised(self, model: Glass) -> CodeStatistics:
+        """The same steps, in the codes of a model with the same A."""
+        return replace(self, codes=model.quantise(self.directions).index.cpu().numpy())
+
 
 @torch.no_grad()
 def code_statistics(model: Glass, windows: WindowSet, clips: int = 256, length: int = 16) -> CodeStatistics:
-    """Inferred codes and shifts of random clips."""
+    """Inferred codes and shifts of random clips, of no more clips than there are frames."""
     rng = np.random.default_rng(0)
     device = next(model.parameters()).device
     length = min(length, int(windows.lengths.max()))
-    codes = []
+    clips = min(clips, len(windows.layers))
+    directions = []
     shifts = []
     change = []
-    for _ in range(clips):
-        clip = windows.sample(rng, length)
-        packed = windows.centred(clip, model.config.window)
-        layers = unpack_layers(torch.from_numpy(packed).to(device))[None]
-        moves = torch.from_numpy(clip.position).diff(dim=0)[None].to(device)
-        codes.append(model.infer_codes(layers, moves)[0].cpu())
-        shifts.append(moves[0].cpu())
-        change.append((layers[0, 1:, :3] - layers[0, :-1, :3]).square().mean((1, 2, 3)).cpu())
-    return CodeStatistics(*(torch.cat(part).numpy() for part in (codes, shifts, change)))
+    for first in range(0, clips, TOGETHER):
+        some = [windows.sample(rng, length) for _ in range(min(TOGETHER, clips - first))]
+        packed = np.stack([windows.centred(clip, model.config.window) for clip in some])
+        layers = unpack_layers(torch.from_numpy(packed).to(device))
+        moves = torch.from_numpy(np.stack([clip.position for clip in some])).diff(dim=1).to(device)
+        directions.append(model.directions(layers, moves).flatten(0, 1))
+        shifts.append(moves.flatten(0, 1).cpu())
+        change.append((layers[:, 1:, :3] - layers[:, :-1, :3]).square().mean((2, 3, 4)).flatten().cpu())
+    unknown = np.zeros(0, np.int64)
+    found = CodeStatistics(unknown, torch.cat(shifts).numpy(), torch.cat(change).numpy(), torch.cat(directions))
+    return found.quantised(model)
 
 
 def usual_codes(statistics: CodeStatistics, step: tuple[float, float], codes: int) -> tuple[int, ...]:
@@ -189,7 +201,7 @@ def build_world(
     found = code_statistics(model, windows)
     total = model.config.codes
     model = with_codes(model, order_codes(found, total, twin_codes(model, windows, found)))
-    statistics = code_statistics(model, windows)  # steps of dropped codes belong to others now
+    statistics = found.quantised(model)  # steps of dropped codes belong to others now
     codes = model.config.codes
     names = tuple(code_names) or tuple(f"code {k}" if k else "neutral" for k in range(codes))
     if len(names) != codes:

@@ -252,9 +252,8 @@ def test_codes_that_were_never_learned_cannot_be_kept(block_store, tmp_path, cap
 def seen(codes, change=None):
     """Statistics of codes on the spot."""
     codes = np.array(codes)
-    return CodeStatistics(
-        codes, np.zeros((len(codes), 2)), np.zeros(len(codes)) if change is None else np.array(change)
-    )
+    change = np.zeros(len(codes)) if change is None else np.array(change)
+    return CodeStatistics(codes, np.zeros((len(codes), 2)), change, torch.empty(len(codes), 0))
 
 
 def test_codes_that_the_data_never_uses_are_left_out_of_a_world(tiny_model):
@@ -280,7 +279,7 @@ def test_the_neutral_code_is_the_frequent_one_under_which_the_still_agent_change
 def test_a_directions_usual_code_is_the_one_that_more_than_half_of_its_steps_have():
     shifts = np.repeat([[0, 0], [3, 0], [-3, 0], [0, 2]], [100, 60, 40, 10], axis=0).astype(np.float32)
     codes = np.array([1] * 100 + [2] * 31 + [0] * 29 + [2] * 20 + [1] * 20 + [1] * 10)
-    usual = dict(zip(COMPASS, usual_codes(CodeStatistics(codes, shifts, codes), (3.0, 2.0), 3), strict=True))
+    usual = dict(zip(COMPASS, usual_codes(CodeStatistics(codes, shifts, codes, torch.empty(0)), (3.0, 2.0), 3), strict=True))
     assert usual["stay"] == 1 and usual["right"] == 2 == usual["up-right"] == usual["down-right"]
     assert usual["left"] == 0  # a tie is no majority
     assert usual["down"] == 0  # ten steps are too few
