@@ -246,7 +246,7 @@ class GlassCore:
         """Rows before their first reset."""
         zero = torch.zeros(self.rows, dtype=torch.long, device=self.device)
         no = torch.zeros(self.rows, dtype=torch.bool, device=self.device)
-        world = self.start_states.rows(zero)
+        world = self._starts.at(zero)
         place = self.simulator.agent_position(world)
         task = self._sample(torch.zeros(self.rows, self._draws, device=self.device), place, {})
         origin = torch.full_like(zero, self.world.identity)
@@ -298,8 +298,8 @@ class GlassCore:
         key = self.state.key[rows]
         episode = self.state.episode[rows]
         numbers = uniform(key, episode, 1 + self._draws)
-        drawn = (numbers[:, 0] * len(self.start_states)).long()
-        world = self._starts.states.rows(drawn) if start is None else self._starts.given(start, rows, self.rows)
+        drawn = (numbers[:, 0] * self._starts.count).long()
+        world = self._starts.at(drawn) if start is None else self._starts.given(start, rows, self.rows)
         position, present = self._locate_agents(world)
         chosen = {name: value[rows.cpu()].to(self.device) for name, value in given.items()}
         task = self._sample(numbers[:, 1:], position, chosen)

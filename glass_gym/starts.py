@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ GATHERED = 0.5
 """In a picture that holds an agent, its window has this share of M's mask, of what it has in the world's own frames: in
 these it has nearly all, in noise and in other worlds a third."""
 LOOKED_AT = 16
-"""Start frames that say how much it has there."""
+"""Start frames that say how much it has there, and how large an agent is."""
 
 
 class StartStates:
@@ -31,20 +32,50 @@ class StartStates:
     def __init__(self, world: World, simulator: Simulator):
         self.world = world
         self.simulator = simulator
+        self.count = len(world.start_frames)
         self._states: WorldState | None = None
+        self._missing = set(range(self.count))
 
     @property
     def states(self) -> WorldState:
-        """A state for every start frame of the world, computed once, so that a reset is a gather."""
-        if self._states is None:
-            known = self.world.statistics.get("start_positions", [])
-            position = torch.tensor(known) if len(known) == len(self.world.start_frames) else None
-            self._states = self.simulator.start(torch.from_numpy(self.world.start_frames), position)
-        return self._states
+        """A state for every start frame of the world."""
+        return self._made(range(self.count))
+
+    def at(self, index: Tensor) -> WorldState:
+        """The states of start frames.
+
+        Each is made once, so that a reset is a gather: on the CPU when it is first asked for, one by one, for a single
+        environment needs few of them; on a GPU all together, for to know which are asked for is to wait for it.
+
+        Args:
+            index: (B,) int64, on the device.
+
+        Returns:
+            B rows.
+        """
+        asked = index.unique().tolist() if self.simulator.device.type == "cpu" else range(self.count)
+        return self._made(asked).rows(index)
 
     def forget(self) -> None:
         """Let go of them; they are made again when they are needed."""
         self._states = None
+        self._missing = set(range(self.count))
+
+    def _made(self, asked: Iterable[int]) -> WorldState:
+        """All states, of which those asked for are there."""
+        known = self.world.statistics.get("start_positions", [])
+        positions = torch.tensor(known) if len(known) == self.count else None
+        alone = self.simulator.device.type == "cpu"
+        while missing := self._missing.intersection(asked):
+            some = [min(missing)] if alone else sorted(missing)  # alone, none depends on which others were made
+            frames = torch.from_numpy(self.world.start_frames[some])
+            made = self.simulator.start(frames, None if positions is None else positions[some])
+            if self._states is None:
+                self._states = made.map(lambda part: _empty_rows(part, self.count))
+            self._states = self._states.write(torch.tensor(some, device=self.simulator.device), made)
+            self._missing.difference_update(some)
+        assert self._states is not None
+        return self._states
 
     def given(self, start: Any, rows: Tensor, total: int) -> WorldState:
         """The states that a user asks for.
@@ -63,7 +94,7 @@ class StartStates:
         """
         start = np.asarray(start)
         if start.ndim in (0, 1):
-            return self.states.rows(self._checked_index(start, total)[rows])
+            return self.at(self._checked_index(start, total)[rows])
         if start.ndim == 4:
             if len(start) != total:
                 raise ValueError(
@@ -78,8 +109,8 @@ class StartStates:
             raise ValueError(
                 f"start_frame must be an index, {total} indices, or pictures, got {start.dtype} {start.shape}"
             )
-        if start.size and (start.min() < 0 or start.max() >= len(self.states)):
-            raise ValueError(f"start_frame {start.tolist()} is not in 0..{len(self.states) - 1}")
+        if start.size and (start.min() < 0 or start.max() >= self.count):
+            raise ValueError(f"start_frame {start.tolist()} is not in 0..{self.count - 1}")
         return torch.from_numpy(np.broadcast_to(start, total).astype(np.int64)).to(self.simulator.device)
 
     def from_pictures(self, pictures: np.ndarray) -> WorldState:
@@ -115,10 +146,18 @@ class StartStates:
 
     def usual_agent(self) -> tuple[float, float]:
         """Of the agents in the world's own start frames: px of M's mask in their windows, its share of the whole."""
-        own = self._gathered(self.states.rows(slice(LOOKED_AT)), torch.from_numpy(self.world.start_frames))
-        return float(self.states.mass.median()), float(np.median(own))
+        own = self.at(torch.arange(min(LOOKED_AT, self.count), device=self.simulator.device))
+        share = self._gathered(own, torch.from_numpy(self.world.start_frames))
+        return float(own.mass.median()), float(np.median(share))
 
     def _gathered(self, states: WorldState, frames: Tensor) -> np.ndarray:
         """The share of M's masks that lies in the agents' windows, for B states and at least as many frames."""
         frames = frames[: len(states)].permute(0, 3, 1, 2).to(self.simulator.device)
         return to_numpy(states.mass / self.simulator.masks(frames).sum((1, 2, 3)).clamp_min(1e-6))
+
+
+def _empty_rows(part: Tensor, count: int) -> Tensor:
+    """Room for `count` rows like `part` (1, ...), in its memory format."""
+    room = part.new_empty(count, *part.shape[1:])
+    last = part.ndim == 4 and part.is_contiguous(memory_format=torch.channels_last)
+    return room.contiguous(memory_format=torch.channels_last) if last else room

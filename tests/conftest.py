@@ -110,3 +110,9 @@ def block_store(tmp_path_factory):
         writer.add(f"v{index:02d}", ("train", "val", "test")[max(0, index - 9)], frames, masks, position=position)
     writer.close()
     return root
+
+
+@pytest.fixture
+def quick_report(monkeypatch):
+    """Few rollouts behind a report.html: what it says is tested, not whether it is so."""
+    monkeypatch.setattr("training.scorecard.ROLLOUTS", 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -9,6 +10,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 SLOPE = 0.2
+
+
+def filled(room: Tensor, fill: Callable[[Tensor], Tensor]) -> Tensor:
+    """Weights to begin with.
+
+    Returns:
+        `fill(room)`, of its shape; on the meta device, which knows sizes only, the room itself: to compute there, torch
+        imports its compiler first, which takes seconds.
+    """
+    return room if room.is_meta else fill(room)
 
 
 def normaliser(kind: str, channels: int) -> nn.Module:
@@ -87,7 +98,8 @@ class ModulatedConv(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, embedding: int, down: bool = False):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3) * (1 / (inputs * 9) ** 0.5))
+        weight = torch.empty(outputs, inputs, 3, 3)
+        self.weight = nn.Parameter(filled(weight, lambda x: torch.randn_like(x) * (1 / (inputs * 9) ** 0.5)))
         self.style = nn.Linear(embedding, inputs)
         nn.init.ones_(self.style.bias)
         self.down = down
@@ -137,7 +149,8 @@ class BilinearStep(nn.Module):
 
     def __init__(self, psi: int, inputs: int, outputs: int, last: bool, norm: str):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, psi, inputs).uniform_(-1, 1) / psi**0.5)
+        weight = torch.empty(outputs, psi, inputs)
+        self.weight = nn.Parameter(filled(weight, lambda x: x.uniform_(-1, 1) / psi**0.5))
         self.linear = nn.Linear(psi, outputs)
         self.last = last
         if not last:

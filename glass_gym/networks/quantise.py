@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glass_gym.config import GlassConfig
+from glass_gym.networks.blocks import filled
 
 
 @dataclass
@@ -88,7 +89,7 @@ class PlainQuantiser(Quantiser):
 
     def __init__(self, config: GlassConfig):
         super().__init__()
-        self.codebook = nn.Parameter(torch.randn(config.codes, config.code_channels))
+        self.codebook = nn.Parameter(filled(torch.empty(config.codes, config.code_channels), torch.randn_like))
 
     def forward(self, z: Tensor) -> Quantised:
         """The nearest row in Euclidean distance."""
@@ -125,7 +126,8 @@ class CosineQuantiser(Quantiser):
         self.decay = decay
         self.dead = dead
         self.split = split
-        self.register_buffer("codebook", self.normalise(torch.randn(config.codes, config.code_channels)))
+        codebook = torch.empty(config.codes, config.code_channels)
+        self.register_buffer("codebook", filled(codebook, lambda x: self.normalise(torch.randn_like(x))))
         self.register_buffer("usage", torch.full((config.codes,), 1.0 / config.codes))
         self.usage: Tensor
 

@@ -101,7 +101,7 @@ class CorrelationShift(nn.Module):
         super().__init__()
         self.reach = reach
         self.fourth = fourth
-        self.log_sharpness = nn.Parameter(torch.tensor(sharpness).log())
+        self.log_sharpness = nn.Parameter(torch.tensor(math.log(sharpness)))
 
     def forward(self, frames: Tensor, weights: Tensor) -> Tensor:
         """Frames (B, 2, 3, H, W) in [-1, 1], weights (B, 2, 1, H, W) in [0, 1] -> shift (B, 2) px."""

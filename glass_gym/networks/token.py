@@ -8,6 +8,7 @@ drifts. docs/how-it-works.md draws it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -42,7 +43,7 @@ DROPPED = 0.3
 
 def make_waves(config: GlassConfig, octaves: int) -> Tensor:
     """Waves along each axis of a frame: (2, octaves), radians a px."""
-    return torch.pi * 2.0 ** torch.arange(octaves) / torch.tensor([[config.width], [config.height]])
+    return torch.tensor([[math.pi * 2.0**i / side for i in range(octaves)] for side in (config.width, config.height)])
 
 
 def phases(place: Tensor, waves: Tensor) -> Tensor:

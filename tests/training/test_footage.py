@@ -95,7 +95,7 @@ def test_an_unreadable_file_is_named_or_left_out(tmp_path, capsys):
     assert "9.mp4" in capsys.readouterr().err
 
 
-def test_one_command_makes_a_world_and_a_report(tmp_path, capsys):
+def test_one_command_makes_a_world_and_a_report(tmp_path, capsys, quick_report):
     videos = [
         walker(40, step=s, start=(10 + 4 * i, 12 + 3 * i)) for i, s in enumerate([(3, 0), (0, 3), (3, 3), (-3, 0)])
     ]

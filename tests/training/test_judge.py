@@ -29,7 +29,7 @@ def clips_of(store, video):
 
 def test_the_judge_reads_real_windows_and_not_a_frozen_agent(sprites, monkeypatch):
     monkeypatch.setattr(judges, "STEPS", 150)
-    monkeypatch.setattr(judges, "BATCH", 32)
+    monkeypatch.setattr(judges, "BATCH", 16)
     held = [v for v in sprites.videos if v.split == "train"][::2]
     layers = torch.stack([clips_of(sprites, v) for v in held])
     e = SimpleNamespace(

@@ -279,7 +279,8 @@ def test_the_neutral_code_is_the_frequent_one_under_which_the_still_agent_change
 def test_a_directions_usual_code_is_the_one_that_more_than_half_of_its_steps_have():
     shifts = np.repeat([[0, 0], [3, 0], [-3, 0], [0, 2]], [100, 60, 40, 10], axis=0).astype(np.float32)
     codes = np.array([1] * 100 + [2] * 31 + [0] * 29 + [2] * 20 + [1] * 20 + [1] * 10)
-    usual = dict(zip(COMPASS, usual_codes(CodeStatistics(codes, shifts, codes, torch.empty(0)), (3.0, 2.0), 3), strict=True))
+    statistics = CodeStatistics(codes, shifts, codes, torch.empty(len(codes), 0))
+    usual = dict(zip(COMPASS, usual_codes(statistics, (3.0, 2.0), 3), strict=True))
     assert usual["stay"] == 1 and usual["right"] == 2 == usual["up-right"] == usual["down-right"]
     assert usual["left"] == 0  # a tie is no majority
     assert usual["down"] == 0  # ten steps are too few
@@ -301,7 +302,7 @@ def test_the_paper_preset_trains_on_whole_frames_with_teacher_forcing(block_stor
     assert len(seen) == 3 and {"rec_u", "mask", "commitment", "codebook"} <= set(seen[-1])
 
 
-def test_the_command_trains_resumes_exports_and_evaluates(block_store, tmp_path, capsys):
+def test_the_command_trains_resumes_exports_and_evaluates(block_store, tmp_path, capsys, quick_report):
     command = [
         str(block_store), "--out", str(tmp_path / "run"), "--window", "16", "--agent-radius", "5", "--codes", "2",
         "--gma.theta", "0.04", "--gma.iterations", "6", "--gma.batch", "2", "--gma.moving-pixels", "3",
@@ -319,7 +320,7 @@ def test_the_command_trains_resumes_exports_and_evaluates(block_store, tmp_path,
     assert list((tmp_path / "run/tensorboard").iterdir())
 
 
-def test_the_command_alone_makes_a_world_of_poses(block_store, tmp_path, capsys, monkeypatch):
+def test_the_command_alone_makes_a_world_of_poses(block_store, tmp_path, capsys, monkeypatch, quick_report):
     monkeypatch.setattr("glass_gym.time_left.MEASURED", 0.0)
     drawn = []
     poses_sheet = sheets.poses_sheet
