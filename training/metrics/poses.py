@@ -24,10 +24,10 @@ class PoseMatcher:
         masks: (N, H, W) bool, real silhouettes.
         anchors: (N, 2) px, where the agent stands in each, in whole px up to one common fraction.
         side: px; a silhouette is compared inside a square of this side about its centre of mass.
-        templates: how many of the silhouettes are kept, spread evenly.
+        templates: how many of the silhouettes are kept, spread evenly: of too few, none is like a rare pose.
     """
 
-    def __init__(self, masks: np.ndarray, anchors: np.ndarray, side: int, templates: int = 400):
+    def __init__(self, masks: np.ndarray, anchors: np.ndarray, side: int, templates: int = 2000):
         area = masks.sum((1, 2))
         whole = np.flatnonzero(area > 0.5 * np.median(area))
         whole = whole[:: max(1, -(-len(whole) // templates))]

@@ -232,8 +232,10 @@ def random_play(probe: SimulatorProbe, rollouts: int, seed: int) -> Play:
             "mask_mass_over_start": [drift[s] for s in CURVE],
         },
     }
-    if None not in quality.values():
-        figures["worst_silhouette_iou"] = min(quality.values())
+    known = [q for q in quality.values() if q is not None]
+    if probe.matcher is not None:
+        figures["real_silhouettes"] = len(probe.matcher.templates)
+        figures["worst_silhouette_iou"] = min(known)
     return Play(figures, frames)
 
 
