@@ -81,6 +81,10 @@ except ImportError:  # the command says so; the library works without
 
 PROBES = (200, 350, 500)
 """Steps of GMA after which it is looked at: was the right thing chosen?"""
+FRAMES = 120_000
+"""Tracked for the stages after GMA: from half as many, LMA learned more by heart (docs/notes/crispness.md) ..."""
+SMALL_WINDOW = 48
+"""... of windows of at most so many px, for larger ones need gigabytes."""
 ATTACHED = 0.5
 """An agent that touches the frame's edge in more than this share of the frames hangs on to it."""
 
@@ -124,8 +128,9 @@ class TrainConfig(DataOptions):
     """measure the world at the end, and write report.html"""
     force: bool = False
     """train even where the footage holds no world"""
-    window_frames: Positive = 60_000
-    """about so many frames are tracked for the stages after GMA: every n-th video, where there are more"""
+    window_frames: Positive | None = None
+    """about so many frames are tracked for the stages after GMA: every n-th video, where there are more. Default:
+    120,000, of windows larger than 48 px 60,000"""
     vgg: Path | None = None
     """VGG16 weights (.safetensors) for the perceptual losses; default: none"""
     code_names: tuple[str, ...] = ()
@@ -423,7 +428,9 @@ def _windows(
             print(f"{error}: it is cut again", file=sys.stderr)
     videos = [v for v in store.videos if v.length >= 2]
     videos = [v for v in videos if v.split == split] or videos[:1]
-    most = config.window_frames if split == "train" else max(1, config.window_frames // 8)
+    small = trainer.model.view.follows and trainer.model.config.window <= SMALL_WINDOW
+    most = config.window_frames or (FRAMES if small else FRAMES // 2)
+    most = most if split == "train" else max(1, most // 8)
     videos = videos[:: math.ceil(sum(v.length for v in videos) / most)]
     with tqdm(total=len(videos), desc=f"tracking the agent ({split})", unit="video") as bar:
         windows = cut_windows(trainer.average, store, videos, lambda done: bar.update(1), like)

@@ -142,7 +142,8 @@ class TokenConfig:
     """The LMA stage of architecture token: local actions, and which pose comes next."""
 
     iterations: Count | None = None
-    """optimiser steps. Default: 3000, or for little footage three for ten frames, at least 800: more learns by heart"""
+    """optimiser steps. Default: 3000, for little footage three for ten frames, at least 800, for much one for twenty:
+    more learns by heart"""
     batch: Positive = 32
     """clips a step"""
     steps: Positive = 16
@@ -218,7 +219,7 @@ class TokenLmaStage(Stage):
         self.windows = windows
         self.config = config
         if config.iterations is None:
-            config.iterations = int(np.clip(3 * len(windows.layers) // 10, 800, 3000))
+            config.iterations = int(np.clip(3 * len(windows.layers) // 10, 800, max(3000, len(windows.layers) // 20)))
         self.sampler = TokenClips(windows, config)
         self.tokens = all_tokens(model, windows)
         poses = model.config.poses
