@@ -33,6 +33,8 @@ class StartStates:
         self.world = world
         self.simulator = simulator
         self.count = len(world.start_frames)
+        known = world.statistics.get("start_positions", [])
+        self._positions = torch.tensor(known) if len(known) == self.count else None
         self._states: WorldState | None = None
         self._missing = set(range(self.count))
 
@@ -53,8 +55,13 @@ class StartStates:
         Returns:
             B rows.
         """
-        asked = index.unique().tolist() if self.simulator.device.type == "cpu" else range(self.count)
+        asked = index.tolist() if self._missing and self._alone else range(self.count)
         return self._made(asked).rows(index)
+
+    @property
+    def _alone(self) -> bool:
+        """Whether states are made one by one; then none depends on which others were made."""
+        return self.simulator.device.type == "cpu"
 
     def forget(self) -> None:
         """Let go of them; they are made again when they are needed."""
@@ -63,13 +70,12 @@ class StartStates:
 
     def _made(self, asked: Iterable[int]) -> WorldState:
         """All states, of which those asked for are there."""
-        known = self.world.statistics.get("start_positions", [])
-        positions = torch.tensor(known) if len(known) == self.count else None
-        alone = self.simulator.device.type == "cpu"
-        while missing := self._missing.intersection(asked):
-            some = [min(missing)] if alone else sorted(missing)  # alone, none depends on which others were made
+        missing = sorted(self._missing.intersection(asked))
+        at_once = 1 if self._alone else self.count
+        for first in range(0, len(missing), at_once):
+            some = missing[first : first + at_once]
             frames = torch.from_numpy(self.world.start_frames[some])
-            made = self.simulator.start(frames, None if positions is None else positions[some])
+            made = self.simulator.start(frames, None if self._positions is None else self._positions[some])
             if self._states is None:
                 self._states = made.map(lambda part: _empty_rows(part, self.count))
             self._states = self._states.write(torch.tensor(some, device=self.simulator.device), made)

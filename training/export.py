@@ -19,8 +19,8 @@ from .steps import step_length
 from .windows import WindowSet, crop_layers, unpack_layers
 
 START_FRAMES = 64
-TOGETHER = 16
-"""Clips whose codes are inferred at once."""
+TOGETHER = 1 << 19
+"""Places whose codes are inferred at once: 32 clips of windows of 32 px, two of whole frames."""
 DEAD = 0.003
 """Codes below this share of the training steps are left out of a world; some actions, as to begin a swing, are rare."""
 RARE_CODE = 0.03
@@ -66,11 +66,13 @@ def code_statistics(model: Glass, windows: WindowSet, clips: int = 256, length: 
     device = next(model.parameters()).device
     length = min(length, int(windows.lengths.max()))
     clips = min(clips, len(windows.layers))
+    height, width = model.view.size
+    together = max(1, TOGETHER // (length * height * width))
     directions = []
     shifts = []
     change = []
-    for first in range(0, clips, TOGETHER):
-        some = [windows.sample(rng, length) for _ in range(min(TOGETHER, clips - first))]
+    for first in range(0, clips, together):
+        some = [windows.sample(rng, length) for _ in range(min(together, clips - first))]
         packed = np.stack([windows.centred(clip, model.config.window) for clip in some])
         layers = unpack_layers(torch.from_numpy(packed).to(device))
         moves = torch.from_numpy(np.stack([clip.position for clip in some])).diff(dim=1).to(device)

@@ -232,10 +232,9 @@ def random_play(probe: SimulatorProbe, rollouts: int, seed: int) -> Play:
             "mask_mass_over_start": [drift[s] for s in CURVE],
         },
     }
-    known = [q for q in quality.values() if q is not None]
     if probe.matcher is not None:
         figures["real_silhouettes"] = len(probe.matcher.templates)
-        figures["worst_silhouette_iou"] = min(known)
+        figures["worst_silhouette_iou"] = min(q for q in quality.values() if q is not None)
     return Play(figures, frames)
 
 

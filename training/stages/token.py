@@ -226,9 +226,6 @@ class TokenLmaStage(Stage):
         mirrored = mirror_images(self.tokens.cpu(), windows, poses) if config.mirror else torch.arange(poses)
         self.mirrored = mirrored.to(self.tokens)
 
-    def _vectors(self, batch: Batch) -> Tensor:
-        return self.model.poses.embed(self.tokens[batch["frames"]])
-
     @torch.no_grad()
     def prepare(self, iteration: int, generator: torch.Generator) -> None:
         """The code vectors are directions as far from one another as can be, and stay; A learns what to call them."""
@@ -246,7 +243,7 @@ class TokenLmaStage(Stage):
         c = self.config
         model = self.model
         tokens = self.tokens[batch["frames"]]  # (B, T + 1)
-        poses = self._vectors(batch)
+        poses = model.poses.embed(tokens)
         batches, steps = batch["shifts"].shape[:2]
         z = model.action(poses).flatten(0, 1)
         log_q = (SHARPNESS * model.quantiser.logits(z).float()).log_softmax(-1)
