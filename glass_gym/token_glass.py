@@ -12,7 +12,7 @@ from glass_gym.config import GlassConfig
 from glass_gym.glass import SHIFT_UNIT, Glass
 from glass_gym.networks.parts import Drawn, State
 from glass_gym.networks.quantise import CosineQuantiser
-from glass_gym.networks.token import TokenDynamics
+from glass_gym.networks.token import TokenDecoder, TokenDynamics
 from glass_gym.tracking import NEAR, cheapest_path
 
 REACH = 3
@@ -36,6 +36,7 @@ class TokenGlass(Glass):
         "lma": ("action", "quantiser", "dynamics", "prior"),
     }
 
+    decoder: TokenDecoder
     dynamics: TokenDynamics
     poses: CosineQuantiser
 

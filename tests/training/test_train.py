@@ -211,6 +211,19 @@ def test_the_lma_stage_learns_and_a_world_comes_out(tiny_config, block_store, wi
     assert len(world.start_frames) >= 32 and world.code_names[0] == "neutral" and 1 <= world.step[0] <= 3
 
 
+@torch.no_grad()
+def test_the_masks_of_a_world_are_surer_than_squared_error_makes_them(tiny_token_config, block_store, windows):
+    model = build_glass(tiny_token_config).eval()
+    model.mask = PerfectMask()
+    world = build_world(model, Store(block_store), windows)
+    layer = windows.layers_at(np.arange(8))[..., 4:-4, 4:-4]
+    looks, first, pose, _, place = model.start_state(layer)
+    before, after = (m.decoder(looks, first, pose, place) for m in (model, world.model.eval()))
+    p, surer = before.layer[:, 3:], after.layer[:, 3:]
+    assert torch.allclose(surer, p**2 / (p**2 + (1 - p) ** 2), atol=1e-5) and not torch.allclose(surer, p, atol=1e-3)
+    torch.testing.assert_close(before.colour, after.colour, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("learn", [True, False])
 def test_codes_stay_as_they_are_while_the_generator_learns_on(tiny_config, windows, tmp_path, learn):
     config = LmaConfig(iterations=3, frames=16, continuous=0, horizons=(4,), learn_codes=learn)
