@@ -26,7 +26,7 @@ def policy(tmp_path_factory):
 
 def test_the_policy_sees_the_real_game_as_it_saw_the_learned_one(policy):
     loaded = load_policy(policy)
-    env = make_evaluation_env("RealTennis-v0", 2, 0, codes=8)
+    env = make_evaluation_env("RealTennis-v0", 2, 0, codes=int(loaded.model.action_space.nvec[1]))
     env.reset()
     loaded.check(env)
     seen = loaded._observation(env)
