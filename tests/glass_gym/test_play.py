@@ -287,8 +287,12 @@ def test_the_command_names_what_is_wrong(arguments, words, capsys):
 
 @pytest.mark.skipif(not (shutil.which("Xvfb") and shutil.which("xdotool")), reason="needs Xvfb and xdotool")
 def test_a_real_window_is_played_with_real_keys(tmp_path):
-    display = f":{90 + os.getpid() % 100}"
-    server = subprocess.Popen(["Xvfb", display, "-screen", "0", "1024x768x24"], stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        ["Xvfb", "-displayfd", "1", "-screen", "0", "1024x768x24"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        text=True,
+    )  # fmt: skip
+    assert server.stdout
+    display = f":{server.stdout.readline().strip()}"  # one that is free; said when it is ready
     environment = {k: v for k, v in os.environ.items() if k != "SDL_VIDEODRIVER"} | {"DISPLAY": display}
 
     def xdotool(*arguments):
@@ -298,7 +302,6 @@ def test_a_real_window_is_played_with_real_keys(tmp_path):
 
     game = None
     try:
-        time.sleep(1)
         code = "import sys; from glass_gym.play import main; sys.exit(main())"
         game = subprocess.Popen(
             [sys.executable, "-c", code, "--free", "--seed", "1", "--folder", str(tmp_path), "--scale", "3"],
@@ -332,7 +335,8 @@ def test_a_real_window_is_played_with_real_keys(tmp_path):
     finally:
         if game and game.poll() is None:
             game.kill()
-        server.kill()
+        server.terminate()  # killed, it would leave its display locked
+        server.wait(timeout=30)
     pictures = sorted(tmp_path.glob("*.png"))
     videos = [*tmp_path.glob("*.mp4"), *tmp_path.glob("*.gif")]
     assert len(pictures) == 2 and len(videos) == 1 and "recorded" in out and "steps" in out
