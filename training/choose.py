@@ -203,8 +203,8 @@ def choose_reading(choices: Choices, seen: Survey, size: tuple[int, int]) -> Non
 def choose_sizes(choices: Choices, seen: Survey, height: int, width: int) -> None:
     """What GMA must know, of frames as they will be trained on; window and radius are provisional."""
     agent = max(seen.agent)
-    theta = float(np.clip(1.1 * seen.area, 0.001, 0.5))
-    choices.choose("theta", theta, f"the agent usually covers {seen.area:.2%} of the frame")
+    theta = float(np.clip(1.1 * seen.largest, 0.001, 0.5))
+    choices.choose("theta", theta, f"the agent covers up to {seen.largest:.2%} of the frame")
     reach = int(np.clip(math.ceil(1.5 * seen.fastest) + 3, 8, min(height, width) // 2))
     choices.choose("foreground_range", reach, f"px; the agent's fast steps are {seen.fastest:.0f} px")
     moves = seen.camera >= 1

@@ -30,6 +30,11 @@ ONE_SCENE = 0.03
 """Shots whose pictures without the agent differ in less than this share of their pixels are of one scene."""
 STOOD = 0.3
 """What the agent covers in more than this share of a shot's frames, is not known to be the scene."""
+SHOWN = 0.3
+"""Where a camera that moves shows a place in less than this share of a shot's frames, nothing is known of it."""
+BLURRED = 0.05
+"""Frames of a camera that moves in which more than this share of the picture, without the agent, differs from their
+scene do not fit together by shifts alone: nothing is known of what is behind the agent in them."""
 MOST = 0.35
 """Share of the picture that may move at once, and that an agent may cover."""
 SPREAD, SPARSE = 0.5, 0.3
@@ -53,11 +58,13 @@ class Shot:
         explained: (T - 1,) share of the pixels changed since the last frame that lie in or about the agent; nan: none.
         boxes: (T, 4) left, top, right, bottom of the agent; nan where none was seen.
         areas: (T,) px of it.
-        places: (T, 2) px, its centres.
+        places: (T, 2) px, its centres, as a camera that stands still would see them.
         agents: (T,) how many blobs of that size move.
         silhouettes: (T, ceil(H W / 8)) uint8, which pixels are the agent's, packed bit by bit.
         picture: one frame with the agent's box, for people.
-        scene: (H, W, 4) uint8, what is behind the agent, and 255 where that was seen; None where the camera moves.
+        scene: (h, w, 4) uint8, what is behind the agent, and 255 where that is known; as wide as the camera goes ...
+        corners: ... and where in it the frames' corners are, (T, 2) px.
+        fits: (T,) bool, the frame is a part of it.
     """
 
     frames: int
@@ -70,7 +77,9 @@ class Shot:
     agents: np.ndarray
     silhouettes: np.ndarray
     picture: np.ndarray
-    scene: np.ndarray | None
+    scene: np.ndarray
+    corners: np.ndarray
+    fits: np.ndarray
 
 
 @dataclass
@@ -88,7 +97,8 @@ class Survey:
         moving: share of the pixels that move, median.
         explained: share of all change that is in or about the agent.
         agent: (width, height) of the agent's box, 90th percentile.
-        area: share of the frame that the agent covers, median.
+        area: share of the frame that the agent covers, median ...
+        largest: ... and 95th percentile.
         speed: px a frame of an agent that moves: half of the way was gone by larger steps.
         fastest: px a frame; a twentieth of the way was gone by larger steps.
         several: share of the frames with two or more agents of one size.
@@ -96,8 +106,10 @@ class Survey:
         pictures: for people, (N, H, W, 3) uint8.
         hints: silhouettes of the agent where one was seen, (M, ceil(H W / 8)) uint8, packed bit by bit ...
         hinted: ... and the frames that they are of, (M,) int64, counted through all videos.
-        scenes: of the shots in which the camera stands still, (S, H, W, 4) uint8, see :class:`Shot` ...
-        scene_of: ... and which of them each hint is before, (M,) int64; -1: none.
+        scenes: of the S shots, each (h, w, 4) uint8, see :class:`Shot`, ...
+        scene_of: ... which of them each hint is before, (M,) int64; -1: none, ...
+        corners: ... and where in it, (M, 2) px.
+        still: the camera stands still in all shots.
     """
 
     height: int
@@ -112,6 +124,7 @@ class Survey:
     explained: float
     agent: tuple[float, float]
     area: float
+    largest: float
     speed: float
     fastest: float
     several: float
@@ -119,8 +132,10 @@ class Survey:
     pictures: list[np.ndarray] = field(default_factory=list, repr=False)
     hints: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.uint8), repr=False)
     hinted: np.ndarray = field(default_factory=lambda: np.zeros(0, int), repr=False)
-    scenes: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0, 4), np.uint8), repr=False)
+    scenes: list[np.ndarray] = field(default_factory=list, repr=False)
     scene_of: np.ndarray = field(default_factory=lambda: np.zeros(0, int), repr=False)
+    corners: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), int), repr=False)
+    still: bool = False
 
     @property
     def spread(self) -> float:
@@ -129,7 +144,7 @@ class Survey:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, without pictures and hints."""
-        large = ("pictures", "hints", "hinted", "scenes", "scene_of")
+        large = ("pictures", "hints", "hinted", "scenes", "scene_of", "corners")
         return {name: value for name, value in vars(self).items() if name not in large}
 
     def lines(self) -> list[str]:
@@ -148,12 +163,13 @@ class Survey:
     def one_scene(self) -> np.ndarray | None:
         """What all shots are in front of, (H, W, 4) uint8 as in :class:`Shot`; None: several scenes, or a camera that
         moves in some shots."""
-        if not len(self.scenes) or len(self.scenes) < self.shots:
+        if not self.still or not self.scenes:
             return None
-        known = self.scenes[..., 3:] > 0
-        colours = np.ma.masked_array(self.scenes[..., :3], np.broadcast_to(~known, self.scenes[..., :3].shape))
+        scenes = np.stack(self.scenes)
+        known = scenes[..., 3:] > 0
+        colours = np.ma.masked_array(scenes[..., :3], np.broadcast_to(~known, scenes[..., :3].shape))
         scene = np.ma.median(colours, axis=0).filled(0)
-        off = np.abs(self.scenes[..., :3].astype(np.int16) - scene).max(-1) > CHANGED
+        off = np.abs(scenes[..., :3].astype(np.int16) - scene).max(-1) > CHANGED
         if (off & known[..., 0]).mean((1, 2)).max() > ONE_SCENE:
             return None
         return np.dstack([scene.round().astype(np.uint8), np.uint8(255) * known.any(0)])
@@ -222,22 +238,63 @@ def _mismatch(before: np.ndarray, after: np.ndarray, right: int, down: int) -> f
     return float(np.minimum(np.abs(a - b), CHANGED).mean())
 
 
+def _registered(frames: np.ndarray, camera: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Frames (T, H, W, 3) put where a camera (T - 1, 2) that follows them would be in front of one picture.
+
+    Returns:
+        that picture as each frame shows it, (T, h, w, 3), which of it each frame shows, (T, h, w) bool, and where in it
+        the frames' corners are, (T, 2) px; from half a frame away from the middle one nothing of it is kept.
+    """
+    count, height, width, _ = frames.shape
+    if not np.abs(camera).any():
+        return frames, np.ones(frames.shape[:3], bool), np.zeros((count, 2), int)
+    path = -np.concatenate([np.zeros((1, 2), int), camera.cumsum(0)])
+    path -= path[count // 2]
+    half = np.array([width, height]) // 2
+    corner = np.maximum(path.min(0), -half)
+    size = np.minimum(path.max(0), half) + np.array([width, height]) - corner
+    path -= corner
+    whole = np.zeros((count, size[1], size[0], 3), np.uint8)
+    known = np.zeros(whole.shape[:3], bool)
+    for t, place in enumerate(path):
+        there, here = overlap(place, size, (width, height))
+        whole[t][there] = frames[t][here]
+        known[t][there] = True
+    return whole, known, path
+
+
+def overlap(place: np.ndarray, size: Any, frame: tuple[int, int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Where a frame (width, height) at a place (x, y) of a picture (width, height) is: slices of both, rows first."""
+    low = np.clip(place, 0, size)
+    high = np.clip(place + np.array(frame), 0, size)
+    there = tuple(slice(a, b) for a, b in zip(low[::-1], high[::-1], strict=True))
+    here = tuple(slice(a, b) for a, b in zip((low - place)[::-1], (high - place)[::-1], strict=True))
+    return there, here
+
+
+def _median(whole: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """The median (h, w, 3) over some frames (T, h, w, 3), of each place where it is `known` (T, h, w)."""
+    some = np.linspace(0, len(whole) - 1, min(len(whole), 41)).astype(int)
+    if known.all():
+        return np.median(whole[some], axis=0)
+    out = np.empty(whole.shape[1:])
+    for row in range(len(out)):  # a row at a time: floats of all frames at once take much memory
+        shown = np.where(known[some, row, :, None], whole[some, row], np.float32("nan"))
+        shown[0, ~known[some, row].any(0)] = 0
+        out[row] = np.nanmedian(shown, axis=0)
+    return out
+
+
 def look_at_shot(frames: np.ndarray) -> Shot:
     """Find what moves in the frames (T, H, W, 3) uint8 of one shot, T >= 2."""
     from scipy import ndimage
 
     count, height, width, _ = frames.shape
     camera = camera_moves(frames)
-    still = frames
-    known = np.ones(frames.shape[:3], bool)
-    if np.abs(camera).max() > 0:  # registered to the middle frame
-        path = np.concatenate([np.zeros((1, 2), int), camera.cumsum(0)])
-        path = path - path[count // 2]
-        still = np.stack([np.roll(f, (-dy, -dx), (0, 1)) for f, (dx, dy) in zip(frames, path, strict=True)])
-        for seen, (dx, dy) in zip(known, path, strict=True):  # not what came in again at the other side
-            seen[:] = _box_mask(np.array([-dx, -dy, width - dx, height - dy]).clip(0), height, width)
-        known &= known.mean(0) > 0.5
-    median = np.median(still[np.linspace(0, count - 1, min(count, 41)).astype(int)], axis=0)
+    still, shown, corners = _registered(frames, camera)
+    size = np.array(still.shape[2:0:-1])
+    median = _median(still, shown)
+    known = shown & (shown.mean(0) > SHOWN)
     far = np.stack([np.abs(f.astype(np.int16) - median).max(-1).astype(np.uint8) for f in still])
     differs = far > CHANGED
     changes = np.stack(
@@ -255,7 +312,7 @@ def look_at_shot(frames: np.ndarray) -> Shot:
     places = np.full((count, 2), np.nan)
     agents = np.zeros(count, int)
     explained = np.full(count - 1, np.nan)
-    silhouettes = np.zeros((count, (height * width + 7) // 8), np.uint8)
+    found = np.zeros(still.shape[:3], bool)
     for t in range(count):
         changed = changes[max(0, t - 1) : t + 1].any(0)
         joined = ndimage.binary_dilation(differs[t], iterations=gap) if differs[t].any() else differs[t]
@@ -272,26 +329,42 @@ def look_at_shot(frames: np.ndarray) -> Shot:
         agents[t] = int((area[lives] >= EQUAL * area[main - 1]).sum())
         own = differs[t] & (names == main)
         own &= far[t] >= CONTRAST * np.quantile(far[t][own], 0.9)  # not what a video's colours bleed
-        silhouettes[t] = np.packbits(own)
+        found[t] = own
         ys, xs = np.nonzero(own)
         boxes[t] = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
         areas[t] = len(xs)
         places[t] = xs.mean(), ys.mean()
         if t and changes[t - 1].any():
             near = ndimage.binary_dilation(names == main, iterations=gap)
-            near |= _box_mask(boxes[t - 1], height, width) if not np.isnan(boxes[t - 1, 0]) else False
+            near |= _box_mask(boxes[t - 1], *still.shape[1:3]) if not np.isnan(boxes[t - 1, 0]) else False
             explained[t - 1] = (changes[t - 1] & near).sum() / changes[t - 1].sum()
+    boxes -= np.tile(corners, 2)
     picture = frames[count // 2].copy()
     seen = np.flatnonzero(~np.isnan(areas))
     if len(seen):
         t = int(seen[np.abs(seen - count // 2).argmin()])
         picture = _with_box(frames[t], boxes[t])
-    scene = None
-    if np.abs(camera).max() == 0:
-        covered = np.unpackbits(silhouettes, axis=1, count=height * width).reshape(frames.shape[:3]).mean(0)
-        scene = np.dstack([median.astype(np.uint8), np.uint8(255) * (covered < STOOD)])
+    stood = found.sum(0) >= STOOD * np.maximum(1, shown.sum(0))
+    scene = np.dstack([median.astype(np.uint8), np.uint8(255) * (known.any(0) & ~stood)])
+    silhouettes = np.zeros((count, height, width), bool)
+    for t, corner in enumerate(corners):
+        there, here = overlap(corner, size, (width, height))
+        silhouettes[t][here] = found[t][there]
+    alone = (differs & ~found).sum((1, 2)) / (height * width)
     return Shot(
-        count, camera, differs.mean((1, 2)), explained, boxes, areas, places, agents, silhouettes, picture, scene
+        frames=count,
+        camera=camera,
+        moving=differs.sum((1, 2)) / (height * width),
+        explained=explained,
+        boxes=boxes,
+        areas=areas,
+        places=places,
+        agents=agents,
+        silhouettes=np.packbits(silhouettes.reshape(count, -1), axis=1),
+        picture=picture,
+        scene=scene,
+        corners=corners,
+        fits=(alone <= BLURRED) | (not camera.any()),
     )
 
 
@@ -345,18 +418,15 @@ def survey(videos: Iterable[np.ndarray]) -> Survey:
     length = float(np.median(lengths))
     if not shots or (length < SHOT and len(lengths) > 1):
         nothing = [0.0] * 4
-        return Survey(*size, looked_at, len(lengths), length, 1e3 * cuts / frames, *nothing, (0, 0), *nothing, 0.0)
+        return Survey(*size, looked_at, len(lengths), length, 1e3 * cuts / frames, *nothing, (0, 0), *nothing, 0.0, 0.0)
     out = _summary(shots, size, looked_at, length, 1e3 * cuts / frames)
     seen = [~np.isnan(shot.areas) for shot in shots]
     out.hints = np.concatenate([shot.silhouettes[s] for shot, s in zip(shots, seen, strict=True)])
     out.hinted = np.concatenate([begin + np.flatnonzero(s) for begin, s in zip(begins, seen, strict=True)])
-    known = [shot.scene for shot in shots if shot.scene is not None]
-    if known:
-        out.scenes = np.stack(known)
-    number = np.cumsum([shot.scene is not None for shot in shots]) - 1
-    out.scene_of = np.concatenate(
-        [np.full(s.sum(), -1 if shot.scene is None else n) for shot, s, n in zip(shots, seen, number, strict=True)]
-    )
+    out.scenes = [shot.scene for shot in shots]
+    out.scene_of = np.concatenate([np.where(shot.fits, n, -1)[seen[n]] for n, shot in enumerate(shots)])
+    out.corners = np.concatenate([shot.corners[s] for shot, s in zip(shots, seen, strict=True)])
+    out.still = not any(np.abs(shot.camera).any() for shot in shots)
     return out
 
 
@@ -395,6 +465,7 @@ def _summary(shots: list[Shot], size: tuple[int, int], videos: int, length: floa
         explained=float(np.nanmean(explained)) if (~np.isnan(explained)).any() else 0.0,
         agent=(quantile(extent[:, 0], 0.9), quantile(extent[:, 1], 0.9)),
         area=quantile(areas[seen], 0.5) / (size[0] * size[1]),
+        largest=quantile(areas[seen], 0.95) / (size[0] * size[1]),
         speed=_step_at(speed, 0.5),
         fastest=_step_at(speed, 0.95),
         several=float((agents[seen] > 1).mean()) if seen.any() else 0.0,

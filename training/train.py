@@ -237,7 +237,9 @@ def _look(config: TrainConfig, choices: Choices, store: Store) -> tuple[Hints | 
         return None, None
     seen = look_at_store(store)
     scene = seen.one_scene() if config.preset != "paper" else None
-    hints = Hints(seen.hinted, seen.hints, seen.scenes, seen.scene_of) if len(seen.hinted) and config.gma.hint else None
+    hints = None
+    if len(seen.hinted) and config.gma.hint:
+        hints = Hints(seen.hinted, seen.hints, seen.scenes, seen.scene_of, seen.corners)
     if "theta" in choices.values:
         return hints, scene
     print("what the footage shows:", *seen.lines(), sep="\n  ")

@@ -93,6 +93,37 @@ def test_a_camera_that_pans_is_measured_and_taken_out():
     assert not seen.reasons_to_stop()
 
 
+def test_silhouettes_and_scenes_are_where_a_moving_camera_shows_them():
+    wide = scene(3, 96, 160)
+    world = walker(40, step=(4, 0), start=(20, 30), back=wide)
+    rng = np.random.default_rng(0)
+    corners = 16 + rng.integers(-2, 3, (40, 2)).cumsum(0).clip(-16, 16)
+    frames = np.stack([f[y : y + 64, x : x + 96] for f, (x, y) in zip(world, corners, strict=True)])
+    seen = survey([frames])
+    assert not seen.still and seen.one_scene() is None
+    hints = Hints(seen.hinted, seen.hints, seen.scenes, seen.scene_of, seen.corners)
+    whole = [n for n, t in enumerate(seen.hinted) if (frames[t] == (230, 30, 30)).all(-1).sum() == 80]
+    assert len(whole) > 10
+    for n in whole:
+        t = seen.hinted[n]
+        bits = np.unpackbits(seen.hints[n], count=64 * 96).reshape(64, 96).astype(bool)
+        truth = (frames[t] == (230, 30, 30)).all(-1)
+        assert (bits & truth).sum() / (bits | truth).sum() > 0.8, t
+        x, y = corners[t]
+        behind = hints.behind(np.array([n]), 64, 96)[0]
+        known = behind[..., 3] > 0
+        assert known.mean() > 0.8
+        assert (behind[known, :3] == wide[y : y + 64, x : x + 96][known]).mean() > 0.99, t
+
+
+def test_frames_that_no_shift_puts_together_say_nothing_of_the_scene():
+    back = scene(5, 96, 96)
+    frames = np.stack([np.roll(f, 2 * t, 1) for t, f in enumerate(walker(30, back=back[:64]))])
+    frames[20:] = np.flip(frames[20:], 1)  # the camera turned over
+    seen = survey([frames])
+    assert (seen.scene_of[seen.hinted >= 22] == -1).all()
+
+
 def test_everything_that_moves_is_a_reason_to_stop():
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 255, (20, 8, 12, 3)).astype(np.uint8).repeat(8, 1).repeat(8, 2)

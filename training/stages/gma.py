@@ -18,6 +18,7 @@ from .. import losses
 from ..data.store import Store
 from ..options import Count, Positive, Rate, Share, Weight
 from ..perceptual import VggFeatures
+from ..survey import overlap
 from .base import Batch, Stage
 
 
@@ -67,21 +68,25 @@ class Hints:
     Attributes:
         frames: (N,) ints, of the store.
         silhouettes: (N, ceil(H W / 8)) uint8, packed bit by bit.
-        scenes: (S, H, W, 4) uint8, what is behind the agent, and 255 where that is known.
-        scene_of: (N,) ints, which of them each silhouette is before; -1: none.
+        scenes: S pictures (h, w, 4) uint8 of what is behind the agent, and 255 where that is known, ...
+        scene_of: ... which of them each silhouette is before, (N,) ints; -1: none, ...
+        corners: ... and where in it the frame's corner is, (N, 2) px.
     """
 
     frames: np.ndarray
     silhouettes: np.ndarray
-    scenes: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0, 4), np.uint8))
+    scenes: list[np.ndarray] = field(default_factory=list)
     scene_of: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
+    corners: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), int))
 
     def behind(self, pick: np.ndarray, height: int, width: int) -> np.ndarray:
         """Scenes (B, H, W, 4) uint8 of some silhouettes (B,); nothing is known where there is none."""
         out = np.zeros((len(pick), height, width, 4), np.uint8)
-        if len(self.scenes):
-            which = self.scene_of[pick]
-            out[which >= 0] = self.scenes[which[which >= 0]]
+        for b, n in enumerate(pick if len(self.scenes) else []):
+            if self.scene_of[n] >= 0:
+                scene = self.scenes[self.scene_of[n]]
+                there, here = overlap(self.corners[n], scene.shape[1::-1], (width, height))
+                out[b][here] = scene[there]
         return out
 
 
