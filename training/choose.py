@@ -51,7 +51,7 @@ LOST, LONGER = 0.3, 300
 """M has lost the agent below this IoU, and is told for so many steps more."""
 AT_LIMIT = 0.05
 """Share of the moves that are as long as P_f can say."""
-CODES_A_POSE = 2.5
+CODES_A_POSE = 4.0
 """Codes for each pose that may come next; which ones may, differs from pose to pose."""
 
 
@@ -211,7 +211,7 @@ def choose_sizes(choices: Choices, seen: Survey, height: int, width: int) -> Non
     behind = int(np.clip(math.ceil(1.5 * seen.camera) + 2, 4, min(height, width) // 4)) if moves else 4
     choices.choose("background_range", behind, f"px; the camera moves by up to {seen.camera:.1f} px")
     why = "the camera moves, so that M and N take longer" if moves else "the camera stands still"
-    choices.choose("gma.iterations", 1600 if moves else 800, why)
+    choices.choose("gma.iterations", 1200 if moves else 800, why)
     choices.values["first_window"] = _multiple(1.25 * agent, height, width)
     choices.values["first_radius"] = max(4, round(0.45 * agent))
 

@@ -28,7 +28,7 @@ class GmaConfig:
 
     iterations: Count | None = None
     """optimiser steps; 0 skips the stage. Default: 2000; where a look at the footage found what
-    moves, 1600 if the camera moves, else 800"""
+    moves, 1200 if the camera moves, else 800"""
     batch: Positive = 8
     """pairs of frames a step"""
     rate: Rate = 1e-3
