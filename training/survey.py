@@ -41,6 +41,8 @@ SPREAD, SPARSE = 0.5, 0.3
 """What spreads over this share of the picture, and covers less than that share of where it spreads, is no agent."""
 EQUAL = 0.5
 """Two blobs are of one kind, if the smaller has this share of the larger one's area."""
+SEVERAL = 0.3
+"""There are several agents, if two blobs of one kind move in more than this share of the frames."""
 
 
 class NoWorldError(DataError):
@@ -149,7 +151,7 @@ class Survey:
 
     def lines(self) -> list[str]:
         """One line each, for people."""
-        agents = "one" if self.several < 0.5 else "several of one size"
+        agents = "one" if self.several <= SEVERAL else "several of one size"
         edge = f", at the frame's edge in {self.at_edge:.0%} of the frames" if self.at_edge > 0.5 else ""
         return [
             f"footage: {self.videos} videos looked at, {self.width}x{self.height} px; {self.shots} shots of "
@@ -197,7 +199,7 @@ class Survey:
                 f"what moves is scattered over {self.spread:.0%} of the picture ({self.moving:.0%} moves at once): a "
                 "camera that turns, zooms or follows the agent; a world needs a background that stands still"
             )
-        elif self.several > 0.5:
+        elif self.several > SEVERAL:
             out.append(
                 f"in {self.several:.0%} of the frames two or more agents of one size move at once; a world has one "
                 "agent: crop the others out (--read.crop)"
