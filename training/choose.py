@@ -51,7 +51,7 @@ LOST, LONGER = 0.3, 300
 """M has lost the agent below this IoU, and is told for so many steps more."""
 AT_LIMIT = 0.05
 """Share of the moves that are as long as P_f can say."""
-CODES_A_POSE = 4.0
+CODES_A_POSE = 2.5
 """Codes for each pose that may come next; which ones may, differs from pose to pose."""
 
 

@@ -32,6 +32,8 @@ STOOD = 0.3
 """What the agent covers in more than this share of a shot's frames, is not known to be the scene."""
 SHOWN = 0.3
 """Where a camera that moves shows a place in less than this share of a shot's frames, nothing is known of it."""
+GHOST = 0.7
+"""What differs from the median, whose outline is so much steeper there: the agent stood there, and has left."""
 BLURRED = 0.05
 """Frames of a camera that moves in which more than this share of the picture, without the agent, differs from their
 scene do not fit together by shifts alone: nothing is known of what is behind the agent in them."""
@@ -42,7 +44,7 @@ SPREAD, SPARSE = 0.5, 0.3
 EQUAL = 0.5
 """Two blobs are of one kind, if the smaller has this share of the larger one's area."""
 SEVERAL = 0.3
-"""There are several agents, if two blobs of one kind move in more than this share of the frames."""
+"""There are several agents, if two blobs of one kind move, frame after frame, in more than this share of the frames."""
 
 
 class NoWorldError(DataError):
@@ -103,7 +105,7 @@ class Survey:
         largest: ... and 95th percentile.
         speed: px a frame of an agent that moves: half of the way was gone by larger steps.
         fastest: px a frame; a twentieth of the way was gone by larger steps.
-        several: share of the frames with two or more agents of one size.
+        several: share of the frames with two or more agents of one size, like the frame before.
         at_edge: share of the frames in which the agent's box touches the frame's edge.
         pictures: for people, (N, H, W, 3) uint8.
         hints: silhouettes of the agent where one was seen, (M, ceil(H W / 8)) uint8, packed bit by bit ...
@@ -325,6 +327,10 @@ def look_at_shot(frames: np.ndarray) -> Shot:
         area = ndimage.sum_labels(differs[t], names, index)
         active = ndimage.sum_labels(changed & joined, names, index)
         lives = (area >= smallest) & (active >= 0.04 * area)
+        for n in np.flatnonzero(lives):
+            rim = names == n + 1
+            rim = differs[t] & rim & ~ndimage.binary_erosion(differs[t] & rim)
+            lives[n] = _edges(still[t], rim) >= GHOST * _edges(median, rim)
         if not lives.any():
             continue
         main = index[np.where(lives, area, 0).argmax()]
@@ -368,6 +374,17 @@ def look_at_shot(frames: np.ndarray) -> Shot:
         corners=corners,
         fits=(alone <= BLURRED) | (not camera.any()),
     )
+
+
+def _edges(picture: np.ndarray, where: np.ndarray) -> float:
+    """How steep a picture (h, w, 3) is in some places (h, w), in the mean."""
+    ys, xs = np.nonzero(where)
+    top, left = max(0, ys.min() - 1), max(0, xs.min() - 1)
+    part = picture[top : ys.max() + 2, left : xs.max() + 2].astype(np.float32)
+    if min(part.shape[:2]) < 2:
+        return 0.0
+    steep = np.hypot(*np.gradient(part, axis=(0, 1))).max(-1)
+    return float(steep[ys - top, xs - left].mean())
 
 
 def _box_mask(box: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -435,7 +452,7 @@ def survey(videos: Iterable[np.ndarray]) -> Survey:
 def _summary(shots: list[Shot], size: tuple[int, int], videos: int, length: float, cuts: float) -> Survey:
     areas = np.concatenate([s.areas for s in shots])
     boxes = np.concatenate([s.boxes for s in shots])
-    agents = np.concatenate([s.agents for s in shots])
+    several = np.concatenate([np.r_[False, (s.agents[1:] > 1) & (s.agents[:-1] > 1)] for s in shots])
     seen = ~np.isnan(areas)
     camera = np.concatenate([np.linalg.norm(s.camera, axis=1) for s in shots])
     speeds = []
@@ -470,7 +487,7 @@ def _summary(shots: list[Shot], size: tuple[int, int], videos: int, length: floa
         largest=quantile(areas[seen], 0.95) / (size[0] * size[1]),
         speed=_step_at(speed, 0.5),
         fastest=_step_at(speed, 0.95),
-        several=float((agents[seen] > 1).mean()) if seen.any() else 0.0,
+        several=float(several[seen].mean()) if seen.any() else 0.0,
         at_edge=float(edge.mean()) if seen.any() else 0.0,
         pictures=[s.picture for s in some],
     )
