@@ -34,6 +34,8 @@ SHOWN = 0.3
 """Where a camera that moves shows a place in less than this share of a shot's frames, nothing is known of it."""
 GHOST = 0.7
 """What differs from the median, whose outline is so much steeper there: the agent stood there, and has left."""
+DOUBTED = 4
+"""So many of a frame's largest blobs are asked that."""
 BLURRED = 0.05
 """Frames of a camera that moves in which more than this share of the picture, without the agent, differs from their
 scene do not fit together by shifts alone: nothing is known of what is behind the agent in them."""
@@ -327,10 +329,12 @@ def look_at_shot(frames: np.ndarray) -> Shot:
         area = ndimage.sum_labels(differs[t], names, index)
         active = ndimage.sum_labels(changed & joined, names, index)
         lives = (area >= smallest) & (active >= 0.04 * area)
-        for n in np.flatnonzero(lives):
-            rim = names == n + 1
-            rim = differs[t] & rim & ~ndimage.binary_erosion(differs[t] & rim)
-            lives[n] = _edges(still[t], rim) >= GHOST * _edges(median, rim)
+        spans = ndimage.find_objects(names)
+        for n in np.argsort(-area * lives)[: min(DOUBTED, lives.sum())]:
+            part = tuple(slice(max(0, s.start - 1), s.stop + 1) for s in spans[n])
+            blob = differs[t][part] & (names[part] == n + 1)
+            rim = blob & ~ndimage.binary_erosion(blob)
+            lives[n] = _steepness(still[t][part], rim) >= GHOST * _steepness(median[part], rim)
         if not lives.any():
             continue
         main = index[np.where(lives, area, 0).argmax()]
@@ -376,15 +380,9 @@ def look_at_shot(frames: np.ndarray) -> Shot:
     )
 
 
-def _edges(picture: np.ndarray, where: np.ndarray) -> float:
+def _steepness(picture: np.ndarray, where: np.ndarray) -> float:
     """How steep a picture (h, w, 3) is in some places (h, w), in the mean."""
-    ys, xs = np.nonzero(where)
-    top, left = max(0, ys.min() - 1), max(0, xs.min() - 1)
-    part = picture[top : ys.max() + 2, left : xs.max() + 2].astype(np.float32)
-    if min(part.shape[:2]) < 2:
-        return 0.0
-    steep = np.hypot(*np.gradient(part, axis=(0, 1))).max(-1)
-    return float(steep[ys - top, xs - left].mean())
+    return float(np.hypot(*np.gradient(picture.astype(np.float32), axis=(0, 1))).max(-1)[where].mean())
 
 
 def _box_mask(box: np.ndarray, height: int, width: int) -> np.ndarray:
