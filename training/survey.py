@@ -115,7 +115,6 @@ class Survey:
         scenes: of the S shots, each (h, w, 4) uint8, see :class:`Shot`, ...
         scene_of: ... which of them each hint is before, (M,) int64; -1: none, ...
         corners: ... and where in it, (M, 2) px.
-        still: the camera stands still in all shots.
     """
 
     height: int
@@ -141,7 +140,11 @@ class Survey:
     scenes: list[np.ndarray] = field(default_factory=list, repr=False)
     scene_of: np.ndarray = field(default_factory=lambda: np.zeros(0, int), repr=False)
     corners: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), int), repr=False)
-    still: bool = False
+
+    @property
+    def still(self) -> bool:
+        """The camera stands still in all shots: their scenes are as large as a frame."""
+        return all(scene.shape[:2] == (self.height, self.width) for scene in self.scenes)
 
     @property
     def spread(self) -> float:
@@ -252,7 +255,7 @@ def _registered(frames: np.ndarray, camera: np.ndarray) -> tuple[np.ndarray, np.
         the frames' corners are, (T, 2) px; from half a frame away from the middle one nothing of it is kept.
     """
     count, height, width, _ = frames.shape
-    if not np.abs(camera).any():
+    if not camera.any():
         return frames, np.ones(frames.shape[:3], bool), np.zeros((count, 2), int)
     path = -np.concatenate([np.zeros((1, 2), int), camera.cumsum(0)])
     path -= path[count // 2]
@@ -443,7 +446,6 @@ def survey(videos: Iterable[np.ndarray]) -> Survey:
     out.scenes = [shot.scene for shot in shots]
     out.scene_of = np.concatenate([np.where(shot.fits, n, -1)[seen[n]] for n, shot in enumerate(shots)])
     out.corners = np.concatenate([shot.corners[s] for shot, s in zip(shots, seen, strict=True)])
-    out.still = not any(np.abs(shot.camera).any() for shot in shots)
     return out
 
 
