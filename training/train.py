@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -45,7 +46,7 @@ from .choose import (
     look_at_store,
 )
 from .data.sources import DataOptions, open_data, source_of
-from .data.store import DataError, Store
+from .data.store import DataError, Store, Video
 from .distributed import Distributed
 from .export import build_world
 from .figures import sheets
@@ -71,7 +72,7 @@ from .stages import (
 from .stages.token import all_tokens
 from .survey import NoWorldError, Survey
 from .trainer import LoopConfig, Trainer, TrainingError, read_state
-from .windows import WindowSet, cut_windows
+from .windows import WindowSet, settle_windows, track_windows
 
 try:
     import tyro
@@ -85,6 +86,8 @@ FRAMES = 120_000
 """Tracked for the stages after GMA: from half as many, LMA learned more by heart (docs/notes/crispness.md) ..."""
 SMALL_WINDOW = 48
 """... of windows of at most so many px, for larger ones need gigabytes."""
+VIDEOS_KEPT = 40
+"""Tracked between two savings."""
 ATTACHED = 0.5
 """An agent that touches the frame's edge in more than this share of the frames hangs on to it."""
 
@@ -152,6 +155,10 @@ def main(argv: list[str] | None = None) -> int:
     config = tyro.cli(TrainConfig, args=argv, prog="glass-train", description=__doc__)
     try:
         finished = train(config)
+    except KeyboardInterrupt:  # between the stages, which stop by themselves
+        finished = False
+        how = "the same command and --resume" if (config.out / "state.pt").exists() else "the same command"
+        print(f"\nstopped; what is done is kept. Continue with {how}")
     except (DataError, TrainingError, CheckpointError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -423,23 +430,49 @@ def _windows(
     config: TrainConfig, trainer: Trainer, store: Store, split: str, like: WindowSet | None = None
 ) -> WindowSet:
     path = config.out / f"windows-{split}.npz"
-    if path.exists():
-        try:
-            return WindowSet.load(path)
-        except ValueError as error:
-            print(f"{error}: it is cut again", file=sys.stderr)
+    if (known := _known_windows(path)) is not None:
+        return known
     videos = [v for v in store.videos if v.length >= 2]
     videos = [v for v in videos if v.split == split] or videos[:1]
     small = trainer.model.view.follows and trainer.model.config.window <= SMALL_WINDOW
     most = config.window_frames or (FRAMES if small else FRAMES // 2)
     most = most if split == "train" else max(1, most // 8)
     videos = videos[:: math.ceil(sum(v.length for v in videos) / most)]
-    with tqdm(total=len(videos), desc=f"tracking the agent ({split})", unit="video") as bar:
-        windows = cut_windows(trainer.average, store, videos, lambda done: bar.update(1), like)
-    part = path.with_name("part-" + path.name)
-    windows.save(part)
-    part.replace(path)
+    kept = config.out / f"tracked-{split}"
+    tracked = _tracked(trainer.average, store, videos, kept)
+    print(f"aligning the agent's windows ({split})", flush=True)
+    windows = settle_windows(trainer.average, tracked, like)
+    windows.save(path)
+    shutil.rmtree(kept)
     return windows
+
+
+def _tracked(model: Glass, store: Store, videos: list[Video], kept: Path) -> WindowSet:
+    """Windows where the tracker sees the agent; kept in a folder as they are done: no interruption costs much."""
+    kept.mkdir(exist_ok=True)
+    parts = []
+    with tqdm(total=len(videos), desc=f"tracking the agent ({kept.name.partition('-')[2]})", unit="video") as bar:
+        for start in range(0, len(videos), VIDEOS_KEPT):
+            some = videos[start : start + VIDEOS_KEPT]
+            path = kept / f"{start}-of-{len(videos)}.npz"
+            if (part := _known_windows(path)) is None:
+                part = track_windows(model, store, some, lambda done: bar.update(1))
+                part.save(path)
+            else:
+                bar.update(len(some))
+            parts.append(part)
+    return WindowSet.joined(parts)
+
+
+def _known_windows(path: Path) -> WindowSet | None:
+    """Windows that an earlier run kept."""
+    if not path.exists():
+        return None
+    try:
+        return WindowSet.load(path)
+    except ValueError as error:
+        print(f"{error}: it is cut again", file=sys.stderr)
+        return None
 
 
 def _export(config: TrainConfig, choices: Choices, trainer: Trainer, store: Store, windows: WindowSet) -> None:

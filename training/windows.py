@@ -138,10 +138,21 @@ class WindowSet:
         x, y = MARGIN + (np.zeros(2, int) if offset is None else offset)
         return clip.layers[:, :, y : y + side, x : x + side]
 
+    @classmethod
+    def joined(cls, parts: list[WindowSet]) -> WindowSet:
+        """The videos of several sets, one after the other; of sets that are not aligned."""
+        layers, position, starts, lengths = (
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("layers", "position", "starts", "lengths")
+        )
+        first = np.repeat(np.cumsum([0] + [len(p.layers) for p in parts[:-1]]), [len(p.starts) for p in parts])
+        return cls(layers, position, starts + first, lengths, parts[0].height, parts[0].width)
+
     def save(self, path: Path) -> None:
-        """Write as .npz (no pickle)."""
+        """Write as .npz (no pickle), aside and renamed."""
+        aside = path.with_name("part-" + path.name)
         np.savez(
-            path,
+            aside,
             layers=self.layers,
             position=self.position,
             starts=self.starts,
@@ -151,6 +162,7 @@ class WindowSet:
             templates=np.zeros((0, 0, 0)) if self.templates is None else self.templates,
             grid=np.array(self.grid or ()),
         )
+        aside.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> WindowSet:
@@ -170,7 +182,6 @@ class WindowSet:
             return cls(*arrays, height, width, templates, grid or None)  # type: ignore[arg-type]
 
 
-@torch.no_grad()
 def cut_windows(
     model: Glass,
     store: Store,
@@ -190,9 +201,16 @@ def cut_windows(
     Returns:
         the windows; those of a model with a vocabulary of poses are aligned (:mod:`training.congeal`).
     """
+    return settle_windows(model, track_windows(model, store, videos, progress), like)
+
+
+@torch.no_grad()
+def track_windows(
+    model: Glass, store: Store, videos: list[Video], progress: Callable[[int], None] = lambda done: None
+) -> WindowSet:
+    """The first half of :func:`cut_windows`: layers where the tracker saw the agent, with room for aligning them."""
     device = next(model.parameters()).device
-    align = model.config.architecture == "token"
-    margin = (MARGIN + REACH * align) * model.view.follows
+    margin = (MARGIN + REACH * _aligns(model)) * model.view.follows
 
     def cut(frames: Tensor) -> tuple[Tensor, Tensor]:
         frames = frames.to(device)
@@ -200,11 +218,19 @@ def cut_windows(
             tracked = track(model, frames)
         return model.view.cut(frames, tracked.masks, tracked.position, margin), tracked.position
 
-    windows = pack_windows(store, videos, cut, store.height, store.width, progress)
-    if not align:
+    return pack_windows(store, videos, cut, store.height, store.width, progress)
+
+
+def settle_windows(model: Glass, windows: WindowSet, like: WindowSet | None = None) -> WindowSet:
+    """The second half of :func:`cut_windows`: `windows`, which it may change, on the grid and aligned."""
+    if not _aligns(model):
         return windows
     _snap_to_grid(windows, grid_of(windows.shifts()) if like is None else like.grid)
     return _aligned(windows, like)
+
+
+def _aligns(model: Glass) -> bool:
+    return model.config.architecture == "token"
 
 
 def _snap_to_grid(windows: WindowSet, grid: tuple[float, float] | None) -> None:

@@ -14,6 +14,7 @@ from glass_gym.checkpoint import CheckpointError, load_world
 from glass_gym.config import GlassConfig
 from glass_gym.glass import Glass
 from glass_gym.tracking import track
+from training import train
 from training import trainer as trainer_module
 from training.data.store import Store
 from training.export import CodeStatistics, build_world, order_codes, twin_codes, usual_codes, with_codes
@@ -21,7 +22,7 @@ from training.figures import sheets
 from training.stages import GmaConfig, GmaStage, LmaConfig, LmaStage
 from training.train import main
 from training.trainer import LoopConfig, Trainer, TrainingError, schedule
-from training.windows import WindowSet, cut_windows, pack_layers, unpack_layers
+from training.windows import WindowSet, cut_windows, pack_layers, track_windows, unpack_layers
 
 LOOP = LoopConfig(device="cpu", bf16=False)
 
@@ -361,6 +362,40 @@ def test_the_command_alone_makes_a_world_of_poses(block_store, tmp_path, capsys,
     known = WindowSet.load(tmp_path / "run/windows-val.npz").position
     places = (drawn[0]["corner"] + 8).flatten(0, 1).numpy()  # of windows of 16 px
     assert (places[:, None] == known).all(-1).any(1).all()  # no window is shown beside where it was aligned to
+
+
+def test_tracking_that_was_interrupted_goes_on_where_it_stopped(block_store, tmp_path, capsys, monkeypatch):
+    command = [
+        str(block_store), "--window", "16", "--agent-radius", "5", "--codes", "2", "--poses", "4", "--no-report",
+        "--gma.theta", "0.04", "--gma.iterations", "2", "--gma.batch", "2", "--pose.iterations", "2",
+        "--pose.batch", "4", "--token.iterations", "2", "--token.batch", "4", "--loop.device", "cpu",
+    ]  # fmt: skip
+    assert main([*command, "--out", str(tmp_path / "whole")]) == 0
+    tracked = []
+
+    def interrupted(model, store, videos, progress):
+        if len(tracked) == 2:
+            tracked.clear()
+            raise KeyboardInterrupt
+        tracked.append(len(videos))
+        return track_windows(model, store, videos, progress)
+
+    monkeypatch.setattr(train, "VIDEOS_KEPT", 3)
+    monkeypatch.setattr(train, "track_windows", interrupted)
+    parted = [*command, "--out", str(tmp_path / "parted")]
+    assert main(parted) == 3
+    assert "stopped; what is done is kept. Continue with the same command and --resume" in capsys.readouterr().out
+    kept = tmp_path / "parted/tracked-train"
+    assert len(list(kept.iterdir())) == 2
+    stamps = {path: path.stat().st_mtime_ns for path in kept.iterdir()}
+    monkeypatch.setattr(train, "track_windows", track_windows)
+    monkeypatch.setattr(train.shutil, "rmtree", lambda path: None)
+    assert main([*parted, "--resume"]) == 0
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    for split in ("train", "val"):
+        a, b = (WindowSet.load(tmp_path / run / f"windows-{split}.npz") for run in ("whole", "parted"))
+        for name in ("layers", "position", "starts", "lengths", "templates"):
+            assert np.array_equal(getattr(a, name), getattr(b, name)), name
 
 
 def test_the_command_names_bad_data_and_bad_presets(tmp_path, capsys):
