@@ -66,6 +66,7 @@ class Glass(nn.Module):
 
     stages: ClassVar[dict[str, tuple[str, ...]]] = {
         "gma": ("mask", "inpaint", "shift_foreground", "shift_background"),
+        "refine": ("mask", "inpaint", "shift_foreground", "shift_background"),
         "lma": ("encoder", "compressor", "action", "quantiser", "dynamics", "decoder"),
         "long": ("compressor", "dynamics", "decoder"),
         "prior": ("prior",),

@@ -32,6 +32,7 @@ class TokenGlass(Glass):
 
     stages = {  # noqa: RUF012
         "gma": Glass.stages["gma"],
+        "refine": Glass.stages["refine"],
         "pose": ("encoder", "pose_encoder", "poses", "decoder"),
         "lma": ("action", "quantiser", "dynamics", "prior"),
     }

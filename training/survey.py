@@ -247,7 +247,7 @@ def _mismatch(before: np.ndarray, after: np.ndarray, right: int, down: int) -> f
     return float(np.minimum(np.abs(a - b), CHANGED).mean())
 
 
-def _registered(frames: np.ndarray, camera: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def registered(frames: np.ndarray, camera: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Frames (T, H, W, 3) put where a camera (T - 1, 2) that follows them would be in front of one picture.
 
     Returns:
@@ -281,17 +281,19 @@ def overlap(place: np.ndarray, size: Any, frame: tuple[int, int]) -> tuple[tuple
     return there, here
 
 
-def _median(whole: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """The median (h, w, 3) over some frames (T, h, w, 3), of each place where it is `known` (T, h, w)."""
+def median_of(whole: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The median (h, w, 3) over some frames (T, h, w, 3), of each place where it is `known` (T, h, w); and in how many
+    of those frames that was, (h, w)."""
     some = np.linspace(0, len(whole) - 1, min(len(whole), 41)).astype(int)
-    if known.all():
-        return np.median(whole[some], axis=0)
+    count = known[some].sum(0)
+    if (count == len(some)).all():
+        return np.median(whole[some], axis=0), count
     out = np.empty(whole.shape[1:])
     for row in range(len(out)):  # a row at a time: floats of all frames at once take much memory
         shown = np.where(known[some, row, :, None], whole[some, row], np.float32("nan"))
         shown[0, ~known[some, row].any(0)] = 0
         out[row] = np.nanmedian(shown, axis=0)
-    return out
+    return out, count
 
 
 def look_at_shot(frames: np.ndarray) -> Shot:
@@ -300,9 +302,9 @@ def look_at_shot(frames: np.ndarray) -> Shot:
 
     count, height, width, _ = frames.shape
     camera = camera_moves(frames)
-    still, shown, corners = _registered(frames, camera)
+    still, shown, corners = registered(frames, camera)
     size = np.array(still.shape[2:0:-1])
-    median = _median(still, shown)
+    median, _ = median_of(still, shown)
     known = shown & (shown.mean(0) > SHOWN)
     far = np.stack([np.abs(f.astype(np.int16) - median).max(-1).astype(np.uint8) for f in still])
     differs = far > CHANGED

@@ -1,8 +1,8 @@
 """Train a world: glass-train FOLDER|tennis|wsprites|arm --out runs/mine (in a checkout also python -m training.train)
 
 It looks at the footage first, says what it found, and chooses what training must be told (frame size, theta, shift
-ranges, window, K ...), each with its reason; an option that you give is left as it is. Then the stages GMA -> pose ->
-LMA run one after the other; 0 iterations skip a stage. The run folder gets state.pt (resumable with --resume),
+ranges, window, K ...), each with its reason; an option that you give is left as it is. Then the stages GMA -> refine ->
+pose -> LMA run one after the other; 0 iterations skip a stage. The run folder gets state.pt (resumable with --resume),
 TensorBoard events, sample sheets (PNG) and, at the end, world.safetensors and report.html: how good the world is.
 """
 
@@ -53,6 +53,7 @@ from .figures import sheets
 from .options import Pixels, Positive, check_options
 from .perceptual import load_features
 from .scorecard import write_report
+from .second_look import look_again
 from .stages import (
     GmaConfig,
     GmaStage,
@@ -65,6 +66,8 @@ from .stages import (
     PoseStage,
     PriorConfig,
     PriorStage,
+    RefineConfig,
+    RefineStage,
     Stage,
     TokenConfig,
     TokenLmaStage,
@@ -82,6 +85,8 @@ except ImportError:  # the command says so; the library works without
 
 PROBES = (200, 350, 500)
 """Steps of GMA after which it is looked at: was the right thing chosen?"""
+REFINE = 0.25
+"""Steps of the refine stage over those of GMA."""
 FRAMES = 120_000
 """Tracked for the stages after GMA: from half as many, LMA learned more by heart (docs/notes/crispness.md) ..."""
 SMALL_WINDOW = 48
@@ -107,7 +112,7 @@ class TrainConfig(DataOptions):
     init: Path | None = None
     """start from another run's state.pt (its finished stages are skipped; GMA only, where LMA's sizes differ)"""
     again: tuple[str, ...] = ()
-    """with --init: stages (gma, pose, lma, long, prior) to train once more from the weights that they have"""
+    """with --init: stages (gma, refine, pose, lma, long, prior) to train once more from the weights that they have"""
     codes: Positive | None = None
     """K, the number of local actions; default: tennis 8, wsprites 9, else by how many poses may come next"""
     poses: Positive | None = None
@@ -142,6 +147,7 @@ class TrainConfig(DataOptions):
     lma: LmaConfig = field(default_factory=LmaConfig)
     long: LongConfig = field(default_factory=LongConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
     pose: PoseConfig = field(default_factory=PoseConfig)
     token: TokenConfig = field(default_factory=TokenConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
@@ -175,8 +181,8 @@ def train(config: TrainConfig) -> bool:
         TrainingError, DataError, ValueError, CheckpointError: options or data that cannot be used.
     """
     check_options(config)
-    if unknown := set(config.again) - {"gma", "pose", "lma", "long", "prior"}:
-        raise TrainingError(f"--again takes gma, pose, lma, long and prior, got {', '.join(sorted(unknown))}")
+    if unknown := set(config.again) - {"gma", "refine", "pose", "lma", "long", "prior"}:
+        raise TrainingError(f"--again takes gma, refine, pose, lma, long and prior, got {', '.join(sorted(unknown))}")
     if not (config.lma.learn_codes or config.init or config.resume):
         raise TrainingError("--lma.no-learn-codes keeps codes that were learned before: add --init OTHER/state.pt")
     if config.long.rows > config.long.agents:
@@ -199,6 +205,8 @@ def _train(config: TrainConfig, processes: Distributed) -> bool:
     features = load_features(config.vgg, trainer.device)
     probed = _probing(config, choices, trainer, store, hints, report.step) if hints else report.step
     if not trainer.run(GmaStage(trainer.model, store, config.gma, features, hints), probed, report.sheet):
+        return report.interrupted()
+    if not _refine(config, trainer, store, hints is not None, features, report):
         return report.interrupted()
     if config.lma.iterations <= 0:
         print(f"GMA is done; LMA was skipped (--lma.iterations 0). State: {trainer.state_file}")
@@ -223,6 +231,22 @@ def _train(config: TrainConfig, processes: Distributed) -> bool:
     if processes.is_main:
         _export(config, choices, trainer, store, windows)
     return True
+
+
+def _refine(config: TrainConfig, trainer: Trainer, store: Store, seen: bool, features, report) -> bool:
+    """Look at the footage again, with M, and train GMA on with what was found. Returns False if it was interrupted."""
+    if config.refine.iterations is None:
+        wanted = seen and config.preset != "paper"
+        config.refine.iterations = int(REFINE * (config.gma.iterations or 0)) if wanted else 0
+    if not config.refine.iterations or "refine" in trainer.finished or (config.out / "windows-train.npz").exists():
+        return True
+    with tqdm(desc="looking again, with M", unit="frame") as bar, trainer.autocast():
+        hints = look_again(trainer.average, store, bar.update)
+    if hints is None:
+        print("  too little is sure behind the agent, or about it; M stays as it is")
+        return True
+    stage = RefineStage(trainer.model, store, config.gma, config.refine, hints, features)
+    return trainer.run(stage, report.step, report.sheet)
 
 
 def _check_out(config: TrainConfig) -> None:
@@ -555,7 +579,7 @@ class Reporter:
         """A sample sheet of the averaged weights."""
         average = self.trainer.average
         with self.trainer.autocast():
-            if stage.name == "gma":
+            if stage.name in ("gma", "refine"):
                 picture = sheets.layers_sheet(average, self.store)
             else:
                 longest = int(self.held_out.windows.lengths.max()) - 1

@@ -192,7 +192,7 @@ class Trainer:
             return
         if "gma" not in state["finished"]:
             raise TrainingError(f"{path}: its LMA is another ({other}), and its GMA is not finished")
-        taken = ["gma"]
+        taken = [name for name in ("gma", "refine") if name in state["finished"]]
         if not set(other) - set(CODE_FIELDS.get(self.model.config.architecture, ())):
             taken = [name for name in state["finished"] if name not in ("lma", "prior")]
         parts = {part for name in taken for part in self.model.stages[name]}
@@ -200,7 +200,7 @@ class Trainer:
             weights = {k: v for k, v in state[key].items() if k.split(".")[0] in parts}
             model.load_state_dict(weights, strict=False)
         self.finished = taken
-        what = " and ".join("GMA" if name == "gma" else name for name in taken)
+        what = " and ".join("GMA" if name == "gma" else name for name in taken if name != "refine")
         print(f"{path}: only {what} is taken, since its LMA is another ({other})")
 
     def with_model(self, model: Glass) -> Trainer:

@@ -420,7 +420,7 @@ def test_a_run_starts_from_a_state_of_any_name_and_adds_the_long_stage(block_sto
 
 def test_a_stage_that_is_not_there_cannot_be_trained_again(block_store, tmp_path, capsys):
     assert main([str(block_store), "--out", str(tmp_path), "--again", "dma"]) == 1
-    assert "--again takes gma, pose, lma, long and prior, got dma" in capsys.readouterr().err
+    assert "--again takes gma, refine, pose, lma, long and prior, got dma" in capsys.readouterr().err
 
 
 def test_a_code_that_draws_like_a_more_frequent_one_is_a_twin(tiny_model, block_store):

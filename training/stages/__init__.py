@@ -4,7 +4,7 @@ Batches follow from (seed, stage, iteration) alone, so that a resumed training r
 """
 
 from .base import Batch, Sampler, Stage
-from .gma import GmaConfig, GmaStage, Hints
+from .gma import GmaConfig, GmaStage, Hints, RefineConfig, RefineStage
 from .lma import LmaConfig, LmaStage
 from .long import LongConfig, LongStage
 from .prior import PriorConfig, PriorStage
@@ -23,6 +23,8 @@ __all__ = [
     "PoseStage",
     "PriorConfig",
     "PriorStage",
+    "RefineConfig",
+    "RefineStage",
     "Sampler",
     "Stage",
     "TokenConfig",

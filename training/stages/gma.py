@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -20,6 +21,9 @@ from ..options import Count, Positive, Rate, Share, Weight
 from ..perceptual import VggFeatures
 from ..survey import overlap
 from .base import Batch, Stage
+
+LARGEST = 1.1
+"""theta over the 95th percentile of the agent's area."""
 
 
 @dataclass
@@ -61,6 +65,19 @@ class GmaConfig:
     """weight of the VGG term; used only with --vgg"""
 
 
+@dataclass
+class RefineConfig:
+    """The refine stage: GMA goes on, and M is told what a second look at the footage found."""
+
+    iterations: Count | None = None
+    """optimiser steps; 0 skips the stage. Default: a quarter of GMA's where a look at the footage found what
+    moves, else 0"""
+    rate: Rate = 5e-4
+    """peak learning rate"""
+    hint: Weight = 1.0
+    """weight of the silhouettes"""
+
+
 @dataclass(frozen=True)
 class Hints:
     """Where a look at the footage found the agent (:mod:`training.survey`): what M begins with.
@@ -71,6 +88,7 @@ class Hints:
         scenes: S pictures (h, w, 4) uint8 of what is behind the agent, and 255 where that is known, ...
         scene_of: ... which of them each silhouette is before, (N,) ints; -1: none, ...
         corners: ... and where in it the frame's corner is, (N, 2) px.
+        unsure: pixels that may be the agent's or not, as `silhouettes`; None: it is sure.
     """
 
     frames: np.ndarray
@@ -78,6 +96,7 @@ class Hints:
     scenes: list[np.ndarray] = field(default_factory=list)
     scene_of: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
     corners: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), int))
+    unsure: np.ndarray | None = None
 
     def behind(self, pick: np.ndarray, height: int, width: int) -> np.ndarray:
         """Scenes (B, H, W, 4) uint8 of some silhouettes (B,); nothing is known where there is none."""
@@ -127,10 +146,15 @@ class PairSampler:
         if self.hints is not None and (iteration < self.config.hint_steps or len(self.hints.scenes)):
             pick = rng.integers(len(self.hints.frames), size=self.config.batch)
             out["hinted"] = torch.from_numpy(np.asarray(self.store.frames[self.hints.frames[pick]]))
-            bits = np.unpackbits(self.hints.silhouettes[pick], axis=1, count=self.store.height * self.store.width)
-            out["silhouettes"] = torch.from_numpy(bits.reshape(-1, 1, self.store.height, self.store.width))
+            out["silhouettes"] = self._unpacked(self.hints.silhouettes[pick])
+            if self.hints.unsure is not None:
+                out["unsure"] = self._unpacked(self.hints.unsure[pick])
             out["scenes"] = torch.from_numpy(self.hints.behind(pick, self.store.height, self.store.width))
         return out
+
+    def _unpacked(self, bits: np.ndarray) -> Tensor:
+        height, width = self.store.height, self.store.width
+        return torch.from_numpy(np.unpackbits(bits, axis=1, count=height * width).reshape(-1, 1, height, width))
 
 
 class GmaStage(Stage):
@@ -178,9 +202,9 @@ class GmaStage(Stage):
         if "hinted" in batch:
             hinted = to_images(batch["hinted"].movedim(-1, -3))
             seen = batch["silhouettes"].to(hinted)
-            if iteration < c.hint_steps:
-                falling = 1 - iteration / c.hint_steps
-                terms["hint"] = c.hint * falling * losses.hint(self.model.mask(hinted), seen)
+            if weight := self._hint_weight(iteration):
+                sure = 1 - batch["unsure"].to(hinted) if "unsure" in batch else 1
+                terms["hint"] = weight * losses.hint(self.model.mask(hinted) * sure, seen)
             if c.scene and self.hints is not None and len(self.hints.scenes):
                 terms["scene"] = c.scene * self._scene_error(hinted, seen, batch["scenes"].movedim(-1, -3), generator)
         if self.features is not None:
@@ -190,9 +214,51 @@ class GmaStage(Stage):
             )
         return terms
 
+    def _hint_weight(self, iteration: int) -> float:
+        return self.config.hint * max(0.0, 1 - iteration / max(1, self.config.hint_steps))
+
     def _scene_error(self, images: Tensor, seen: Tensor, scenes: Tensor, generator: torch.Generator) -> Tensor:
         """How far N is off behind what was seen to move, in holes that are larger than it by a random number of px."""
         hole = dilate(seen, int(torch.randint(self.config.grow + 2, (1,), generator=generator)))
         where = hole * (scenes[:, 3:] > 0)
         error = (self.model.behind(images, hole) - to_images(scenes[:, :3])).abs()
         return (error * where).sum() / (3 * where.sum()).clamp(min=1)
+
+
+class RefineStage(GmaStage):
+    """GMA goes on with the silhouettes and scenes of a second look (:mod:`training.second_look`).
+
+    Args:
+        model: its GMA is trained.
+        store: the videos.
+        gma: weights, as in GMA.
+        config: weight and schedule.
+        hints: of the second look.
+        features: VGG features for L_VGG, or None.
+    """
+
+    name = "refine"
+
+    def __init__(
+        self,
+        model: Glass,
+        store: Store,
+        gma: GmaConfig,
+        config: RefineConfig,
+        hints: Hints,
+        features: VggFeatures | None = None,
+    ):
+        assert gma.theta is not None
+        areas = np.unpackbits(hints.silhouettes, axis=1).mean(1)
+        changed = {
+            "iterations": config.iterations,
+            "rate": config.rate,
+            "hint": config.hint,
+            "hint_steps": config.iterations,
+            "binary_ramp": 0,
+            "theta": min(1.0, max(gma.theta, LARGEST * float(np.quantile(areas, 0.95)))),
+        }
+        super().__init__(model, store, dataclasses.replace(gma, **changed), features, hints)
+
+    def _hint_weight(self, iteration: int) -> float:
+        return self.config.hint

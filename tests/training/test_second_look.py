@@ -1,0 +1,118 @@
+"""The second look: with an M that lost hands, it finds them; what only passes by, and what cannot be known, is left."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from training import second_look
+from training.data.store import Store, StoreWriter
+from training.second_look import look_again
+from training.stages import GmaConfig, RefineConfig, RefineStage
+
+BODY, HAND, OTHER = (230, 30, 30), (30, 30, 230), (250, 250, 30)
+
+
+class BodyOnly(nn.Module):
+    """An M that sees the body, a px of what is about it, and no hands."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def mask(self, images):
+        body = torch.tensor(BODY).to(images)[:, None, None] / 127.5 - 1
+        seen = ((images - body).abs().amax(1, keepdim=True) < 0.1).float()
+        return torch.nn.functional.max_pool2d(seen, 3, 1, 1)
+
+
+def video(seed: int, camera: bool) -> tuple[np.ndarray, np.ndarray]:
+    """An agent that walks little, with a hand that comes and goes; another thing flies by: frames, masks."""
+    rng = np.random.default_rng(seed)
+    wide = rng.integers(60, 160, (96, 144, 3)).astype(np.uint8)
+    corner = np.array([20, 16])
+    frames, masks = [], []
+    for t in range(30):
+        corner = (corner + camera * rng.integers(-2, 3, 2)).clip(4, 30)
+        world = wide.copy()
+        agent = np.zeros(world.shape[:2], bool)
+        x, y = 60 + t // 2, 40
+        agent[y : y + 20, x : x + 8] = True
+        world[agent] = BODY
+        if t % 3:
+            hand = np.zeros_like(agent)
+            hand[y + 4 + t % 5 : y + 7 + t % 5, x + 8 : x + 12] = True
+            world[hand] = HAND
+            agent |= hand
+        world[20:26, 30 + 2 * t : 36 + 2 * t] = OTHER
+        cut = slice(corner[1], corner[1] + 64), slice(corner[0], corner[0] + 96)
+        frames.append(world[cut])
+        masks.append(agent[cut])
+    return np.stack(frames), np.stack(masks)
+
+
+@pytest.fixture
+def store(tmp_path):
+    writer = StoreWriter(tmp_path, 64, 96, 1.0, "hands")
+    for n in range(8):
+        writer.add(f"v{n}", "train" if n < 6 else "val", *video(n, camera=n % 2 == 1))
+    writer.close()
+    return Store(tmp_path)
+
+
+def test_hands_that_m_lost_are_found_and_what_passes_by_is_not(store):
+    seen = []
+    hints = look_again(BodyOnly(), store, seen.append)
+    assert sum(seen) == 180
+    assert set(hints.frames.tolist()) <= set(range(180)) and len(hints.frames) > 170
+    mine, unsure = (np.unpackbits(b, axis=1).reshape(-1, 64, 96) > 0 for b in (hints.silhouettes, hints.unsure))
+    true = np.stack([store.masks(t, t + 1)[0] for t in hints.frames])
+    assert (mine & true).sum() > 0.98 * true.sum() and (mine & ~true).sum() < 0.01 * true.sum()
+    assert (unsure & true).sum() < 0.02 * true.sum() and not (mine & unsure).any()
+    behind = hints.behind(np.arange(len(mine)), 64, 96)
+    assert (behind[..., 3] > 0).mean() > 0.9
+    outside = ~true & (behind[..., 3] > 0)
+    frames = store.frames[hints.frames]
+    assert (behind[outside][:, :3] == frames[outside]).all(-1).mean() > 0.97  # the rest is what flies by
+    inside = true & (behind[..., 3] > 0)
+    assert inside.sum() > 0.8 * true.sum() and behind[inside][:, :3].max() < 180  # and not the agent
+
+
+def test_nothing_is_said_where_m_sees_nothing(store, monkeypatch):
+    blind = BodyOnly()
+    monkeypatch.setattr(blind, "mask", lambda images: torch.zeros(len(images), 1, 64, 96))
+    assert look_again(blind, store) is None
+    monkeypatch.setattr(second_look, "FEWEST", 1000)
+    assert look_again(BodyOnly(), store) is None
+
+
+def test_the_refine_stage_teaches_m_what_is_sure(store, tiny_model):
+    hints = look_again(BodyOnly(), store)
+    gma = GmaConfig(batch=2, theta=0.001, moving_pixels=3)
+    stage = RefineStage(tiny_model, store, gma, RefineConfig(iterations=4, hint=2.0), hints)
+    assert stage.name == "refine" and stage.iterations == 4 and gma.theta == 0.001
+    assert 0.02 < stage.config.theta < 0.05  # what the agent covers: 160 to 172 of 6,144 px
+    assert stage.modules == tiny_model.modules_of("gma")
+    batch = stage.sampler.batch(np.random.default_rng(0), 0)
+    mask = batch["silhouettes"].float()
+
+    def hint(shown):
+        tiny_model.mask = lambda images: shown.requires_grad_()
+        stage.model.analyse_pairs = lambda *_: SimpleNamespace(
+            masks=torch.zeros(2, 2, 1, 64, 96),
+            moved_layer=torch.zeros(2, 4, 64, 96),
+            backgrounds=torch.zeros(2, 2, 3, 64, 96),
+            moved_background=torch.zeros(2, 3, 64, 96),
+            composed=torch.zeros(2, 3, 64, 96),
+        )
+        stage._scene_error = lambda *_: torch.zeros(())
+        return [float(stage.losses(batch, t, torch.Generator())["hint"].detach()) for t in (0, 3)]
+
+    del tiny_model.mask
+    assert hint(mask.clone()) == pytest.approx([0, 0], abs=1e-4)
+    doubted = mask.clone()
+    doubted[batch["unsure"] > 0] = 1
+    assert hint(doubted) == pytest.approx([0, 0], abs=1e-4)
+    assert min(hint(1 - mask)) > 1.9 and hint(mask * 0) == pytest.approx(hint(mask * 0)[::-1])
