@@ -364,38 +364,39 @@ def test_the_command_alone_makes_a_world_of_poses(block_store, tmp_path, capsys,
     assert (places[:, None] == known).all(-1).any(1).all()  # no window is shown beside where it was aligned to
 
 
-def test_tracking_that_was_interrupted_goes_on_where_it_stopped(block_store, tmp_path, capsys, monkeypatch):
-    command = [
-        str(block_store), "--window", "16", "--agent-radius", "5", "--codes", "2", "--poses", "4", "--no-report",
-        "--gma.theta", "0.04", "--gma.iterations", "2", "--gma.batch", "2", "--pose.iterations", "2",
-        "--pose.batch", "4", "--token.iterations", "2", "--token.batch", "4", "--loop.device", "cpu",
-    ]  # fmt: skip
-    assert main([*command, "--out", str(tmp_path / "whole")]) == 0
+def test_tracking_that_was_interrupted_goes_on_where_it_stopped(tiny_model, block_store, tmp_path, monkeypatch):
+    tiny_model.mask = PerfectMask()
+    store = Store(block_store)
+    videos = [v for v in store.videos if v.split == "train"]
+    monkeypatch.setattr(train, "VIDEOS_KEPT", 3)
     tracked = []
 
     def interrupted(model, store, videos, progress):
         if len(tracked) == 2:
-            tracked.clear()
             raise KeyboardInterrupt
         tracked.append(len(videos))
         return track_windows(model, store, videos, progress)
 
-    monkeypatch.setattr(train, "VIDEOS_KEPT", 3)
     monkeypatch.setattr(train, "track_windows", interrupted)
-    parted = [*command, "--out", str(tmp_path / "parted")]
-    assert main(parted) == 3
-    assert "stopped; what is done is kept. Continue with the same command and --resume" in capsys.readouterr().out
-    kept = tmp_path / "parted/tracked-train"
-    assert len(list(kept.iterdir())) == 2
-    stamps = {path: path.stat().st_mtime_ns for path in kept.iterdir()}
-    monkeypatch.setattr(train, "track_windows", track_windows)
-    monkeypatch.setattr(train.shutil, "rmtree", lambda path: None)
-    assert main([*parted, "--resume"]) == 0
-    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
-    for split in ("train", "val"):
-        a, b = (WindowSet.load(tmp_path / run / f"windows-{split}.npz") for run in ("whole", "parted"))
-        for name in ("layers", "position", "starts", "lengths", "templates"):
-            assert np.array_equal(getattr(a, name), getattr(b, name)), name
+    with pytest.raises(KeyboardInterrupt):
+        train._tracked(tiny_model, store, videos, tmp_path / "tracked-train")
+    rest = []
+    monkeypatch.setattr(train, "track_windows", lambda *args: rest.append(len(args[2])) or track_windows(*args))
+    found = train._tracked(tiny_model, store, videos, tmp_path / "tracked-train")
+    assert tracked == [3, 3] and rest == [3, 1]
+    whole = track_windows(tiny_model, store, videos)
+    for name in ("layers", "position", "starts", "lengths"):
+        assert np.array_equal(getattr(found, name), getattr(whole, name)), name
+
+
+def test_an_interruption_between_the_stages_is_no_error(block_store, tmp_path, capsys, monkeypatch):
+    def stopped(config, processes):
+        (tmp_path / "state.pt").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "_train", stopped)
+    assert main([str(block_store), "--out", str(tmp_path)]) == 3
+    assert "what is done is kept. Continue with the same command and --resume" in capsys.readouterr().out
 
 
 def test_the_command_names_bad_data_and_bad_presets(tmp_path, capsys):
