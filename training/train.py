@@ -240,7 +240,8 @@ def _refine(config: TrainConfig, trainer: Trainer, store: Store, seen: bool, fea
         config.refine.iterations = int(REFINE * (config.gma.iterations or 0)) if wanted else 0
     if not config.refine.iterations or "refine" in trainer.finished or (config.out / "windows-train.npz").exists():
         return True
-    with tqdm(desc="looking again, with M", unit="frame") as bar, trainer.autocast():
+    quiet = not trainer.processes.is_main
+    with tqdm(desc="looking again, with M", unit="frame", disable=quiet) as bar, trainer.autocast():
         hints = look_again(trainer.average, store, bar.update)
     if hints is None:
         print("  too little is sure behind the agent, or about it; M stays as it is")
@@ -513,7 +514,9 @@ def _export(config: TrainConfig, choices: Choices, trainer: Trainer, store: Stor
         return
     page = config.out / "report.html"
     samples = config.out / "samples"
-    pictures = [("What was seen to move", samples / "survey.png"), ("Layers (GMA)", samples / "gma-final.png")]
+    refined = samples / "refine-final.png"
+    layers = refined if refined.exists() else samples / "gma-final.png"
+    pictures = [("What was seen to move", samples / "survey.png"), ("Layers (GMA)", layers)]
     found = write_report(page, world, store, choices, trainer.minutes, pictures, logged_curves(config.out))
     for score in found:
         print(f"  {score.part}: {score.value}" + f" (naive: {score.naive})" * bool(score.naive), score.verdict)
