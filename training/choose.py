@@ -211,7 +211,8 @@ def choose_sizes(choices: Choices, seen: Survey, height: int, width: int) -> Non
     behind = int(np.clip(math.ceil(1.5 * seen.camera) + 2, 4, min(height, width) // 4)) if moves else 4
     choices.choose("background_range", behind, f"px; the camera moves by up to {seen.camera:.1f} px")
     why = "the camera moves, so that M and N take longer" if moves else "the camera stands still"
-    choices.choose("gma.iterations", 1200 if moves else 800, why)
+    choices.choose("gma.iterations", 1200 if moves else 600, why)
+    choices.choose("refine.iterations", 300 if moves else 200, "GMA goes on after a second look at the footage, with M")
     choices.values["first_window"] = _multiple(1.25 * agent, height, width)
     choices.values["first_radius"] = max(4, round(0.45 * agent))
 

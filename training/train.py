@@ -85,8 +85,6 @@ except ImportError:  # the command says so; the library works without
 
 PROBES = (200, 350, 500)
 """Steps of GMA after which it is looked at: was the right thing chosen?"""
-REFINE = 0.25
-"""Steps of the refine stage over those of GMA."""
 FRAMES = 120_000
 """Tracked for the stages after GMA: from half as many, LMA learned more by heart (docs/notes/crispness.md) ..."""
 SMALL_WINDOW = 48
@@ -206,7 +204,7 @@ def _train(config: TrainConfig, processes: Distributed) -> bool:
     probed = _probing(config, choices, trainer, store, hints, report.step) if hints else report.step
     if not trainer.run(GmaStage(trainer.model, store, config.gma, features, hints), probed, report.sheet):
         return report.interrupted()
-    if not _refine(config, trainer, store, hints is not None, features, report):
+    if not _refine(config, choices, trainer, store, features, report):
         return report.interrupted()
     if config.lma.iterations <= 0:
         print(f"GMA is done; LMA was skipped (--lma.iterations 0). State: {trainer.state_file}")
@@ -233,11 +231,11 @@ def _train(config: TrainConfig, processes: Distributed) -> bool:
     return True
 
 
-def _refine(config: TrainConfig, trainer: Trainer, store: Store, seen: bool, features, report) -> bool:
+def _refine(config: TrainConfig, choices: Choices, trainer: Trainer, store: Store, features, report) -> bool:
     """Look at the footage again, with M, and train GMA on with what was found. Returns False if it was interrupted."""
     if config.refine.iterations is None:
-        wanted = seen and config.preset != "paper"
-        config.refine.iterations = int(REFINE * (config.gma.iterations or 0)) if wanted else 0
+        chosen = 0 if config.preset == "paper" else choices.values.get("refine.iterations", 0)
+        config.refine.iterations = min(chosen, (config.gma.iterations or 0) // 3)
     if not config.refine.iterations or "refine" in trainer.finished or (config.out / "windows-train.npz").exists():
         return True
     quiet = not trainer.processes.is_main

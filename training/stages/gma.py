@@ -32,7 +32,7 @@ class GmaConfig:
 
     iterations: Count | None = None
     """optimiser steps; 0 skips the stage. Default: 2000; where a look at the footage found what
-    moves, 1200 if the camera moves, else 800"""
+    moves, 1200 if the camera moves, else 600"""
     batch: Positive = 8
     """pairs of frames a step"""
     rate: Rate = 1e-3
@@ -70,8 +70,8 @@ class RefineConfig:
     """The refine stage: GMA goes on, and M is told what a second look at the footage found."""
 
     iterations: Count | None = None
-    """optimiser steps; 0 skips the stage. Default: a quarter of GMA's where a look at the footage found what
-    moves, else 0"""
+    """optimiser steps; 0 skips the stage. Default: where a look at the footage found what moves 300 if the camera
+    moves, else 200, at most a third of GMA's; 0 without that look"""
     rate: Rate = 5e-4
     """peak learning rate"""
     hint: Weight = 1.0
