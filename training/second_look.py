@@ -39,7 +39,7 @@ FEWEST = 100
 
 
 @torch.no_grad()
-def look_again(model: Glass, store: Store, progress: Callable[[int], None] = lambda frames: None) -> Hints | None:
+def look_again(model: Glass, store: Store, progress: Callable[[int], None] = lambda frames: None) -> Hints:
     """Silhouettes and scenes of some of the training videos.
 
     Args:
@@ -48,7 +48,8 @@ def look_again(model: Glass, store: Store, progress: Callable[[int], None] = lam
         progress: called with numbers of frames that were looked at.
 
     Returns:
-        the silhouettes, which pixels they are not sure of, and scenes; None: nothing to be sure of.
+        the silhouettes, which pixels they are not sure of, and scenes; of no frames, if there is too little to be sure
+        of.
     """
     videos = [v for v in store.videos if v.split == "train" and v.length >= SAMPLES]
     each = [min(v.length, SHOT) for v in videos]
@@ -70,7 +71,7 @@ def look_again(model: Glass, store: Store, progress: Callable[[int], None] = lam
             scenes.append(found[4])
         progress(len(shot))
     if len(frames) < FEWEST:
-        return None
+        return Hints(np.zeros(0, int), np.zeros((0, 0), np.uint8))
     return Hints(
         *(np.stack(x) for x in (frames, silhouettes)),
         scenes,

@@ -238,14 +238,27 @@ def _refine(config: TrainConfig, choices: Choices, trainer: Trainer, store: Stor
         config.refine.iterations = min(chosen, (config.gma.iterations or 0) // 3)
     if not config.refine.iterations or "refine" in trainer.finished or (config.out / "windows-train.npz").exists():
         return True
-    quiet = not trainer.processes.is_main
-    with tqdm(desc="looking again, with M", unit="frame", disable=quiet) as bar, trainer.autocast():
-        hints = look_again(trainer.average, store, bar.update)
-    if hints is None:
+    path = config.out / "second-look.npz"
+    with trainer.processes.main_first():
+        hints = _second_look(trainer, store, path)
+    if not len(hints.frames):
         print("  too little is sure behind the agent, or about it; M stays as it is")
         return True
     stage = RefineStage(trainer.model, store, config.gma, config.refine, hints, features)
-    return trainer.run(stage, report.step, report.sheet)
+    finished = trainer.run(stage, report.step, report.sheet)
+    if finished and trainer.processes.is_main:
+        path.unlink()
+    return finished
+
+
+def _second_look(trainer: Trainer, store: Store, path: Path) -> Hints:
+    """By GMA as it was after its own steps: when the refine stage goes on, by what was seen then."""
+    if path.exists():
+        return Hints.load(path)
+    with tqdm(desc="looking again, with M", unit="frame") as bar, trainer.autocast():
+        hints = look_again(trainer.average, store, bar.update)
+    hints.save(path)
+    return hints
 
 
 def _check_out(config: TrainConfig) -> None:

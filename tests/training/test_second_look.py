@@ -10,7 +10,7 @@ from torch import nn
 from training import second_look
 from training.data.store import Store, StoreWriter
 from training.second_look import look_again
-from training.stages import GmaConfig, RefineConfig, RefineStage
+from training.stages import GmaConfig, Hints, RefineConfig, RefineStage
 
 BODY, HAND, OTHER = (230, 30, 30), (30, 30, 230), (250, 250, 30)
 
@@ -83,9 +83,19 @@ def test_hands_that_m_lost_are_found_and_what_passes_by_is_not(store):
 def test_nothing_is_said_where_m_sees_nothing(store, monkeypatch):
     blind = BodyOnly()
     monkeypatch.setattr(blind, "mask", lambda images: torch.zeros(len(images), 1, 64, 96))
-    assert look_again(blind, store) is None
+    assert not len(look_again(blind, store).frames)
     monkeypatch.setattr(second_look, "FEWEST", 1000)
-    assert look_again(BodyOnly(), store) is None
+    assert not len(look_again(BodyOnly(), store).frames)
+
+
+def test_what_was_seen_is_kept(store, tmp_path):
+    for hints in (look_again(BodyOnly(), store), Hints(np.zeros(0, int), np.zeros((0, 0), np.uint8))):
+        hints.save(tmp_path / "look.npz")
+        again = Hints.load(tmp_path / "look.npz")
+        for name in ("frames", "silhouettes", "scene_of", "corners", "unsure"):
+            assert np.array_equal(getattr(again, name), getattr(hints, name)), name
+        assert len(again.scenes) == len(hints.scenes)
+        assert all(np.array_equal(a, b) for a, b in zip(again.scenes, hints.scenes, strict=True))
 
 
 def test_the_refine_stage_teaches_m_what_is_sure(store, tiny_model):

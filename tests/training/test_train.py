@@ -19,9 +19,9 @@ from training import trainer as trainer_module
 from training.data.store import Store
 from training.export import CodeStatistics, build_world, order_codes, twin_codes, usual_codes, with_codes
 from training.figures import sheets
-from training.stages import GmaConfig, GmaStage, LmaConfig, LmaStage
+from training.stages import GmaConfig, GmaStage, Hints, LmaConfig, LmaStage
 from training.train import main
-from training.trainer import LoopConfig, Trainer, TrainingError, schedule
+from training.trainer import LoopConfig, Trainer, TrainingError, read_state, schedule
 from training.windows import WindowSet, cut_windows, pack_layers, track_windows, unpack_layers
 
 LOOP = LoopConfig(device="cpu", bf16=False)
@@ -387,6 +387,35 @@ def test_tracking_that_was_interrupted_goes_on_where_it_stopped(tiny_model, bloc
     whole = track_windows(tiny_model, store, videos)
     for name in ("layers", "position", "starts", "lengths"):
         assert np.array_equal(getattr(found, name), getattr(whole, name)), name
+
+
+def test_the_second_look_is_taken_once_however_often_its_stage_is_interrupted(block_store, tmp_path, monkeypatch):
+    store = Store(block_store)
+    bits = np.packbits(store.masks(0, 20).reshape(20, -1), axis=1)
+    looked = []
+
+    def look(model, store, progress):
+        looked.append(sum(float(p.detach().abs().sum()) for p in model.parameters()))
+        return Hints(np.arange(20), bits, unsure=np.zeros_like(bits))
+
+    first = train.look_at_store(store)
+    monkeypatch.setattr(train, "look_at_store", lambda store: first)
+    monkeypatch.setattr(train, "look_again", look)
+    command = [
+        str(block_store), "--window", "16", "--agent-radius", "5", "--gma.theta", "0.04", "--gma.iterations", "2",
+        "--gma.batch", "2", "--refine.iterations", "3", "--lma.iterations", "0", "--loop.device", "cpu",
+    ]  # fmt: skip
+    parted = [*command, "--out", str(tmp_path / "parted"), "--loop.max-minutes", "0"]
+    assert main(parted) == 3
+    for _ in range(4):
+        assert main([*parted, "--resume"]) == 3
+    assert main([*parted, "--resume"]) == 0
+    assert len(looked) == 1 and not (tmp_path / "parted/second-look.npz").exists()
+    assert main([*command, "--out", str(tmp_path / "whole")]) == 0
+    assert looked[0] == looked[1]
+    a, b = (read_state(tmp_path / run / "state.pt", torch.device("cpu")) for run in ("parted", "whole"))
+    assert a["finished"] == ["gma", "refine"]
+    assert all(torch.equal(value, b["average"][name]) for name, value in a["average"].items())
 
 
 def test_an_interruption_between_the_stages_is_no_error(block_store, tmp_path, capsys, monkeypatch):

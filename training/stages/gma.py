@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -97,6 +98,21 @@ class Hints:
     scene_of: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
     corners: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), int))
     unsure: np.ndarray | None = None
+
+    def save(self, path: Path) -> None:
+        """Write as .npz (no pickle), aside and renamed."""
+        known = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "scenes"}
+        scenes = {f"scene_{n}": scene for n, scene in enumerate(self.scenes)}
+        aside = path.with_name("part-" + path.name)
+        np.savez_compressed(aside, **{k: v for k, v in known.items() if v is not None}, **scenes)
+        aside.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Hints:
+        """The inverse of :meth:`save`."""
+        with np.load(path, allow_pickle=False) as file:
+            known = {name: file[name] for name in file.files if not name.startswith("scene_") or name == "scene_of"}
+            return cls(scenes=[file[f"scene_{n}"] for n in range(len(file.files) - len(known))], **known)
 
     def behind(self, pick: np.ndarray, height: int, width: int) -> np.ndarray:
         """Scenes (B, H, W, 4) uint8 of some silhouettes (B,); nothing is known where there is none."""
