@@ -20,7 +20,7 @@ from glass_gym.glass import Glass
 
 from .data.layout import ReadConfig, find_videos, sample_video
 from .data.store import DataError, Store, Video, frames_to_tensor
-from .stages.gma import Hints
+from .stages.gma import LARGEST, Hints
 from .steps import step_length
 from .survey import Survey, survey
 from .token_counts import surprise_of_next
@@ -203,7 +203,7 @@ def choose_reading(choices: Choices, seen: Survey, size: tuple[int, int]) -> Non
 def choose_sizes(choices: Choices, seen: Survey, height: int, width: int) -> None:
     """What GMA must know, of frames as they will be trained on; window and radius are provisional."""
     agent = max(seen.agent)
-    theta = float(np.clip(1.1 * seen.largest, 0.001, 0.5))
+    theta = float(np.clip(LARGEST * seen.largest, 0.001, 0.5))
     choices.choose("theta", theta, f"the agent covers up to {seen.largest:.2%} of the frame")
     reach = int(np.clip(math.ceil(1.5 * seen.fastest) + 3, 8, min(height, width) // 2))
     choices.choose("foreground_range", reach, f"px; the agent's fast steps are {seen.fastest:.0f} px")

@@ -14,11 +14,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from glass_gym.convert import to_images
 from glass_gym.glass import Glass
 
 from .data.cuts import find_cuts
-from .data.store import Store
+from .data.store import Store, frames_to_tensor
 from .stages.gma import Hints
 from .survey import BLURRED, CHANGED, CONTRAST, camera_moves, median_of, overlap, registered
 
@@ -85,7 +84,7 @@ def _look_at_shot(model: Glass, frames: np.ndarray) -> tuple[list, list, list, l
 
     height, width = frames.shape[1:3]
     device = next(model.parameters()).device
-    images = to_images(torch.from_numpy(frames.copy()).movedim(-1, 1)).to(device)
+    images = frames_to_tensor(frames).to(device)
     masks = torch.cat([model.mask(part)[:, 0].float() for part in images.split(32)]).cpu().numpy() > 0.5
     whole, shown, corners = registered(frames, camera_moves(frames))
     size = whole.shape[2:0:-1]
