@@ -17,7 +17,7 @@ from glass_gym.simulator import pick_precision
 from glass_gym.tracking import on_grid, track
 
 from .congeal import REACH, Congealing
-from .data.store import Store, Video, frames_to_tensor
+from .data.store import Store, Video, frames_to_tensor, save_arrays
 from .steps import grid_of
 
 MARGIN = 4
@@ -149,20 +149,18 @@ class WindowSet:
         return cls(layers, position, starts + first, lengths, parts[0].height, parts[0].width)
 
     def save(self, path: Path) -> None:
-        """Write as .npz (no pickle), aside and renamed."""
-        aside = path.with_name("part-" + path.name)
-        np.savez(
-            aside,
-            layers=self.layers,
-            position=self.position,
-            starts=self.starts,
-            lengths=self.lengths,
-            size=np.array([self.height, self.width]),
-            version=np.array(FILE_VERSION),
-            templates=np.zeros((0, 0, 0)) if self.templates is None else self.templates,
-            grid=np.array(self.grid or ()),
-        )
-        aside.replace(path)
+        """Write as .npz."""
+        arrays = {
+            "layers": self.layers,
+            "position": self.position,
+            "starts": self.starts,
+            "lengths": self.lengths,
+            "size": np.array([self.height, self.width]),
+            "version": np.array(FILE_VERSION),
+            "templates": np.zeros((0, 0, 0)) if self.templates is None else self.templates,
+            "grid": np.array(self.grid or ()),
+        }
+        save_arrays(path, arrays)
 
     @classmethod
     def load(cls, path: Path) -> WindowSet:

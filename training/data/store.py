@@ -16,12 +16,14 @@ import json
 import math
 import os
 import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from glass_gym.checkpoint import write_atomically
 from glass_gym.convert import to_images
 from glass_gym.headers import StoreFormat, StoreIndex, read_header
 
@@ -48,6 +50,16 @@ class Video:
 def frames_to_tensor(frames: np.ndarray) -> torch.Tensor:
     """(..., H, W, 3) uint8 -> (..., 3, H, W) float32 in [-1, 1]."""
     return to_images(torch.from_numpy(np.ascontiguousarray(np.moveaxis(frames, -1, -3))))
+
+
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], write=np.savez) -> None:
+    """Write an .npz (no pickle), aside and renamed; `write` is np.savez or np.savez_compressed."""
+
+    def to(part: Path) -> None:
+        with part.open("wb") as file:  # savez would add .npz to a path
+            write(file, **arrays)
+
+    write_atomically(path, to)
 
 
 class StoreWriter:

@@ -17,7 +17,7 @@ from glass_gym.geometry import dilate
 from glass_gym.glass import Glass
 
 from .. import losses
-from ..data.store import Store
+from ..data.store import Store, save_arrays
 from ..options import Count, Positive, Rate, Share, Weight
 from ..perceptual import VggFeatures
 from ..survey import overlap
@@ -100,12 +100,10 @@ class Hints:
     unsure: np.ndarray | None = None
 
     def save(self, path: Path) -> None:
-        """Write as .npz (no pickle), aside and renamed."""
+        """Write as .npz."""
         known = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "scenes"}
         scenes = {f"scene_{n}": scene for n, scene in enumerate(self.scenes)}
-        aside = path.with_name("part-" + path.name)
-        np.savez_compressed(aside, **{k: v for k, v in known.items() if v is not None}, **scenes)
-        aside.replace(path)
+        save_arrays(path, scenes | {k: v for k, v in known.items() if v is not None}, np.savez_compressed)
 
     @classmethod
     def load(cls, path: Path) -> Hints:
