@@ -142,7 +142,7 @@ class GlassCore:
         if frame_size is not None:
             self.resize(frame_size)
         self._shifts = torch.from_numpy(self.table.shifts).to(self.simulator.device)
-        self._starts = StartStates(self.world, self.simulator)
+        self.starts = StartStates(self.world, self.simulator)
         self._check_memory()
         self._picture: Tensor | None = None
         self._pixels: Tensor | None = None  # memory for it
@@ -229,8 +229,8 @@ class GlassCore:
 
     @property
     def start_states(self) -> WorldState:
-        """A state for every start frame of the world."""
-        return self._starts.states
+        """A state for every start frame of the world; ``starts`` makes single ones."""
+        return self.starts.states
 
     @ordinary
     def seed(self, keys: dict[int, int]) -> None:
@@ -246,7 +246,7 @@ class GlassCore:
         """Rows before their first reset."""
         zero = torch.zeros(self.rows, dtype=torch.long, device=self.device)
         no = torch.zeros(self.rows, dtype=torch.bool, device=self.device)
-        world = self._starts.at(zero)
+        world = self.starts.at(zero)
         place = self.simulator.agent_position(world)
         task = self._sample(torch.zeros(self.rows, self._draws, device=self.device), place, {})
         origin = torch.full_like(zero, self.world.identity)
@@ -298,8 +298,8 @@ class GlassCore:
         key = self.state.key[rows]
         episode = self.state.episode[rows]
         numbers = uniform(key, episode, 1 + self._draws)
-        drawn = (numbers[:, 0] * self._starts.count).long()
-        world = self._starts.at(drawn) if start is None else self._starts.given(start, rows, self.rows)
+        drawn = (numbers[:, 0] * self.starts.count).long()
+        world = self.starts.at(drawn) if start is None else self.starts.given(start, rows, self.rows)
         position, present = self._locate_agents(world)
         chosen = {name: value[rows.cpu()].to(self.device) for name, value in given.items()}
         task = self._sample(numbers[:, 1:], position, chosen)
@@ -336,7 +336,7 @@ class GlassCore:
     def forget(self) -> None:
         """Let go of all states and pictures; the next reset needs seeds again."""
         self._state = self._picture = self._pixels = None
-        self._starts.forget()
+        self.starts.forget()
         self.started = False
 
     @ordinary

@@ -30,7 +30,7 @@ from glass_gym.core import GlassCore
 from glass_gym.drawing import draw_rings, observed_frames
 from glass_gym.geometry import densest_point
 from glass_gym.simulator import PRESENT, Simulator
-from glass_gym.starts import GATHERED, StartStates
+from glass_gym.starts import GATHERED
 from glass_gym.tasks.reach import ReachTask
 
 if TYPE_CHECKING:
@@ -200,9 +200,8 @@ def describe(core: GlassCore) -> dict[str, Any]:
     """What whoever runs the graphs has to know: sizes, actions, where agents start and may go, the task's numbers."""
     world, simulator, table, task = core.world, core.simulator, core.table, core.task
     assert isinstance(task, ReachTask)
-    starts = StartStates(world, simulator)
-    first = starts.states
-    usual, share = starts.usual_agent()
+    first = core.start_states
+    usual, share = core.starts.usual_agent()
     return {
         "format": FORMAT,
         "opset": OPSET,
@@ -377,10 +376,10 @@ def compare(world: World, folder: str | Path, steps: int = 100, rows: int = 4, s
     """
     rng = np.random.default_rng(seed)
     core = core_of_world(world)
-    simulator, first = core.simulator, core.start_states
+    simulator = core.simulator
     exported = OnnxWorld(folder)
-    index = rng.integers(len(first), size=rows)
-    state = first.rows(torch.from_numpy(index))
+    index = rng.integers(core.starts.count, size=rows)
+    state = core.starts.at(torch.from_numpy(index))
     mine = exported.start(world.start_frames[index], state.position.numpy())
     shifts = np.asarray(exported.about["shifts"], np.float32)
     off = []

@@ -47,7 +47,7 @@ def tiny_paper_config():
 
 def world_of(model):
     """A world with random weights and noise to start from."""
-    frames = np.random.default_rng(0).integers(0, 256, (40, 32, 48, 3), dtype=np.uint8)
+    frames = np.random.default_rng(0).integers(0, 256, (12, 32, 48, 3), dtype=np.uint8)
     return World(model, frames, (3.0, 2.0), ("neutral", "swing", "turn"), 1.6, {"mean": 1.0}, {"by": "test"}, "tiny")
 
 

@@ -198,11 +198,11 @@ def test_a_start_picture_without_an_agent_says_so(tiny_world):
 
 def test_start_states_are_made_when_they_are_asked_for_and_depend_on_no_other(tiny_world):
     one = seeded(tiny_world, rows=1, device="cpu")
-    made = len(tiny_world.start_frames) - len(one._starts._missing)
+    made = len(tiny_world.start_frames) - len(one.starts._missing)
     assert 1 <= made <= 2
     whole = GlassCore(tiny_world, 1, device="cpu").start_states
     index = torch.tensor([7, 2, 7])
-    alone = one._starts.at(index)
+    alone = one.starts.at(index)
     for some, every in zip(alone.tensors(), whole.rows(index).tensors(), strict=True):
         assert torch.equal(some, every)
     assert one.start_states.background.is_contiguous(memory_format=torch.channels_last)

@@ -144,7 +144,7 @@ def test_a_wrong_action_is_named(tiny_world, action, words):
     ("options", "words"),
     [
         ({"begin": 1}, r"unknown reset options \['begin'\]; known: start_frame, target"),
-        ({"start_frame": 400}, "not in 0..39"),
+        ({"start_frame": 400}, "not in 0..11"),
         ({"start_frame": 0.5}, "must be an index"),
         ({"start_frame": np.full((32, 48, 3), np.nan)}, "NaN or infinite"),
         ({"start_frame": np.zeros((3, 3, 7), np.uint8)}, "a picture must be"),
