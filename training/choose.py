@@ -18,6 +18,7 @@ from glass_gym.checkpoint import write_atomically
 from glass_gym.geometry import densest_point, dilate
 from glass_gym.glass import Glass
 
+from .behind import SHOT, look_behind, shots_of
 from .data.layout import ReadConfig, find_videos, sample_video
 from .data.store import DataError, Store, Video, frames_to_tensor
 from .stages.gma import LARGEST, Hints
@@ -333,23 +334,28 @@ def choose_window(choices: Choices, model: Glass, store: Store) -> None:
 def choose_hole(choices: Choices, model: Glass, store: Store) -> None:
     """By how many px the hole in the background must be larger than the mask, so that no halo of the agent stays.
 
-    What is behind the agent is known where the camera stands still: the median of the shot.
+    What is behind the agent is known from the other frames of the shot (:func:`training.second_look.look_behind`).
     """
     videos = [v for v in store.videos if v.split == "train" and v.length >= 2 * CLIP] or store.videos
     device = next(model.parameters()).device
     errors = []
     for video in videos[:: max(1, len(videos) // VIDEOS)][:VIDEOS]:
-        frames = np.asarray(store.frames[video.start : video.start + video.length])
-        median = torch.from_numpy(np.median(frames, 0)).permute(2, 0, 1).to(device)
-        images = frames_to_tensor(frames[:: max(1, len(frames) // 3)][:3]).to(device)
+        frames = np.asarray(store.frames[video.start : video.start + min(video.length, SHOT)])
+        if not (shots := shots_of(frames)):
+            continue
+        seen = look_behind(model, frames[shots[0]])
+        some = list(range(0, len(seen.frames), max(1, len(seen.frames) // 3)))[:3]
+        scenes, known = (np.stack(x) for x in zip(*map(seen.at, some), strict=True))
+        scene = torch.from_numpy(scenes).permute(0, 3, 1, 2).to(device)
+        images = frames_to_tensor(seen.frames[some]).to(device)
         masks = model.mask(images).float()
-        ring = dilate(masks, RING)
+        ring = dilate(masks, RING) * torch.from_numpy(known)[:, None].to(device)
         if ring.sum() < 1:
             continue
         error = []
         for grow in range(HOLES):
             behind = (model.behind(images, masks, grow).float() + 1) * 127.5
-            error.append(float(((behind - median).abs().mean(1, keepdim=True) * ring).sum() / ring.sum()))
+            error.append(float(((behind - scene).abs().mean(1, keepdim=True) * ring).sum() / ring.sum()))
         errors.append(error)
     if not errors:
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,11 +16,17 @@ from glass_gym.glass import Glass
 from glass_gym.simulator import Simulator
 from glass_gym.token_glass import TokenGlass
 
-from .data.store import Store, frames_to_tensor
+from .behind import look_behind, shots_of
+from .data.store import Store, Video
 from .steps import step_length
+from .survey import CHANGED
 from .windows import WindowSet, crop_layers, unpack_layers
 
 START_FRAMES = 64
+START_SHOT = 24
+"""Frames of a held-out video of which one is taken to start from."""
+MISSED = 0.005
+"""An agent is whole if M misses no more than this share of it."""
 TOGETHER = 1 << 19
 """Places whose codes are inferred at once: 32 clips of windows of 32 px, two of whole frames."""
 DEAD = 0.003
@@ -162,30 +169,44 @@ def with_codes(model: Glass, order: Sequence[int]) -> Glass:
 
 
 def start_frames(model: Glass, store: Store, count: int = START_FRAMES) -> np.ndarray:
-    """Held-out frames (N, H, W, 3) with an agent in them: spread over the val and test videos.
+    """Held-out frames (N, H, W, 3), spread over the val and test videos, with an agent that M finds whole.
+
+    What M misses, a raised hand perhaps, would stay behind in the background for as long as an episode lasts.
 
     Raises:
         ValueError: no frame has an agent.
     """
     held = [v for v in store.videos if v.split != "train"] or store.videos
     rng = np.random.default_rng(0)
-    device = next(model.parameters()).device
-    picked = []
+    each = math.ceil(min(count, 32) / len(held))  # few held-out videos: more frames of each
+    picked: list[np.ndarray] = []
     for index in rng.permutation(len(held)):
-        video = held[index]
-        frame = store.frames[video.start + rng.integers(video.length)]
-        with torch.no_grad():
-            mask = model.mask(frames_to_tensor(frame)[None].to(device))
-        if mask.sum() >= 16:
-            picked.append(frame)
-        if len(picked) == count:
+        picked += whole_agents(model, store, held[index], rng)[:each]
+        if len(picked) >= count:
             break
     if not picked:
         raise ValueError(f"{store.root}: the mask is empty on every held-out frame; train GMA longer or check theta")
-    while len(picked) < min(count, 32):  # few held-out videos: more frames of each
-        video = held[rng.integers(len(held))]
-        picked.append(store.frames[video.start + rng.integers(video.length)])
-    return np.stack(picked)
+    return np.stack(picked[:count])
+
+
+def whole_agents(model: Glass, store: Store, video: Video, rng: np.random.Generator) -> list[np.ndarray]:
+    """Frames (H, W, 3) of a part of a video in which M finds an agent: those first of which it misses next to nothing,
+    as far as the part's other frames show the scene behind it, in random order; then by how much it misses."""
+    from scipy import ndimage
+
+    first = int(rng.integers(max(1, video.length - START_SHOT + 1)))
+    frames = np.asarray(store.frames[video.start + first : video.start + min(video.length, first + START_SHOT)])
+    found = []
+    for shot in shots_of(frames) or [slice(0, len(frames))]:
+        seen = look_behind(model, frames[shot])
+        for t in np.flatnonzero(seen.sizes >= max(16, np.median(seen.sizes) / 2)):
+            missed = 0
+            if (compared := seen.compare(t)) is not None:
+                far, near = compared
+                hole = ndimage.binary_dilation(seen.masks[t], np.ones((3, 3)), iterations=1 + model.config.hole)
+                missed = int((near & ~hole & (far > CHANGED) & (far < np.inf)).sum())
+            found.append((missed if missed > MISSED * seen.sizes[t] else 0, rng.random(), frames[shot][t]))
+    return [frame for *_, frame in sorted(found, key=lambda row: row[:2])]
 
 
 def build_world(

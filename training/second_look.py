@@ -16,23 +16,17 @@ import torch
 
 from glass_gym.glass import Glass
 
-from .data.cuts import find_cuts
-from .data.store import Store, frames_to_tensor
+from .behind import SAMPLES, SHOT, look_behind, shots_of
+from .data.store import Store
 from .stages.gma import Hints
-from .survey import BLURRED, CHANGED, CONTRAST, camera_moves, median_of, overlap, registered
+from .survey import CHANGED, CONTRAST
 
 FRAMES = 4000
-"""That are looked at, about ..."""
-SHOT = 200
-"""... and so many of a shot, at most."""
-SAMPLES = 3
-"""A place of the scene is known if it is free in so many frames."""
+"""That are looked at, about."""
 ALIKE = 8
 """What differs by less, of 255, from the scene is the scene."""
-NEAR = 0.25
-"""The agent is no farther from M's mask than this share of the mask's size (the root of its area) ..."""
 AGREED = 0.5
-"""... and what was found and the mask have this IoU at least; else nothing is said of the frame."""
+"""What was found and M's mask have this IoU at least; else nothing is said of the frame."""
 FEWEST = 100
 """Frames of which something is said, at least; else nothing is said at all."""
 
@@ -56,13 +50,10 @@ def look_again(model: Glass, store: Store, progress: Callable[[int], None] = lam
     frames, silhouettes, unsure, scenes, scene_of, corners = ([] for _ in range(6))
     for video in videos[::step]:
         shot = np.asarray(store.frames[video.start : video.start + min(video.length, SHOT)])
-        cuts = find_cuts(shot)
-        for start, stop in zip([0, *cuts], [*cuts, len(shot)], strict=True):
-            if stop - start < SAMPLES:
-                continue
-            found = _look_at_shot(model, shot[start:stop])
+        for part in shots_of(shot):
+            found = _look_at_shot(model, shot[part])
             for t, blob, doubted, corner in zip(*found[:4], strict=True):
-                frames.append(video.start + start + t)
+                frames.append(video.start + part.start + t)
                 silhouettes.append(np.packbits(blob))
                 unsure.append(np.packbits(doubted))
                 scene_of.append(len(scenes))
@@ -82,34 +73,16 @@ def _look_at_shot(model: Glass, frames: np.ndarray) -> tuple[list, list, list, l
     """Frames of (T, H, W, 3) uint8 that something is said of, their agents, what is unsure, corners; the scene."""
     from scipy import ndimage
 
-    height, width = frames.shape[1:3]
-    device = next(model.parameters()).device
-    images = frames_to_tensor(frames).to(device)
-    masks = torch.cat([model.mask(part)[:, 0].float() for part in images.split(32)]).cpu().numpy() > 0.5
-    whole, shown, corners = registered(frames, camera_moves(frames))
-    size = whole.shape[2:0:-1]
-    places = [overlap(corner, size, (width, height)) for corner in corners]
-    free = shown.copy()
-    for t, (there, here) in enumerate(places):
-        free[t][there] &= ~ndimage.binary_dilation(masks[t])[here]
-    scene, samples = median_of(whole, free)
-    known = samples >= SAMPLES
+    behind = look_behind(model, frames)
     said: tuple[list, list, list, list] = ([], [], [], [])
-    for t, (there, here) in enumerate(places):
-        sure = np.zeros((height, width), bool)
-        far = np.zeros((height, width), np.float32)
-        sure[here] = known[there]
-        far[here] = np.abs(frames[t][here] - scene[there]).max(-1)
-        far *= sure
-        mask = masks[t]
-        reach = round(NEAR * np.sqrt(mask.sum()))
-        if not (mask & sure).any() or not reach:
+    for t, mask in enumerate(behind.masks):
+        if (compared := behind.compare(t)) is None:
             continue
-        near = ndimage.binary_dilation(mask, np.ones((3, 3)), iterations=reach)
-        if (far[~near] > CHANGED).mean() > BLURRED and (corners != corners[0]).any():
-            continue  # it does not fit
-        differs = near & (far > max(CHANGED, CONTRAST * np.quantile(far[mask & sure], 0.9)))
-        names, _ = ndimage.label(mask & ~(sure & (far < ALIKE)) | differs, np.ones((3, 3)))
+        far, near = compared
+        alike = far < ALIKE
+        known = np.isfinite(far)
+        differs = near & known & (far > max(CHANGED, CONTRAST * np.quantile(far[mask & known], 0.9)))
+        names, _ = ndimage.label(mask & ~alike | differs, np.ones((3, 3)))
         count = np.bincount(names[mask])
         count[:1] = 0
         if not count.any():
@@ -117,7 +90,7 @@ def _look_at_shot(model: Glass, frames: np.ndarray) -> tuple[list, list, list, l
         blob = names == count.argmax()
         if (blob & mask).sum() < AGREED * (blob | mask).sum():
             continue
-        doubted = near & ~blob & ~(sure & (far < ALIKE))
-        for values, value in zip(said, (t, blob, doubted, corners[t]), strict=True):
+        doubted = near & ~blob & ~alike
+        for values, value in zip(said, (t, blob, doubted, behind.corners[t]), strict=True):
             values.append(value)
-    return *said, np.dstack([scene.astype(np.uint8), np.uint8(255) * known])
+    return *said, np.dstack([behind.scene.astype(np.uint8), np.uint8(255) * behind.known])
