@@ -7,8 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from glass_gym.geometry import dilate
 from training import second_look
+from training.choose import Choices, choose_hole
 from training.data.store import Store, StoreWriter
+from training.export import start_frames
 from training.second_look import look_again
 from training.stages import GmaConfig, Hints, RefineConfig, RefineStage
 
@@ -18,14 +21,29 @@ BODY, HAND, OTHER = (230, 30, 30), (30, 30, 230), (250, 250, 30)
 class BodyOnly(nn.Module):
     """An M that sees the body, a px of what is about it, and no hands."""
 
+    config = SimpleNamespace(hole=0)
+
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
 
     def mask(self, images):
+        return dilate(self.body(images), 1)
+
+    def body(self, images):
         body = torch.tensor(BODY).to(images)[:, None, None] / 127.5 - 1
-        seen = ((images - body).abs().amax(1, keepdim=True) < 0.1).float()
-        return torch.nn.functional.max_pool2d(seen, 3, 1, 1)
+        return ((images - body).abs().amax(1, keepdim=True) < 0.1).float()
+
+
+class FallsShort(BodyOnly):
+    """An M that misses 2 px all round the body, and an N that paints grey."""
+
+    def mask(self, images):
+        return 1 - dilate(1 - self.body(images), 2)
+
+    def behind(self, images, masks, grow):
+        hole = dilate(masks, grow) if grow else masks
+        return images * (1 - hole) - 0.14 * hole
 
 
 def video(seed: int, camera: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -53,13 +71,17 @@ def video(seed: int, camera: bool) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(frames), np.stack(masks)
 
 
+def store_of(root, cameras: list[bool]) -> Store:
+    writer = StoreWriter(root, 64, 96, 1.0, "hands")
+    for n, camera in enumerate(cameras):
+        writer.add(f"v{n}", "val" if n >= len(cameras) - 2 else "train", *video(n, camera))
+    writer.close()
+    return Store(root)
+
+
 @pytest.fixture
 def store(tmp_path):
-    writer = StoreWriter(tmp_path, 64, 96, 1.0, "hands")
-    for n in range(8):
-        writer.add(f"v{n}", "train" if n < 6 else "val", *video(n, camera=n % 2 == 1))
-    writer.close()
-    return Store(tmp_path)
+    return store_of(tmp_path, [False, True] * 4)
 
 
 def test_hands_that_m_lost_are_found_and_what_passes_by_is_not(store):
@@ -86,6 +108,21 @@ def test_nothing_is_said_where_m_sees_nothing(store, monkeypatch):
     assert not len(look_again(blind, store).frames)
     monkeypatch.setattr(second_look, "FEWEST", 1000)
     assert not len(look_again(BodyOnly(), store).frames)
+
+
+def test_episodes_start_from_agents_that_m_finds_whole(store):
+    frames = start_frames(BodyOnly(), store, 8)
+    assert len(frames) == 8 and (frames == BODY).all(-1).any((1, 2)).all()
+    assert not (frames == HAND).all(-1).any()  # two thirds of the frames have one
+    longer = start_frames(BodyOnly(), store, 40)
+    assert len(longer) == 32 and (longer == HAND).all(-1).any((1, 2)).mean() > 0.4  # where too few are whole, others
+
+
+@pytest.mark.parametrize("camera", [False, True])
+def test_a_hole_is_as_much_larger_as_m_falls_short(tmp_path, camera):
+    choices = Choices()
+    choose_hole(choices, FallsShort(), store_of(tmp_path, [camera] * 4))
+    assert choices.values["hole"] == 2
 
 
 def test_what_was_seen_is_kept(store, tmp_path):
