@@ -23,7 +23,7 @@ from glass_gym.wrappers import core_of
 TRAINED = Path(__file__).with_name("trained")
 EXAMPLES = """examples:
   python -m agents.enjoy --env GlassTennis-v1
-  python -m agents.enjoy --env GlassSprites-v0 --algo ppo -f logs --no-render --n-episodes 1000
+  python -m agents.enjoy --env GlassSprites-v1 --algo ppo -f logs --no-render --n-episodes 1000
   python -m agents.enjoy --env GlassTennis-v1 --record best.gif --no-render"""
 
 
