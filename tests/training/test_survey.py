@@ -54,6 +54,15 @@ def test_what_walks_is_found_with_its_size_and_speed():
     assert all(line for line in seen.lines())
 
 
+def test_another_thing_that_takes_over_now_and_then_is_no_fast_step():
+    frames = walker(60, step=(3, 0))
+    red = (frames[9] == (230, 30, 30)).all(-1)
+    frames[9][red] = scene()[red]  # behind something, while something as large shows elsewhere
+    frames[9][40:50, 10:18] = (230, 30, 30)
+    seen = survey([frames])
+    assert seen.several < 0.1 and 2.5 < seen.speed and seen.fastest <= 5
+
+
 def test_nothing_that_moves_is_a_reason_to_stop():
     still = np.repeat(scene()[None], 30, 0)
     assert "nothing moves" in survey([still]).reasons_to_stop()[0]
