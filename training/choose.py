@@ -334,7 +334,7 @@ def choose_window(choices: Choices, model: Glass, store: Store) -> None:
 def choose_hole(choices: Choices, model: Glass, store: Store) -> None:
     """By how many px the hole in the background must be larger than the mask, so that no halo of the agent stays.
 
-    What is behind the agent is known from the other frames of the shot (:func:`training.second_look.look_behind`).
+    What is behind the agent is known from the other frames of the shot (:func:`training.behind.look_behind`).
     """
     videos = [v for v in store.videos if v.split == "train" and v.length >= 2 * CLIP] or store.videos
     device = next(model.parameters()).device

@@ -472,6 +472,9 @@ def _summary(shots: list[Shot], size: tuple[int, int], videos: int, length: floa
     def quantile(values: np.ndarray, share: float) -> float:
         return float(np.quantile(values, share)) if len(values) else 0.0
 
+    fastest = _step_at(speed, 0.95)
+    if (steps := speed[speed > 1]).size:  # nearer than that, too, another blob takes over now and then
+        fastest = min(fastest, quantile(steps, 0.95))
     some = shots[:: max(1, len(shots) // 8)][:8]
     return Survey(
         height=size[0],
@@ -488,7 +491,7 @@ def _summary(shots: list[Shot], size: tuple[int, int], videos: int, length: floa
         area=quantile(areas[seen], 0.5) / (size[0] * size[1]),
         largest=quantile(areas[seen], 0.95) / (size[0] * size[1]),
         speed=_step_at(speed, 0.5),
-        fastest=min(_step_at(speed, 0.95), quantile(speed[speed > 1], 0.95) or np.inf),  # seldom, another blob took over
+        fastest=fastest,
         several=float(several[seen].mean()) if seen.any() else 0.0,
         at_edge=float(edge.mean()) if seen.any() else 0.0,
         pictures=[s.picture for s in some],
