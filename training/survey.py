@@ -46,7 +46,10 @@ SPREAD, SPARSE = 0.5, 0.3
 EQUAL = 0.5
 """Two blobs are of one kind, if the smaller has this share of the larger one's area."""
 SEVERAL = 0.3
-"""There are several agents, if two blobs of one kind move, frame after frame, in more than this share of the frames."""
+"""There are several agents, if two blobs of one kind move, frame after frame or by turns, in more than this share of
+the frames."""
+AWAY = 2
+"""What is farther than so many of its sizes from where it was, is another one."""
 
 
 class NoWorldError(DataError):
@@ -107,7 +110,8 @@ class Survey:
         largest: ... and 95th percentile.
         speed: px a frame of an agent that moves: half of the way was gone by larger steps.
         fastest: px a frame; a twentieth of the way, or of the moves, was gone by larger steps.
-        several: share of the frames with two or more agents of one size, like the frame before.
+        several: share of the frames with two or more agents of one size, like the frame before, or with another agent
+            than the frame before.
         at_edge: share of the frames in which the agent's box touches the frame's edge.
         pictures: for people, (N, H, W, 3) uint8.
         hints: silhouettes of the agent where one was seen, (M, ceil(H W / 8)) uint8, packed bit by bit ...
@@ -188,8 +192,8 @@ class Survey:
         out = []
         if self.shot_length < SHOT:
             out.append(
-                f"cuts everywhere: shots have {self.shot_length:.0f} frames, an action needs at least {SHOT}; "
-                "use footage with longer shots"
+                f"cuts everywhere: shots have {self.shot_length:.0f} frames, an action needs at least {SHOT}; use "
+                "footage with longer shots, or, if the picture scrolls or flickers as a whole, of a calmer camera"
             )
         elif self.seen < 0.02:
             out.append(
@@ -208,8 +212,8 @@ class Survey:
             )
         elif self.several > SEVERAL:
             out.append(
-                f"in {self.several:.0%} of the frames two or more agents of one size move at once; a world has one "
-                "agent: crop the others out (--read.crop)"
+                f"in {self.several:.0%} of the frames two or more agents of one size move, at once or by turns; a "
+                "world has one agent: crop the others out (--read.crop)"
             )
         return out
 
@@ -454,7 +458,7 @@ def survey(videos: Iterable[np.ndarray]) -> Survey:
 def _summary(shots: list[Shot], size: tuple[int, int], videos: int, length: float, cuts: float) -> Survey:
     areas = np.concatenate([s.areas for s in shots])
     boxes = np.concatenate([s.boxes for s in shots])
-    several = np.concatenate([np.r_[False, (s.agents[1:] > 1) & (s.agents[:-1] > 1)] for s in shots])
+    several = np.concatenate([_several(s) for s in shots])
     seen = ~np.isnan(areas)
     camera = np.concatenate([np.linalg.norm(s.camera, axis=1) for s in shots])
     speeds = []
@@ -496,6 +500,15 @@ def _summary(shots: list[Shot], size: tuple[int, int], videos: int, length: floa
         at_edge=float(edge.mean()) if seen.any() else 0.0,
         pictures=[s.picture for s in some],
     )
+
+
+def _several(shot: Shot) -> np.ndarray:
+    """(T,) bool: more than one blob of one size moves here and in the frame before, or another one than there."""
+    if np.isnan(shot.areas).all():
+        return np.zeros(shot.frames, bool)
+    size = np.nanmedian((shot.boxes[:, 2:] - shot.boxes[:, :2]).max(1))
+    another = np.linalg.norm(np.diff(shot.places, axis=0), axis=1) > AWAY * size
+    return np.r_[False, ((shot.agents[1:] > 1) & (shot.agents[:-1] > 1)) | another]
 
 
 def _step_at(steps: np.ndarray, share: float) -> float:

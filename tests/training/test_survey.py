@@ -54,6 +54,14 @@ def test_what_walks_is_found_with_its_size_and_speed():
     assert all(line for line in seen.lines())
 
 
+def test_things_that_flicker_by_turns_are_no_agent():
+    red, blue = walker(60), walker(60, start=(70, 45), colour=(30, 30, 230))
+    by_turns = np.where((np.arange(60) % 2 == 0)[:, None, None, None], red, blue)
+    seen = survey([by_turns, by_turns[::-1]])
+    assert seen.several > 0.9 and "several of one size" in seen.lines()[2]
+    assert "by turns" in seen.reasons_to_stop()[0]
+
+
 def test_another_thing_that_takes_over_now_and_then_is_no_fast_step():
     frames = walker(60, step=(3, 0))
     red = (frames[9] == (230, 30, 30)).all(-1)
