@@ -391,7 +391,8 @@ def _trainer(
     """A trainer over a new model, or one with the weights that the options name."""
     torch.manual_seed(config.loop.seed)
     if config.prior.iterations is None:
-        config.prior.iterations = min(400, config.lma.iterations // 8)
+        later = config.lma.iterations or LmaConfig().iterations  # of a GMA that is trained alone, LMA may come later
+        config.prior.iterations = min(400, later // 8)
     if config.resume:  # sizes may have been chosen on the way
         known = read_state(config.out / "state.pt", torch.device("cpu"))["config"]
         model = build_glass(GlassConfig.from_dict(known).replace(**_given(config)))

@@ -263,6 +263,12 @@ def test_codes_that_were_never_learned_cannot_be_kept(block_store, tmp_path, cap
     assert "its codes were not learned" in capsys.readouterr().err
 
 
+def test_a_gma_that_is_trained_alone_leaves_room_for_the_prior(block_store, tmp_path):
+    quick = ["--gma.iterations", "1", "--gma.batch", "1", "--lma.iterations", "0", "--loop.device", "cpu"]
+    assert main([str(block_store), "--out", str(tmp_path), "--window", "16", "--agent-radius", "5", *quick]) == 0
+    assert read_state(tmp_path / "state.pt", torch.device("cpu"))["config"]["prior_channels"] > 0
+
+
 def seen(codes, change=None):
     """Statistics of codes on the spot."""
     codes = np.array(codes)
