@@ -56,7 +56,7 @@ def test_the_bundled_tennis_world_plays():
     env = gym.make("GlassTennis-v1", render_mode="rgb_array")
     frame, info = env.reset(seed=1)
     assert frame.shape == (96, 160, 3) and env.render().shape == (96, 256, 3)
-    assert env.action_space == gym.spaces.MultiDiscrete([9, 7]) and info["agent_present"]
+    assert env.action_space == gym.spaces.MultiDiscrete([9, 8]) and info["agent_present"]
 
 
 def test_equal_seeds_give_equal_frames(tiny_world):
