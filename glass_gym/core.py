@@ -227,11 +227,6 @@ class GlassCore:
 
     # --- starting ----------------------------------------------------------------------------------------------
 
-    @property
-    def start_states(self) -> WorldState:
-        """A state for every start frame of the world; ``starts`` makes single ones."""
-        return self.starts.states
-
     @ordinary
     def seed(self, keys: dict[int, int]) -> None:
         """Give rows (the dict's keys) new random streams; every row needs one before the first reset."""

@@ -157,7 +157,7 @@ def export_onnx(world: World, folder: str | Path, progress: Callable[[str], Any]
     _need("onnx", "onnxscript")
     folder = Path(folder)
     core = core_of_world(world)
-    simulator, first = core.simulator, core.start_states
+    simulator, first = core.simulator, core.starts.states
     rows = first.rows(slice(0, ROWS)) if len(first) >= ROWS else first.rows(torch.zeros(ROWS, dtype=torch.long))
     memories = len(rows.memory)
     frames = torch.from_numpy(world.start_frames[:1]).expand(ROWS, -1, -1, -1).contiguous()
@@ -200,7 +200,7 @@ def describe(core: GlassCore) -> dict[str, Any]:
     """What whoever runs the graphs has to know: sizes, actions, where agents start and may go, the task's numbers."""
     world, simulator, table, task = core.world, core.simulator, core.table, core.task
     assert isinstance(task, ReachTask)
-    first = core.start_states
+    first = core.starts.states
     usual, share = core.starts.usual_agent()
     return {
         "format": FORMAT,

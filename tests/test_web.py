@@ -72,7 +72,7 @@ def check_frames(page, steps):
     actions = np.stack([rng.integers(9, size=steps), rng.integers(world.config.codes, size=steps)], 1)
     page.evaluate("glass.pause()")
     frames = page.evaluate(PLAY, [7, actions.tolist()])
-    state = core.start_states.rows(slice(7, 8))
+    state = core.starts.states.rows(slice(7, 8))
     shifts = torch.from_numpy(core.table.shifts)
     for (shift, code), text in zip(actions, frames, strict=True):
         state = simulator.step(state, shifts[shift][None], torch.tensor([code]))

@@ -191,7 +191,7 @@ def seeded(world, rows=2, **kwargs):
 
 def test_a_start_picture_without_an_agent_says_so(tiny_world):
     core = seeded(tiny_world)
-    core.start_states.mass.fill_(1e6)  # as if the agents of this world covered a million px
+    core.starts.states.mass.fill_(1e6)  # as if the agents of this world covered a million px
     with pytest.raises(NoAgentError, match="no agent found in start picture 0: the model's mask covers"):
         core.reset(options={"start_frame": np.zeros((20, 20, 3), np.uint8)})
 
@@ -200,22 +200,22 @@ def test_start_states_are_made_when_they_are_asked_for_and_depend_on_no_other(ti
     one = seeded(tiny_world, rows=1, device="cpu")
     made = len(tiny_world.start_frames) - len(one.starts._missing)
     assert 1 <= made <= 2
-    whole = GlassCore(tiny_world, 1, device="cpu").start_states
+    whole = GlassCore(tiny_world, 1, device="cpu").starts.states
     index = torch.tensor([7, 2, 7])
     alone = one.starts.at(index)
     for some, every in zip(alone.tensors(), whole.rows(index).tensors(), strict=True):
         assert torch.equal(some, every)
-    assert one.start_states.background.is_contiguous(memory_format=torch.channels_last)
+    assert one.starts.states.background.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_each_row_may_have_its_own_start_and_target(tiny_world):
     core = seeded(tiny_world)
     core.reset(options={"start_frame": np.array([3, 5]), "target": np.array([[10.0, 12.0], [30.0, 20.0]])})
-    assert torch.equal(core.state.world.layer, core.start_states.layer[[3, 5]])
+    assert torch.equal(core.state.world.layer, core.starts.states.layer[[3, 5]])
     assert core.infos()["target"].tolist() == [[10, 12], [30, 20]]
     pictures = np.stack([tiny_world.start_frames[5], tiny_world.start_frames[3]])
     core.reset(options={"start_frame": pictures})
-    assert (core.state.world.layer - core.start_states.layer[[5, 3]]).abs().max() < 0.02
+    assert (core.state.world.layer - core.starts.states.layer[[5, 3]]).abs().max() < 0.02
 
 
 def test_without_a_task_there_is_no_reward_no_end_and_no_target(tiny_world):

@@ -269,7 +269,7 @@ def test_a_picture_starts_an_episode_and_what_is_none_is_said(tiny_world, monkey
     Image.fromarray(np.asarray(tiny_world.start_frames[1])).save(file, "png")
     given = []
     monkeypatch.setattr(
-        player.core.starts, "from_pictures", lambda p: given.append(p) or player.core.start_states.rows([1])
+        player.core.starts, "from_pictures", lambda p: given.append(p) or player.core.starts.states.rows([1])
     )
     player.handle(Event("picture", file=file.getvalue()))
     assert np.array_equal(given[0][0], tiny_world.start_frames[1]) and player.options == {}
