@@ -225,6 +225,15 @@ def test_the_masks_of_a_world_are_surer_than_squared_error_makes_them(tiny_token
     torch.testing.assert_close(before.colour, after.colour, atol=1e-4, rtol=0)
 
 
+def test_the_ground_of_an_agent_that_flies_out_of_the_frame_ends_at_its_edge(tiny_token_config, block_store, windows):
+    model = build_glass(tiny_token_config).eval()
+    model.mask = PerfectMask()
+    windows.position[:40, 1] = -3
+    windows.position[40:80, 0] = 60
+    _, top, right, _ = build_world(model, Store(block_store), windows).ground
+    assert top == 0 and right == tiny_token_config.width
+
+
 @pytest.mark.parametrize("learn", [True, False])
 def test_codes_stay_as_they_are_while_the_generator_learns_on(tiny_config, windows, tmp_path, learn):
     config = LmaConfig(iterations=3, frames=16, continuous=0, horizons=(4,), learn_codes=learn)
