@@ -27,6 +27,8 @@ ALIKE = 8
 """What differs by less, of 255, from the scene is the scene."""
 AGREED = 0.5
 """What was found and M's mask have this IoU at least; else nothing is said of the frame."""
+MIXED = 0.5
+"""A pixel is the agent's, if this share of its colour is."""
 FEWEST = 100
 """Frames of which something is said, at least; else nothing is said at all."""
 
@@ -90,7 +92,35 @@ def _look_at_shot(model: Glass, frames: np.ndarray) -> tuple[list, list, list, l
         blob = names == count.argmax()
         if (blob & mask).sum() < AGREED * (blob | mask).sum():
             continue
-        doubted = near & ~blob & ~alike
+        faint = _faint_rim(np.where(known[..., None], frames[t] - behind.at(t)[0], 0), blob) & known
+        blob &= ~faint
+        doubted = near & ~blob & ~alike & ~faint
         for values, value in zip(said, (t, blob, doubted, behind.corners[t]), strict=True):
             values.append(value)
     return *said, np.dstack([behind.scene.astype(np.uint8), np.uint8(255) * behind.known])
+
+
+def _faint_rim(off: np.ndarray, blob: np.ndarray) -> np.ndarray:
+    """Which pixels on the rim of a blob (H, W) bool show more of the scene than of the agent.
+
+    Where frames were made smaller, or a renderer smoothed its edges, a pixel on the rim is a mixture of both: it is off
+    the scene in the direction in which its neighbour inside is, less far. An outline of another colour is not.
+
+    Args:
+        off: (H, W, 3) float, how far the frame is from the scene.
+        blob: the agent.
+    """
+    from scipy import ndimage
+
+    inside = ndimage.binary_erosion(blob, np.ones((3, 3)))
+    beside = inside | blob & ~ndimage.binary_dilation(inside, np.ones((3, 3)))  # what is thin has no inside
+    height, width = blob.shape
+    padded = np.pad(np.where(beside[..., None], off, 0), ((1, 1), (1, 1), (0, 0)))
+    neighbours = np.stack([padded[y : y + height, x : x + width] for y in range(3) for x in range(3)])
+    strength = (neighbours**2).sum(-1)
+    most = strength.argmax(0)[None]
+    agent = np.take_along_axis(neighbours, most[..., None], 0)[0]
+    strength = np.take_along_axis(strength, most, 0)[0]
+    share = (agent * off).sum(-1) / np.maximum(strength, 1)
+    mixed = np.abs(off - share[..., None] * agent).max(-1) < ALIKE
+    return blob & ~inside & (strength > 0) & mixed & (share < MIXED)

@@ -163,3 +163,24 @@ def test_the_refine_stage_teaches_m_what_is_sure(store, tiny_model):
     doubted[batch["unsure"] > 0] = 1
     assert hint(doubted) == pytest.approx([0, 0], abs=1e-4)
     assert min(hint(1 - mask)) > 1.9 and hint(mask * 0) == pytest.approx(hint(mask * 0)[::-1])
+
+
+def test_pixels_on_the_rim_that_are_mostly_scene_are_no_agent():
+    """A square on a scene, its right column a third of it, its left one half-bright, its top an outline of another
+    colour; a leg, one px thin, beside which a pixel is a third of it, too."""
+    scene = np.full((20, 20, 3), (40, 90, 60), np.float32)
+    agent = np.array([200, 60, 30], np.float32)
+    frame = scene.copy()
+    frame[5:12, 5:12] = agent
+    frame[5:12, 12] = scene[0, 0] + 0.33 * (agent - scene[0, 0])
+    frame[5:12, 4] = scene[0, 0] + 0.66 * (agent - scene[0, 0])
+    frame[4, 5:12] = (60, 60, 110)
+    frame[13:18, 8] = agent
+    frame[12, 8] = agent
+    frame[14:18, 9] = scene[0, 0] + 0.33 * (agent - scene[0, 0])
+    blob = np.abs(frame - scene).max(-1) > 0
+    faint = second_look._faint_rim(frame - scene, blob)
+    expected = np.zeros_like(blob)
+    expected[5:12, 12] = True
+    expected[14:18, 9] = True
+    assert np.array_equal(faint, expected)
