@@ -49,7 +49,7 @@ SEVERAL = 0.3
 """There are several agents, if two blobs of one kind move, frame after frame or by turns, in more than this share of
 the frames."""
 AWAY = 2
-"""What is farther than so many of its sizes from where it was, is another one."""
+"""What is farther than so many of its sizes from where it was, and does not go on like that, is another one."""
 
 
 class NoWorldError(DataError):
@@ -507,7 +507,9 @@ def _several(shot: Shot) -> np.ndarray:
     if np.isnan(shot.areas).all():
         return np.zeros(shot.frames, bool)
     size = np.nanmedian((shot.boxes[:, 2:] - shot.boxes[:, :2]).max(1))
-    another = np.linalg.norm(np.diff(shot.places, axis=0), axis=1) > AWAY * size
+    moves = np.diff(shot.places, axis=0)
+    turns = ~(np.linalg.norm(np.diff(moves, axis=0), axis=1) <= size)
+    another = (np.linalg.norm(moves, axis=1) > AWAY * size) & np.r_[True, turns] & np.r_[turns, True]
     return np.r_[False, ((shot.agents[1:] > 1) & (shot.agents[:-1] > 1)) | another]
 
 

@@ -60,6 +60,8 @@ def test_things_that_flicker_by_turns_are_no_agent():
     seen = survey([by_turns, by_turns[::-1]])
     assert seen.several > 0.9 and "several of one size" in seen.lines()[2]
     assert "by turns" in seen.reasons_to_stop()[0]
+    fast = survey([walker(60, step=(24, 0), size=(8, 8)), walker(60, step=(0, 18), size=(8, 8))])
+    assert not fast.reasons_to_stop() and fast.speed > 16
 
 
 def test_another_thing_that_takes_over_now_and_then_is_no_fast_step():
