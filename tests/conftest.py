@@ -9,6 +9,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from glass_gym import simulator
 from glass_gym.build import build_glass
@@ -23,6 +24,24 @@ TINY = GlassConfig.lean(
 )  # fmt: skip
 TINY_TOKEN = TINY.replace(architecture="token", poses=8, copies=True)
 """A vocabulary of eight poses; D copies, too."""
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory):
+    """made_once(name, fill): a folder that `fill(folder)` fills, once for all workers of a run; tests only read it."""
+
+    def made(name, fill):
+        root = tmp_path_factory.getbasetemp()
+        folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / name
+        whole = folder.with_suffix(".whole")
+        with FileLock(folder.with_suffix(".lock")):
+            if not whole.exists():
+                folder.mkdir(exist_ok=True)
+                fill(folder)
+                whole.touch()
+        return folder
+
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -29,14 +29,14 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("lean", "paper")
 
 
 @pytest.fixture(scope="module", params=["token", *SLOW])
-def exported(request, tmp_path_factory, tiny_config, tiny_token_config, tiny_paper_config):
+def exported(request, made_once, tiny_config, tiny_token_config, tiny_paper_config):
     """A tiny world of each architecture, where it was exported to, and what was said of it."""
     torch.manual_seed(0)
     token = tiny_token_config.replace(prior_channels=8)
     configs = {"lean": tiny_config, "token": token, "paper": tiny_paper_config}
     world = world_of(build_glass(configs[request.param]).eval())
-    folder = tmp_path_factory.mktemp(request.param)
-    return world, folder, export_onnx(world, folder)
+    folder = made_once(f"exported-{request.param}", lambda folder: export_onnx(world, folder))
+    return world, folder, json.loads((folder / "world.json").read_text())
 
 
 @pytest.fixture
