@@ -239,9 +239,9 @@ def build_world(
     if isinstance(model, TokenGlass):
         model.decoder.sharpen(SHARPER)
         device = next(model.parameters()).device
-        low, high = np.quantile(windows.position, (GROUND, 1 - GROUND), axis=0).round(1)
         edge = model.config.width, model.config.height  # an agent may leave the frame
-        known["ground"] = [*np.clip(low, 0, edge).tolist(), *np.clip(high, 0, edge).tolist()]
+        sides = np.quantile(windows.position, (GROUND, 1 - GROUND), axis=0).round(1).clip(0, edge)
+        known["ground"] = sides.ravel().tolist()
         # looking for them takes seconds: once, not at every first reset
         known["start_positions"] = Simulator(model, device, "float32").start(torch.from_numpy(frames)).position.tolist()
     return World(

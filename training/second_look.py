@@ -92,7 +92,7 @@ def _look_at_shot(model: Glass, frames: np.ndarray) -> tuple[list, list, list, l
         blob = names == count.argmax()
         if (blob & mask).sum() < AGREED * (blob | mask).sum():
             continue
-        faint = _faint_rim(np.where(known[..., None], frames[t] - behind.at(t)[0], 0), blob) & known
+        faint = known & _faint_rim(frames[t] - behind.at(t)[0], blob)
         blob &= ~faint
         doubted = near & ~blob & ~alike & ~faint
         for values, value in zip(said, (t, blob, doubted, behind.corners[t]), strict=True):
@@ -118,9 +118,8 @@ def _faint_rim(off: np.ndarray, blob: np.ndarray) -> np.ndarray:
     padded = np.pad(np.where(beside[..., None], off, 0), ((1, 1), (1, 1), (0, 0)))
     neighbours = np.stack([padded[y : y + height, x : x + width] for y in range(3) for x in range(3)])
     strength = (neighbours**2).sum(-1)
-    most = strength.argmax(0)[None]
-    agent = np.take_along_axis(neighbours, most[..., None], 0)[0]
-    strength = np.take_along_axis(strength, most, 0)[0]
+    agent = np.take_along_axis(neighbours, strength.argmax(0)[None, ..., None], 0)[0]
+    strength = strength.max(0)
     share = (agent * off).sum(-1) / np.maximum(strength, 1)
     mixed = np.abs(off - share[..., None] * agent).max(-1) < ALIKE
     return blob & ~inside & (strength > 0) & mixed & (share < MIXED)
