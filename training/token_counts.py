@@ -8,6 +8,15 @@ KINDS = 24
 """Poses are counted by kinds: single ones are too rare."""
 
 
+def kinds_of_poses(tokens: np.ndarray, vectors: np.ndarray, kinds: int, tries: int = 3) -> np.ndarray:
+    """(P,) ints, which of so many kinds each pose is of: clusters of their vectors (P, channels), by how often the
+    poses occur among `tokens` (N,); the best of some tries."""
+    from sklearn.cluster import KMeans
+
+    use = np.bincount(tokens, minlength=len(vectors)) + 1e-3
+    return KMeans(min(kinds, len(vectors)), n_init=tries, random_state=0).fit(vectors, sample_weight=use).labels_
+
+
 def surprise_of_next(
     tokens: np.ndarray,
     vectors: np.ndarray,
@@ -25,10 +34,7 @@ def surprise_of_next(
         starts, lengths: (V,), of the videos, in frames.
         kinds: clusters of poses.
     """
-    from sklearn.cluster import KMeans
-
-    use = np.bincount(tokens, minlength=len(vectors)) + 1e-3
-    kind = KMeans(min(kinds, len(vectors)), n_init=3, random_state=0).fit(vectors, sample_weight=use).labels_
+    kind = kinds_of_poses(tokens, vectors, kinds)
     before = np.concatenate([kind[tokens[a : a + n - 1]] for a, n in zip(starts, lengths, strict=True)])
     after = np.concatenate([kind[tokens[a + 1 : a + n]] for a, n in zip(starts, lengths, strict=True)])
     counts = np.zeros((kind.max() + 1, direction.max() + 1, kind.max() + 1))

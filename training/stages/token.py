@@ -15,6 +15,7 @@ from glass_gym.token_glass import TokenGlass
 from .. import losses
 from ..mirror import mirror_images
 from ..options import Count, Positive, Rate, Share, Weight
+from ..token_counts import kinds_of_poses
 from ..windows import WindowSet, crop_layers, pack_layers, unpack_layers
 from .base import Batch, Stage
 
@@ -142,7 +143,7 @@ class TokenConfig:
     """The LMA stage of architecture token: local actions, and which pose comes next."""
 
     iterations: Count | None = None
-    """optimiser steps. Default: 3000, for little footage three for ten frames, at least 800, for much one for twenty:
+    """optimiser steps. Default: 1500, for little footage three for ten frames, at least 800, for much one for twenty:
     more learns by heart"""
     batch: Positive = 32
     """clips a step"""
@@ -156,6 +157,14 @@ class TokenConfig:
     """weight of telling the poses to come from the code alone: so it means the same whatever went before ..."""
     blind_steps: Positive = 1
     """... and so many of them: so it says what the agent does, not which pose comes next"""
+    kinds: Weight = 1.0
+    """weight, at first, of a code being the kind of the pose that comes next (K clusters of the vocabulary): so codes
+    start with a meaning of their own, and what they begin as does not hang on the seed ..."""
+    kinds_until: Share = 0.3
+    """... and share of the steps over which that weight falls to nothing"""
+    alike: Weight = 1.0
+    """a pose that looks like the one to come is told, too, by a normal distribution over the distance of their vectors,
+    so many times as wide as poses usually are from their nearest: codes need not say what nobody sees; 0: off"""
     mirror: bool = True
     """a pose may be told as well as its mirror image: so a code means the same whichever way the agent faces"""
     free: Share = 0.5
@@ -202,6 +211,23 @@ def all_tokens(model: TokenGlass, windows: WindowSet) -> Tensor:
     return torch.cat([model.tokens(crop_layers(windows, part, side).to(device)) for part in parts])
 
 
+def poses_alike(tokens: Tensor, vectors: Tensor, width: float) -> Tensor:
+    """How much each pose counts as each other one, (P, P), rows add up to 1.
+
+    Args:
+        tokens: (N,) poses in the windows; others count as nothing.
+        vectors: (P, channels), of the poses.
+        width: standard deviation of the distance, over the median distance of a pose from its nearest.
+    """
+    known = torch.bincount(tokens, minlength=len(vectors)) > 0
+    itself = torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)
+    if width == 0 or known.sum() < 2:
+        return itself.float()
+    apart = torch.cdist(vectors, vectors).masked_fill(~known & ~itself, torch.inf)
+    nearest = apart.masked_fill(itself, torch.inf)[known].amin(1).median()
+    return (-(apart / (width * nearest).clamp_min(1e-6)).square() / 2).softmax(1)
+
+
 class TokenLmaStage(Stage):
     """Trains A, the codebook, the RNN and the prior on clips of poses, with cross-entropy.
 
@@ -219,12 +245,16 @@ class TokenLmaStage(Stage):
         self.windows = windows
         self.config = config
         if config.iterations is None:
-            config.iterations = int(np.clip(3 * len(windows.layers) // 10, 800, max(3000, len(windows.layers) // 20)))
+            config.iterations = int(np.clip(3 * len(windows.layers) // 10, 800, max(1500, len(windows.layers) // 20)))
         self.sampler = TokenClips(windows, config)
         self.tokens = all_tokens(model, windows)
         poses = model.config.poses
         mirrored = mirror_images(self.tokens.cpu(), windows, poses) if config.mirror else torch.arange(poses)
         self.mirrored = mirrored.to(self.tokens)
+        vectors = model.poses.codebook.detach()
+        self.alike = poses_alike(self.tokens, vectors, config.alike)
+        kinds = kinds_of_poses(self.tokens.cpu().numpy(), vectors.cpu().numpy(), model.config.codes, 20)
+        self.kinds = torch.from_numpy(kinds).to(self.tokens)
 
     @torch.no_grad()
     def prepare(self, iteration: int, generator: torch.Generator) -> None:
@@ -261,8 +291,8 @@ class TokenLmaStage(Stage):
         for t in range(steps):
             hidden = model.dynamics.remember(pose, hidden)
             logits = model.dynamics.of_each(pose, hidden, shifts[:, t], codes, places[:, t])  # (B, K, P)
-            target = tokens[:, t + 1, None].expand(-1, len(codes))
-            surprises.append(F.cross_entropy(logits.transpose(1, 2), target, reduction="none"))
+            told_too = self.alike[tokens[:, t + 1], None]  # (B, 1, P)
+            surprises.append(-(told_too * logits.log_softmax(-1)).sum(-1))
             if model.prior is not None:
                 priors.append(model.prior(pose, hidden, told[:, t : t + 1])[:, 0])
             free = torch.rand(batches, generator=generator) < c.free
@@ -270,11 +300,13 @@ class TokenLmaStage(Stage):
             pose = torch.where(free.to(pose.device)[:, None], model.poses.embed(chosen), poses[:, t + 1])
         terms = {"next_pose": (q * torch.stack(surprises, 1)).sum(-1).mean()}
         if c.blind:
-            alone = -self._alone(codes)[:, tokens[:, 1:]].permute(1, 2, 0)  # (B, T, K)
+            alone = -(self._alone(codes) @ self.alike.T)[:, tokens[:, 1:]].permute(1, 2, 0)  # (B, T, K)
             ahead = [alone[:, min(k, steps - 1) :] for k in range(c.blind_steps)]
             ahead = torch.stack([F.pad(a, (0, 0, 0, steps - a.shape[1])) for a in ahead]).sum(0)
             known = torch.arange(steps, 0, -1, device=q.device).clamp(max=c.blind_steps)[:, None]
             terms["blind"] = c.blind * (q * ahead / known).sum(-1).mean()
+        if (meant := c.kinds * (1 - iteration / max(1.0, c.kinds_until * self.iterations))) > 0:
+            terms["kinds"] = meant * F.nll_loss(log_q, self.kinds[tokens[:, 1:]].flatten())
         if priors:
             log_p = torch.stack(priors, 1)
             terms["prior"] = -(q.detach() * log_p).sum(-1).mean()
