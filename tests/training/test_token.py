@@ -13,6 +13,8 @@ from tests.training.test_long import windows
 from training.figures import sheets
 from training.mirror import mirror_images
 from training.stages import LmaConfig, LmaStage, PoseConfig, PoseStage, TokenConfig, TokenLmaStage
+from training.stages.token import poses_alike
+from training.token_counts import kinds_of_poses
 from training.trainer import LoopConfig, Trainer
 
 
@@ -57,6 +59,26 @@ def test_a_pose_is_drawn_in_the_colours_of_the_first_window(trained):
     drawn = model.rollout(truth, shifts, codes)[0].layer
     assert (drawn - other).square().mean() < 0.3 * (first - other).square().mean()
     assert (drawn - other).square().mean() < 0.5 * (drawn - other.flip(0)).square().mean()
+
+
+def test_a_code_is_the_kind_of_pose_that_comes_next(trained):
+    model, data = trained
+    layers = layers_of(data, range(24)).unflatten(0, (2, 12))
+    codes = model.infer_codes(layers, torch.zeros(2, 11, 2))
+    tokens = model.tokens(layers.flatten(0, 1)).unflatten(0, (2, 12))
+    kinds = kinds_of_poses(tokens.flatten().numpy(), model.poses.codebook.numpy(), 2, 20)
+    assert (codes.numpy() == kinds[tokens[:, 1:].numpy()]).all() and set(kinds) == {0, 1}
+
+
+def test_poses_that_look_alike_count_as_one_another_and_unseen_ones_as_nothing():
+    vectors = torch.tensor([[0.0, 0.0], [0.1, 0.0], [1.0, 0.0], [1.1, 0.0], [0.05, 0.0]])
+    seen = torch.tensor([0, 1, 2, 3, 0])
+    alike = poses_alike(seen, vectors, 1.0)
+    assert alike.sum(1).tolist() == pytest.approx([1] * 5)
+    assert alike[0, 1] == pytest.approx(alike[0, 0].item() * np.exp(-0.5), rel=1e-4)  # a standard deviation away
+    assert alike[0, 2] < 1e-6 and alike[:4, 4].sum() == 0
+    assert torch.equal(poses_alike(seen, vectors, 0.0), torch.eye(5))
+    assert torch.equal(poses_alike(seen[:1], vectors, 1.0), torch.eye(5))
 
 
 def test_nothing_that_was_drawn_is_looked_at_again(trained):
