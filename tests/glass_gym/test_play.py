@@ -316,7 +316,7 @@ def test_a_real_window_is_played_with_real_keys(tmp_path):
             if window or game.poll() is not None:
                 break
             time.sleep(0.5)
-        assert window, "no window"
+        assert window, game.communicate()[0] if game.poll() is not None else "no window"
         time.sleep(1)
         xdotool("windowfocus", window)
         for key in ("s", "Right", "Right", "Up", "2", "v"):
