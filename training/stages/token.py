@@ -291,8 +291,8 @@ class TokenLmaStage(Stage):
         for t in range(steps):
             hidden = model.dynamics.remember(pose, hidden)
             logits = model.dynamics.of_each(pose, hidden, shifts[:, t], codes, places[:, t])  # (B, K, P)
-            told_too = self.alike[tokens[:, t + 1], None]  # (B, 1, P)
-            surprises.append(-(told_too * logits.log_softmax(-1)).sum(-1))
+            likely = self.alike[tokens[:, t + 1], None]  # (B, 1, P)
+            surprises.append(-(likely * logits.log_softmax(-1)).sum(-1))
             if model.prior is not None:
                 priors.append(model.prior(pose, hidden, told[:, t : t + 1])[:, 0])
             free = torch.rand(batches, generator=generator) < c.free
