@@ -14,7 +14,7 @@ from training.figures import sheets
 from training.mirror import mirror_images
 from training.stages import LmaConfig, LmaStage, PoseConfig, PoseStage, TokenConfig, TokenLmaStage
 from training.stages.token import poses_alike
-from training.token_counts import kinds_of_poses
+from training.token_counts import kinds_of_poses, telling_kinds
 from training.trainer import LoopConfig, Trainer
 
 
@@ -66,8 +66,30 @@ def test_a_code_is_the_kind_of_pose_that_comes_next(trained):
     layers = layers_of(data, range(24)).unflatten(0, (2, 12))
     codes = model.infer_codes(layers, torch.zeros(2, 11, 2))
     tokens = model.tokens(layers.flatten(0, 1)).unflatten(0, (2, 12))
-    kinds = kinds_of_poses(tokens.flatten().numpy(), model.poses.codebook.numpy(), 2, 20)
+    told = tokens.flatten().numpy(), model.poses.codebook.numpy(), np.zeros(22, int), data.starts[:2], data.lengths[:2]
+    kinds = telling_kinds(*told, 2)
     assert (codes.numpy() == kinds[tokens[:, 1:].numpy()]).all() and set(kinds) == {0, 1}
+
+
+def test_kinds_tell_what_pose_and_shift_leave_open():
+    left, right, left_raised, right_raised = range(4)  # two strides by turns, now and then with a raised arm
+    vectors = np.array([[-0.6, 0.0], [0.6, 0.0], [-0.6, 1.0], [0.6, 1.0]])
+    raised = 2 * (np.random.default_rng(0).random(1000) < 0.3)
+    tokens = np.arange(1000) % 2 + raised
+    steps = np.zeros(999, int), np.array([0]), np.array([1000])
+    by_looks = kinds_of_poses(tokens, vectors, 2)
+    assert by_looks[left] == by_looks[left_raised] != by_looks[right]
+    telling = telling_kinds(tokens, vectors, *steps, 2)
+    assert telling[left] == telling[right] != telling[left_raised] == telling[right_raised]
+    more = telling_kinds(tokens, vectors, *steps, 9)  # than there are poses
+    assert more[left] == more[right] not in (more[left_raised], more[right_raised])
+    shy = telling_kinds(tokens, vectors, *steps, 9, stay=0.0)
+    assert shy[left] != shy[right]  # a stride is no action of its own
+
+
+def test_kinds_of_one_pose():
+    steps = np.zeros(9, int), np.array([0]), np.array([10])
+    assert telling_kinds(np.zeros(10, int), np.ones((1, 3)), *steps, 2).tolist() == [0]
 
 
 def test_poses_that_look_alike_count_as_one_another_and_unseen_ones_as_nothing():

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from glass_gym.action_space import nearest_direction
 from glass_gym.glass import SHIFT_UNIT
 from glass_gym.token_glass import TokenGlass
 
 from .. import losses
 from ..mirror import mirror_images
 from ..options import Count, Positive, Rate, Share, Weight
-from ..token_counts import kinds_of_poses
+from ..steps import step_length
+from ..token_counts import telling_kinds
 from ..windows import WindowSet, crop_layers, pack_layers, unpack_layers
 from .base import Batch, Stage
 
@@ -158,8 +160,8 @@ class TokenConfig:
     blind_steps: Positive = 1
     """... and so many of them: so it says what the agent does, not which pose comes next"""
     kinds: Weight = 1.0
-    """weight, at first, of a code being the kind of the pose that comes next (K clusters of the vocabulary): so codes
-    start with a meaning of their own, and what they begin as does not hang on the seed ..."""
+    """weight, at first, of a code being the kind of the pose that comes next (K kinds that tell what pose and shift
+    leave open): so codes start with a meaning of their own, and what they begin as does not hang on the seed ..."""
     kinds_until: Share = 0.3
     """... and share of the steps over which that weight falls to nothing"""
     alike: Weight = 1.0
@@ -253,8 +255,10 @@ class TokenLmaStage(Stage):
         self.mirrored = mirrored.to(self.tokens)
         vectors = model.poses.codebook.detach()
         self.alike = poses_alike(self.tokens, vectors, config.alike)
-        kinds = kinds_of_poses(self.tokens.cpu().numpy(), vectors.cpu().numpy(), model.config.codes, 20)
-        self.kinds = torch.from_numpy(kinds).to(self.tokens)
+        told = windows.shifts()
+        direction = nearest_direction(told, step_length(told))
+        known = (self.tokens.cpu().numpy(), vectors.cpu().numpy(), direction, windows.starts, windows.lengths)
+        self.kinds = torch.from_numpy(telling_kinds(*known, model.config.codes)).to(self.tokens)
 
     @torch.no_grad()
     def prepare(self, iteration: int, generator: torch.Generator) -> None:
