@@ -19,7 +19,7 @@ POSES = 24
 REACH = 2
 """A drawn silhouette may lie this many px off the real ones."""
 HELD = 12
-"""Steps of a held arrow."""
+"""Steps of a held arrow, where the ground has room for them."""
 ROWS = 256
 """Walks: each start several times, for the prior draws."""
 SEEN = 10
@@ -63,25 +63,28 @@ def life(e: Evaluation) -> dict[str, Any]:
     real = clusters(layers).reshape(e.clips.layers.shape[:2])
     moves = e.clips.shifts.numpy()
     out: dict[str, Any] = {"clusters": len(clusters.centres)}
-    start = e.probe.placed(e.probe.simulator.width / 2)
-    start = start.rows(torch.from_numpy(np.arange(ROWS) % len(start)))
     least = 0.5 * e.world.step[0]
     distances = []
     floors = []
     for name, sign in (("right", 1), ("left", -1)):
+        start = e.probe.placed(_with_room(e, sign))
+        start = start.rows(torch.from_numpy(np.arange(ROWS) % len(start)))
         held = [start, *e.probe.hold(start, [name] * HELD, e.seed)]
         drawn = np.stack([clusters(_windows(e, s.layer, s.position)) for s in held], 1)  # (rows, HELD + 1)
+        went = torch.stack([s.position[:, 0] for s in held], 1).diff(dim=1).numpy()
+        walks = sign * went > least  # at the edge of the ground the agent stops, which no real one does
         goes = sign * moves[..., 0] > least
         before, after = real[:, :-1][goes], real[:, 1:][goes]
         table = _transitions(before, after, len(clusters.centres))
-        made = _transitions(drawn[:, :-1].ravel(), drawn[:, 1:].ravel(), len(clusters.centres))
+        made = _transitions(drawn[:, :-1][walks], drawn[:, 1:][walks], len(clusters.centres))
         distances.append(total_variation(made, table))
         floors.append(total_variation(*(_transitions(before[i::2], after[i::2], len(table)) for i in (0, 1))))
-        counts = np.stack([np.bincount(row, minlength=len(table)) for row in drawn[:, 1:]])
+        walked = [poses[steps] for poses, steps in zip(drawn[:, 1:], walks, strict=True) if steps.any()]
+        counts = np.array([np.bincount(poses, minlength=len(table)) for poses in walked])
         out[name] = {
             "real_steps": int(goes.sum()),
-            "distinct_poses": float((counts > 0).sum(1).mean()),
-            "share_of_the_commonest": float((counts.max(1) / counts.sum(1)).mean()),
+            "distinct_poses": float((counts > 0).sum(1).mean()) if walked else None,
+            "share_of_the_commonest": float((counts.max(1) / counts.sum(1)).mean()) if walked else None,
             "next_pose_total_variation": distances[-1],
             "of_two_halves_of_the_real_steps": floors[-1],
         }
@@ -91,6 +94,15 @@ def life(e: Evaluation) -> dict[str, Any]:
         frames = np.asarray(e.clips.starts)[:, None] + np.arange(real.shape[1])
         out["swing"] = _swings(e, clusters, real, e.store.labels["swing"][frames].astype(bool))
     return out
+
+
+def _with_room(e: Evaluation, sign: int) -> float:
+    """Px, a column from which there is room for a held arrow's steps: the middle, or as far back as the ground is."""
+    middle = e.probe.simulator.width / 2
+    left, _, right, _ = e.probe.simulator.ground
+    back, ahead = (left, right) if sign > 0 else (right, left)
+    missing = max(0.0, HELD * e.world.step[0] - sign * (ahead - middle))
+    return middle - sign * min(missing, max(0.0, sign * (middle - back)))
 
 
 def _windows(e: Evaluation, layers: Tensor, position: Tensor) -> Tensor:

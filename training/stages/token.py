@@ -255,10 +255,11 @@ class TokenLmaStage(Stage):
         self.mirrored = mirrored.to(self.tokens)
         vectors = model.poses.codebook.detach()
         self.alike = poses_alike(self.tokens, vectors, config.alike)
-        told = windows.shifts()
-        direction = nearest_direction(told, step_length(told))
-        known = (self.tokens.cpu().numpy(), vectors.cpu().numpy(), direction, windows.starts, windows.lengths)
-        self.kinds = torch.from_numpy(telling_kinds(*known, model.config.codes)).to(self.tokens)
+        if config.kinds:
+            told = windows.shifts()
+            direction = nearest_direction(told, step_length(told))
+            known = (self.tokens.cpu().numpy(), vectors.cpu().numpy(), direction, windows.starts, windows.lengths)
+            self.kinds = torch.from_numpy(telling_kinds(*known, model.config.codes)).to(self.tokens)
 
     @torch.no_grad()
     def prepare(self, iteration: int, generator: torch.Generator) -> None:
