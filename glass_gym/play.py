@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from glass_gym.policy import Policy
     from glass_gym.remote import WebWindow
 
-KEYS = """arrows  walk (two arrows: diagonal)        1..9 0  local actions 1 to 10 (shift: 11 to 20)
+KEYS = """arrows  walk (two arrows: diagonal)        {}
 space   pause          n  one step          r      reset
 click   set the target a  human / agent     + -    speed
 v       record video   s  save a picture    q Esc  quit
@@ -36,6 +36,12 @@ SHIFT_KEYS = ("left shift", "right shift")
 MESSAGE_SECONDS = 2.5
 FILM = 8
 """Steps of a local action's film."""
+
+
+def digits(codes: int) -> str:
+    """The digits of a world of so many local actions, and what they do."""
+    keys = "1..9 0" if codes > 9 else f"1..{codes}" if codes > 1 else "1"
+    return f"{keys:<8}local actions" + ", with shift: from 11" * (codes > 10)
 
 
 @dataclass
@@ -342,9 +348,10 @@ class Player:
     def page(self) -> list[str]:
         """All keys, and what the digits do in this world."""
         names = [f"{n}  {name}" for n, name in enumerate(self.table.code_names[:20], 1)]
-        rows = ["   ".join(names[at : at + 3]) for at in range(0, len(names), 3)]
+        width = max(map(len, names))
+        rows = ["   ".join(name.ljust(width) for name in names[at : at + 3]) for at in range(0, len(names), 3)]
         return [
-            *KEYS.splitlines(),
+            *KEYS.format(digits(len(self.table.code_names))).splitlines(),
             "",
             "local actions of this world:",
             *rows,
@@ -412,7 +419,7 @@ def main(argv: list[str] | None = None) -> int:
         "glass-play",
         description="Walk through a learned world.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"keys:\n{KEYS}\n\nexamples:\n  glass-play\n  glass-play GlassSprites-v1 --scale 5\n"
+        epilog=f"keys:\n{KEYS.format(digits(20))}\n\nexamples:\n  glass-play\n  glass-play GlassSprites-v1 --scale 5\n"
         "  glass-play --checkpoint runs/mine/world.safetensors --free\n  glass-play --image photo.png\n"
         "  glass-play --agent agents/trained/GlassTennis-v1/ppo.safetensors --record best.mp4",
     )
