@@ -304,7 +304,8 @@ def write_store(
     background=None,
     seed: int = 0,
     length: int = 24,
-    videos: tuple[int, int, int] = (1400, 64, 64),
+    *,
+    videos: tuple[int, int, int],
     cast: int | None = None,
     progress=lambda done: None,
 ) -> Path:
