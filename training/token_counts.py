@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.random import Generator, default_rng
+from tqdm import tqdm
 
 KINDS = 24
 """Poses are counted by kinds: single ones are too rare."""
@@ -92,7 +93,7 @@ def telling_kinds(
     follow += follow.T
     np.fill_diagonal(follow, 0)
     found = []
-    for seed in range(TRIES):
+    for seed in tqdm(range(TRIES), desc="kinds of poses", leave=False):
         began = _clusters(vectors, counts.sum(0), kinds, 1, seed)
         found.append(_move_one_by_one(began, vectors, counts, follow, kinds, default_rng(seed)))
     return max(found, key=lambda f: f[0])[1]
