@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from glass_gym.action_space import nearest_direction
 from glass_gym.checkpoint import write_atomically
 from glass_gym.geometry import densest_point, dilate
 from glass_gym.glass import Glass
@@ -22,7 +21,6 @@ from .behind import SHOT, look_behind, shots_of
 from .data.layout import ReadConfig, find_videos, sample_video
 from .data.store import DataError, Store, Video, frames_to_tensor
 from .stages.gma import LARGEST, Hints
-from .steps import step_length
 from .survey import Survey, survey
 from .token_counts import surprise_of_next
 
@@ -378,8 +376,6 @@ def choose_codes(choices: Choices, tokens: np.ndarray, vectors: np.ndarray, wind
         vectors: (P, channels), of the poses.
         windows: the training windows.
     """
-    shifts = windows.shifts()
-    direction = nearest_direction(shifts, step_length(shifts))
-    nats = surprise_of_next(tokens, vectors, direction, windows.starts, windows.lengths)
+    nats = surprise_of_next(tokens, vectors, windows.directions(), windows.starts, windows.lengths)
     codes = int(np.clip(math.ceil(CODES_A_POSE * math.exp(nats)), 3, 9))
     choices.choose("codes", codes, f"local actions (K); given pose and shift, {math.exp(nats):.1f} poses may come next")

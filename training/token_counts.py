@@ -19,10 +19,10 @@ lasts; over the squared distance that pose and step leave open."""
 TRIES, SWEEPS = 60, 40
 
 
-def kinds_of_poses(tokens: np.ndarray, vectors: np.ndarray, kinds: int, tries: int = 3) -> np.ndarray:
+def kinds_of_poses(tokens: np.ndarray, vectors: np.ndarray, kinds: int) -> np.ndarray:
     """(P,) ints, which of so many kinds each pose is of: clusters of their vectors (P, channels), by how often the
-    poses occur among `tokens` (N,); the best of some tries."""
-    return _clusters(vectors, np.bincount(tokens, minlength=len(vectors)), kinds, tries, seed=0)
+    poses occur among `tokens` (N,)."""
+    return _clusters(vectors, np.bincount(tokens, minlength=len(vectors)), kinds, tries=3, seed=0)
 
 
 def surprise_of_next(

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from glass_gym.action_space import nearest_direction
 from glass_gym.geometry import crop_windows
 from glass_gym.glass import Glass
 from glass_gym.simulator import pick_precision
@@ -18,7 +19,7 @@ from glass_gym.tracking import on_grid, track
 
 from .congeal import REACH, Congealing
 from .data.store import Store, Video, frames_to_tensor, save_arrays
-from .steps import grid_of
+from .steps import grid_of, step_length
 
 MARGIN = 4
 """Windows are stored with this many px to spare on each side, so that clips can be moved inside them."""
@@ -95,6 +96,11 @@ class WindowSet:
                 for a, n in zip(self.starts, self.lengths, strict=True)
             ]
         )
+
+    def directions(self) -> np.ndarray:
+        """The rows of COMPASS nearest to all moves (N,), see :func:`glass_gym.action_space.nearest_direction`."""
+        shifts = self.shifts()
+        return nearest_direction(shifts, step_length(shifts))
 
     @functools.cached_property
     def _complete(self) -> np.ndarray:

@@ -219,13 +219,13 @@ def test_a_placed_vocabulary_draws_what_the_edge_cuts_off(tiny_token_config, tmp
         layer[:, half - y :, half - 2 : half + 2] = 255
     errors = {}
     for placed in (False, True):
-        model = trained_poses(tiny_token_config.replace(placed=placed, poses=2), data, tmp_path / str(placed), 200, 8)
+        model = trained_poses(tiny_token_config.replace(placed=placed, poses=2), data, tmp_path / str(placed), 300, 8)
         layers = layers_of(data, range(96))
         looks, first, pose, *_ = model.start_state(layers)
         looks, first = looks.roll(1, 0), first.roll(1, 0)  # of another frame
         drawn = model.decoder(looks, first, pose, torch.from_numpy(data.position)).layer
         errors[placed] = float((drawn - layers).square().mean())
-    assert errors[True] < 0.7 * errors[False]
+    assert errors[True] < 0.5 * errors[False]
 
 
 def test_a_decoder_that_copies_keeps_what_it_could_never_paint(tiny_token_config, tmp_path):

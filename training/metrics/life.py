@@ -100,9 +100,9 @@ def _with_room(e: Evaluation, sign: int) -> float:
     """Px, a column from which there is room for a held arrow's steps: the middle, or as far back as the ground is."""
     middle = e.probe.simulator.width / 2
     left, _, right, _ = e.probe.simulator.ground
-    back, ahead = (left, right) if sign > 0 else (right, left)
-    missing = max(0.0, HELD * e.world.step[0] - sign * (ahead - middle))
-    return middle - sign * min(missing, max(0.0, sign * (middle - back)))
+    ahead = right - middle if sign > 0 else middle - left
+    missing = max(0.0, HELD * e.world.step[0] - ahead)
+    return float(np.clip(middle - sign * missing, min(left, middle), max(right, middle)))
 
 
 def _windows(e: Evaluation, layers: Tensor, position: Tensor) -> Tensor:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from glass_gym.action_space import nearest_direction
 from glass_gym.glass import SHIFT_UNIT
 from glass_gym.token_glass import TokenGlass
 
 from .. import losses
 from ..mirror import mirror_images
 from ..options import Count, Positive, Rate, Share, Weight
-from ..steps import step_length
 from ..token_counts import telling_kinds
 from ..windows import WindowSet, crop_layers, pack_layers, unpack_layers
 from .base import Batch, Stage
@@ -253,13 +252,15 @@ class TokenLmaStage(Stage):
         poses = model.config.poses
         mirrored = mirror_images(self.tokens.cpu(), windows, poses) if config.mirror else torch.arange(poses)
         self.mirrored = mirrored.to(self.tokens)
-        vectors = model.poses.codebook.detach()
-        self.alike = poses_alike(self.tokens, vectors, config.alike)
-        if config.kinds:
-            told = windows.shifts()
-            direction = nearest_direction(told, step_length(told))
-            known = (self.tokens.cpu().numpy(), vectors.cpu().numpy(), direction, windows.starts, windows.lengths)
-            self.kinds = torch.from_numpy(telling_kinds(*known, model.config.codes)).to(self.tokens)
+        self.alike = poses_alike(self.tokens, model.poses.codebook.detach(), config.alike)
+
+    @cached_property
+    def kinds(self) -> Tensor:
+        """(P,) the kind of each pose; found when it is first asked for, since it may take a minute."""
+        tokens, vectors = self.tokens.cpu().numpy(), self.model.poses.codebook.cpu().numpy()
+        windows = self.windows
+        known = (tokens, vectors, windows.directions(), windows.starts, windows.lengths)
+        return torch.from_numpy(telling_kinds(*known, self.model.config.codes)).to(self.tokens)
 
     @torch.no_grad()
     def prepare(self, iteration: int, generator: torch.Generator) -> None:
