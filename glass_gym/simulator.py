@@ -6,7 +6,10 @@ looks at a value on the host, so a step never waits for the device.
 
 from __future__ import annotations
 
+import functools
+import math
 import os
+import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -29,6 +32,8 @@ CPU_PLACES = 64 * 64 * 64
 such rows at once take half as long again)."""
 
 PRECISIONS = ("auto", "float32", "bfloat16")
+PAYS = 1.25
+"""bfloat16 must be so many times as fast."""
 
 if hasattr(os, "register_at_fork"):
     # a child has none of its parent's threads, and torch would wait for them for ever
@@ -71,7 +76,8 @@ def pick_device(name: str | torch.device) -> torch.device:
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
     """``"auto"``: bfloat16 where the device multiplies whole tiles of it (CUDA, AMX), else float32.
 
-    AVX512-BF16 alone does not pay: there M takes 1.5 times as long in bfloat16 as in float32, D 1.6 times.
+    With AVX512-BF16 alone it is tried out, once a process: on one CPU M takes 1.5 times as long in bfloat16 as in
+    float32, on another half as long.
 
     Returns:
         float32 or bfloat16.
@@ -86,10 +92,34 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported()
     else:
-        fast = torch.backends.cpu.get_cpu_capability() == "AMX"
-        probe = "_is_amx_tile_supported"  # private: not in every torch
-        fast = fast or (hasattr(torch.cpu, probe) and getattr(torch.cpu, probe)())
+        tiles = torch.backends.cpu.get_cpu_capability() == "AMX" or _cpu_has("amx_tile")
+        fast = tiles or (_cpu_has("avx512_bf16") and _bfloat16_pays())
     return torch.bfloat16 if fast else torch.float32
+
+
+def _cpu_has(what: str) -> bool:
+    probe = getattr(torch.cpu, f"_is_{what}_supported", None)  # private: not in every torch
+    return probe is not None and probe()
+
+
+@functools.cache
+@torch.no_grad()
+@torch.autocast("cpu", enabled=False)
+def _bfloat16_pays() -> bool:
+    """Whether a convolution as M's and D's takes this CPU clearly longer in float32: 20 ms on one thread, in turns."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # others on the cores disturb two threads more than one
+    image = torch.ones(4, 64, 32, 32).to(memory_format=torch.channels_last)
+    weight = torch.ones(64, 64, 3, 3).to(memory_format=torch.channels_last)
+    fastest = dict.fromkeys((torch.float32, torch.bfloat16), math.inf)
+    for _ in range(9):
+        for kind in fastest:
+            there = image.to(kind), weight.to(kind)
+            began = time.perf_counter()
+            torch.nn.functional.conv2d(*there, padding=1)
+            fastest[kind] = min(fastest[kind], time.perf_counter() - began)
+    torch.set_num_threads(threads)
+    return fastest[torch.float32] > PAYS * fastest[torch.bfloat16]
 
 
 @dataclass

@@ -55,8 +55,8 @@ class LoopConfig:
     workers: Count | None = None
     """processes that make batches; default: 2 beside a GPU, else none"""
     bf16: bool | None = None
-    """bfloat16 autocast for the networks; losses, FFTs and shifts stay in float32. Default: where it is faster (CUDA,
-    AMX)"""
+    """bfloat16 autocast for the networks; losses, FFTs and shifts stay in float32. Default: where it is faster
+    (glass_gym.simulator.pick_precision)"""
     weight_decay: Weight = 1e-6
     clip: Annotated[float, Gt(0)] = 1.0
     """largest gradient norm"""
