@@ -168,7 +168,7 @@ class TokenConfig:
     so many times as wide as poses usually are from their nearest: codes need not say what nobody sees; 0: off"""
     mirror: bool = True
     """a pose may be told as well as its mirror image: so a code means the same whichever way the agent faces"""
-    free: Share = 0.5
+    free: Share = 1.0
     """share of the steps that start from the pose that was predicted, not from the real one"""
     sure: Weight = 0.03
     """weight of the local actions' distance from the prior, nats: codes are chosen among what is likely"""
