@@ -321,9 +321,7 @@ def look_at_shot(frames: np.ndarray) -> Shot:
     known = shown & (shown.mean(0) > SHOWN)
     far = np.stack([farthest(f, median.astype(np.float32)).astype(np.uint8) for f in still])
     differs = far > CHANGED
-    changes = np.stack(
-        [farthest(a, b) > CHANGED for a, b in zip(still[1:], still[:-1].astype(np.int16), strict=True)]
-    )
+    changes = np.stack([farthest(a, b) > CHANGED for a, b in zip(still[1:], still[:-1].astype(np.int16), strict=True)])
     differs &= known
     changes &= known[1:] & known[:-1]
     gap = max(1, round(0.01 * max(height, width)))
