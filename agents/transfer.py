@@ -69,10 +69,17 @@ def transfer(arguments: argparse.Namespace) -> dict[str, dict]:
         env = make_evaluation_env(id, arguments.rows, arguments.seed, **kwargs)
         figures[name] = evaluation.evaluate(env, player, arguments.episodes)
         print(f"{name}: {figures[name]['success']:.1%}", flush=True)
-    about = {"policy": str(arguments.policy), "fire_codes": real["fire_codes"], "command": " ".join(sys.argv[1:])}
+    about = {"policy": _named(arguments.policy), "fire_codes": real["fire_codes"], "command": " ".join(sys.argv[1:])}
     print(evaluation.table(figures) + str(evaluation.write(arguments.out, about | {"policies": figures})))
     print(evaluation.save_film(arguments.out.with_suffix(".gif"), side_by_side(policy, real, arguments.seed)))
     return figures
+
+
+def _named(policy: Path) -> str:
+    """Where a policy lies in this checkout; one from elsewhere by its name."""
+    checkout = TRAINED.parent.parent.resolve()
+    policy = policy.resolve()
+    return str(policy.relative_to(checkout)) if policy.is_relative_to(checkout) else policy.name
 
 
 def _buttons(policy: Policy, fire_codes: list[int] | None) -> dict[str, Any]:

@@ -34,7 +34,8 @@ PRIOR_FIELDS = ("prior_channels",)
 """... or the prior's ..."""
 CODE_FIELDS = {"token": ("codes", "quantiser", "psi_channels", "bilinear_channels", "code_channels", *PRIOR_FIELDS)}
 """... or only those of an architecture's last stage: what was trained before it is of use."""
-
+UNTRAINED_FIELDS = ("hole",)
+"""No weight depends on them."""
 
 LARGEST_WEIGHT = 6e4
 """Worlds are stored in float16, which ends at 65,504."""
@@ -184,7 +185,7 @@ class Trainer:
         if not path.exists():
             raise TrainingError(f"{path}: no such file; --init takes the state.pt of another run")
         state = read_state(path, self.device)
-        other = self._differences(state)
+        other = {field: how for field, how in self._differences(state).items() if field not in UNTRAINED_FIELDS}
         if self._other_gma(other):
             raise TrainingError(f"{path}: its GMA is another ({other}); use the same options")
         if not set(other) - set(PRIOR_FIELDS):

@@ -183,7 +183,7 @@ def test_the_vocabulary_of_a_run_is_taken_when_only_the_local_actions_differ(tin
     old = Trainer(build_glass(tiny_token_config), tmp_path / "old", loop)
     old.finished = ["gma", "pose", "lma"]
     old.save("lma", 1, None)
-    more = tiny_token_config.replace(codes=tiny_token_config.codes + 1)
+    more = tiny_token_config.replace(codes=tiny_token_config.codes + 1, hole=2)  # which a run finds out on its way
     new = Trainer(build_glass(more), tmp_path / "new", loop)
     new.start_from(tmp_path / "old/state.pt")
     assert new.finished == ["gma", "pose"]
