@@ -9,7 +9,7 @@ import torch
 
 from glass_gym.glass import Glass
 
-from .data.cuts import find_cuts
+from .data.cuts import farthest, find_cuts
 from .data.store import frames_to_tensor
 from .survey import BLURRED, CHANGED, camera_moves, median_of, overlap, registered
 
@@ -61,7 +61,7 @@ class Behind:
         reach = round(NEAR * np.sqrt(mask.sum()))
         if not (mask & known).any() or not reach:
             return None
-        far = np.abs(self.frames[t] - scene).max(-1)
+        far = farthest(self.frames[t], scene)
         near = ndimage.binary_dilation(mask, np.ones((3, 3)), iterations=reach)
         if (far[~near] > CHANGED).mean() > BLURRED and (self.corners != self.corners[0]).any():
             return None

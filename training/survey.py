@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from .data.cuts import SHOT, find_cuts
+from .data.cuts import SHOT, farthest, find_cuts
 from .data.store import DataError
 
 CHANGED = 18
@@ -300,15 +301,6 @@ def median_of(whole: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndar
     return out, count
 
 
-def farthest(frame: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """How far a frame (H, W, 3) uint8 is from another, signed, (H, W, 3), in the channel where it is farthest: (H, W).
-
-    A channel after the other: numpy's maximum over an axis of three takes eight times as long.
-    """
-    apart = [np.abs(frame[..., c].astype(np.int16) - other[..., c]) for c in range(3)]
-    return np.maximum(np.maximum(apart[0], apart[1]), apart[2])
-
-
 def look_at_shot(frames: np.ndarray) -> Shot:
     """Find what moves in the frames (T, H, W, 3) uint8 of one shot, T >= 2."""
     from scipy import ndimage
@@ -321,7 +313,7 @@ def look_at_shot(frames: np.ndarray) -> Shot:
     known = shown & (shown.mean(0) > SHOWN)
     far = np.stack([farthest(f, median.astype(np.float32)).astype(np.uint8) for f in still])
     differs = far > CHANGED
-    changes = np.stack([farthest(a, b) > CHANGED for a, b in zip(still[1:], still[:-1].astype(np.int16), strict=True)])
+    changes = np.stack([farthest(after, before) > CHANGED for before, after in pairwise(still)])
     differs &= known
     changes &= known[1:] & known[:-1]
     gap = max(1, round(0.01 * max(height, width)))

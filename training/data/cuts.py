@@ -23,10 +23,19 @@ def find_cuts(frames: np.ndarray) -> np.ndarray:
     """Indices of the first frames after cuts in frames (T, H, W, 3): (N,) ints."""
     if len(frames) < 2:
         return np.zeros(0, int)
-    changed = [(np.abs(b.astype(np.int16) - a).max(-1) > CUT).mean() for a, b in pairwise(frames)]
+    changed = [(farthest(b, a) > CUT).mean() for a, b in pairwise(frames)]
     # scenes of fine texture have blocks alike
     fine = [t + 1 for t, now in enumerate(changed) if now > CHANGED and now > CUT_RATIO * _usual(changed, t)]
     return np.union1d(cuts_of(block_means(frames)), np.array(fine, int)).astype(int)
+
+
+def farthest(frame: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """How far a frame (H, W, 3) uint8 is from another picture, in the channel where it is farthest: (H, W).
+
+    A channel after the other: numpy's maximum over an axis of three takes eight times as long.
+    """
+    apart = [np.abs(frame[..., c].astype(np.int16) - other[..., c]) for c in range(3)]
+    return np.maximum(np.maximum(apart[0], apart[1]), apart[2])
 
 
 def _usual(changes: Sequence[float] | np.ndarray, t: int) -> float:
