@@ -22,7 +22,6 @@ from .data.layout import ReadConfig, find_videos, sample_video
 from .data.store import DataError, Store, Video, frames_to_tensor
 from .stages.gma import LARGEST, Hints
 from .survey import Survey, survey
-from .token_counts import surprise_of_next
 
 LOOKED_AT = 320
 """Px of the longer side of frames that are looked at."""
@@ -52,8 +51,6 @@ LOST, LONGER = 0.3, 300
 """M has lost the agent below this IoU, and is told for so many steps more."""
 AT_LIMIT = 0.05
 """Share of the moves that are as long as P_f can say."""
-CODES_A_POSE = 2.5
-"""Codes for each pose that may come next; which ones may, differs from pose to pose."""
 
 
 @dataclass
@@ -368,17 +365,3 @@ def choose_hole(choices: Choices, model: Glass, store: Store) -> None:
         best,
         f"px more than the mask; off by {error[best]:.1f} of 255 behind the agent, by {error[0]:.1f} with 0",
     )
-
-
-def choose_codes(choices: Choices, tokens: np.ndarray, vectors: np.ndarray, windows) -> None:
-    """K, by how many poses may come next once the pose and the shift are known.
-
-    Args:
-        choices: to add to.
-        tokens: (N,) poses in the windows.
-        vectors: (P, channels), of the poses.
-        windows: the training windows.
-    """
-    nats = surprise_of_next(tokens, vectors, windows.directions(), windows.starts, windows.lengths)
-    codes = int(np.clip(math.ceil(CODES_A_POSE * math.exp(nats)), 3, 9))
-    choices.choose("codes", codes, f"local actions (K); given pose and shift, {math.exp(nats):.1f} poses may come next")

@@ -6,10 +6,8 @@ import numpy as np
 from numpy.random import Generator, default_rng
 from tqdm import tqdm
 
-KINDS = 24
-"""Poses are counted by kinds: single ones are too rare."""
 BEFORE = 64
-"""Kinds of the pose before, by which the next one is expected, when codes are to say the rest."""
+"""Kinds of the pose before, by which the next one is expected: single poses are too rare."""
 ALONE = 0.2
 """Weight of a kind's poses being alike, whatever went before, over that of their being alike after the same pose and
 step: 0 tells most of what comes next, but in other words after each pose; more, the same word always, but less."""
@@ -23,34 +21,6 @@ def kinds_of_poses(tokens: np.ndarray, vectors: np.ndarray, kinds: int) -> np.nd
     """(P,) ints, which of so many kinds each pose is of: clusters of their vectors (P, channels), by how often the
     poses occur among `tokens` (N,)."""
     return _clusters(vectors, np.bincount(tokens, minlength=len(vectors)), kinds, tries=3, seed=0)
-
-
-def surprise_of_next(
-    tokens: np.ndarray,
-    vectors: np.ndarray,
-    direction: np.ndarray,
-    starts: np.ndarray,
-    lengths: np.ndarray,
-    kinds: int = KINDS,
-) -> float:
-    """Entropy of the next pose's kind given this one's and the step's direction, nats (Miller and Madow's estimate).
-
-    Args:
-        tokens: (N,) ints, poses of all frames.
-        vectors: (P, channels), of the poses.
-        direction: (M,) ints, of the steps, video after video.
-        starts, lengths: (V,), of the videos, in frames.
-        kinds: clusters of poses.
-    """
-    kind = kinds_of_poses(tokens, vectors, kinds)
-    before, after = _steps(kind[tokens], starts, lengths)
-    counts = np.zeros((kind.max() + 1, direction.max() + 1, kind.max() + 1))
-    np.add.at(counts, (before, direction, after), 1)
-    total = counts.sum(2)
-    share = counts / np.maximum(total, 1)[..., None]
-    entropy = -(share * np.log(np.maximum(share, 1e-12))).sum(2)
-    entropy += np.maximum((counts > 0).sum(2) - 1, 0) / (2 * np.maximum(total, 1))
-    return float((entropy * total).sum() / total.sum())
 
 
 def telling_kinds(
@@ -71,7 +41,10 @@ def telling_kinds(
     to be told; of a swing that begins, much. Found by moving one pose at a time, from k-means; the best of some tries.
 
     Args:
-        tokens, vectors, direction, starts, lengths: as :func:`surprise_of_next` takes them.
+        tokens: (N,) ints, poses of all frames.
+        vectors: (P, channels), of the poses.
+        direction: (M,) ints, of the steps, video after video.
+        starts, lengths: (V,), of the videos, in frames.
         kinds: K.
         alone, stay: see above.
     """

@@ -36,7 +36,6 @@ from glass_gym.token_glass import TokenGlass
 
 from .choose import (
     Choices,
-    choose_codes,
     choose_hole,
     choose_reading,
     choose_sizes,
@@ -72,7 +71,6 @@ from .stages import (
     TokenConfig,
     TokenLmaStage,
 )
-from .stages.token import all_tokens
 from .survey import NoWorldError, Survey
 from .trainer import LoopConfig, Trainer, TrainingError, read_state
 from .windows import WindowSet, settle_windows, track_windows
@@ -112,7 +110,7 @@ class TrainConfig(DataOptions):
     again: tuple[str, ...] = ()
     """with --init: stages (gma, refine, pose, lma, long, prior) to train once more from the weights that they have"""
     codes: Positive | None = None
-    """K, the number of local actions; default: tennis 8, wsprites 9, else by how many poses may come next"""
+    """K, the number of local actions; default: 9 (tennis: 8). Those that explain nothing are left out of the world"""
     poses: Positive | None = None
     """P, the size of the vocabulary of poses (preset token); default: 256, less for little footage"""
     window: Pixels | None = None
@@ -220,9 +218,6 @@ def _train(config: TrainConfig, processes: Distributed) -> bool:
     if isinstance(trainer.model, TokenGlass):
         if not trainer.run(PoseStage(trainer.model, windows, config.pose), report.step, report.sheet):
             return report.interrupted()
-        with processes.main_first():
-            _choose_codes(config, choices, trainer, windows)
-        trainer = report.trainer = _resized(trainer, codes=choices)
     for make in _animation_stages(config, trainer.model, windows, features):
         if not trainer.run(make(), report.step, report.sheet):
             return report.interrupted()
@@ -344,18 +339,6 @@ def _choose_window(config: TrainConfig, choices: Choices, model: Glass, store: S
     choose_hole(choices, model, store)
     for name in ("window", "agent_radius"):
         choices.values[name] = getattr(config, name) or choices.values[name]
-    choices.save(config.out / "choices.json")
-
-
-def _choose_codes(config: TrainConfig, choices: Choices, trainer: Trainer, windows: WindowSet) -> None:
-    """How many local actions there are, by the poses, unless that is known."""
-    choices.update(config.out / "choices.json")
-    if "first_window" not in choices.values or config.codes or "codes" in choices.values:
-        return
-    model = trainer.average
-    assert isinstance(model, TokenGlass)
-    tokens = all_tokens(model, windows).cpu().numpy()
-    choose_codes(choices, tokens, model.poses.codebook.cpu().numpy(), windows)
     choices.save(config.out / "choices.json")
 
 
@@ -519,6 +502,9 @@ def _export(config: TrainConfig, choices: Choices, trainer: Trainer, store: Stor
     world = build_world(trainer.average.cpu(), store, windows, config.code_names, about)
     path = save_world(config.out / "world.safetensors", world)
     print(f"world: {path} ({path.stat().st_size / 1e6:.1f} MB)", flush=True)
+    left_out = trainer.model.config.codes - world.config.codes
+    why = f"; {left_out} more explained nothing, or drew the same as another" if left_out else ""
+    print(f"  {world.config.codes} local actions{why}")
     print(f"  gymnasium.make('Glass-v0', checkpoint='{path}')")
     print(f"  glass_gym.register_world('MyGame-v0', '{path}')")
     print(f"  glass-play --checkpoint {path}", flush=True)

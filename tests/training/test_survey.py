@@ -12,7 +12,6 @@ from training.data.store import DataError, Store
 from training.stages import Hints
 from training.steps import grid_of, step_length
 from training.survey import camera_moves, survey
-from training.token_counts import surprise_of_next
 
 
 def scene(seed=0, height=64, width=96):
@@ -225,15 +224,6 @@ def test_an_ordinary_step_is_one_that_was_taken():
               for _ in range(300)]  # fmt: skip
     moves = np.diff(np.round(np.cumsum(np.concatenate(speeds))))
     assert step_length(np.stack([0 * moves, moves], 1))[1] == pytest.approx(5.3, abs=0.3)
-
-
-def test_what_the_shift_says_needs_no_code():
-    vectors = np.eye(4)
-    direction = np.random.default_rng(0).integers(0, 4, 999)
-    told = np.concatenate([[0], direction])  # the next pose is the direction's
-    assert surprise_of_next(told, vectors, direction, np.array([0]), np.array([1000])) < 0.05
-    free = np.random.default_rng(1).integers(0, 4, 1000)
-    assert surprise_of_next(free, vectors, direction, np.array([0]), np.array([1000])) == pytest.approx(1.386, abs=0.1)
 
 
 def test_a_wobble_on_the_spot_is_no_step_in_a_grid_world():

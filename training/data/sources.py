@@ -40,8 +40,8 @@ class Defaults:
 
     theta: float | None = None
     """largest share of the frame that the mask may cover for free"""
-    codes: int | None = None
-    """K"""
+    codes: int = 9
+    """K; more than an agent has actions are no harm"""
     window: int | None = None
     """side of the agent's window, px"""
     agent_radius: int | None = None
@@ -203,7 +203,7 @@ class WSpritesSource(Source):
     """W-Sprites, generated: 1,400 + 64 + 64 videos: LMA learned 700 by heart."""
 
     name = "wsprites"
-    defaults = Defaults(theta=0.06, codes=9, window=64, agent_radius=24)
+    defaults = Defaults(theta=0.06, window=64, agent_radius=24)
     counts: tuple[int, int, int] = (1400, 64, 64)
     cast: int | None = None
     judged = MappingProxyType({"action": 3, "direction": 3})
