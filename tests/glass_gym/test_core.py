@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from glass_gym import simulator
 from glass_gym.action_space import ActionTable, nearest_direction
 from glass_gym.core import GlassCore
 from glass_gym.drawing import draw_rings, observed_frames
@@ -265,6 +266,21 @@ def test_devices_and_precisions_are_checked():
         pick_device("gpu0")
     with pytest.raises(ValueError, match="precision must be one of"):
         pick_precision("half", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("pays, chosen", [(True, torch.bfloat16), (False, torch.float32)])
+def test_where_bfloat16_is_only_sometimes_faster_it_is_tried_out(monkeypatch, pays, chosen):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(simulator, "_cpu_has", lambda what: what == "avx512_bf16")
+    monkeypatch.setattr(simulator, "_bfloat16_pays", lambda: pays)
+    assert pick_precision("auto", torch.device("cpu")) is chosen
+
+
+def test_trying_out_bfloat16_leaves_the_threads_as_they_were():
+    before = torch.get_num_threads()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert simulator._bfloat16_pays.__wrapped__() in (True, False)
+    assert torch.get_num_threads() == before
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
