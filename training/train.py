@@ -430,6 +430,8 @@ def _open(config: TrainConfig, choices: Choices) -> Store:
         if not bars:
             bars.append(tqdm(total=total, desc="data"))
         bars[0].update(min(done, total) - bars[0].n)
+        if done >= total:
+            bars[0].close()  # else those that follow are drawn below it
 
     return open_data(config.data, config, progress)
 
