@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from glass_gym.policy import Policy
     from glass_gym.remote import WebWindow
 
-KEYS = """arrows  walk (two arrows: diagonal)        {}
-space   pause          n  one step          r      reset
-click   set the target a  human / agent     + -    speed
-v       record video   s  save a picture    q Esc  quit
+KEYS = """arrows  walk (two arrows: diagonal)
+{}
+space   pause           n  one step       r    reset
+click   set the target  a  human / agent  + -  speed
+v       record video    s  save picture   q    quit
 h ?     this help"""
 HINT = "arrows walk   1..{} act   click target   h all keys   q quit"
 SPEEDS = (1, 2, 4, 8, 15, 30, 60)
@@ -340,10 +341,10 @@ class Player:
         step = f"{limit - self.steps:3d} steps left" if limit else f"step {self.steps:3d}"
         best = f", best {self.best} steps" if self.best is not None else ""
         score = f"{distance}reached {self.reached}{best}   " if self.core.task is not None else ""
-        message = f"{self._message}   " if time.monotonic() < self._until else ""
         hint = HINT.format(len(self.table.code_names))
+        told = f"{self._message}   h all keys" if time.monotonic() < self._until else hint
         counts = f"{step}   {score}{self.fps_now:4.1f}/{self.fps:g} fps"
-        return [f"{who}: {what}   {state}", counts, message + hint]
+        return [f"{who}: {what}   {state}", counts, told]
 
     def page(self) -> list[str]:
         """All keys, and what the digits do in this world."""

@@ -123,7 +123,7 @@ def test_the_window_says_how_to_walk_and_what_the_digits_do(tiny_world):
     assert "arrows walk" in p.window.texts[0][2] and "h all keys" in p.window.texts[0][2]
     page = "\n".join(p.window.pages[1])
     assert all(f"{n}  {name}" in page for n, name in enumerate(p.table.code_names, 1)) and "record video" in page
-    assert "9: no such local action, this world has 3" in p.window.texts[2][2] and "arrows walk" in p.window.texts[2][2]
+    assert "9: no such local action, this world has 3" in p.window.texts[2][2] and "h all keys" in p.window.texts[2][2]
     assert p.window.pages[0] == [] and p.window.pages[2] and p.window.pages[3] == []
 
 
