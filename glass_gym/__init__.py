@@ -69,7 +69,7 @@ _register("GlassTennis-v0", 100, checkpoint="tennis")
 _register("GlassTennis-v1", 70, checkpoint="tennis-v1")
 _register("GlassSprites-v0", 30, checkpoint="sprites")
 _register("GlassSprites-v1", 24, checkpoint="sprites-v1")
-_register("GlassArm-v0", 40, checkpoint="arm")
+_register("GlassArm-v0", 32, checkpoint="arm")
 _register("Glass-v0", 100)
 
 
