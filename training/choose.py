@@ -59,7 +59,7 @@ class Choices:
 
     Attributes:
         values: "read.size" (height, width), "read.skip", "theta", "foreground_range", "background_range",
-            "gma.iterations", "window", "agent_radius", "poses", "codes": those that were chosen so far.
+            "gma.iterations", "window", "agent_radius", "poses": those that were chosen so far.
         why: a line for each.
     """
 

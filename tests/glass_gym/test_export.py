@@ -102,13 +102,15 @@ def test_bundled_worlds_are_the_same_for_100_steps(name, tmp_path):
     assert max(compare(world, tmp_path, 100)) < export.CLOSE
 
 
-def test_a_policy_acts_as_in_torch(tmp_path):
+def test_a_policy_acts_as_in_torch(tmp_path, monkeypatch):
     pytest.importorskip("stable_baselines3")
     import onnxruntime
 
+    from glass_gym import sb3
     from glass_gym.core import GlassCore
     from glass_gym.policy import load_policy
 
+    monkeypatch.setattr(sb3, "pick_precision", lambda *_: torch.float32)  # as exported policies are
     world = load_world("tennis-v1")
     about = describe(export.core_of_world(world)) | {"graphs": {}}
     (tmp_path / "world.json").write_text(json.dumps(about))

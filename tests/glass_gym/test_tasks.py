@@ -99,7 +99,7 @@ def test_the_single_environment_collects_all_targets(tiny_world):
 
 
 def test_rows_of_a_vector_are_single_environments(tiny_world):
-    kwargs = {"checkpoint": tiny_world, "task": "collect", "obs_type": "dict", "count": 2}
+    kwargs = {"checkpoint": tiny_world, "task": "collect", "obs_type": "dict", "count": 2, "precision": "float32"}
     envs = gym.make_vec("Glass-v0", num_envs=3, autoreset_mode=AutoresetMode.DISABLED, **kwargs)
     env = gym.make("Glass-v0", **kwargs)
     rows, infos = envs.reset(seed=5)

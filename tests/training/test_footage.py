@@ -105,10 +105,10 @@ def test_one_command_makes_a_world_and_a_report(tmp_path, capsys, quick_report):
     sizes = ["--poses", "8", "--pose.batch", "2", "--token.batch", "2", "--loop.device", "cpu"]
     assert main([str(folder), "--out", str(out), "--cache", str(tmp_path / "data"), *steps, *sizes]) == 0
     said = capsys.readouterr().out
-    for words in ("what the footage shows", "theta = ", "window = ", "codes = ", "report.html", "register_world"):
+    for words in ("what the footage shows", "theta = ", "window = ", "local actions", "report.html", "register_world"):
         assert words in said
     choices = json.loads((out / "choices.json").read_text())
-    assert {"theta", "window", "agent_radius", "codes", "foreground_range"} <= set(choices["why"])
+    assert {"theta", "window", "agent_radius", "foreground_range"} <= set(choices["why"])
     world = load_world(out / "world.safetensors")
     assert world.config.window == choices["values"]["window"]
     page = (out / "report.html").read_text()

@@ -13,7 +13,7 @@ from tests.training.test_long import windows
 from training.figures import sheets
 from training.mirror import mirror_images
 from training.stages import LmaConfig, LmaStage, PoseConfig, PoseStage, TokenConfig, TokenLmaStage
-from training.stages.token import poses_alike
+from training.stages.token import all_tokens, poses_alike
 from training.token_counts import kinds_of_poses, telling_kinds
 from training.trainer import LoopConfig, Trainer
 
@@ -66,8 +66,8 @@ def test_a_code_is_the_kind_of_pose_that_comes_next(trained):
     layers = layers_of(data, range(24)).unflatten(0, (2, 12))
     codes = model.infer_codes(layers, torch.zeros(2, 11, 2))
     tokens = model.tokens(layers.flatten(0, 1)).unflatten(0, (2, 12))
-    told = tokens.flatten().numpy(), model.poses.codebook.numpy(), np.zeros(22, int), data.starts[:2], data.lengths[:2]
-    kinds = telling_kinds(*told, 2)
+    told = all_tokens(model, data).numpy(), model.poses.codebook.numpy()
+    kinds = telling_kinds(*told, data.directions(), data.starts, data.lengths, 2)  # as the stage was told
     assert (codes.numpy() == kinds[tokens[:, 1:].numpy()]).all() and set(kinds) == {0, 1}
 
 
