@@ -45,6 +45,8 @@ except ImportError:
 
 STEP = 10
 """Free steps after which the drawn agent is compared."""
+ROLLOUTS = 256
+"""Of random play: of 64, a row more or less is half of what may be missed."""
 BARS = {"agent_iou": 0.8, "step_error": 0.1, "error_over_frozen": 0.6, "present_at_100": 0.95}
 """What a world that works reaches: at least, at most, at most, at least."""
 
@@ -141,7 +143,7 @@ def score(root: Path, count: int = 24) -> dict[str, Any]:
     }
     videos = [v for v in held if v.length > HORIZON]
     if videos:
-        e = Evaluation(world, store, videos, rollouts=64, split=videos[0].split)
+        e = Evaluation(world, store, videos, rollouts=ROLLOUTS, split=videos[0].split)
         real = e.clips.layers[:, STEP]
         frozen = e.clips.frozen(world.model.view.follows)[:, STEP - 1]
         out["error_over_frozen"] = squared(e.rolled_out.free[:, STEP - 1], real) / squared(frozen, real)
