@@ -183,7 +183,7 @@ class Survey:
         known = scenes[..., 3:] > 0
         colours = np.ma.masked_array(scenes[..., :3], np.broadcast_to(~known, scenes[..., :3].shape))
         scene = np.ma.median(colours, axis=0).filled(0)
-        off = np.abs(scenes[..., :3].astype(np.int16) - scene).max(-1) > CHANGED
+        off = farthest(scenes, scene) > CHANGED
         if (off & known[..., 0]).mean((1, 2)).max() > ONE_SCENE:
             return None
         return np.dstack([scene.round().astype(np.uint8), np.uint8(255) * known.any(0)])
@@ -311,7 +311,8 @@ def look_at_shot(frames: np.ndarray) -> Shot:
     size = np.array(still.shape[2:0:-1])
     median, _ = median_of(still, shown)
     known = shown & (shown.mean(0) > SHOWN)
-    far = np.stack([farthest(f, median.astype(np.float32)).astype(np.uint8) for f in still])
+    behind = median.astype(np.float32)
+    far = np.stack([farthest(f, behind).astype(np.uint8) for f in still])
     differs = far > CHANGED
     changes = np.stack([farthest(after, before) > CHANGED for before, after in pairwise(still)])
     differs &= known

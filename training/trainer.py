@@ -185,7 +185,7 @@ class Trainer:
         if not path.exists():
             raise TrainingError(f"{path}: no such file; --init takes the state.pt of another run")
         state = read_state(path, self.device)
-        other = {field: how for field, how in self._differences(state).items() if field not in UNTRAINED_FIELDS}
+        other = self._differences(state)
         if self._other_gma(other):
             raise TrainingError(f"{path}: its GMA is another ({other}); use the same options")
         if not set(other) - set(PRIOR_FIELDS):
@@ -231,10 +231,14 @@ class Trainer:
         self.finished = [name for name in state["finished"] if not (without_prior and name == "prior")]
 
     def _differences(self, state: dict[str, Any]) -> dict[str, str]:
-        """Fields of a state's config that differ from this model's: "theirs, not ours"."""
+        """Fields of a state's config that weights depend on and that differ from this model's: "theirs, not ours"."""
         theirs = GlassConfig.from_dict(state["config"]).to_dict()
         ours = self.model.config.to_dict()
-        return {key: f"{theirs[key]}, not {ours[key]}" for key in ours if theirs[key] != ours[key]}
+        return {
+            key: f"{theirs[key]}, not {ours[key]}"
+            for key in ours
+            if theirs[key] != ours[key] and key not in UNTRAINED_FIELDS
+        }
 
     def save(self, stage: str, iteration: int, optimiser: torch.optim.Optimizer | None, owner=None) -> None:
         """Write the state to a temporary file, then rename; `owner`: the stage under way.

@@ -30,7 +30,7 @@ def find_cuts(frames: np.ndarray) -> np.ndarray:
 
 
 def farthest(frame: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """How far a frame (H, W, 3) uint8 is from another picture, in the channel where it is farthest: (H, W).
+    """How far frames (..., H, W, 3) uint8 are from another picture, in the channel where it is farthest: (..., H, W).
 
     A channel after the other: numpy's maximum over an axis of three takes eight times as long.
     """
