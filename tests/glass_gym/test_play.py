@@ -296,9 +296,10 @@ def test_the_command_names_what_is_wrong(arguments, words, capsys):
 
 @pytest.mark.skipif(not (shutil.which("Xvfb") and shutil.which("xdotool")), reason="needs Xvfb and xdotool")
 def test_a_real_window_is_played_with_real_keys(tmp_path):
+    # -noreset: else it starts anew whenever its last client leaves, and refuses who comes meanwhile
     server = subprocess.Popen(
-        ["Xvfb", "-displayfd", "1", "-screen", "0", "1024x768x24"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        text=True,
+        ["Xvfb", "-displayfd", "1", "-noreset", "-screen", "0", "1024x768x24"],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     assert server.stdout
     display = f":{server.stdout.readline().strip()}"  # one that is free; said when it is ready
