@@ -34,7 +34,9 @@ DEAD = 0.003
 RARE_CODE = 0.03
 """Codes below this share are not made the neutral one."""
 TWIN = 0.05
-"""Codes whose pictures differ by less than this share of what codes usually differ by are one code."""
+"""Codes whose pictures differ by less than this share of what codes usually differ by are one code ..."""
+SAME = 0.03
+"""... and so are those that differ by less than this inside the agent, root of the mean square, of [-1, 1]."""
 GROUND = 0.005
 """Share of the places on each side that are not of the ground."""
 SHARPER = 2.0
@@ -115,7 +117,8 @@ def usual_codes(statistics: CodeStatistics, step: tuple[float, float], codes: in
 @torch.no_grad()
 def twin_codes(model: Glass, windows: WindowSet, statistics: CodeStatistics, steps: int = 8) -> list[int]:
     """Codes that draw the same as a more frequent one: played from 64 real windows on the spot, they end nearer to it
-    than TWIN of the mean distance between codes. None for whole frames, which hold no agent on the spot."""
+    than TWIN of the mean distance between codes, or look the SAME. None for whole frames, which hold no agent on the
+    spot."""
     count = model.config.codes
     if not model.view.follows or count < 2:
         return []
@@ -130,11 +133,11 @@ def twin_codes(model: Glass, windows: WindowSet, statistics: CodeStatistics, ste
         drawn = model.rollout(start[:, None], still, vectors.unflatten(0, (len(start), steps)), position=place)
         ends.append(drawn[-1].layer)
     far = torch.stack([torch.stack([(a - b).square().mean() for b in ends]) for a in ends]).cpu().numpy()
-    usual = far.sum() / (count * (count - 1))
+    one = max(TWIN * far.sum() / (count * (count - 1)), SAME**2 * float((torch.cat(ends)[:, 3] > 0.5).float().mean()))
     kept = []
     twins = []
     for code in np.argsort(-statistics.counts(count)).tolist():
-        same = [k for k in kept if far[code, k] < TWIN * usual]
+        same = [k for k in kept if far[code, k] < one]
         (twins if same else kept).append(code)
     return sorted(twins)
 

@@ -19,7 +19,7 @@ from glass_gym.glass import Glass
 from .behind import SAMPLES, SHOT, look_behind, shots_of
 from .data.store import Store
 from .stages.gma import Hints
-from .survey import CHANGED, CONTRAST
+from .survey import CHANGED, CONTRAST, with_enclosed
 
 FRAMES = 4000
 """That are looked at, about."""
@@ -89,7 +89,7 @@ def _look_at_shot(model: Glass, frames: np.ndarray) -> tuple[list, list, list, l
         count[:1] = 0
         if not count.any():
             continue
-        blob = names == count.argmax()
+        blob = with_enclosed(names == count.argmax(), known & (far > CHANGED))
         if (blob & mask).sum() < AGREED * (blob | mask).sum():
             continue
         faint = known & _faint_rim(frames[t] - behind.at(t)[0], blob)

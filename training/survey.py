@@ -49,6 +49,8 @@ EQUAL = 0.5
 SEVERAL = 0.3
 """There are several agents, if two blobs of one kind move, frame after frame or by turns, in more than this share of
 the frames."""
+MET = 0.8
+"""Two that touch are one blob; they are two as long as it has this share of their area."""
 AWAY = 2
 """What is farther than so many of its sizes from where it was, and does not go on like that, is another one."""
 
@@ -69,7 +71,7 @@ class Shot:
         boxes: (T, 4) left, top, right, bottom of the agent; nan where none was seen.
         areas: (T,) px of it.
         places: (T, 2) px, its centres, as a camera that stands still would see them.
-        agents: (T,) how many blobs of that size move.
+        agents: (T,) how many blobs of that size move, those that touch each counted as well.
         silhouettes: (T, ceil(H W / 8)) uint8, which pixels are the agent's, packed bit by bit.
         picture: one frame with the agent's box, for people.
         scene: (h, w, 4) uint8, what is behind the agent, and 255 where that is known; as wide as the camera goes ...
@@ -164,6 +166,8 @@ class Survey:
     def lines(self) -> list[str]:
         """One line each, for people."""
         agents = "one" if self.several <= SEVERAL else "several of one size"
+        if SEVERAL / 3 < self.several <= SEVERAL:
+            agents += f" (in {self.several:.0%} of the frames another of its size moves)"
         edge = f", at the frame's edge in {self.at_edge:.0%} of the frames" if self.at_edge > 0.5 else ""
         return [
             f"footage: {self.videos} videos looked at, {self.width}x{self.height} px; {self.shots} shots of "
@@ -325,6 +329,8 @@ def look_at_shot(frames: np.ndarray) -> Shot:
     agents = np.zeros(count, int)
     explained = np.full(count - 1, np.nan)
     found = np.zeros(still.shape[:3], bool)
+    met: list[np.ndarray] = []  # where the agents of one size were last, each or joined, and how large all are
+    both = np.inf
     for t in range(count):
         changed = changes[max(0, t - 1) : t + 1].any(0)
         joined = ndimage.binary_dilation(differs[t], iterations=gap) if differs[t].any() else differs[t]
@@ -343,9 +349,18 @@ def look_at_shot(frames: np.ndarray) -> Shot:
         if not lives.any():
             continue
         main = 1 + np.where(lives, area, 0).argmax()
-        agents[t] = int((area[lives] >= EQUAL * area[main - 1]).sum())
+        equal = 1 + np.flatnonzero(lives & (area >= EQUAL * area[main - 1]))
+        agents[t] = len(equal)
+        if len(equal) > 1:
+            met = [names == n for n in equal]
+            both = area[equal - 1].sum() if t and agents[t - 1] > 1 else np.inf
+        elif met and area[main - 1] >= MET * both and all((names[blob] == main).any() for blob in met):
+            met, agents[t] = [names == main], max(1, agents[t - 1])
+        else:
+            met = []
         own = differs[t] & (names == main)
         own &= far[t] >= CONTRAST * np.quantile(far[t][own], 0.9)  # not what a video's colours bleed
+        own = with_enclosed(own, differs[t])
         found[t] = own
         ys, xs = np.nonzero(own)
         boxes[t] = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
@@ -383,6 +398,17 @@ def look_at_shot(frames: np.ndarray) -> Shot:
         corners=corners,
         fits=(alone <= BLURRED) | (not camera.any()),
     )
+
+
+def with_enclosed(blob: np.ndarray, differs: np.ndarray) -> np.ndarray:
+    """A blob (H, W) bool, and what differs from the scene within its outline: colours bleed around an agent, so what is
+    faint there is none of it, but what it encloses is."""
+    from scipy import ndimage
+
+    out = blob.copy()
+    for box in ndimage.find_objects(blob.astype(np.uint8)):
+        out[box] |= ndimage.binary_fill_holes(blob[box]) & differs[box]
+    return out
 
 
 def _steepness(picture: np.ndarray, where: np.ndarray) -> float:

@@ -84,6 +84,30 @@ def test_two_agents_of_one_size_are_a_reason_to_stop():
     assert "two or more agents" in survey([both]).reasons_to_stop()[0]
 
 
+def test_two_agents_that_touch_most_of_the_time_are_two():
+    """Two boxers meet and fight: one blob, as long as they touch."""
+    frames = np.stack([scene()] * 60)
+    for t in range(60):
+        red = 10 + 2 * t if t < 35 else 148 - 2 * t
+        blue = max(58 - 2 * t, red + 8)
+        frames[t, 20:36, red : red + 8] = (230, 30, 30)
+        frames[t, 22:38, blue : blue + 8] = (30, 30, 230)
+    seen = survey([frames])
+    assert seen.several > 0.8 and "two or more agents" in seen.reasons_to_stop()[0]
+
+
+def test_what_an_outline_encloses_is_the_agents():
+    """As colours go, its middle is nearly the scene's."""
+    grey = np.full((64, 96, 3), 180, np.uint8)
+    frames = walker(40, size=(12, 12), colour=(20, 20, 20), back=grey)
+    inside = walker(40, size=(12, 12), colour=(20, 20, 20), back=grey)
+    for frame, mask in zip(frames, (inside == 20).all(-1), strict=True):
+        ys, xs = np.nonzero(mask)
+        frame[ys.min() + 3 : ys.max() - 2, xs.min() + 3 : xs.max() - 2] = (205, 200, 210)
+    seen = survey([frames])
+    assert seen.area * 64 * 96 == pytest.approx(144, rel=0.05)
+
+
 def test_cuts_everywhere_are_a_reason_to_stop():
     noise = np.random.default_rng(0).integers(0, 2, (30, 1, 1, 1)) * 180
     jumps = np.stack([scene(i) // 2 for i in range(30)]) + noise.astype(np.uint8)

@@ -477,6 +477,8 @@ def test_a_code_that_draws_like_a_more_frequent_one_is_a_twin(tiny_model, block_
     found = seen(np.repeat([0, 1, 2], [5, 3, 9]))
     assert twin_codes(tiny_model, windows, found) == [0]
     assert sorted(order_codes(found, 3, [0])) == [1, 2]
+    book[1:] = book[0] + 1e-4 * torch.randn(2, book.shape[1])  # none is like another, and all look the same
+    assert twin_codes(tiny_model, windows, found) == [0, 1]
 
 
 def test_another_window_keeps_the_gma_of_a_run_and_another_gma_is_refused(block_store, tmp_path, capsys):
