@@ -14,6 +14,9 @@ step: 0 tells most of what comes next, but in other words after each pose; more,
 STAY = 1.35
 """Weight of poses that follow each other as expected being of one kind, so that an action keeps its code while it
 lasts; over the squared distance that pose and step leave open."""
+IDENTITY = 0.5
+"""Share of a direction's variance among the poses that stays from one half of a video to the other: from here on it is
+who acts, not what is done."""
 TRIES, SWEEPS = 60, 40
 
 
@@ -38,7 +41,8 @@ def telling_kinds(
     The least squared distance of next poses from the mean of their kind after the same kind of pose and step; and,
     `alone` times, from the mean of their kind whatever went before, where a pose counts by how surprising it is; and,
     `stay` times, the fewest expected steps between poses of two kinds. Of a walk, whose next phase is known, little has
-    to be told; of a swing that begins, much. Found by moving one pose at a time, from k-means; the best of some tries.
+    to be told; of a swing that begins, much. Who acts is left out: the same action of a larger character is of one kind.
+    Found by moving one pose at a time, from k-means; the best of some tries.
 
     Args:
         tokens: (N,) ints, poses of all frames.
@@ -48,6 +52,7 @@ def telling_kinds(
         kinds: K.
         alone, stay: see above.
     """
+    vectors = without_identity(tokens, vectors, starts, lengths)
     kind = kinds_of_poses(tokens, vectors, BEFORE)
     before, after = _steps(tokens, starts, lengths)
     context = np.unique(kind[before] * (direction.max() + 1) + direction, return_inverse=True)[1]
@@ -70,6 +75,28 @@ def telling_kinds(
         began = _clusters(vectors, counts.sum(0), kinds, 1, seed)
         found.append(_move_one_by_one(began, vectors, counts, follow, kinds, default_rng(seed)))
     return max(found, key=lambda f: f[0])[1]
+
+
+def without_identity(tokens: np.ndarray, vectors: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The vectors (P, channels) of poses without what a character's body adds to all of them: the directions in which
+    the halves of a video are alike (IDENTITY), and what goes with them. Arguments as of :func:`telling_kinds`."""
+    from scipy.linalg import eigh
+
+    mean = vectors[tokens].mean(0)
+    centred = vectors - mean
+    seen = centred[tokens]
+    spread = seen.T @ seen / len(seen)
+    spread += 1e-4 * np.trace(spread) / len(spread) * np.eye(len(spread))
+    halves = [
+        (seen[a : a + n // 2].mean(0), seen[a + n - n // 2 : a + n].mean(0), n)
+        for a, n in zip(starts, lengths, strict=True)
+        if n > 1
+    ]
+    first, second, weight = (np.array(x) for x in zip(*halves, strict=True))
+    shared = (first * weight[:, None]).T @ second / weight.sum()
+    share, axes = eigh((shared + shared.T) / 2, spread)
+    body = axes[:, share > IDENTITY]  # of length one, and not correlated, as `spread` measures it
+    return vectors - centred @ body @ (body.T @ spread)
 
 
 def _steps(frames: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
