@@ -41,7 +41,7 @@ def telling_kinds(
     The least squared distance of next poses from the mean of their kind after the same kind of pose and step; and,
     `alone` times, from the mean of their kind whatever went before, where a pose counts by how surprising it is; and,
     `stay` times, the fewest expected steps between poses of two kinds. Of a walk, whose next phase is known, little has
-    to be told; of a swing that begins, much. Who acts is left out: the same action of a larger character is of one kind.
+    to be told; of a swing that begins, much. Who acts is left out: what a larger character does is of the same kind.
     Found by moving one pose at a time, from k-means; the best of some tries.
 
     Args:
@@ -83,10 +83,10 @@ def without_identity(tokens: np.ndarray, vectors: np.ndarray, starts: np.ndarray
     from scipy.linalg import eigh
 
     mean = vectors[tokens].mean(0)
-    centred = vectors - mean
+    centred = (vectors - mean).astype(np.float64)
     seen = centred[tokens]
     spread = seen.T @ seen / len(seen)
-    spread += 1e-4 * np.trace(spread) / len(spread) * np.eye(len(spread))
+    spread += (1e-4 * np.trace(spread) / len(spread) + 1e-12) * np.eye(len(spread))
     halves = [
         (seen[a : a + n // 2].mean(0), seen[a + n - n // 2 : a + n].mean(0), n)
         for a, n in zip(starts, lengths, strict=True)

@@ -87,6 +87,21 @@ def test_kinds_tell_what_pose_and_shift_leave_open():
     assert shy[left] != shy[right]  # a stride is no action of its own
 
 
+def test_kinds_are_of_what_is_done_and_not_of_who_does_it():
+    """Poses of one of two actions, by one of two bodies that differ more than the actions do."""
+    rng = np.random.default_rng(0)
+    done, by = np.arange(8) % 2, np.arange(8) // 4
+    vectors = np.stack([4.0 * by, 1.0 * done, 0.1 * np.arange(8) % 0.4], 1)
+    tokens = []
+    for video in range(40):
+        doing = (rng.random(24) < 0.2).cumsum() % 2  # now and then the other action
+        tokens.append(4 * (video % 2) + 2 * rng.integers(0, 2, 24) + doing)
+    frames = np.concatenate(tokens)
+    videos = np.arange(40) * 24, np.full(40, 24)
+    kind = telling_kinds(frames, vectors, np.zeros(40 * 23, int), *videos, 2)
+    assert set(zip(kind.tolist(), done.tolist(), strict=True)) in ({(0, 0), (1, 1)}, {(0, 1), (1, 0)})
+
+
 def test_kinds_of_one_pose():
     steps = np.zeros(9, int), np.array([0]), np.array([10])
     assert telling_kinds(np.zeros(10, int), np.ones((1, 3)), *steps, 2).tolist() == [0]
