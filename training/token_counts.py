@@ -17,6 +17,8 @@ lasts; over the squared distance that pose and step leave open."""
 IDENTITY = 0.5
 """Share of a direction's variance among the poses that stays from one half of a video to the other: from here on it is
 who acts, not what is done."""
+ALIKE, FEW = 8, 100
+"""Parts of the poses that are asked that each for itself, if seen in both halves of videos in so many frames."""
 TRIES, SWEEPS = 60, 40
 
 
@@ -78,25 +80,47 @@ def telling_kinds(
 
 
 def without_identity(tokens: np.ndarray, vectors: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """The vectors (P, channels) of poses without what a character's body adds to all of them: the directions in which
-    the halves of a video are alike (IDENTITY), and what goes with them. Arguments as of :func:`telling_kinds`."""
+    """The vectors (P, channels) of poses without what is the character's, if there are several.
+
+    That is what stays the same in a video: over all poses a larger body, over those that are nearly alike (a profile)
+    a nose or a skirt. Arguments as of :func:`telling_kinds`.
+    """
+    vectors = vectors.astype(np.float64)
+    out = _without_body(tokens, vectors, np.ones(len(vectors), bool), starts, lengths)
+    if out is vectors:
+        return vectors
+    alike = _clusters(out, np.bincount(tokens, minlength=len(vectors)), ALIKE, tries=5, seed=0)
+    for kind in range(alike.max() + 1):
+        out = _without_body(tokens, out, alike == kind, starts, lengths)
+    return out
+
+
+def _without_body(
+    tokens: np.ndarray, vectors: np.ndarray, some: np.ndarray, starts: np.ndarray, lengths: np.ndarray
+) -> np.ndarray:
+    """The vectors, of `some` (P,) bool of them without the directions in which halves of videos agree by more than
+    IDENTITY, and without what goes with those; the same array, if there is none."""
     from scipy.linalg import eigh
 
-    mean = vectors[tokens].mean(0)
-    centred = (vectors - mean).astype(np.float64)
+    here = some[tokens]
+    if not here.any():
+        return vectors
+    centred = np.where(some[:, None], vectors - vectors[tokens[here]].mean(0), 0.0)
     seen = centred[tokens]
-    spread = seen.T @ seen / len(seen)
-    spread += (1e-4 * np.trace(spread) / len(spread) + 1e-12) * np.eye(len(spread))
-    halves = [
-        (seen[a : a + n // 2].mean(0), seen[a + n - n // 2 : a + n].mean(0), n)
-        for a, n in zip(starts, lengths, strict=True)
-        if n > 1
-    ]
-    first, second, weight = (np.array(x) for x in zip(*halves, strict=True))
-    shared = (first * weight[:, None]).T @ second / weight.sum()
-    share, axes = eigh((shared + shared.T) / 2, spread)
+    spread = seen.T @ seen / here.sum()
+    spread += (1e-3 * np.trace(spread) / len(spread) + 1e-12) * np.eye(len(spread))
+    shared = np.zeros_like(spread)
+    weight = 0
+    for start, length in zip(starts, lengths, strict=True):
+        first, last = slice(start, start + length // 2), slice(start + length - length // 2, start + length)
+        if fewer := min(here[first].sum(), here[last].sum()):
+            shared += fewer * np.outer(seen[first][here[first]].mean(0), seen[last][here[last]].mean(0))
+            weight += fewer
+    if weight < FEW:
+        return vectors
+    share, axes = eigh((shared + shared.T) / (2 * weight), spread)
     body = axes[:, share > IDENTITY]  # of length one, and not correlated, as `spread` measures it
-    return vectors - centred @ body @ (body.T @ spread)
+    return vectors - centred @ body @ (body.T @ spread) if body.size else vectors
 
 
 def _steps(frames: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
