@@ -114,6 +114,13 @@ def test_cuts_everywhere_are_a_reason_to_stop():
     assert "cuts everywhere" in survey([jumps]).reasons_to_stop()[0]
 
 
+def test_flashes_are_no_cuts_everywhere():
+    frames = walker(60)
+    frames[[15, 30, 45]] = 250
+    seen = survey([frames])
+    assert seen.shots == 4 and seen.shot_length == 14 and not seen.reasons_to_stop()
+
+
 def test_shots_of_fine_texture_are_told_apart():
     """Their blocks are alike; nearly every pixel changes."""
     grain = [np.random.default_rng(i).integers(60, 160, (64, 96, 3)).astype(np.uint8) for i in range(3)]
