@@ -51,6 +51,8 @@ SEVERAL = 0.3
 the frames."""
 MET = 0.8
 """Two that touch are one blob; they are two as long as it has this share of their area."""
+EXPLAINED = 0.45
+"""Where less than this share of all change is the agent's, too much else moves."""
 AWAY = 2
 """What is farther than so many of its sizes from where it was, and does not go on like that, is another one."""
 
@@ -219,6 +221,11 @@ class Survey:
             out.append(
                 f"in {self.several:.0%} of the frames two or more agents of one size move, at once or by turns; a "
                 "world has one agent: crop the others out (--read.crop)"
+            )
+        elif self.explained < EXPLAINED:
+            out.append(
+                f"{1 - self.explained:.0%} of all change is not the agent's: other things move as well; a world has "
+                "one agent before a background that stands still: crop the others out (--read.crop)"
             )
         return out
 

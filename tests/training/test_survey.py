@@ -96,6 +96,17 @@ def test_two_agents_that_touch_most_of_the_time_are_two():
     assert seen.several > 0.8 and "two or more agents" in seen.reasons_to_stop()[0]
 
 
+def test_many_small_things_that_move_are_a_reason_to_stop():
+    back = scene(height=96, width=144)
+    frames = walker(40, size=(20, 16), step=(2, 0), start=(10, 10), back=back)
+    for y in (45, 65, 85):  # each is smaller than half of it
+        for x in (5, 55, 105):
+            small = walker(40, size=(6, 6), start=(x, y), step=(4, 0), colour=(40, 40, 220), back=back)
+            frames = np.where((small == (40, 40, 220)).all(-1)[..., None], small, frames)
+    seen = survey([frames])
+    assert seen.several < 0.3 and "is not the agent's" in seen.reasons_to_stop()[0]
+
+
 def test_what_an_outline_encloses_is_the_agents():
     """As colours go, its middle is nearly the scene's."""
     grey = np.full((64, 96, 3), 180, np.uint8)
@@ -116,9 +127,9 @@ def test_cuts_everywhere_are_a_reason_to_stop():
 
 def test_flashes_are_no_cuts_everywhere():
     frames = walker(60)
-    frames[[15, 30, 45]] = 250
+    frames[[15, 17, 19, 21]] = 250
     seen = survey([frames])
-    assert seen.shots == 4 and seen.shot_length == 14 and not seen.reasons_to_stop()
+    assert seen.shots == 2 and seen.shot_length == 38 and not seen.reasons_to_stop()
 
 
 def test_shots_of_fine_texture_are_told_apart():
