@@ -153,6 +153,7 @@ AIMS = (
     ("W-Sprites NMI_G", ACTIONS, "codes/nmi_g", 0.60, True, "0.39"),
     ("the same, token by one command", ONE_ACTIONS, "codes/nmi_g", 0.60, True),
     ("W-Sprites CON", ACTIONS, "codes/con", 0.02, False, "0.02 to 0.01"),
+    ("the same, token by one command", ONE_ACTIONS, "codes/con", 0.02, False),
     (
         "W-Sprites mIoU_RE over 12 frames, free running",
         REAL,
