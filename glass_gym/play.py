@@ -30,7 +30,7 @@ space   pause           n  one step       r    reset
 click   set the target  a  human / agent  + -  speed
 v       record video    s  save picture   q    quit
 h ?     this help"""
-HINT = "arrows walk   1..{} act   click target   h all keys   q quit"
+HINT = "arrows walk   {} act   click target   h all keys   q quit"
 SPEEDS = (1, 2, 4, 8, 15, 30, 60)
 WAYS = {name: COMPASS[name] for name in ARROWS}
 SHIFT_KEYS = ("left shift", "right shift")
@@ -39,10 +39,14 @@ FILM = 8
 """Steps of a local action's film."""
 
 
+def digit_keys(codes: int) -> str:
+    """The digits of a world of so many local actions."""
+    return "1..9 0" if codes > 9 else f"1..{codes}" if codes > 1 else "1"
+
+
 def digits(codes: int) -> str:
-    """The digits of a world of so many local actions, and what they do."""
-    keys = "1..9 0" if codes > 9 else f"1..{codes}" if codes > 1 else "1"
-    return f"{keys:<8}local actions" + ", with shift: from 11" * (codes > 10)
+    """Those, and what they do."""
+    return f"{digit_keys(codes):<8}local action" + "s" * (codes > 1) + ", with shift: from 11" * (codes > 10)
 
 
 @dataclass
@@ -341,7 +345,7 @@ class Player:
         step = f"{limit - self.steps:3d} steps left" if limit else f"step {self.steps:3d}"
         best = f", best {self.best} steps" if self.best is not None else ""
         score = f"{distance}reached {self.reached}{best}   " if self.core.task is not None else ""
-        hint = HINT.format(len(self.table.code_names))
+        hint = HINT.format(digit_keys(len(self.table.code_names)))
         told = f"{self._message}   h all keys" if time.monotonic() < self._until else hint
         counts = f"{step}   {score}{self.fps_now:4.1f}/{self.fps:g} fps"
         return [f"{who}: {what}   {state}", counts, told]

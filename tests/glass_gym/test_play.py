@@ -240,7 +240,7 @@ def test_a_window_that_nobody_can_see_is_an_error(monkeypatch):
 
 @pytest.mark.parametrize(
     ("codes", "said"),
-    [(1, "1       local actions"), (9, "1..9    local actions"), (10, "1..9 0  local actions"),
+    [(1, "1       local action"), (9, "1..9    local actions"), (10, "1..9 0  local actions"),
      (20, "1..9 0  local actions, with shift: from 11")],
 )  # fmt: skip
 def test_the_help_names_the_digits_that_do_something(codes, said):
