@@ -23,6 +23,8 @@ from .steps import grid_of, step_length
 
 MARGIN = 4
 """Windows are stored with this many px to spare on each side, so that clips can be moved inside them."""
+LOST = 0.1
+"""Share of a video's median area, below which M lost the agent."""
 FILE_VERSION = 3
 
 
@@ -220,9 +222,24 @@ def track_windows(
         frames = frames.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=pick_precision("auto", device) == torch.bfloat16):
             tracked = track(model, frames)
-        return model.view.cut(frames, tracked.masks, tracked.position, margin), tracked.position
+        layers = model.view.cut(frames, tracked.masks, tracked.position, margin)
+        return held_looks(layers) if model.view.follows else layers, tracked.position
 
     return pack_windows(store, videos, cut, store.height, store.width, progress)
+
+
+def held_looks(layers: Tensor) -> Tensor:
+    """Layers (T, 4, s, s) of a video; those in which M lost the agent, by the mask's area, as in the nearest frame with
+    it: an agent that M does not see on one tile would learn to vanish, there and elsewhere."""
+    area = layers[:, 3].sum((1, 2))
+    seen = torch.nonzero(area > LOST * area.median())[:, 0]
+    if not len(seen):
+        return layers
+    at = torch.arange(len(layers), device=layers.device)
+    after = torch.searchsorted(seen, at).clamp(max=len(seen) - 1)
+    before = (after - 1).clamp(min=0)
+    nearer = (at - seen[before]).abs() <= (seen[after] - at).abs()
+    return layers[torch.where(nearer, seen[before], seen[after])]
 
 
 def settle_windows(model: Glass, windows: WindowSet, like: WindowSet | None = None) -> WindowSet:

@@ -22,7 +22,7 @@ from training.figures import sheets
 from training.stages import GmaConfig, GmaStage, Hints, LmaConfig, LmaStage
 from training.train import main
 from training.trainer import LoopConfig, Trainer, TrainingError, read_state, schedule
-from training.windows import WindowSet, cut_windows, pack_layers, track_windows, unpack_layers
+from training.windows import WindowSet, cut_windows, held_looks, pack_layers, track_windows, unpack_layers
 
 LOOP = LoopConfig(device="cpu", bf16=False)
 
@@ -479,6 +479,14 @@ def test_a_code_that_draws_like_a_more_frequent_one_is_a_twin(tiny_model, block_
     assert sorted(order_codes(found, 3, [0])) == [1, 2]
     book[1:] = book[0] + 1e-4 * torch.randn(2, book.shape[1])  # none is like another, and all look the same
     assert twin_codes(tiny_model, windows, found) == [0, 1]
+
+
+def test_an_agent_that_is_lost_for_some_frames_keeps_its_look():
+    layers = torch.arange(1.0, 9.0)[:, None, None, None].expand(8, 4, 2, 2).clone()
+    layers[[0, 3, 4, 5, 7], 3] = 0  # not seen
+    assert held_looks(layers)[:, 0, 0, 0].tolist() == [2, 2, 3, 3, 3, 7, 7, 7]
+    layers[:, 3] = 0
+    assert torch.equal(held_looks(layers), layers)
 
 
 def test_another_window_keeps_the_gma_of_a_run_and_another_gma_is_refused(block_store, tmp_path, capsys):
