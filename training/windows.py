@@ -222,32 +222,34 @@ def track_windows(
         frames = frames.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=pick_precision("auto", device) == torch.bfloat16):
             tracked = track(model, frames)
-        layers = model.view.cut(frames, tracked.masks, tracked.position, margin)
-        return held_looks(layers) if model.view.follows else layers, tracked.position
+        return model.view.cut(frames, tracked.masks, tracked.position, margin), tracked.position
 
     return pack_windows(store, videos, cut, store.height, store.width, progress)
 
 
-def held_looks(layers: Tensor) -> Tensor:
-    """Layers (T, 4, s, s) of a video; those in which M lost the agent, by the mask's area, as in the nearest frame with
-    it: an agent that M does not see on one tile would learn to vanish, there and elsewhere."""
-    area = layers[:, 3].sum((1, 2))
-    seen = torch.nonzero(area > LOST * area.median())[:, 0]
-    if not len(seen):
-        return layers
-    at = torch.arange(len(layers), device=layers.device)
-    after = torch.searchsorted(seen, at).clamp(max=len(seen) - 1)
-    before = (after - 1).clamp(min=0)
-    nearer = (at - seen[before]).abs() <= (seen[after] - at).abs()
-    return layers[torch.where(nearer, seen[before], seen[after])]
-
-
 def settle_windows(model: Glass, windows: WindowSet, like: WindowSet | None = None) -> WindowSet:
     """The second half of :func:`cut_windows`: `windows`, which it may change, on the grid and aligned."""
-    if not _aligns(model):
-        return windows
-    _snap_to_grid(windows, grid_of(windows.shifts()) if like is None else like.grid)
-    return _aligned(windows, like)
+    if _aligns(model):
+        _snap_to_grid(windows, grid_of(windows.shifts()) if like is None else like.grid)
+        windows = _aligned(windows, like)
+    if model.view.follows:
+        _hold_looks(windows)
+    return windows
+
+
+def _hold_looks(windows: WindowSet) -> None:
+    """Frames in which M lost the agent, by the mask's area, get its look of the video's nearest frame with it: an agent
+    that M does not see on one tile would learn to vanish, there and elsewhere."""
+    for start, length in zip(windows.starts, windows.lengths, strict=True):
+        layers = windows.layers[start : start + length]
+        area = layers[:, 3].sum((1, 2), dtype=np.int64)
+        seen = np.flatnonzero(area > LOST * np.median(area))
+        if 0 < len(seen) < length:
+            at = np.arange(length)
+            after = np.searchsorted(seen, at).clip(max=len(seen) - 1)
+            before = (after - 1).clip(min=0)
+            nearer = np.abs(at - seen[before]) <= np.abs(seen[after] - at)
+            layers[:] = layers[np.where(nearer, seen[before], seen[after])]
 
 
 def _aligns(model: Glass) -> bool:

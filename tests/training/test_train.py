@@ -22,7 +22,7 @@ from training.figures import sheets
 from training.stages import GmaConfig, GmaStage, Hints, LmaConfig, LmaStage
 from training.train import main
 from training.trainer import LoopConfig, Trainer, TrainingError, read_state, schedule
-from training.windows import WindowSet, cut_windows, held_looks, pack_layers, track_windows, unpack_layers
+from training.windows import MARGIN, WindowSet, cut_windows, pack_layers, settle_windows, track_windows, unpack_layers
 
 LOOP = LoopConfig(device="cpu", bf16=False)
 
@@ -481,12 +481,25 @@ def test_a_code_that_draws_like_a_more_frequent_one_is_a_twin(tiny_model, block_
     assert twin_codes(tiny_model, windows, found) == [0, 1]
 
 
-def test_an_agent_that_is_lost_for_some_frames_keeps_its_look():
-    layers = torch.arange(1.0, 9.0)[:, None, None, None].expand(8, 4, 2, 2).clone()
-    layers[[0, 3, 4, 5, 7], 3] = 0  # not seen
-    assert held_looks(layers)[:, 0, 0, 0].tolist() == [2, 2, 3, 3, 3, 7, 7, 7]
-    layers[:, 3] = 0
-    assert torch.equal(held_looks(layers), layers)
+def test_an_agent_that_is_lost_for_some_frames_keeps_its_look(tiny_model):
+    """Whoever trains a vocabulary of poses would get a word for nothing."""
+    side = tiny_model.config.window + 2 * MARGIN
+    layers = np.arange(1, 17, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, side, side), np.uint8)
+    layers[[0, 3, 4, 5, 7, 9], 3] = 0  # not seen
+    windows = WindowSet(layers, np.zeros((16, 2), np.float32), [0, 8], [8, 8], 32, 48)
+    assert settle_windows(tiny_model, windows).layers[:, 0, 0, 0].tolist() == [
+        2,
+        2,
+        3,
+        3,
+        3,
+        7,
+        7,
+        7,
+        9,
+        9,
+        *range(11, 17),
+    ]
 
 
 def test_another_window_keeps_the_gma_of_a_run_and_another_gma_is_refused(block_store, tmp_path, capsys):
