@@ -7,7 +7,7 @@ matching, the agent as what differs from the median of its shot and goes on chan
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -42,6 +42,9 @@ BLURRED = 0.05
 scene do not fit together by shifts alone: nothing is known of what is behind the agent in them."""
 MOST = 0.35
 """Share of the picture that may move at once, and that an agent may cover."""
+STRIP, THIN = 0.9, 0.2
+"""What reaches over this share of the frame's width or height, and is thinner than that share of its own length, is no
+agent: waves, a ticker."""
 SPREAD, SPARSE = 0.5, 0.3
 """What spreads over this share of the picture, and covers less than that share of where it spreads, is no agent."""
 EQUAL = 0.5
@@ -346,8 +349,9 @@ def look_at_shot(frames: np.ndarray) -> Shot:
             continue
         area = np.bincount(names[differs[t]], minlength=number + 1)[1:]
         active = np.bincount(names[changed & joined], minlength=number + 1)[1:]
-        lives = (area >= smallest) & (active >= 0.04 * area)
         spans = ndimage.find_objects(names)
+        strips = np.array([_is_strip([s.stop - s.start for s in span], (height, width)) for span in spans])
+        lives = (area >= smallest) & (active >= 0.04 * area) & ~strips
         for n in np.argsort(-area * lives)[: min(DOUBTED, lives.sum())]:
             part = tuple(slice(max(0, s.start - 1), s.stop + 1) for s in spans[n])
             blob = differs[t][part] & (names[part] == n + 1)
@@ -405,6 +409,12 @@ def look_at_shot(frames: np.ndarray) -> Shot:
         corners=corners,
         fits=(alone <= BLURRED) | (not camera.any()),
     )
+
+
+def _is_strip(extent: Sequence[int], frame: tuple[int, int]) -> bool:
+    """Whether a blob's extent (height, width) is a strip's from edge to edge of a frame (height, width)."""
+    reaches = any(length >= STRIP * whole for length, whole in zip(extent, frame, strict=True))
+    return reaches and min(extent) <= THIN * max(extent)
 
 
 def with_enclosed(blob: np.ndarray, differs: np.ndarray) -> np.ndarray:

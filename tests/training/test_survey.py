@@ -107,6 +107,16 @@ def test_many_small_things_that_move_are_a_reason_to_stop():
     assert seen.several < 0.3 and "is not the agent's" in seen.reasons_to_stop()[0]
 
 
+def test_waves_from_edge_to_edge_are_no_agent():
+    frames = walker(60, start=(10, 40))
+    frames[:, 4:10] = np.random.default_rng(0).integers(0, 255, (60, 6, 96, 1))
+    seen = survey([frames])
+    assert seen.agent == pytest.approx((8, 10), abs=1.5) and seen.speed == pytest.approx(3, abs=0.3)
+    assert "other things move as well" in seen.reasons_to_stop()[0]
+    tall = survey([walker(60, size=(58, 16), start=(10, 3))])
+    assert tall.seen == 1 and tall.agent == pytest.approx((16, 58), abs=1.5)
+
+
 def test_what_an_outline_encloses_is_the_agents():
     """As colours go, its middle is nearly the scene's."""
     grey = np.full((64, 96, 3), 180, np.uint8)
