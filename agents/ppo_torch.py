@@ -214,7 +214,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     p.add_argument("--env", default="GlassTennis-v1", help="environment id (default: GlassTennis-v1)")
     p.add_argument("-n", "--n-timesteps", type=int, default=100_000, help="steps of all rows (default: 100000)")
-    p.add_argument("--frame-size", type=int, nargs=2, default=(48, 80), help="height, width px (default: 48 80)")
+    p.add_argument("--frame-size", type=int, nargs=2, default=(24, 40), help="height, width px (default: 24 40)")
     p.add_argument("--final-episodes", type=int, default=1000, help="episodes of the evaluation (default: 1000)")
     p.add_argument("--max-minutes", type=float, default=float("inf"), help="stop training after this time")
     p.add_argument("--out", type=Path, default=Path("logs/ppo_torch"), help="folder (default: logs/ppo_torch)")

@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 from glass_gym.sb3 import GlassExtractor, GlassVecEnv
 
 steps = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
-env = VecMonitor(GlassVecEnv("GlassTennis-v1", num_envs=64, frame_size=(48, 80), stagger=True, seed=0))
+env = VecMonitor(GlassVecEnv("GlassTennis-v1", num_envs=64, frame_size=(24, 40), stagger=True, seed=0))
 model = PPO(
     "CnnPolicy",
     env,

@@ -137,6 +137,8 @@ def blend_windows(windows: Tensor, background: Tensor, position: Tensor, out: Te
     whole = corner.floor()
     fraction = (corner - whole).to(windows.dtype)
     if values_at_hand(windows):
+        windows, first = _without_margins(windows)
+        whole = whole + first
         if fraction.any():
             windows = _moved(windows, fraction)
         return _paste(windows, background.clone() if out is None else out.copy_(background), whole)
@@ -148,6 +150,15 @@ def blend_windows(windows: Tensor, background: Tensor, position: Tensor, out: Te
     index = torch.where(inside, index, spare).flatten(1)[:, None].expand(-1, 3, -1)
     out = torch.cat([flat, flat[..., :1]], 2).scatter(2, index, drawn)
     return out[..., :spare].unflatten(2, (height, width)).contiguous()
+
+
+def _without_margins(windows: Tensor) -> tuple[Tensor, Tensor]:
+    """Layers (B, 4, s, s) without the rows and columns that all of them leave empty, and what is first, (x, y)."""
+    covered = windows.permute(0, 2, 3, 1).amax(0)[..., 3] > 0  # of all channels: as they lie in memory
+    rows, columns = (covered.any(axis).nonzero()[:, 0].tolist() for axis in (1, 0))
+    if not rows:
+        return windows, torch.zeros(2)
+    return windows[..., rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], torch.tensor([columns[0], rows[0]])
 
 
 def _moved(windows: Tensor, fraction: Tensor) -> Tensor:
@@ -162,13 +173,13 @@ def _moved(windows: Tensor, fraction: Tensor) -> Tensor:
 def _paste(windows: Tensor, out: Tensor, corner: Tensor) -> Tensor:
     """Compose windows into frames, their top left pixels at whole places (B, 2) px, on the CPU: rows are slices."""
     height, width = out.shape[2:]
-    side = windows.shape[-1]
+    extent = np.array(windows.shape[:1:-1])
     frames = out.permute(0, 2, 3, 1).numpy()
-    behind = np.zeros((len(frames), side, side, 3), np.uint8)
+    behind = np.zeros((len(frames), *extent[::-1], 3), np.uint8)
     first = corner.long().numpy()
     size = np.array([width, height])
-    low = np.clip(-first, 0, side)  # of the window, what lies in the frame
-    high = np.clip(size - first, low, side)
+    low = np.clip(-first, 0, extent)  # of the window, what lies in the frame
+    high = np.clip(size - first, low, extent)
     boxes = [
         (frames[row, y + top : y + bottom, x + left : x + right], (row, slice(top, bottom), slice(left, right)))
         for row, ((x, y), (left, top), (right, bottom)) in enumerate(

@@ -21,7 +21,9 @@ from glass_gym.convert import to_numpy
 from glass_gym.core import GlassCore
 from glass_gym.headers import PolicyHeader, Version, read_header
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1: keypoints are not fine (:class:`glass_gym.sb3.KeypointCNN`)."""
+KEYPOINTS = {"class": "GlassExtractor"}
 ALGORITHMS = {
     "ppo": ("stable_baselines3", "PPO"),
     "a2c": ("stable_baselines3", "A2C"),
@@ -318,6 +320,10 @@ def _read(path: Path):
             raise ValueError(f"its policy is called {header['policy']!r}; there are: {', '.join(known)}")
         spaces = [_space_in(header[key]) for key in ("observation_space", "action_space")]
         arguments = _arguments_in(header["arguments"])
+        if header["format_version"] < 2 and header["arguments"].get("features_extractor_class") == KEYPOINTS:
+            arguments["features_extractor_kwargs"] = (arguments.get("features_extractor_kwargs") or {}) | {
+                "fine": False
+            }
         size = _weights_asked_for(header["policy"], arguments, spaces[0])
         if size > 4 * path.stat().st_size:  # a weight takes four bytes of it
             raise ValueError(f"its arguments ask for about {size:.0f} weights, more than the file holds")

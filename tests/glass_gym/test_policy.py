@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -99,6 +100,20 @@ def altered(path, **changes):
     return path
 
 
+def test_a_policy_of_format_1_acts_as_it_did(tiny_world, tmp_path):
+    kwargs = KEYPOINTS["policy_kwargs"]
+    env = GlassVecEnv("Glass-v0", 2, checkpoint=tiny_world, frame_size=(16, 24))
+    coarse = {"policy_kwargs": kwargs | {"features_extractor_kwargs": {"fine": False}}}
+    model = PPO("CnnPolicy", env, n_steps=4, batch_size=8, seed=0, **coarse)
+    path = save_policy(tmp_path / "policy.safetensors", model, "ppo")
+    arguments = {k: v for k, v in policy_header(path)["arguments"].items() if k != "features_extractor_kwargs"}
+    read, kept = load_policy(altered(path, format_version=1, arguments=arguments)), Policy(model)
+    env = GlassEnv(tiny_world)
+    for seed in range(5):
+        env.reset(seed=seed)
+        assert read.act(env.core).tolist() == kept.act(env.core).tolist()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -147,10 +162,20 @@ def test_what_a_file_cannot_name_is_said_when_writing(tiny_world, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("size", "fine", "maps"), [((24, 40), True, (12, 20)), ((48, 80), True, (12, 20)), ((24, 40), False, (6, 10))]
+)
+def test_maps_of_small_frames_have_half_of_their_size(size, fine, maps):
+    net = KeypointCNN(gym.spaces.Box(0, 255, (3, *size), np.uint8), channels=4, fine=fine)
+    frames = torch.rand(2, 3, *size)
+    assert net.maps(frames).shape == (2, 4, *maps)
+    assert net(frames).shape == (2, 8) and net(frames).abs().max() <= 1
+
+
 def test_a_keypoint_is_where_the_bright_spot_is(tiny_world):
     net = KeypointCNN(GlassVecEnv("Glass-v0", 1, checkpoint=tiny_world).observation_space, channels=2)
-    maps = torch.full((1, 2, 8, 12), -50.0)
-    maps[0, 0, 0, 0] = maps[0, 1, 7, 11] = 50.0  # top left, bottom right
+    maps = torch.full((1, 2, 16, 24), -50.0)
+    maps[0, 0, 0, 0] = maps[0, 1, 15, 23] = 50.0  # top left, bottom right
     net.maps = torch.nn.Identity()
     net.sharpness.data.fill_(10.0)
     assert net(maps)[0].tolist() == pytest.approx([-1, -1, 1, 1], abs=1e-5)
