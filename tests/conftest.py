@@ -68,7 +68,8 @@ def world_of(model):
     """A world with random weights and noise to start from; where, is known of poses, as export writes it."""
     frames = np.random.default_rng(0).integers(0, 256, (12, 32, 48, 3), dtype=np.uint8)
     about = {"start_positions": [[24.0, 16.0]] * len(frames)} if model.config.architecture == "token" else {"mean": 1.0}
-    return World(model, frames, (3.0, 2.0), ("neutral", "swing", "turn"), 1.6, about, {"by": "test"}, "tiny")
+    names = ("neutral", "swing", "turn")[: model.config.codes]
+    return World(model, frames, (3.0, 2.0), names, 1.6, about, {"by": "test"}, "tiny")
 
 
 @pytest.fixture(scope="session")

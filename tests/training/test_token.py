@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from glass_gym.build import build_glass
+from glass_gym.checkpoint import load_world, save_world
 from glass_gym.simulator import Simulator
 from glass_gym.token_glass import TokenGlass
+from tests.conftest import world_of
 from tests.training.test_long import windows
+from training import slim
 from training.figures import sheets
 from training.mirror import mirror_images
 from training.stages import LmaConfig, LmaStage, PoseConfig, PoseStage, TokenConfig, TokenLmaStage
@@ -283,3 +286,42 @@ def test_poses_find_their_mirror_images():
         data.layers[frame::3, 3, 14:16, 6:18] = 255  # all on one foot
     tokens = torch.arange(6) % 3
     assert mirror_images(tokens, data, 5).tolist() == [2, 1, 0, 3, 4]  # the last two were never seen
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A run folder, as a training leaves it behind."""
+    model, data = trained
+    data.save(tmp_path / "windows-train.npz")
+    save_world(tmp_path / "world.safetensors", world_of(copy.deepcopy(model)), half=False)
+    return tmp_path
+
+
+def test_a_narrow_decoder_learns_from_the_wide_one(trained, run, capsys):
+    options = [str(run), "--channels", "8", "--slim.iterations", "200", "--slim.batch", "8", "--loop.device", "cpu"]
+    assert slim.main([*options, "--loop.max-minutes", "0"]) == 3 and "--resume" in capsys.readouterr().out
+    assert slim.main(options) == 1 and "add --resume" in capsys.readouterr().err
+    assert slim.main([*options, "--resume"]) == 0 and "silhouettes overlap by" in capsys.readouterr().out
+    wide, narrow = (load_world(run / name / "world.safetensors").model for name in (".", "slim"))
+    sizes = [sum(p.numel() for p in m.decoder.parameters()) for m in (wide, narrow)]
+    assert sizes[1] < sizes[0] and narrow.config == wide.config.replace(decoder_channels=8)
+    for name, weight in wide.state_dict().items():
+        if not name.startswith("decoder."):
+            torch.testing.assert_close(narrow.state_dict()[name], weight, rtol=1e-3, atol=1e-3, msg=name)
+    _, data = trained
+    layers = layers_of(data, range(24))
+    drawn = []
+    for model in (wide, narrow, slim.narrowed(wide, 8)):
+        state = model.start_state(layers, torch.from_numpy(data.position[:24]))
+        drawn.append(model.draw_pose(state, state[1]).layer)
+    assert (drawn[1] - drawn[0]).square().mean() < 0.1 * (drawn[2] - drawn[0]).square().mean()
+    assert (run / "slim" / "slim.png").is_file()
+
+
+def test_what_cannot_be_made_faster_is_named(run, tiny_model, tmp_path, capsys):
+    assert slim.main([str(run / "nowhere")]) == 1 and "nowhere: no such folder" in capsys.readouterr().err
+    save_world(tmp_path / "lean.safetensors", world_of(tiny_model))
+    assert slim.main([str(run), "--world", str(tmp_path / "lean.safetensors")]) == 1
+    assert "a world of preset lean" in capsys.readouterr().err
+    (run / "windows-train.npz").unlink()
+    assert slim.main([str(run)]) == 1 and "windows-train.npz: no such file" in capsys.readouterr().err

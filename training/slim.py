@@ -1,0 +1,228 @@
+"""Make a world faster: python -m training.slim RUN
+
+D, which draws the agent, is nearly all of a step's arithmetic. Once a world is trained, what D has to draw is known:
+any window's looks in any other window's pose. So a narrower D learns it from the wide one (distillation; Hinton et al.
+2015, "Distilling the knowledge in a neural network"), in minutes; nothing else changes, neither codes nor motion.
+RUN is the folder of a training with preset token. The world goes to RUN/slim, with a picture of both D's.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from glass_gym.build import build_glass
+from glass_gym.checkpoint import CheckpointError, World, load_world, save_world
+from glass_gym.locks import alone
+from glass_gym.token_glass import TokenGlass
+
+from . import losses
+from .figures import sheets
+from .options import Positive, Rate, Weight, check_options
+from .stages import Stage
+from .stages.base import Batch
+from .trainer import LoopConfig, Trainer, TrainingError
+from .windows import WindowSet, crop_layers, pack_layers, unpack_layers
+
+try:
+    import tyro
+except ImportError:
+    tyro = None
+
+SHOWN, COMPARED = 12, 256
+"""Pairs of windows in the picture, and in the figures."""
+
+
+@dataclass
+class DistilConfig:
+    """How the narrow D learns."""
+
+    iterations: Positive = 3000
+    """optimiser steps"""
+    batch: Positive = 32
+    """pairs of windows a step"""
+    rate: Rate = 2e-3
+    """peak learning rate"""
+    mask_weight: Weight = 4.0
+    """extra weight of the agent's pixels"""
+
+
+@dataclass
+class SlimConfig:
+    """Make a world faster."""
+
+    run: Annotated[Path, tyro.conf.Positional] if tyro else Path
+    """folder of a training, with its windows-train.npz"""
+    world: str | None = None
+    """a bundled world, or a file (default: RUN/world.safetensors)"""
+    channels: Positive = 36
+    """width of D; 64, as it was trained, is three times the arithmetic"""
+    resume: bool = False
+    """go on with a run that was stopped"""
+    slim: DistilConfig = field(default_factory=DistilConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+
+class AnyPairs:
+    """Any two windows: (B, 2, 4, s, s) uint8, and where the second one is, (B, 2) px, to the px or so.
+
+    Args:
+        windows: of the training videos.
+        count: B.
+        side: of the model's window, px.
+    """
+
+    def __init__(self, windows: WindowSet, count: int, side: int):
+        self.windows = windows
+        self.count = count
+        self.side = side
+
+    def batch(self, rng: np.random.Generator, iteration: int) -> Batch:
+        """Random pairs of all videos."""
+        pair = rng.integers(len(self.windows.layers), size=(self.count, 2))
+        layers = crop_layers(self.windows, pair.flatten(), self.side)
+        places = self.windows.position[pair[:, 1]] + rng.normal(size=(self.count, 2))
+        return {
+            "layers": pack_layers(layers).unflatten(0, (-1, 2)),
+            "places": torch.from_numpy(places.astype(np.float32)),
+        }
+
+
+class SlimStage(Stage):
+    """Trains the model's D to draw what a wide one draws.
+
+    Args:
+        model: all but its D is trained.
+        wide: the D to learn from.
+        windows: of the training videos.
+        config: weights and schedule.
+    """
+
+    name = "slim"
+    model: TokenGlass
+
+    def __init__(self, model: TokenGlass, wide: nn.Module, windows: WindowSet, config: DistilConfig):
+        self.model = model
+        self.wide = wide
+        self.config = config
+        self.sampler = AnyPairs(windows, config.batch, model.config.window)
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """D alone."""
+        return [self.model.decoder]
+
+    def drawn(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What the wide D and the narrow one draw, layers (B, 4, s, s) each."""
+        model = self.model
+        seen, other = unpack_layers(batch["layers"]).unbind(1)
+        with torch.no_grad():
+            looks, first, *_ = model.start_state(seen)
+            asked = looks, first, model.poses.embed(model.tokens(other)), batch["places"]
+            wide = self.wide(*asked).layer.float()
+        return wide, model.decoder(*asked).layer.float()
+
+    def losses(self, batch: Batch, iteration: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Squared error, as the wide D's own."""
+        wide, narrow = self.drawn(batch)
+        return {"rec_u": losses.weighted_squared(narrow, wide, 1 + self.config.mask_weight * wide[:, 3:])}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    if tyro is None:
+        print("training needs tyro: pip install 'glass-gym[train]'", file=sys.stderr)
+        return 2
+    config = tyro.cli(SlimConfig, args=argv, prog="python -m training.slim", description=__doc__)
+    try:
+        check_options(config)
+        if not config.run.is_dir():
+            raise TrainingError(
+                f"{config.run}: no such folder; give that of a training (python -m training.train --out)"
+            )
+        with alone(config.run / "slim"):
+            return 0 if slim(config) else 3
+    except (TrainingError, CheckpointError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def slim(config: SlimConfig) -> bool:
+    """Run the command's work. Returns False if it was interrupted (saved; --resume goes on).
+
+    Raises:
+        TrainingError: no run of preset token, or one to go on with.
+        CheckpointError: the world cannot be read.
+        ValueError: windows of another version.
+    """
+    out = config.run / "slim"
+    world = load_world(config.world or config.run / "world.safetensors")
+    if not isinstance(world.model, TokenGlass):
+        raise TrainingError(f"{config.run}: a world of preset {world.config.architecture}; only token's D is made anew")
+    path = config.run / "windows-train.npz"
+    if not path.exists():
+        raise TrainingError(f"{path}: no such file; give the folder of the training that the world came from")
+    windows = WindowSet.load(path)
+    trainer = Trainer(narrowed(world.model, config.channels), out, config.loop)
+    wide = world.model.decoder.to(trainer.device)
+    stage = SlimStage(trainer.model, wide, windows, config.slim)  # type: ignore[arg-type]
+    if config.resume:
+        trainer.load()
+    elif trainer.state_file.exists():
+        raise TrainingError(f"{trainer.state_file} exists; add --resume to continue it, or remove {out}")
+    with tqdm(total=config.slim.iterations, desc="slim", mininterval=2.0) as bar:
+
+        def step(stage: Stage, iteration: int, terms: dict[str, float]) -> None:
+            bar.update(iteration + 1 - bar.n)
+            bar.set_postfix({key: f"{value:.5f}" for key, value in terms.items()}, refresh=False)
+
+        if not trainer.run(stage, step):
+            print(f"\nstopped and saved: {trainer.state_file}. Continue with the same command and --resume")
+            return False
+    _tell(stage, trainer, out)
+    about = world.provenance | {"minutes": {**world.provenance.get("minutes", {}), **trainer.minutes}}
+    made: World = replace(world, model=trainer.average.cpu(), provenance=about)
+    print(f"world: {save_world(out / 'world.safetensors', made)}")
+    return True
+
+
+def narrowed(model: TokenGlass, channels: int) -> TokenGlass:
+    """A model whose D has another width, and draws nothing yet; all else is the model's own."""
+    narrow = build_glass(model.config.replace(decoder_channels=channels))
+    assert isinstance(narrow, TokenGlass)
+    kept = {key: value for key, value in model.state_dict().items() if not key.startswith("decoder.")}
+    narrow.load_state_dict(kept, strict=False)
+    return narrow
+
+
+@torch.no_grad()
+def _tell(stage: SlimStage, trainer: Trainer, out: Path) -> None:
+    """How the narrow D's drawings differ from the wide one's, in figures and in a picture."""
+    sampler = AnyPairs(stage.sampler.windows, COMPARED, stage.model.config.window)
+    batch = {key: value.to(trainer.device) for key, value in sampler.batch(np.random.default_rng(0), 0).items()}
+    stage.model.eval()
+    with trainer.autocast():
+        wide, narrow = (layer.cpu() for layer in stage.drawn(batch))
+    there = torch.stack([wide[:, 3] > 0.5, narrow[:, 3] > 0.5])
+    union = there.any(0)
+    off = (wide - narrow)[:, :3].square().mean(1)[union].mean().sqrt() * 127.5
+    sizes = [sum(p.numel() for p in part.parameters()) / 1e6 for part in (stage.wide, stage.model.decoder)]
+    print(
+        f"weights of D: {sizes[0]:.2f} -> {sizes[1]:.2f} million; the drawn agent differs by {off:.1f} of 255 "
+        f"(root mean square), silhouettes overlap by {there.all(0).sum() / union.sum():.3f}"
+    )
+    rows = [[sheets.to_picture(layer[:3]) for layer in layers[:SHOWN]] for layers in (wide, narrow)]
+    print(
+        f"picture (the wide D above, the narrow one below): {sheets.save_picture(out / 'slim.png', sheets.grid(rows))}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
