@@ -21,6 +21,7 @@ from tqdm import tqdm
 from glass_gym.build import build_glass
 from glass_gym.checkpoint import CheckpointError, World, load_world, save_world
 from glass_gym.locks import alone
+from glass_gym.networks.parts import Drawn
 from glass_gym.token_glass import TokenGlass
 
 from . import losses
@@ -52,6 +53,8 @@ class DistilConfig:
     """peak learning rate"""
     mask_weight: Weight = 4.0
     """extra weight of the agent's pixels"""
+    mask: Weight = 0.2
+    """weight of the mask's cross-entropy, for which nearly nothing is not nothing"""
 
 
 @dataclass
@@ -119,20 +122,25 @@ class SlimStage(Stage):
         """D alone."""
         return [self.model.decoder]
 
-    def drawn(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """What the wide D and the narrow one draw, layers (B, 4, s, s) each."""
+    def drawn(self, batch: Batch) -> tuple[Drawn, Drawn]:
+        """What the wide D and the narrow one draw."""
         model = self.model
         seen, other = unpack_layers(batch["layers"]).unbind(1)
         with torch.no_grad():
             looks, first, *_ = model.start_state(seen)
             asked = looks, first, model.poses.embed(model.tokens(other)), batch["places"]
-            wide = self.wide(*asked).layer.float()
-        return wide, model.decoder(*asked).layer.float()
+            wide = self.wide(*asked)
+        return wide, model.decoder(*asked)
 
     def losses(self, batch: Batch, iteration: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Squared error, as the wide D's own."""
+        """L_RECU and L_MSK, as the wide D's own, of what the wide one draws."""
         wide, narrow = self.drawn(batch)
-        return {"rec_u": losses.weighted_squared(narrow, wide, 1 + self.config.mask_weight * wide[:, 3:])}
+        target = wide.layer.float()
+        weight = 1 + self.config.mask_weight * target[:, 3:]
+        return {
+            "rec_u": losses.weighted_squared(narrow.layer.float(), target, weight),
+            "mask": self.config.mask * losses.mask_entropy(narrow.logits.float(), target[:, 3:], weight),
+        }
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -209,7 +217,7 @@ def _tell(stage: SlimStage, trainer: Trainer, out: Path) -> None:
     batch = {key: value.to(trainer.device) for key, value in sampler.batch(np.random.default_rng(0), 0).items()}
     stage.model.eval()
     with trainer.autocast():
-        wide, narrow = (layer.cpu() for layer in stage.drawn(batch))
+        wide, narrow = (drawn.layer.float().cpu() for drawn in stage.drawn(batch))
     there = torch.stack([wide[:, 3] > 0.5, narrow[:, 3] > 0.5])
     union = there.any(0)
     off = (wide - narrow)[:, :3].square().mean(1)[union].mean().sqrt() * 127.5
