@@ -321,9 +321,7 @@ def _read(path: Path):
         spaces = [_space_in(header[key]) for key in ("observation_space", "action_space")]
         arguments = _arguments_in(header["arguments"])
         if header["format_version"] < 2 and header["arguments"].get("features_extractor_class") == KEYPOINTS:
-            arguments["features_extractor_kwargs"] = (arguments.get("features_extractor_kwargs") or {}) | {
-                "fine": False
-            }
+            arguments.setdefault("features_extractor_kwargs", {})["fine"] = False
         size = _weights_asked_for(header["policy"], arguments, spaces[0])
         if size > 4 * path.stat().st_size:  # a weight takes four bytes of it
             raise ValueError(f"its arguments ask for about {size:.0f} weights, more than the file holds")
