@@ -24,13 +24,13 @@ from glass_gym.locks import alone
 from glass_gym.networks.parts import Drawn
 from glass_gym.token_glass import TokenGlass
 
-from . import losses
 from .figures import sheets
 from .options import Positive, Rate, Weight, check_options
 from .stages import Stage
 from .stages.base import Batch
+from .stages.token import WindowPairs, drawing_losses
 from .trainer import LoopConfig, Trainer, TrainingError
-from .windows import WindowSet, crop_layers, pack_layers, unpack_layers
+from .windows import WindowSet, unpack_layers
 
 try:
     import tyro
@@ -73,29 +73,18 @@ class SlimConfig:
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
-class AnyPairs:
-    """Any two windows: (B, 2, 4, s, s) uint8, and where the second one is, (B, 2) px, to the px or so.
-
-    Args:
-        windows: of the training videos.
-        count: B.
-        side: of the model's window, px.
-    """
-
-    def __init__(self, windows: WindowSet, count: int, side: int):
-        self.windows = windows
-        self.count = count
-        self.side = side
+class AnyPairs(WindowPairs):
+    """Any two windows of all videos, and where the second one is, to the px or so."""
 
     def batch(self, rng: np.random.Generator, iteration: int) -> Batch:
-        """Random pairs of all videos."""
-        pair = rng.integers(len(self.windows.layers), size=(self.count, 2))
-        layers = crop_layers(self.windows, pair.flatten(), self.side)
-        places = self.windows.position[pair[:, 1]] + rng.normal(size=(self.count, 2))
-        return {
-            "layers": pack_layers(layers).unflatten(0, (-1, 2)),
-            "places": torch.from_numpy(places.astype(np.float32)),
-        }
+        """Random pairs."""
+        batch = super().batch(rng, iteration)
+        batch["places"] += torch.from_numpy(rng.normal(size=batch["places"].shape).astype(np.float32))
+        return batch
+
+    def pairs(self, rng: np.random.Generator) -> np.ndarray:
+        """(2, B) int64."""
+        return rng.integers(len(self.windows.layers), size=(self.config.batch, 2)).T
 
 
 class SlimStage(Stage):
@@ -115,7 +104,7 @@ class SlimStage(Stage):
         self.model = model
         self.wide = wide
         self.config = config
-        self.sampler = AnyPairs(windows, config.batch, model.config.window)
+        self.sampler = AnyPairs(windows, config, model.config.window)
 
     @property
     def modules(self) -> list[nn.Module]:
@@ -135,12 +124,7 @@ class SlimStage(Stage):
     def losses(self, batch: Batch, iteration: int, generator: torch.Generator) -> dict[str, Tensor]:
         """L_RECU and L_MSK, as the wide D's own, of what the wide one draws."""
         wide, narrow = self.drawn(batch)
-        target = wide.layer.float()
-        weight = 1 + self.config.mask_weight * target[:, 3:]
-        return {
-            "rec_u": losses.weighted_squared(narrow.layer.float(), target, weight),
-            "mask": self.config.mask * losses.mask_entropy(narrow.logits.float(), target[:, 3:], weight),
-        }
+        return drawing_losses(narrow, wide.layer, self.config)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -213,11 +197,12 @@ def narrowed(model: TokenGlass, channels: int) -> TokenGlass:
 @torch.no_grad()
 def _tell(stage: SlimStage, trainer: Trainer, out: Path) -> None:
     """How the narrow D's drawings differ from the wide one's, in figures and in a picture."""
-    sampler = AnyPairs(stage.sampler.windows, COMPARED, stage.model.config.window)
+    config = replace(stage.config, batch=COMPARED)
+    sampler = AnyPairs(stage.sampler.windows, config, stage.model.config.window)
     batch = {key: value.to(trainer.device) for key, value in sampler.batch(np.random.default_rng(0), 0).items()}
     stage.model.eval()
     with trainer.autocast():
-        wide, narrow = (drawn.layer.float().cpu() for drawn in stage.drawn(batch))
+        wide, narrow = (drawn.layer.cpu() for drawn in stage.drawn(batch))
     there = torch.stack([wide[:, 3] > 0.5, narrow[:, 3] > 0.5])
     union = there.any(0)
     off = (wide - narrow)[:, :3].square().mean(1)[union].mean().sqrt() * 127.5

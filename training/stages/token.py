@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from glass_gym.glass import SHIFT_UNIT
+from glass_gym.networks.parts import Drawn
 from glass_gym.token_glass import TokenGlass
 
 from .. import losses
@@ -51,27 +53,40 @@ class WindowPairs:
 
     Args:
         windows: of the training videos.
-        config: how many.
+        config: how many (`batch`).
         side: of the model's window, px.
     """
 
-    def __init__(self, windows: WindowSet, config: PoseConfig, side: int):
+    def __init__(self, windows: WindowSet, config: Any, side: int):
         self.windows = windows
         self.config = config
         self.side = side
 
     def batch(self, rng: np.random.Generator, iteration: int) -> Batch:
-        """Random pairs, any two frames of a video."""
-        video = rng.choice(len(self.windows.lengths), self.config.batch, p=self._share)
-        length = self.windows.lengths[video]
-        pair = self.windows.starts[video] + (rng.random((2, len(video))) * length).astype(int)
+        """Random pairs."""
+        pair = self.pairs(rng)
         layers = crop_layers(self.windows, pair.T.flatten(), self.side)
         places = torch.from_numpy(self.windows.position[pair[1]].astype(np.float32))
         return {"layers": pack_layers(layers).unflatten(0, (-1, 2)), "places": places}
 
+    def pairs(self, rng: np.random.Generator) -> np.ndarray:
+        """Any two frames of a video: (2, B) int64."""
+        video = rng.choice(len(self.windows.lengths), self.config.batch, p=self._share)
+        length = self.windows.lengths[video]
+        return self.windows.starts[video] + (rng.random((2, len(video))) * length).astype(int)
+
     @property
     def _share(self) -> np.ndarray:
         return self.windows.lengths / self.windows.lengths.sum()
+
+
+def drawing_losses(drawn: Drawn, target: Tensor, config: Any) -> dict[str, Tensor]:
+    """L_RECU and L_MSK of a drawn foreground against layers (B, 4, s, s), by a config's `mask_weight` and `mask`."""
+    weight = 1 + config.mask_weight * target[:, 3:]
+    return {
+        "rec_u": losses.weighted_squared(drawn.layer, target, weight),
+        "mask": config.mask * losses.mask_entropy(drawn.logits, target[:, 3:], weight),
+    }
 
 
 class PoseStage(Stage):
@@ -133,10 +148,7 @@ class PoseStage(Stage):
         first, pose = vectors.unflatten(0, (-1, 2)).unbind(1)
         looks = model.encoder(seen)
         drawn = model.decoder(looks, first, pose, batch["places"])
-        weight = 1 + c.mask_weight * target[:, 3:]
-        terms["rec_u"] = losses.weighted_squared(drawn.layer, target, weight)
-        terms["mask"] = c.mask * losses.mask_entropy(drawn.logits, target[:, 3:], weight)
-        return terms
+        return terms | drawing_losses(drawn, target, c)
 
 
 @dataclass
