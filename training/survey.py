@@ -480,7 +480,7 @@ def survey(videos: Iterable[np.ndarray]) -> Survey:
         frames += len(video)
     if not looked_at:
         raise DataError("no video has two frames; a world is learned from motion")
-    length = float(np.median(np.repeat(lengths, lengths)))  # a flash is a shot of one frame, and says little
+    length = _length_at(np.array(lengths), 0.5)  # a flash is a shot of one frame, and says little
     if not shots or (length < SHOT and len(lengths) > 1):
         nothing = [0.0] * 4
         return Survey(*size, looked_at, len(lengths), length, 1e3 * cuts / frames, *nothing, (0, 0), *nothing, 0.0, 0.0)
@@ -515,7 +515,7 @@ def _summary(shots: list[Shot], size: tuple[int, int], videos: int, length: floa
     def quantile(values: np.ndarray, share: float) -> float:
         return float(np.quantile(values, share)) if len(values) else 0.0
 
-    fastest = _step_at(speed, 0.95)
+    fastest = _length_at(speed, 0.95)
     if (steps := speed[speed > 1]).size:  # nearer than that, too, another blob takes over now and then
         fastest = min(fastest, quantile(steps, 0.95))
     some = shots[:: max(1, len(shots) // 8)][:8]
@@ -533,7 +533,7 @@ def _summary(shots: list[Shot], size: tuple[int, int], videos: int, length: floa
         agent=(quantile(extent[:, 0], 0.9), quantile(extent[:, 1], 0.9)),
         area=quantile(areas[seen], 0.5) / (size[0] * size[1]),
         largest=quantile(areas[seen], 0.95) / (size[0] * size[1]),
-        speed=_step_at(speed, 0.5),
+        speed=_length_at(speed, 0.5),
         fastest=fastest,
         several=float(several[seen].mean()) if seen.any() else 0.0,
         at_edge=float(edge.mean()) if seen.any() else 0.0,
@@ -552,7 +552,7 @@ def _several(shot: Shot) -> np.ndarray:
     return np.r_[False, ((shot.agents[1:] > 1) & (shot.agents[:-1] > 1)) | another]
 
 
-def _step_at(steps: np.ndarray, share: float) -> float:
-    """The length that this share of the way was gone by smaller steps than: wobbles on the spot count little."""
-    ordered = np.sort(steps)
+def _length_at(lengths: np.ndarray, share: float) -> float:
+    """The length up to which they make up this share of their sum: wobbles on the spot, and flashes, count little."""
+    ordered = np.sort(lengths)
     return float(ordered[np.searchsorted(ordered.cumsum(), share * ordered.sum())]) if len(ordered) else 0.0
