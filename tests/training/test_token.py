@@ -1,6 +1,7 @@
 """The token architecture: a vocabulary of poses, and local actions that say which comes next."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,10 +16,11 @@ from tests.training.test_long import windows
 from training import slim
 from training.figures import sheets
 from training.mirror import mirror_images
-from training.stages import LmaConfig, LmaStage, PoseConfig, PoseStage, TokenConfig, TokenLmaStage
+from training.stages import LmaConfig, LmaStage, PoseConfig, PoseStage, TokenConfig, TokenLmaStage, token
 from training.stages.token import all_tokens, poses_alike
 from training.token_counts import kinds_of_poses, telling_kinds
 from training.trainer import LoopConfig, Trainer
+from training.windows import unpack_layers
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +105,42 @@ def test_kinds_are_of_what_is_done_and_not_of_who_does_it():
     videos = np.arange(40) * 24, np.full(40, 24)
     kind = telling_kinds(frames, vectors, np.zeros(40 * 23, int), *videos, 2)
     assert set(zip(kind.tolist(), done.tolist(), strict=True)) in ({(0, 0), (1, 1)}, {(0, 1), (1, 0)})
+
+
+def test_words_of_all_characters_for_a_pose_are_found(monkeypatch):
+    """Eight words: of two bodies, each with two actions of two poses."""
+    rng = np.random.default_rng(0)
+    body, pose = np.arange(8) // 4, np.arange(8) % 4
+    vectors = np.stack([4.0 * body, 1.0 * (pose // 2), 0.3 * (pose % 2)], 1)
+    frames = np.concatenate([4 * (video % 2) + rng.integers(0, 4, 24) for video in range(40)])
+    monkeypatch.setattr(token, "all_tokens", lambda model, data, some: torch.from_numpy(frames[some]))
+    model = SimpleNamespace(poses=SimpleNamespace(codebook=torch.from_numpy(vectors).float()))
+    data = SimpleNamespace(layers=frames, starts=np.arange(40) * 24, lengths=np.full(40, 24))
+    swaps = token.words_for_poses(model, data)
+    for word in range(8):
+        best = swaps[word].topk(2)
+        assert best.indices.tolist() == [word, (word + 4) % 8] and best.values.sum() > 0.9 and best.values[1] > 0.3
+    vectors[:, 0] = 0  # one body
+    model.poses.codebook = torch.from_numpy(vectors).float()
+    assert token.words_for_poses(model, data) is None
+
+
+def test_swapped_words_go_to_the_decoder_and_leave_the_vocabulary_alone(tiny_token_config, tmp_path):
+    model, data = build_glass(tiny_token_config), windows()
+    stage = PoseStage(model, data, PoseConfig(iterations=10, batch=8))
+    following = torch.arange(tiny_token_config.poses).roll(-1)
+    stage.load_state_dict({"swaps": torch.eye(len(following))[following]})  # always the next word
+    told = []
+    model.decoder.register_forward_pre_hook(lambda module, given: told.append(given[1:3]))
+    batch = stage.sampler.batch(np.random.default_rng(0), 9)
+    before = model.poses.codebook.clone()
+    sum(stage.losses(batch, 9, torch.Generator().manual_seed(0)).values()).backward()
+    words = model.tokens(unpack_layers(batch["layers"]).flatten(0, 1)).unflatten(0, (-1, 2))
+    for vectors, word in zip(told[0], words.unbind(1), strict=True):
+        assert torch.equal(vectors, model.poses.embed(following[word]))
+    assert torch.equal(model.poses.codebook, before)
+    assert all(p.grad is None for p in model.pose_encoder.parameters())
+    assert all(p.grad is not None for part in (model.encoder, model.decoder) for p in part.parameters())
 
 
 def test_kinds_of_one_pose():
