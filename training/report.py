@@ -277,6 +277,7 @@ def _world(r: dict) -> str:
         "crispness": _crispness,
         "life": _life,
         "judge": _judge,
+        "identity": _identity,
         "prior": _prior,
     }
     measured = (part for key, part in parts.items() if not key or key in r)
@@ -403,6 +404,14 @@ def _judge(r: dict):
         yield (
             f"{label} read by a classifier: free running / real windows / frozen agent",
             " / ".join(_percent(r["judge"][k][label], 1) for k in names),
+        )
+
+
+def _identity(r: dict):
+    if p := r["identity"]:
+        yield (
+            "off the nearest true picture of the same character, of 255: real frames by M / held arrows / random play",
+            " / ".join(f"{p[k]['mean']:.1f}" for k in ("real", "held_arrows", "random_play")),
         )
 
 

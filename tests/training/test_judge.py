@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from glass_gym.geometry import crop_windows
+from training.data.sources import source_of
 from training.data.store import Store, frames_to_tensor
 from training.data.wsprites import TILE, write_store
 from training.metrics import judge as judges
 from training.metrics import prior as priors
+from training.metrics.identity import distance, in_colour
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +47,22 @@ def test_the_judge_reads_real_windows_and_not_a_frozen_agent(sprites, monkeypatc
     assert found["real"] == found["free_running"]
     assert found["real"]["action"] > 0.6 and found["real"]["direction"] > 0.5  # a third by chance
     assert found["frozen"]["direction"] < found["real"]["direction"] - 0.1
+
+
+def test_who_it_is_shows_by_the_nearest_picture_of_the_same_character(sprites):
+    source = source_of(sprites)
+    short, long = (
+        next(v for v in sprites.videos if sprites.labels["character"][v.start] % 2 == odd) for odd in (0, 1)
+    )  # hair, in every other character
+    layers = clips_of(sprites, short)[::4]
+    templates = {
+        name: in_colour(torch.from_numpy(source.pictures(sprites, video.start)).permute(0, 3, 1, 2) / 255)
+        for name, video in (("own", short), ("other", long))
+    }
+    for layer in layers:
+        moved = torch.nn.functional.pad(layer, (5, -5, 3, -3))
+        assert distance(moved, templates["own"]) < 1 < 20 < distance(moved, templates["other"])
+    assert source.pictures(SimpleNamespace(source="W-Sprites, LPC sheets", labels=sprites.labels), 0) is None
 
 
 def test_a_table_of_counts_knows_what_follows_and_what_does_not():

@@ -134,6 +134,10 @@ class Source:
         """Who acts in each step of a video, (T - 1,); None where it is not known."""
         return _label(store, "character", video, slice(1, None))
 
+    def pictures(self, store: Store, frame: int) -> np.ndarray | None:
+        """All true pictures (N, h, w, 4) uint8 RGBA of who acts in a frame of the store; None where not known."""
+        return None
+
 
 class Videos(Source):
     """A folder of video files or of PNG folders (docs/data.md)."""
@@ -234,6 +238,14 @@ class WSpritesSource(Source):
         """Walk, cast or slash; front, left or right."""
         local = np.asarray(store.labels["local_action"])[frames]
         return {"action": local // 3, "direction": local % 3}
+
+    def pictures(self, store: Store, frame: int) -> np.ndarray | None:
+        """All tiles of the character, if it is a built-in one: where sheets are is not kept with a store."""
+        from .wsprites import BUILT_IN, TILE, built_in
+
+        if store.source != BUILT_IN:
+            return None
+        return built_in().character(int(store.labels["character"][frame])).reshape(-1, TILE, TILE, 4)
 
 
 class ArmSource(Source):

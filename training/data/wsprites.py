@@ -24,6 +24,8 @@ WIDTH = 128
 LAYERS = ("body", "bottomwear", "topwear", "hair")
 VALUES = 6
 SHEET_SIZE = (832, 1344)
+BUILT_IN = "W-Sprites, built-in characters"
+"""What a store of these says that it is."""
 LOCAL_ACTIONS = tuple(
     f"{action} {way}" for action in ("walk", "spellcast", "slash") for way in ("front", "left", "right")
 )
@@ -96,6 +98,12 @@ class Sprites:
             colour = top[..., :3] * top[..., 3:] + out[..., :3] * out[..., 3:] * (1 - top[..., 3:])
             out = np.concatenate([colour / np.maximum(alpha, 1e-6), alpha], -1)
         return (out * 255 + 0.5).astype(np.uint8)
+
+
+@functools.cache
+def built_in() -> Sprites:
+    """The characters that are drawn in code."""
+    return Sprites()
 
 
 @functools.lru_cache(maxsize=8)
@@ -314,7 +322,7 @@ def write_store(
     `cast`: only so many characters of each split, so that each has many videos (for NMI within a character).
     """
     source = WSprites(sheets, background, seed)
-    what = f"W-Sprites, {'LPC sheets' if sheets else 'built-in characters'}"
+    what = "W-Sprites, LPC sheets" if sheets else BUILT_IN
     writer = StoreWriter(out, HEIGHT, WIDTH, 1.0, what, "wsprites")
     for split, count in zip(("train", "val", "test"), videos, strict=True):
         for index in range(count):

@@ -10,6 +10,7 @@ from .animation import animation
 from .control import simulator
 from .crispness import crispness
 from .evaluation import Evaluation
+from .identity import identity
 from .judge import judge
 from .life import life
 from .prior import prior
@@ -26,6 +27,7 @@ METRICS: dict[str, Metric] = {
     "crispness": crispness,
     "life": life,
     "judge": judge,
+    "identity": identity,
     "prior": prior,
 }
 
