@@ -1,14 +1,15 @@
 """The token architecture: a vocabulary of poses, and local actions that say which comes next."""
 
 import copy
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from glass_gym.build import build_glass
 from glass_gym.checkpoint import load_world, save_world
+from glass_gym.networks.token import POSE_CHANNELS
 from glass_gym.simulator import Simulator
 from glass_gym.token_glass import TokenGlass
 from tests.conftest import world_of
@@ -16,11 +17,12 @@ from tests.training.test_long import windows
 from training import slim
 from training.figures import sheets
 from training.mirror import mirror_images
+from training.naming import Namer, name_poses
 from training.stages import LmaConfig, LmaStage, PoseConfig, PoseStage, TokenConfig, TokenLmaStage, token
 from training.stages.token import all_tokens, poses_alike
 from training.token_counts import kinds_of_poses, telling_kinds
 from training.trainer import LoopConfig, Trainer
-from training.windows import unpack_layers
+from training.windows import WindowSet
 
 
 @pytest.fixture(scope="module")
@@ -107,40 +109,46 @@ def test_kinds_are_of_what_is_done_and_not_of_who_does_it():
     assert set(zip(kind.tolist(), done.tolist(), strict=True)) in ({(0, 0), (1, 1)}, {(0, 1), (1, 0)})
 
 
-def test_words_of_all_characters_for_a_pose_are_found(monkeypatch):
-    """Eight words: of two bodies, each with two actions of two poses."""
+class ReadOff(nn.Module):
+    """A Q that says what is written into a window: a body, one of four poses, and how exactly it is taken."""
+
+    def forward(self, layers):
+        body, pose, way = (layers[:, :3, 0, 0] * 127).round().unbind(1)
+        z = torch.zeros(len(layers), POSE_CHANNELS)
+        z[:, 0] = 2 * body
+        z[torch.arange(len(z)), 1 + pose.long()] = 2
+        z[:, 9] = way / 400
+        return z
+
+
+def written(bodies):
+    """Windows of 20 videos of 16 frames for ReadOff, of one or two bodies; and which body and pose is in each."""
     rng = np.random.default_rng(0)
-    body, pose = np.arange(8) // 4, np.arange(8) % 4
-    vectors = np.stack([4.0 * body, 1.0 * (pose // 2), 0.3 * (pose % 2)], 1)
-    frames = np.concatenate([4 * (video % 2) + rng.integers(0, 4, 24) for video in range(40)])
-    monkeypatch.setattr(token, "all_tokens", lambda model, data, some: torch.from_numpy(frames[some]))
-    model = SimpleNamespace(poses=SimpleNamespace(codebook=torch.from_numpy(vectors).float()))
-    data = SimpleNamespace(layers=frames, starts=np.arange(40) * 24, lengths=np.full(40, 24))
-    swaps = token.words_for_poses(model, data)
-    for word in range(8):
-        best = swaps[word].topk(2)
-        assert best.indices.tolist() == [word, (word + 4) % 8] and best.values.sum() > 0.9 and best.values[1] > 0.3
-    vectors[:, 0] = 0  # one body
-    model.poses.codebook = torch.from_numpy(vectors).float()
-    assert token.words_for_poses(model, data) is None
+    body, pose = np.arange(320) // 16 % bodies * 2 - 1, rng.integers(0, 4, 320)
+    layers = np.full((320, 4, 24, 24), 255, np.uint8)
+    for channel, value in enumerate((body, pose, rng.integers(-100, 100, 320))):
+        layers[:, channel] = (128 + value)[:, None, None]
+    return WindowSet(layers, np.full((320, 2), 24.0), np.arange(20) * 16, [16] * 20, 32, 48), body, pose
 
 
-def test_swapped_words_go_to_the_decoder_and_leave_the_vocabulary_alone(tiny_token_config, tmp_path):
-    model, data = build_glass(tiny_token_config), windows()
-    stage = PoseStage(model, data, PoseConfig(iterations=10, batch=8))
-    following = torch.arange(tiny_token_config.poses).roll(-1)
-    stage.load_state_dict({"swaps": torch.eye(len(following))[following]})  # always the next word
-    told = []
-    model.decoder.register_forward_pre_hook(lambda module, given: told.append(given[1:3]))
-    batch = stage.sampler.batch(np.random.default_rng(0), 9)
+@pytest.mark.parametrize("bodies", [1, 2])
+def test_a_pose_has_the_same_names_whoever_it_is(tiny_token_config, bodies):
+    model = build_glass(tiny_token_config.replace(poses=8))
+    model.pose_encoder = ReadOff()
+    data, body, pose = written(bodies)
+    layers = layers_of(data, range(320))
+    model.poses.begin(model.pose_encoder(layers), torch.Generator().manual_seed(0))
+    words = model.tokens(layers).numpy()
+    assert all(len(set(body[words == w])) == 1 for w in set(words))  # words tell who it is
     before = model.poses.codebook.clone()
-    sum(stage.losses(batch, 9, torch.Generator().manual_seed(0)).values()).backward()
-    words = model.tokens(unpack_layers(batch["layers"]).flatten(0, 1)).unflatten(0, (-1, 2))
-    for vectors, word in zip(told[0], words.unbind(1), strict=True):
-        assert torch.equal(vectors, model.poses.embed(following[word]))
-    assert torch.equal(model.poses.codebook, before)
-    assert all(p.grad is None for p in model.pose_encoder.parameters())
-    assert all(p.grad is not None for part in (model.encoder, model.decoder) for p in part.parameters())
+    namer = name_poses(model, data, torch.Generator().manual_seed(0))
+    if bodies == 1:
+        assert namer is None and torch.equal(model.poses.codebook, before)
+        return
+    names = namer(layers).numpy()
+    assert len(set(names)) == 8
+    for name in set(names):
+        assert set(body[names == name]) == {-1, 1} and len(set(pose[names == name])) == 1
 
 
 def test_kinds_of_one_pose():
@@ -204,15 +212,22 @@ def test_each_code_says_what_it_says_alone_and_places_are_heard(trained):
     assert not torch.allclose(together[0], elsewhere[0]) and torch.equal(together[2], elsewhere[2])
 
 
-def test_an_interrupted_vocabulary_goes_on_to_the_same_weights(tiny_token_config, tmp_path):
-    config, loop, data = PoseConfig(iterations=6, batch=4), LoopConfig(device="cpu", bf16=False), windows()
+@pytest.mark.parametrize("taught", [False, True])
+def test_an_interrupted_vocabulary_goes_on_to_the_same_weights(tiny_token_config, tmp_path, monkeypatch, taught):
+    config = PoseConfig(iterations=8, batch=4, taught=0.5)
+    loop, data = LoopConfig(device="cpu", bf16=False), windows()
+    if taught:  # as if there were several characters; from step 3 to 6
+        words = torch.randn(tiny_token_config.poses, POSE_CHANNELS, generator=torch.Generator().manual_seed(0))
+        monkeypatch.setattr(token, "name_poses", lambda model, *_: Namer(model.pose_encoder, words, 0 * words, words))
+    seen = []
 
     def stage():
         torch.manual_seed(0)
         return PoseStage(build_glass(tiny_token_config), data, config)
 
     whole = stage()
-    assert Trainer(whole.model, tmp_path / "whole", loop).run(whole)
+    assert Trainer(whole.model, tmp_path / "whole", loop).run(whole, lambda s, i, terms: seen.append(set(terms)))
+    assert ["taught" in terms for terms in seen] == [taught and 3 <= i < 7 for i in range(8)]
     first = stage()
     halves = Trainer(first.model, tmp_path / "halves", loop)
     assert not halves.run(first, lambda s, i, terms: halves._request_stop() if i == 3 else None)

@@ -17,15 +17,14 @@ from glass_gym.token_glass import TokenGlass
 
 from .. import losses
 from ..mirror import mirror_images
+from ..naming import Namer, name_poses
 from ..options import Count, Positive, Rate, Share, Weight
-from ..token_counts import telling_kinds, without_identity
+from ..token_counts import telling_kinds
 from ..windows import WindowSet, crop_layers, pack_layers, unpack_layers
 from .base import Batch, Stage
 
 SHARPNESS = 3.0
 """Of A's choice among the codes, over its cosines."""
-SWAPPED_FRAMES = 10_000
-"""About so many frames, of whole videos, say which words are for one pose."""
 
 
 @dataclass
@@ -48,9 +47,9 @@ class PoseConfig:
     """extra weight of the agent's pixels"""
     mask: Weight = 0.2
     commitment: Weight = 0.1
-    swapped: Share = 0.3
-    """share of the steps, the last ones, in which a pose goes by any word for it, where characters have words of their
-    own: so D takes who it is from the looks, and nobody's hair grows when a word of another's comes next"""
+    taught: Share = 0.2
+    """share of the steps, the first ones with a vocabulary, in which Q learns to call a pose the same whoever it is,
+    where words told that, too: so nobody's hair grows because of the word that comes next; 0: off"""
 
 
 class WindowPairs:
@@ -115,19 +114,19 @@ class PoseStage(Stage):
         if config.batch is None:
             config.batch = int(np.clip(32 * (64 / model.config.window) ** 2, 8, 32))
         self.sampler = WindowPairs(windows, config, model.config.window)
-        self.swaps: Tensor | None = None
+        self.namer: Namer | None = None
 
     @property
     def _quantised_from(self) -> int:
         return int(self.config.continuous * self.iterations)
 
     @property
-    def _swapped_from(self) -> int:
-        return max(self._quantised_from, self.iterations - int(self.config.swapped * self.iterations))
+    def _taught_until(self) -> int:
+        return self._quantised_from + int(self.config.taught * self.iterations)
 
     @torch.no_grad()
     def prepare(self, iteration: int, generator: torch.Generator) -> None:
-        """After the continuous phase the vocabulary starts from Q's vectors; where words are swapped, it stays."""
+        """After the continuous phase the vocabulary starts from Q's vectors; once more, if its words tell who it is."""
         if iteration == self._quantised_from:
             rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
             vectors = []
@@ -135,8 +134,10 @@ class PoseStage(Stage):
                 layers = unpack_layers(self.sampler.batch(rng, 0)["layers"].flatten(0, 1).to(self.device))
                 vectors.append(self.model.pose_encoder(layers))
             self.model.poses.begin(torch.cat(vectors), generator)
-        if iteration == self._swapped_from:
-            self.swaps = words_for_poses(self.model, self.windows)
+            if self.config.taught:
+                self.namer = name_poses(self.model, self.windows, generator)
+        if iteration == self._taught_until:
+            self.namer = None
 
     def losses(self, batch: Batch, iteration: int, generator: torch.Generator) -> dict[str, Tensor]:
         """L_RECU and L_MSK of windows drawn with another window's looks, and the vocabulary's L_VQ."""
@@ -145,15 +146,14 @@ class PoseStage(Stage):
         layers = unpack_layers(batch["layers"])
         seen = layers[:, 0]
         target = layers[:, 1]
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.swaps is None):
-            z = model.pose_encoder(layers.flatten(0, 1))
+        z = model.pose_encoder(layers.flatten(0, 1))
         terms = {}
         if iteration < self._quantised_from:
             vectors = model.poses.normalise(z)
             vectors = vectors + c.noise * torch.randn(vectors.shape, generator=generator).to(vectors)
-        elif self.swaps is not None:
-            words = self.swaps[model.poses.logits(z).argmax(1)].cpu().multinomial(1, generator=generator)[:, 0]
-            vectors = model.poses.embed(words.to(z.device))
+        elif self.namer is not None:
+            vectors = model.poses.embed(self.namer(layers.flatten(0, 1)))
+            terms = {"taught": (model.poses.normalise(z) - vectors).square().mean()}
         else:
             quantised = model.poses(z)
             vectors = quantised.vector
@@ -166,12 +166,14 @@ class PoseStage(Stage):
         return terms | drawing_losses(drawn, target, c)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Which words are swapped."""
-        return {} if self.swaps is None else {"swaps": self.swaps}
+        """The namer's, while Q is taught."""
+        return {} if self.namer is None else self.namer.state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """The inverse of :meth:`state_dict`."""
-        self.swaps = state.get("swaps")
+        blank = torch.empty_like(self.model.poses.codebook)
+        self.namer = Namer(self.model.pose_encoder, blank, blank, blank)
+        self.namer.load_state_dict(state)
 
 
 @dataclass
@@ -238,35 +240,13 @@ class TokenClips:
 
 
 @torch.no_grad()
-def all_tokens(model: TokenGlass, windows: WindowSet, frames: np.ndarray | None = None) -> Tensor:
-    """The poses (N,) int64 in all windows, or in some frames, on the model's device."""
+def all_tokens(model: TokenGlass, windows: WindowSet) -> Tensor:
+    """The poses (N,) int64 in all windows, on the model's device."""
     device = next(model.parameters()).device
-    trained = model.pose_encoder.training
     model.pose_encoder.eval()
-    frames = np.arange(len(windows.layers)) if frames is None else frames
-    parts = np.array_split(frames, max(1, len(frames) // 1024))
+    parts = np.array_split(np.arange(len(windows.layers)), max(1, len(windows.layers) // 1024))
     side = model.config.window
-    tokens = torch.cat([model.tokens(crop_layers(windows, part, side).to(device)) for part in parts])
-    model.pose_encoder.train(trained)
-    return tokens
-
-
-def words_for_poses(model: TokenGlass, windows: WindowSet) -> Tensor | None:
-    """How well each word names the pose of each other one, whoever it was learned from: (P, P), rows add up to 1.
-
-    None, where words do not tell who it is (:func:`training.token_counts.without_identity`): of one character.
-    """
-    every = -(-len(windows.layers) // SWAPPED_FRAMES)
-    starts, lengths = windows.starts[::every], windows.lengths[::every]
-    tokens = all_tokens(
-        model, windows, np.concatenate([a + np.arange(n) for a, n in zip(starts, lengths, strict=True)])
-    )
-    vectors = model.poses.codebook.double().cpu().numpy()
-    known = tokens.cpu().numpy(), vectors, np.r_[0, np.cumsum(lengths)[:-1]], lengths
-    poses = without_identity(*known)
-    return (
-        None if np.array_equal(poses, vectors) else poses_alike(tokens, torch.from_numpy(poses).to(tokens.device), 1.0)
-    )
+    return torch.cat([model.tokens(crop_layers(windows, part, side).to(device)) for part in parts])
 
 
 def poses_alike(tokens: Tensor, vectors: Tensor, width: float) -> Tensor:
