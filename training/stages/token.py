@@ -19,7 +19,7 @@ from .. import losses
 from ..mirror import mirror_images
 from ..naming import Namer, name_poses
 from ..options import Count, Positive, Rate, Share, Weight
-from ..token_counts import telling_kinds
+from ..token_counts import ALONE, telling_kinds
 from ..windows import WindowSet, crop_layers, pack_layers, unpack_layers
 from .base import Batch, Stage
 
@@ -200,6 +200,9 @@ class TokenConfig:
     leave open): so codes start with a meaning of their own, and what they begin as does not hang on the seed ..."""
     kinds_until: Share = 0.3
     """... and share of the steps over which that weight falls to nothing"""
+    alone: Weight = ALONE
+    """of those kinds, weight of looking alike whatever went before: less tells more of what comes next, more means the
+    same word always"""
     alike: Weight = 1.0
     """a pose that looks like the one to come is told, too, by a normal distribution over the distance of their vectors,
     so many times as wide as poses usually are from their nearest: codes need not say what nobody sees; 0: off"""
@@ -297,7 +300,7 @@ class TokenLmaStage(Stage):
         tokens, vectors = self.tokens.cpu().numpy(), self.model.poses.codebook.cpu().numpy()
         windows = self.windows
         known = (tokens, vectors, windows.directions(), windows.starts, windows.lengths)
-        return torch.from_numpy(telling_kinds(*known, self.model.config.codes)).to(self.tokens)
+        return torch.from_numpy(telling_kinds(*known, self.model.config.codes, self.config.alone)).to(self.tokens)
 
     @torch.no_grad()
     def prepare(self, iteration: int, generator: torch.Generator) -> None:
