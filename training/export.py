@@ -98,9 +98,9 @@ def code_statistics(model: Glass, windows: WindowSet, clips: int = 256, length: 
 
 
 def usual_codes(statistics: CodeStatistics, step: tuple[float, float], codes: int) -> tuple[int, ...]:
-    """For each direction of COMPASS the local action that more than half of its steps have, for keys and demos.
+    """For each direction of COMPASS the local action that most of its steps have, for keys and demos.
 
-    A diagonal that the data hardly has takes the code of its horizontal part; where no code has a majority it is 0.
+    A diagonal that the data hardly has takes the code of its horizontal part; what it hardly has at all is 0.
     """
     counts = np.zeros((len(COMPASS), codes), int)
     np.add.at(counts, (nearest_direction(statistics.shifts, step), statistics.codes), 1)
@@ -109,8 +109,7 @@ def usual_codes(statistics: CodeStatistics, step: tuple[float, float], codes: in
     for row, name in enumerate(names):
         if counts[row].sum() < RARE and "-" in name:
             row = names.index(name.split("-")[1])
-        total = counts[row].sum()
-        out.append(int(counts[row].argmax()) if total >= RARE and 2 * counts[row].max() > total else 0)
+        out.append(int(counts[row].argmax()) if counts[row].sum() >= RARE else 0)
     return tuple(out)
 
 
