@@ -44,13 +44,11 @@ class Namer(nn.Module):
         z = F.normalize(self.encoder(layers).float(), dim=-1) * self.words.shape[1] ** 0.5
         return z + self.moves[(z @ self.words.T).argmax(1)]
 
-    @torch.no_grad()
     def forward(self, layers: Tensor) -> Tensor:
         """Layers (B, 4, s, s) -> new words (B,) int64."""
         return (self.moved(layers) @ self.poses.T).argmax(1)
 
 
-@torch.no_grad()
 def name_poses(model: TokenGlass, windows: WindowSet, generator: torch.Generator) -> Namer | None:
     """A namer for a model whose vocabulary has just begun, and begins once more, without who it is.
 

@@ -410,8 +410,8 @@ def _judge(r: dict):
 def _identity(r: dict):
     if p := r["identity"]:
         yield (
-            "off the nearest true picture of the same character, of 255: real frames by M / held arrows / random play",
-            " / ".join(f"{p[k]['mean']:.1f}" for k in ("real", "held_arrows", "random_play")),
+            "off the nearest true picture of the character, of 255: real frames by M / turning round / random play",
+            " / ".join(f"{p[k]['mean']:.1f}" for k in ("real", "turns", "random_play")),
         )
 
 

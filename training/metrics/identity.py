@@ -25,7 +25,7 @@ REACH = 12
 
 def identity(e: Evaluation) -> dict[str, Any]:
     """How far agents are from the nearest true picture of their own character, root mean square of 255 over its pixels:
-    real frames as M sees them, random play, and held arrows. Empty where the source has no such pictures."""
+    real frames as M sees them, random play, right and left by turns. Empty where the source has no such pictures."""
     source = source_of(e.store)
     starts = [v.start for v in e.videos[:ROWS]]
     pictures = [source.pictures(e.store, start) for start in starts]
@@ -39,7 +39,7 @@ def identity(e: Evaluation) -> dict[str, Any]:
     played = [begun]
     for _ in range(STEPS):
         played.append(probe.simulator.step(played[-1], *probe.random_actions(rng, len(starts))))
-    held = [begun, *probe.hold(begun, ["right", "left"] * (STEPS // 2), e.seed)]
+    turned = [begun, *probe.hold(begun, ["right", "left"] * (STEPS // 2), e.seed)]
 
     def far(states: list[WorldState]) -> dict[str, float]:
         pairs = [(layer, own) for s in states for layer, own in zip(s.layer, templates, strict=True)]
@@ -50,7 +50,7 @@ def identity(e: Evaluation) -> dict[str, Any]:
         "characters": len(starts),
         "real": far([begun]),
         "random_play": far([played[n] for n in SAMPLES]),
-        "held_arrows": far([held[n] for n in SAMPLES]),
+        "turns": far([turned[n] for n in SAMPLES]),
     }
 
 
