@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -334,3 +334,9 @@ def crop_layers(windows: WindowSet, index: np.ndarray, side: int, offset: np.nda
     """Float layers of frames (N,), each moved by its own offset (N, 2) px inside its margin: (N, 4, side, side)."""
     corner = np.zeros((len(index), 2), np.int64) if offset is None else offset
     return crop_windows(windows.layers_at(index), torch.from_numpy(corner + MARGIN), side)
+
+
+def in_parts(windows: WindowSet, index: np.ndarray, side: int) -> Iterator[Tensor]:
+    """Float layers of frames (N,), about a thousand at a time."""
+    for part in np.array_split(index, max(1, len(index) // 1024)):
+        yield crop_layers(windows, part, side)

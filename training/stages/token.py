@@ -20,7 +20,7 @@ from ..mirror import mirror_images
 from ..naming import Namer, name_poses
 from ..options import Count, Positive, Rate, Share, Weight
 from ..token_counts import ALONE, telling_kinds
-from ..windows import WindowSet, crop_layers, pack_layers, unpack_layers
+from ..windows import WindowSet, crop_layers, in_parts, pack_layers, unpack_layers
 from .base import Batch, Stage
 
 SHARPNESS = 3.0
@@ -171,8 +171,7 @@ class PoseStage(Stage):
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """The inverse of :meth:`state_dict`."""
-        blank = torch.empty_like(self.model.poses.codebook)
-        self.namer = Namer(self.model.pose_encoder, blank, blank, blank)
+        self.namer = Namer(self.model)
         self.namer.load_state_dict(state)
 
 
@@ -247,9 +246,8 @@ def all_tokens(model: TokenGlass, windows: WindowSet) -> Tensor:
     """The poses (N,) int64 in all windows, on the model's device."""
     device = next(model.parameters()).device
     model.pose_encoder.eval()
-    parts = np.array_split(np.arange(len(windows.layers)), max(1, len(windows.layers) // 1024))
-    side = model.config.window
-    return torch.cat([model.tokens(crop_layers(windows, part, side).to(device)) for part in parts])
+    parts = in_parts(windows, np.arange(len(windows.layers)), model.config.window)
+    return torch.cat([model.tokens(layers.to(device)) for layers in parts])
 
 
 def poses_alike(tokens: Tensor, vectors: Tensor, width: float) -> Tensor:
