@@ -15,9 +15,9 @@ import glass_gym  # noqa: F401  (registers the ids)
 from agents import evaluation
 from agents.evaluation_env import make_evaluation_env
 from agents.options import AgentError, changes_of, check_id, runs_of
-from glass_gym.play import Player
+from glass_gym.env.render import DisplayError, Window
+from glass_gym.play.play import Player
 from glass_gym.policy import ALGORITHMS, PolicyError, load_policy, policy_header
-from glass_gym.render import DisplayError, Window
 from glass_gym.wrappers import core_of
 
 TRAINED = Path(__file__).with_name("trained")

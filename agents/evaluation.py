@@ -11,8 +11,8 @@ from scipy.stats import binomtest
 from tabulate import tabulate
 
 from agents.evaluation_env import EvaluationEnv
-from glass_gym.play import Recorder
-from glass_gym.time_left import TimeLeft
+from glass_gym.play.play import Recorder
+from glass_gym.tools.time_left import TimeLeft
 
 FILMED = 4
 """rows that are filmed for the best episode"""

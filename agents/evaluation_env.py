@@ -9,8 +9,8 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 import glass_gym  # noqa: F401  (registers the ids)
-from glass_gym.action_space import ActionTable
-from glass_gym.convert import to_numpy
+from glass_gym.tensors.convert import to_numpy
+from glass_gym.worlds.action_space import ActionTable
 
 
 class EvaluationEnv(Protocol):
@@ -28,7 +28,7 @@ class EvaluationEnv(Protocol):
         """One step under (rows, 2) -> rewards (rows,), succeeded (rows,) bool."""
 
     def observe(self, obs_type: str, frame_size=None, channels_first: bool = False, shown: bool = True) -> Any:
-        """As :meth:`glass_gym.core.GlassCore.observe`."""
+        """As :meth:`glass_gym.env.core.GlassCore.observe`."""
 
     def position(self) -> np.ndarray:
         """Where the agents are, (rows, 2) px."""

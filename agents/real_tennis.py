@@ -13,8 +13,12 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from glass_gym.action_space import ActionTable
-from glass_gym.ale_tennis import (
+from glass_gym.tasks import ReachTask, Scene
+from glass_gym.tasks.base import MIN_DISTANCE, TRIES, sample_places
+from glass_gym.tensors.convert import to_numpy
+from glass_gym.tensors.drawing import observed_frames
+from glass_gym.worlds.action_space import ActionTable
+from glass_gym.worlds.ale_tennis import (
     BLUE,
     FRAMESKIP,
     HEIGHT,
@@ -26,11 +30,7 @@ from glass_gym.ale_tennis import (
     TOP,
     WIDTH,
 )
-from glass_gym.convert import to_numpy
-from glass_gym.drawing import observed_frames
-from glass_gym.pictures import stretch
-from glass_gym.tasks import ReachTask, Scene
-from glass_gym.tasks.base import MIN_DISTANCE, TRIES, sample_places
+from glass_gym.worlds.pictures import stretch
 
 STEP = 4.0
 """px that the player runs in a step"""
@@ -190,7 +190,7 @@ class RealTennis(gym.Env):
         return self.task.draw(court, self._goal) if shown else court
 
     def observe(self, obs_type: str, frame_size=None, channels_first: bool = False, shown: bool = True):
-        """As :meth:`glass_gym.core.GlassCore.observe`, for one row."""
+        """As :meth:`glass_gym.env.core.GlassCore.observe`, for one row."""
         position = np.concatenate([self.position, self.target])[None]
         if obs_type == "position":
             return position

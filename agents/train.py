@@ -30,11 +30,11 @@ from agents.options import (
     make_model,
     runs_of,
 )
-from glass_gym.checkpoint import write_atomically
-from glass_gym.checks import without_folders
-from glass_gym.locks import alone
 from glass_gym.policy import ALGORITHMS, Policy, model_class, read_zip, save_policy
-from glass_gym.time_left import TimeLeft
+from glass_gym.tools.locks import alone
+from glass_gym.tools.time_left import TimeLeft
+from glass_gym.worlds.checkpoint import write_atomically
+from glass_gym.worlds.checks import without_folders
 
 EVALUATION_SEED, CHOICE_SEED, FINAL_SEED = 10_000, 15_000, 20_000
 """added to --seed: of the evaluations while training, of the choice of a policy, of the final figures"""

@@ -3,8 +3,8 @@
 Importing registers the ids::
 
     import gymnasium as gym, glass_gym
-    env = gym.make("GlassTennis-v1")
-    envs = gym.make_vec("GlassTennis-v1", num_envs=16)
+    env = gym.make("GlassTennis-v0")
+    envs = gym.make_vec("GlassTennis-v0", num_envs=16)
 """
 
 from pathlib import Path
@@ -12,19 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from gymnasium.envs.registration import register, registry
 
-from glass_gym.config import GlassConfig
+from glass_gym.model.config import GlassConfig
 
 if TYPE_CHECKING:
-    from glass_gym.build import build_glass
-    from glass_gym.checkpoint import World, load_world, save_world
-    from glass_gym.core import EnvState
-    from glass_gym.env import GlassEnv
-    from glass_gym.glass import Glass
-    from glass_gym.networks.quantise import register_quantiser
-    from glass_gym.notebook import show
-    from glass_gym.simulator import NoAgentError, Simulator, WorldState
+    from glass_gym.env.core import EnvState
+    from glass_gym.env.env import GlassEnv
+    from glass_gym.env.vector_env import GlassVectorEnv
+    from glass_gym.model.glass import Glass, build_glass
+    from glass_gym.model.quantise import register_quantiser
+    from glass_gym.play.notebook import show
+    from glass_gym.simulator.simulator import NoAgentError, Simulator, WorldState
     from glass_gym.tasks import Task, register_task
-    from glass_gym.vector_env import GlassVectorEnv
+    from glass_gym.worlds.checkpoint import World, load_world, save_world
 
 __version__ = "0.1.0"
 
@@ -33,8 +32,8 @@ def _register(id: str, max_episode_steps: int, **kwargs: Any) -> None:
     if id not in registry:
         register(
             id=id,
-            entry_point="glass_gym.env:GlassEnv",
-            vector_entry_point="glass_gym.vector_env:GlassVectorEnv",
+            entry_point="glass_gym.env.env:GlassEnv",
+            vector_entry_point="glass_gym.env.vector_env:GlassVectorEnv",
             max_episode_steps=max_episode_steps,
             kwargs=kwargs,
         )
@@ -55,7 +54,7 @@ def register_world(id: str, checkpoint: str | Path, max_episode_steps: int = 100
         ValueError: another world has this id.
         CheckpointError: no such file.
     """
-    from glass_gym.checkpoint import resolve
+    from glass_gym.worlds.checkpoint import resolve
 
     kwargs["checkpoint"] = str(resolve(checkpoint).resolve())
     known = registry.get(id)
@@ -65,10 +64,8 @@ def register_world(id: str, checkpoint: str | Path, max_episode_steps: int = 100
 
 
 # time limits: two or three times as long as the way across the ground where targets are; so random agents seldom arrive
-_register("GlassTennis-v0", 100, checkpoint="tennis")
-_register("GlassTennis-v1", 70, checkpoint="tennis-v1")
-_register("GlassSprites-v0", 30, checkpoint="sprites")
-_register("GlassSprites-v1", 24, checkpoint="sprites-v1")
+_register("GlassTennis-v0", 70, checkpoint="tennis")
+_register("GlassSprites-v0", 24, checkpoint="sprites")
 _register("GlassArm-v0", 32, checkpoint="arm")
 _register("Glass-v0", 100)
 
@@ -85,21 +82,21 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     homes = {
-        "EnvState": "core",
-        "Glass": "glass",
-        "GlassEnv": "env",
-        "GlassVectorEnv": "vector_env",
-        "NoAgentError": "simulator",
-        "Simulator": "simulator",
+        "EnvState": "env.core",
+        "Glass": "model.glass",
+        "GlassEnv": "env.env",
+        "GlassVectorEnv": "env.vector_env",
+        "NoAgentError": "simulator.simulator",
+        "Simulator": "simulator.simulator",
         "Task": "tasks",
-        "World": "checkpoint",
-        "WorldState": "simulator",
-        "build_glass": "build",
-        "load_world": "checkpoint",
-        "register_quantiser": "networks.quantise",
+        "World": "worlds.checkpoint",
+        "WorldState": "simulator.simulator",
+        "build_glass": "model.glass",
+        "load_world": "worlds.checkpoint",
+        "register_quantiser": "model.quantise",
         "register_task": "tasks",
-        "save_world": "checkpoint",
-        "show": "notebook",
+        "save_world": "worlds.checkpoint",
+        "show": "play.notebook",
     }
     if name in homes:
         return getattr(importlib.import_module(f"glass_gym.{homes[name]}"), name)

@@ -16,14 +16,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from glass_gym.checkpoint import write_atomically
-from glass_gym.convert import to_numpy
-from glass_gym.core import GlassCore
-from glass_gym.headers import PolicyHeader, Version, read_header
+from glass_gym.env.core import GlassCore
+from glass_gym.tensors.convert import to_numpy
+from glass_gym.worlds.checkpoint import FORMAT_VERSION, write_atomically
+from glass_gym.worlds.headers import PolicyHeader, Version, read_header
 
-FORMAT_VERSION = 2
-"""1: keypoints are not fine (:class:`glass_gym.sb3.KeypointCNN`)."""
-KEYPOINTS = {"class": "GlassExtractor"}
 ALGORITHMS = {
     "ppo": ("stable_baselines3", "PPO"),
     "a2c": ("stable_baselines3", "A2C"),
@@ -297,8 +294,9 @@ def policy_header(path: str | Path) -> dict:
         raise PolicyError(f"{path}: a .safetensors file, but no policy (no 'glass_policy' metadata)")
     try:
         version = read_header(metadata["glass_policy"], Version).format_version
-        if version > FORMAT_VERSION:
-            raise PolicyError(f"{path}: format {version} is newer than {FORMAT_VERSION}; upgrade glass_gym")
+        if version != FORMAT_VERSION:
+            fix = "upgrade glass_gym" if version > FORMAT_VERSION else "export it again"
+            raise PolicyError(f"{path}: format {version}, this glass_gym reads {FORMAT_VERSION}; {fix}")
         return read_header(metadata["glass_policy"], PolicyHeader).model_dump()
     except PolicyError:
         raise
@@ -320,8 +318,6 @@ def _read(path: Path):
             raise ValueError(f"its policy is called {header['policy']!r}; there are: {', '.join(known)}")
         spaces = [_space_in(header[key]) for key in ("observation_space", "action_space")]
         arguments = _arguments_in(header["arguments"])
-        if header["format_version"] < 2 and header["arguments"].get("features_extractor_class") == KEYPOINTS:
-            arguments.setdefault("features_extractor_kwargs", {})["fine"] = False
         size = _weights_asked_for(header["policy"], arguments, spaces[0])
         if size > 4 * path.stat().st_size:  # a weight takes four bytes of it
             raise ValueError(f"its arguments ask for about {size:.0f} weights, more than the file holds")

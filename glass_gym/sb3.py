@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import glass_gym  # noqa: F401  (registers the ids)
-from glass_gym.convert import index_rows, to_numpy
-from glass_gym.simulator import pick_precision
-from glass_gym.vector_env import GlassVectorEnv
+from glass_gym.env.vector_env import GlassVectorEnv
+from glass_gym.tensors.convert import index_rows, to_numpy
+from glass_gym.tensors.device import pick_precision
 
 try:
     from stable_baselines3.common.buffers import DictRolloutBuffer
@@ -212,25 +212,23 @@ class KeypointCNN(BaseFeaturesExtractor):
     Args:
         observation_space: Box (3 n, H, W) uint8. 24 x 40 px learn as well as 48 x 80, in half of the time.
         channels: C, number of maps and of keypoints.
-        fine: maps of small frames have half of their size; False, as in policies of format 1: a quarter always.
     """
 
     FINE = 384
     """Places of the largest maps of half of a frame's size."""
 
-    def __init__(self, observation_space: gym.spaces.Box, channels: int = 32, fine: bool = True):
+    def __init__(self, observation_space: gym.spaces.Box, channels: int = 32):
         planes, height, width = observation_space.shape
         super().__init__(observation_space, features_dim=2 * channels)
         rows, columns = (height + 1) // 2, (width + 1) // 2
-        stride = 1 if fine and rows * columns <= self.FINE else 2
+        stride = 1 if rows * columns <= self.FINE else 2
         rows, columns = (rows + stride - 1) // stride, (columns + stride - 1) // stride
-        last = 1 if fine else 3
         self.maps = nn.Sequential(
             nn.Conv2d(planes, channels // 2, 5, stride=2, padding=2),
             nn.ReLU(),
             nn.Conv2d(channels // 2, channels, 3, stride=stride, padding=1),
             nn.ReLU(),
-            nn.Conv2d(channels, channels, last, padding=last // 2),
+            nn.Conv2d(channels, channels, 1),
         )
         self.sharpness = nn.Parameter(torch.ones(channels, 1))
         y = torch.linspace(-1, 1, rows)[:, None].expand(rows, columns)
@@ -258,16 +256,15 @@ class GlassExtractor(BaseFeaturesExtractor):
     Args:
         observation_space: a Box of frames (3 n, H, W) or positions (n,), or a Dict of them.
         channels: keypoints a frame.
-        fine: see :class:`KeypointCNN`.
     """
 
-    def __init__(self, observation_space: gym.Space, channels: int = 32, fine: bool = True):
+    def __init__(self, observation_space: gym.Space, channels: int = 32):
         whole = isinstance(observation_space, gym.spaces.Dict)
         parts: dict[str, Any] = dict(observation_space.spaces) if whole else {"": observation_space}
         frames = {key: part for key, part in parts.items() if len(part.shape) == 3}
         places = {key: part for key, part in parts.items() if len(part.shape) == 1}
         super().__init__(observation_space, 2 * channels * len(frames) + sum(p.shape[0] for p in places.values()))
-        self.frames = nn.ModuleDict({f"of_{key}": KeypointCNN(part, channels, fine) for key, part in frames.items()})
+        self.frames = nn.ModuleDict({f"of_{key}": KeypointCNN(part, channels) for key, part in frames.items()})
         self.keys = (*frames, *places)
         for key, part in places.items():  # the space is three frames wide: what lies in the frame becomes [-1, 1]
             low = torch.from_numpy(part.low)

@@ -11,10 +11,10 @@ import pytest
 import torch
 from filelock import FileLock
 
-from glass_gym import simulator
-from glass_gym.build import build_glass
-from glass_gym.checkpoint import World
-from glass_gym.config import GlassConfig
+from glass_gym.model.config import GlassConfig
+from glass_gym.model.glass import build_glass
+from glass_gym.simulator.simulator import simulator
+from glass_gym.worlds.checkpoint import World
 from training.data.store import StoreWriter
 
 TINY = GlassConfig.lean(
@@ -136,4 +136,4 @@ def block_store(tmp_path_factory):
 @pytest.fixture
 def quick_report(monkeypatch):
     """Few rollouts behind a report.html: what it says is tested, not whether it is so."""
-    monkeypatch.setattr("training.scorecard.ROLLOUTS", 4)
+    monkeypatch.setattr("training.evaluation.html_report.ROLLOUTS", 4)

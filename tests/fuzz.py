@@ -57,19 +57,19 @@ def targets(root: Path) -> dict[str, Target]:
     import torch
     from PIL import Image
     from stable_baselines3 import PPO
+    from training.data.annotations import read_annotations
 
     from agents.options import AgentError, hyperparameters
-    from glass_gym.build import build_glass
-    from glass_gym.checkpoint import CheckpointError, save_world
-    from glass_gym.pictures import read_picture
+    from glass_gym.model.glass import build_glass
     from glass_gym.policy import PolicyError, load_policy, save_policy
     from glass_gym.sb3 import GlassVecEnv
+    from glass_gym.worlds.checkpoint import CheckpointError, save_world
+    from glass_gym.worlds.pictures import read_picture
     from tests.conftest import TINY_TOKEN, block_video, world_of
-    from training.choose import Choices
-    from training.data.annotations import read_annotations
+    from training.core.trainer import LoopConfig, Trainer, TrainingError, read_state
     from training.data.layout import ReadConfig, read_video
     from training.data.store import DataError, Store, StoreWriter
-    from training.trainer import LoopConfig, Trainer, TrainingError, read_state
+    from training.footage.choices import Choices
 
     torch.manual_seed(0)
     world = world_of(build_glass(TINY_TOKEN).eval())
@@ -280,9 +280,9 @@ def options(count: int, seed: int, root: Path, first: int):
     from hypothesis import strategies as st
 
     from agents.options import AgentError, checked
-    from glass_gym.env import GlassEnv
-    from glass_gym.vector_env import GlassVectorEnv
-    from training.options import check_options
+    from glass_gym.env.env import GlassEnv
+    from glass_gym.env.vector_env import GlassVectorEnv
+    from training.core.options import check_options
     from training.train import TrainConfig
 
     world = targets(root)["world"].path

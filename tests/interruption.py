@@ -25,8 +25,8 @@ from safetensors.torch import load_file
 from agents.options import runs_of
 from glass_gym.policy import load_policy, read_zip
 from tests.conftest import block_video
+from training.core.trainer import read_state
 from training.data.store import StoreWriter
-from training.trainer import read_state
 
 WORLD = (
     "--window 16 --agent-radius 5 --codes 2 --poses 4 --gma.theta 0.04 --gma.iterations 30 --gma.batch 2 "

@@ -9,7 +9,7 @@ from pathlib import Path
 import imageio.v3 as iio
 import pytest
 
-from glass_gym.checkpoint import load_world
+from glass_gym.worlds.checkpoint import load_world
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 RUNS = {

@@ -5,9 +5,9 @@ import contextlib
 import pytest
 import torch
 
-from glass_gym import bench, demo
-from glass_gym.build import build_glass
-from glass_gym.checkpoint import CheckpointError, load_world, save_world
+from glass_gym.model.glass import build_glass
+from glass_gym.tools import bench, demo
+from glass_gym.worlds.checkpoint import CheckpointError, load_world, save_world
 
 resource = pytest.importorskip("resource")  # POSIX
 
@@ -38,7 +38,7 @@ def test_a_world(tiny_world, tmp_path):
 
 def test_a_training_state(tiny_config, tmp_path):
     pytest.importorskip("tyro")
-    from training.trainer import LoopConfig, Trainer, read_state
+    from training.core.trainer import LoopConfig, Trainer, read_state
 
     torch.manual_seed(0)
     trainer = Trainer(build_glass(tiny_config), tmp_path, LoopConfig(device="cpu", bf16=False))

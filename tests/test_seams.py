@@ -14,7 +14,7 @@ OUTSIDE = '''
 import numpy as np
 import torch
 
-from glass_gym.networks.quantise import CosineQuantiser
+from glass_gym.model.lma.quantise import CosineQuantiser
 from glass_gym.tasks import Outcome, Task
 from training.data.sources import Defaults, Source
 from training.data.store import StoreWriter
@@ -117,7 +117,7 @@ def test_a_task_from_outside_needs_no_line_where_it_can_be_imported(outside, tin
 
 
 def test_a_source_from_outside_is_trained_on_by_its_name(outside, tmp_path, monkeypatch):
-    from glass_gym.checkpoint import load_world
+    from glass_gym.worlds.checkpoint import load_world
     from training.data import sources
     from training.train import main
 
@@ -140,9 +140,9 @@ def test_the_command_imports_a_source_by_module_and_name(outside, tmp_path):
 
 
 def test_a_metric_from_outside_is_measured(outside, tiny_world, block_store, tmp_path, monkeypatch):
-    from glass_gym.checkpoint import save_world
-    from training import evaluate
-    from training.metrics import registry
+    from glass_gym.worlds.checkpoint import save_world
+    from training.evaluation import evaluate
+    from training.evaluation.metrics import registry
 
     monkeypatch.setattr(registry, "METRICS", dict(registry.METRICS))
     monkeypatch.setattr(evaluate, "METRICS", registry.METRICS)
@@ -158,15 +158,15 @@ def test_a_quantiser_from_outside_is_named_in_a_config_and_its_checkpoint_loads(
     outside, tiny_config, tmp_path, monkeypatch
 ):
     import glass_gym
-    from glass_gym.checkpoint import CheckpointError, load_world, save_world
-    from glass_gym.networks import quantise
+    from glass_gym.model import quantise
+    from glass_gym.worlds.checkpoint import CheckpointError, load_world, save_world
     from tests.conftest import world_of
 
     monkeypatch.setattr(quantise, "QUANTISERS", dict(quantise.QUANTISERS))
     glass_gym.register_quantiser("coarse", outside.Coarse)  # the one line
     model = glass_gym.build_glass(tiny_config.replace(quantiser="coarse")).eval()
     path = save_world(tmp_path / "w.safetensors", world_of(model))
-    assert isinstance(load_world(path).model.quantiser, outside.Coarse)
+    assert isinstance(load_world(path).model.lma.quantiser, outside.Coarse)
     del quantise.QUANTISERS["coarse"]
     with pytest.raises(CheckpointError, match="no quantiser called 'coarse'; there are: cosine, plain"):
         load_world(path)

@@ -12,8 +12,8 @@ pytest.importorskip("playwright")
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from glass_gym import export
-from glass_gym.checkpoint import load_world
+from glass_gym.export.onnx import onnx as export
+from glass_gym.worlds.checkpoint import load_world
 from tests import browser
 
 ROOT = Path(__file__).parents[1]
@@ -187,9 +187,9 @@ def remote():
 
     import gymnasium as gym
 
-    from glass_gym import play
+    from glass_gym.play.play import play
+    from glass_gym.play.remote import WebWindow
     from glass_gym.policy import load_policy
-    from glass_gym.remote import WebWindow
 
     env = gym.make("GlassTennis-v1", render_mode="rgb_array", max_episode_steps=-1)
     agent = load_policy(ROOT / "agents" / "trained" / "GlassTennis-v1" / "ppo.safetensors", core=env.unwrapped.core)

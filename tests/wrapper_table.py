@@ -24,7 +24,7 @@ from gymnasium.wrappers import vector
 from tabulate import tabulate
 from tqdm import tqdm
 
-from glass_gym.checkpoint import World, load_world
+from glass_gym.worlds.checkpoint import World, load_world
 
 MODES = (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED)
 FRAME, POSITION, DICT = ({"obs_type": kind} for kind in ("frame", "position", "dict"))

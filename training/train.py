@@ -22,19 +22,25 @@ from typing import Annotated
 
 import numpy as np
 import torch
+from glass_gym.model.token_glass import PoseLMA
 from tqdm import tqdm
 
-from glass_gym.build import build_glass
-from glass_gym.checkpoint import CheckpointError, save_world
-from glass_gym.checks import without_folders
-from glass_gym.config import GlassConfig, preset
-from glass_gym.convert import to_images
-from glass_gym.glass import Glass
-from glass_gym.locks import alone
-from glass_gym.time_left import TimeLeft
-from glass_gym.token_glass import TokenGlass
+from glass_gym.model.config import GlassConfig, preset
+from glass_gym.model.glass import Glass, build_glass
+from glass_gym.tensors.convert import to_images
+from glass_gym.tools.locks import alone
+from glass_gym.tools.time_left import TimeLeft
+from glass_gym.worlds.checkpoint import CheckpointError, save_world
+from glass_gym.worlds.checks import without_folders
 
-from .choose import (
+from .core import sheets
+from .core.distributed import Distributed
+from .core.options import Pixels, Positive, check_options
+from .core.trainer import LoopConfig, Trainer, TrainingError, read_state
+from .data.sources import DataOptions, open_data, source_of
+from .data.store import DataError, Store, Video
+from .evaluation.html_report import write_report
+from .footage.choices import (
     Choices,
     choose_hole,
     choose_reading,
@@ -44,19 +50,12 @@ from .choose import (
     look_at_folder,
     look_at_store,
 )
-from .data.sources import DataOptions, open_data, source_of
-from .data.store import DataError, Store, Video
-from .distributed import Distributed
-from .export import build_world
-from .figures import sheets
-from .options import Pixels, Positive, check_options
-from .perceptual import load_features
-from .scorecard import write_report
-from .second_look import look_again
+from .footage.survey import NoWorldError, Survey
+from .gma.perceptual import load_features
+from .gma.pseudo_labels import make_pseudo_labels
 from .stages import (
     GmaConfig,
     GmaStage,
-    Hints,
     LmaConfig,
     LmaStage,
     LongConfig,
@@ -65,15 +64,13 @@ from .stages import (
     PoseStage,
     PriorConfig,
     PriorStage,
+    PseudoLabels,
     RefineConfig,
     RefineStage,
     Stage,
-    TokenConfig,
-    TokenLmaStage,
 )
-from .survey import NoWorldError, Survey
-from .trainer import LoopConfig, Trainer, TrainingError, read_state
-from .windows import WindowSet, settle_windows, track_windows
+from .windows.windows import WindowSet, align_windows, track_windows
+from .world.build import build_world
 
 try:
     import tyro
@@ -145,7 +142,7 @@ class TrainConfig(DataOptions):
     prior: PriorConfig = field(default_factory=PriorConfig)
     refine: RefineConfig = field(default_factory=RefineConfig)
     pose: PoseConfig = field(default_factory=PoseConfig)
-    token: TokenConfig = field(default_factory=TokenConfig)
+    token: LmaConfig = field(default_factory=LmaConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
@@ -215,7 +212,7 @@ def _train(config: TrainConfig, processes: Distributed) -> bool:
         held_out = _windows(config, trainer, store, "val", windows)
     as_they_stand = dataclasses.replace(config.lma, jitter=0)  # a vocabulary's windows are aligned
     report.held_out = LmaStage(trainer.average, held_out, as_they_stand)
-    if isinstance(trainer.model, TokenGlass):
+    if isinstance(trainer.model, PoseLMA):
         if not trainer.run(PoseStage(trainer.model, windows, config.pose), report.step, report.sheet):
             return report.interrupted()
     for make in _animation_stages(config, trainer.model, windows, features):
@@ -246,12 +243,12 @@ def _refine(config: TrainConfig, choices: Choices, trainer: Trainer, store: Stor
     return finished
 
 
-def _second_look(trainer: Trainer, store: Store, path: Path) -> Hints:
+def _second_look(trainer: Trainer, store: Store, path: Path) -> PseudoLabels:
     """By GMA as it was after its own steps: when the refine stage goes on, by what was seen then."""
     if path.exists():
-        return Hints.load(path)
+        return PseudoLabels.load(path)
     with tqdm(desc="looking again, with M", unit="frame") as bar, trainer.autocast():
-        hints = look_again(trainer.average, store, bar.update)
+        hints = make_pseudo_labels(trainer.average, store, bar.update)
     hints.save(path)
     return hints
 
@@ -265,7 +262,7 @@ def _check_out(config: TrainConfig) -> None:
         raise TrainingError(f"{state} exists; add --resume to continue it, or choose another --out")
 
 
-def _look(config: TrainConfig, choices: Choices, store: Store) -> tuple[Hints | None, np.ndarray | None]:
+def _look(config: TrainConfig, choices: Choices, store: Store) -> tuple[PseudoLabels | None, np.ndarray | None]:
     """Look at the store's frames, say what was found, and choose what GMA must know, unless that was done before.
 
     Returns:
@@ -277,7 +274,7 @@ def _look(config: TrainConfig, choices: Choices, store: Store) -> tuple[Hints | 
     scene = seen.one_scene() if config.preset != "paper" else None
     hints = None
     if len(seen.hinted) and config.gma.hint:
-        hints = Hints(seen.hinted, seen.hints, seen.scenes, seen.scene_of, seen.corners)
+        hints = PseudoLabels(seen.hinted, seen.hints, seen.scenes, seen.scene_of, seen.corners)
     if "theta" in choices.values:
         return hints, scene
     print("what the footage shows:", *seen.lines(), sep="\n  ")
@@ -298,7 +295,7 @@ def _look(config: TrainConfig, choices: Choices, store: Store) -> tuple[Hints | 
     return hints, scene
 
 
-def _probing(config: TrainConfig, choices: Choices, trainer: Trainer, store: Store, hints: Hints, on_step):
+def _probing(config: TrainConfig, choices: Choices, trainer: Trainer, store: Store, hints: PseudoLabels, on_step):
     """`on_step`, and now and then a look at GMA: what was chosen wrongly is corrected before it is trained on."""
 
     def step(stage: Stage, iteration: int, terms: dict[str, float]) -> None:
@@ -354,9 +351,9 @@ def _resized(trainer: Trainer, **sizes: Choices) -> Trainer:
 
 def _animation_stages(config: TrainConfig, model: Glass, windows: WindowSet, features) -> list[Callable[[], Stage]]:
     """Makers of the stages after GMA; a stage is made when its turn comes, for some look at all windows first."""
-    if isinstance(model, TokenGlass):
+    if isinstance(model, PoseLMA):
         return [
-            lambda: TokenLmaStage(model, windows, config.token),
+            lambda: LmaStage(model, windows, config.token),
         ]
     stages: list[Callable[[], Stage]] = [lambda: LmaStage(model, windows, config.lma, features)]
     if config.long.iterations is None:
@@ -381,7 +378,7 @@ def _trainer(
         model = build_glass(GlassConfig.from_dict(known).replace(**_given(config)))
     else:
         model = build_glass(preset(config.preset, store.height, store.width, **_sizes(config, choices, store)))
-    if model.config.scene and scene is not None:
+    if model.config.background_plate and scene is not None:
         picture = torch.from_numpy(scene).permute(2, 0, 1)
         model.inpaint.show(to_images(picture[:3]), picture[3:] / 255)
     if config.gma.theta is None:
@@ -463,7 +460,7 @@ def _windows(
     kept = config.out / f"tracked-{split}"
     tracked = _tracked(trainer.average, store, videos, kept)
     print(f"aligning the agent's windows ({split})", flush=True)
-    windows = settle_windows(trainer.average, tracked, like)
+    windows = align_windows(trainer.average, tracked, like)
     windows.save(path)
     shutil.rmtree(kept)
     return windows

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glass_gym.checks import is_number, to_floats
+from glass_gym.worlds.checks import is_number, to_floats
 
 TaskState = dict[str, Tensor]
 """What a task keeps about each row: named (B, ...) tensors, on the core's device."""
@@ -25,7 +25,7 @@ STEPS_AWAY = 4
 """Targets are drawn at least so many steps along an axis away (and MIN_DISTANCE px)."""
 MIN_DISTANCE = 16.0
 PROGRESS = 0.1
-"""Dense reward of one ordinary step straight toward a target."""
+"""Dense reward of one outside_inference_mode step straight toward a target."""
 
 
 @dataclass(frozen=True)

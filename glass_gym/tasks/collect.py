@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glass_gym.drawing import draw_rings
 from glass_gym.tasks.base import (
     PROGRESS,
     TRIES,
@@ -22,6 +21,7 @@ from glass_gym.tasks.base import (
     check_places,
     steps_between,
 )
+from glass_gym.tensors.drawing import draw_rings
 
 MOST = 5
 

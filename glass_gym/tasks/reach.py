@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from glass_gym.drawing import draw_rings
 from glass_gym.tasks.base import (
     PROGRESS,
     TRIES,
@@ -20,6 +19,7 @@ from glass_gym.tasks.base import (
     check_places,
     steps_between,
 )
+from glass_gym.tensors.drawing import draw_rings
 
 
 @dataclass(frozen=True)

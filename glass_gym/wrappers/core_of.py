@@ -6,7 +6,7 @@ from typing import Any
 
 from gymnasium.vector import AutoresetMode
 
-from glass_gym.core import GlassCore
+from glass_gym.env.core import GlassCore
 
 
 def core_of(env: Any) -> GlassCore:

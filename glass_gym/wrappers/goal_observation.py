@@ -10,7 +10,7 @@ import torch
 from gymnasium.vector import VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
-from glass_gym.core import GlassCore
+from glass_gym.env.core import GlassCore
 from glass_gym.tasks import GoalTask
 from glass_gym.wrappers.core_of import TellsAutoresetMode, core_of
 

@@ -7,8 +7,8 @@ import pytest
 
 from agents import evaluation
 from agents.evaluation import GreedyPolicy, RandomPolicy, confidence, evaluate, summary
-from glass_gym.action_space import ActionTable
 from glass_gym.tasks.base import steps_between
+from glass_gym.worlds.action_space import ActionTable
 
 TABLE = ActionTable.build((4.0, 3.0), ("neutral", "turn"), "compass", 1.0)
 

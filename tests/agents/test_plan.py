@@ -9,7 +9,7 @@ from agents import plan
 from agents.evaluation import evaluate
 from agents.evaluation_env import WorldEvaluationEnv
 from agents.plan import Planner
-from glass_gym.checkpoint import save_world
+from glass_gym.worlds.checkpoint import save_world
 
 
 @pytest.mark.parametrize(("rounds", "samples"), [(1, 48), (3, 16)])
@@ -42,7 +42,10 @@ def test_the_command_writes_a_table(tiny_world, tmp_path):
     import gymnasium as gym
 
     path = save_world(tmp_path / "tiny.safetensors", tiny_world)
-    entry = {"entry_point": "glass_gym.env:GlassEnv", "vector_entry_point": "glass_gym.vector_env:GlassVectorEnv"}
+    entry = {
+        "entry_point": "glass_gym.env.env:GlassEnv",
+        "vector_entry_point": "glass_gym.env.vector_env:GlassVectorEnv",
+    }
     gym.register("Tiny-v0", kwargs={"checkpoint": str(path)}, max_episode_steps=6, **entry)
     try:
         small = "--env Tiny-v0 --episodes 2 --rows 2 --samples 4 --horizon 2"

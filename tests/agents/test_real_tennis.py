@@ -8,7 +8,7 @@ pytest.importorskip("ale_py")
 from agents import real_tennis
 from agents.evaluation import GreedyPolicy, evaluate
 from agents.real_tennis import BODY, FIRE, JOYSTICK, RealEvaluationEnv, RealTennis
-from glass_gym.action_space import COMPASS
+from glass_gym.worlds.action_space import COMPASS
 from training.data import ale_tennis
 
 

@@ -21,8 +21,8 @@ from agents.options import (
     make_model,
     schedule,
 )
-from glass_gym.checkpoint import save_world
 from glass_gym.policy import ALGORITHMS, load_policy, policy_header
+from glass_gym.worlds.checkpoint import save_world
 
 QUICK = ["--no-progress", "--final-episodes", "4", "--n-eval-envs", "2", "--eval-episodes", "2", "--n-envs", "4"]
 
@@ -205,7 +205,7 @@ def test_commands_name_what_is_missing(world, tmp_path, capsys):
 
 
 def test_it_is_told_early_how_long_the_rest_takes(world, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("glass_gym.time_left.MEASURED", 0.0)
+    monkeypatch.setattr("glass_gym.tools.time_left.MEASURED", 0.0)
     assert train.main(command(world, tmp_path, "-n", "64", "--eval-freq", "-1")) == 0
     told = re.findall(r"([\d,]+) steps a second on this machine: (\d+) more take about", capsys.readouterr().out)
     assert len(told) == 1 and int(told[0][1]) >= 32
@@ -252,8 +252,8 @@ def test_an_update_makes_good_actions_likelier(tiny_world):
 def test_the_one_file_ppo_trains_and_its_policy_is_like_any_other(tiny_world, tmp_path):
     import gymnasium as gym
 
-    gym.register("Tiny-v0", entry_point="glass_gym.env:GlassEnv", kwargs={"checkpoint": tiny_world},
-                 vector_entry_point="glass_gym.vector_env:GlassVectorEnv", max_episode_steps=6)  # fmt: skip
+    gym.register("Tiny-v0", entry_point="glass_gym.env.env:GlassEnv", kwargs={"checkpoint": tiny_world},
+                 vector_entry_point="glass_gym.env.vector_env:GlassVectorEnv", max_episode_steps=6)  # fmt: skip
     try:
         small = "--frame-size 16 24 --n-envs 4 --n-steps 8 --batch-size 16 --final-episodes 4 --device cpu"
         assert ppo_torch.main(["--env", "Tiny-v0", "-n", "64", *small.split(), "--out", str(tmp_path)]) == 0

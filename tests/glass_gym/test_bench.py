@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from glass_gym import bench
-from glass_gym.checkpoint import save_world
-from glass_gym.peers import compare
+from benchmarks.peers import compare
+from glass_gym.tools import bench
+from glass_gym.worlds.checkpoint import save_world
 
 
 def test_the_bench_writes_its_table(tiny_world, tmp_path, capsys):

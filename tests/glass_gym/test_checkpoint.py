@@ -7,8 +7,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from glass_gym import checkpoint
-from glass_gym.checkpoint import CheckpointError, load_world, save_world
+from glass_gym.worlds import checkpoint
+from glass_gym.worlds.checkpoint import CheckpointError, load_world, save_world
 
 
 @pytest.fixture

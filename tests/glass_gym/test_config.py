@@ -2,8 +2,8 @@ from dataclasses import fields
 
 import pytest
 
-from glass_gym.build import build_glass
-from glass_gym.config import GlassConfig, preset
+from glass_gym.model.config import GlassConfig, preset
+from glass_gym.model.glass import build_glass
 
 # Counted on the authors' networks, W-Sprites (K = 6). Their RNN also learns initial states of the feature map's
 # size: (h, c) of 32 x 12 x 16, 64 x 6 x 8 and 32 x 12 x 16 = 30,720 numbers, where ours are spatially constant.
@@ -16,7 +16,7 @@ COUNTED = {
 @pytest.mark.parametrize("part", COUNTED)
 def test_the_paper_preset_has_the_counted_parameters_within_one_percent(part):
     model = build_glass(GlassConfig.paper())
-    parts = [getattr(model, part)] + ([model.quantiser] if part == "action" else [])
+    parts = [getattr(model, part)] + ([model.lma.quantiser] if part == "action" else [])
     count = sum(p.numel() for module in parts for p in module.parameters())
     assert abs(count - COUNTED[part]) <= 0.01 * COUNTED[part]
 

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from glass_gym import simulator
-from glass_gym.action_space import ActionTable, nearest_direction
-from glass_gym.core import GlassCore
-from glass_gym.drawing import draw_rings, observed_frames
-from glass_gym.pictures import fit_picture, read_picture
-from glass_gym.randomness import key_of_seed, uniform
-from glass_gym.simulator import NoAgentError, pick_device, pick_precision
+from glass_gym.env.core import GlassCore
+from glass_gym.env.randomness import key_of_seed, uniform
+from glass_gym.simulator.simulator import NoAgentError, simulator
 from glass_gym.tasks import ReachTask, Scene
 from glass_gym.tasks.base import TRIES, sample_places
+from glass_gym.tensors.device import pick_device, pick_precision
+from glass_gym.tensors.drawing import draw_rings, observed_frames
+from glass_gym.worlds.action_space import ActionTable, nearest_direction
+from glass_gym.worlds.pictures import fit_picture, read_picture
 
 STEP = (3.0, 2.0)
 NAMES = ("neutral", "swing", "turn")
@@ -20,7 +20,7 @@ NAMES = ("neutral", "swing", "turn")
 
 def test_splitmix_gives_its_published_numbers():
     # SplitMix64 seeded 0 yields 0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4: our second level, checked by hand
-    from glass_gym.randomness import GOLDEN, _mix
+    from glass_gym.env.randomness import GOLDEN, _mix
 
     first = _mix(GOLDEN * torch.tensor([1, 2]))
     assert [hex(int(v) & (2**64 - 1)) for v in first] == ["0xe220a8397b1dcdaf", "0x6e789e6aa1b965f4"]

@@ -1,9 +1,9 @@
 import imageio.v3 as iio
 import numpy as np
 
-from glass_gym.action_space import ActionTable
-from glass_gym.checkpoint import save_world
-from glass_gym.demo import main, scripted_actions
+from glass_gym.tools.demo import main, scripted_actions
+from glass_gym.worlds.action_space import ActionTable
+from glass_gym.worlds.checkpoint import save_world
 
 
 def test_the_demo_writes_a_gif_and_a_contact_sheet_and_says_so(tiny_world, tmp_path, capsys):

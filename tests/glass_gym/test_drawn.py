@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from glass_gym.build import build_glass
-from glass_gym.drawing import draw_rings
-from glass_gym.drawn import DrawnWindows, name_rows
-from glass_gym.geometry import blend_windows
-from glass_gym.simulator import Simulator
-from glass_gym.vector_env import GlassVectorEnv
+from glass_gym.env.vector_env import GlassVectorEnv
+from glass_gym.model.glass import build_glass
+from glass_gym.simulator.decoder_cache import DecoderCache, hash_rows
+from glass_gym.simulator.simulator import Simulator
+from glass_gym.tensors.drawing import draw_rings
+from glass_gym.tensors.geometry import blend_windows
 from tests.conftest import world_of
 
 
@@ -38,8 +38,8 @@ def ask(kept, looks, poses):
 
 @pytest.fixture
 def kept(monkeypatch):
-    monkeypatch.setattr("glass_gym.drawn.AHEAD", 4)
-    return DrawnWindows((2, 2), poses=8, most_bytes=4 * 4 * 4)
+    monkeypatch.setattr("glass_gym.simulator.decoder_cache.AHEAD", 4)
+    return DecoderCache((2, 2), poses=8, most_bytes=4 * 4 * 4)
 
 
 def test_what_was_drawn_is_not_drawn_again(kept):
@@ -61,8 +61,8 @@ def test_more_rows_than_are_kept_are_drawn_all_the_same(kept):
 
 
 def test_poses_that_are_asked_for_often_are_drawn_ahead(monkeypatch):
-    monkeypatch.setattr("glass_gym.drawn.AHEAD", 3 * 4)
-    kept = DrawnWindows((2, 2), poses=8)
+    monkeypatch.setattr("glass_gym.simulator.decoder_cache.AHEAD", 3 * 4)
+    kept = DecoderCache((2, 2), poses=8)
     ask(kept, [1] * 6, [5, 5, 5, 6, 6, 7])
     assert ask(kept, [2], [7]) == [(2, 7), (2, 5), (2, 6)]
     assert ask(kept, [2, 2], [5, 6]) == []
@@ -71,9 +71,9 @@ def test_poses_that_are_asked_for_often_are_drawn_ahead(monkeypatch):
 def test_rows_are_named_by_what_they_hold():
     a = torch.randn(4, 3)
     a[2] = a[0]
-    names = name_rows(a, torch.zeros(4, 1))
+    names = hash_rows(a, torch.zeros(4, 1))
     assert names[0] == names[2] and len(set(names.tolist())) == 3
-    assert torch.equal(names, name_rows(a.clone(), torch.zeros(4, 1)))
+    assert torch.equal(names, hash_rows(a.clone(), torch.zeros(4, 1)))
 
 
 def test_a_world_plays_as_its_networks_say(tiny_token_config):

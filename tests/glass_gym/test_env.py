@@ -11,12 +11,12 @@ import torch
 from gymnasium.utils.env_checker import check_env
 
 import glass_gym
-from glass_gym import simulator as simulator_module
-from glass_gym.checkpoint import bundled
-from glass_gym.env import GlassEnv
-from glass_gym.pictures import stretch
-from glass_gym.simulator import Simulator
-from glass_gym.vector_env import GlassVectorEnv
+from glass_gym.env.env import GlassEnv
+from glass_gym.env.vector_env import GlassVectorEnv
+from glass_gym.simulator.simulator import Simulator
+from glass_gym.simulator.simulator import simulator as simulator_module
+from glass_gym.worlds.checkpoint import bundled
+from glass_gym.worlds.pictures import stretch
 
 
 @pytest.fixture
@@ -260,7 +260,7 @@ def test_rows_animated_a_few_at_a_time_are_the_rows_animated_together(tiny_world
     state = world.start(torch.randint(0, 255, (rows, 32, 48, 3), generator=torch.Generator().manual_seed(0)).byte())
     shift, code = torch.arange(2.0 * rows).view(rows, 2) - rows, torch.arange(rows) % 3
     together = world.step(world.step(state, shift, code), -shift, code)
-    height, width = tiny_world.model.view.size
+    height, width = tiny_world.model.lma.view.size
     monkeypatch.setattr(simulator_module, "CPU_PLACES", 2 * height * width)
     apart = world.step(world.step(state, shift, code), -shift, code)
     coarse = world.precision == torch.bfloat16 and tiny_world.config.architecture == "lean"
@@ -269,7 +269,7 @@ def test_rows_animated_a_few_at_a_time_are_the_rows_animated_together(tiny_world
 
 
 def test_a_world_of_ones_own_gets_an_id(tiny_world, tmp_path, monkeypatch):
-    from glass_gym.checkpoint import CheckpointError, save_world
+    from glass_gym.worlds.checkpoint import CheckpointError, save_world
 
     save_world(tmp_path / "mine.safetensors", tiny_world)
     monkeypatch.chdir(tmp_path)

@@ -16,10 +16,19 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
-from glass_gym import export
-from glass_gym.build import build_glass
-from glass_gym.checkpoint import load_world, save_world
-from glass_gym.export import ExportError, OnnxWorld, compare, describe, export_onnx, export_policy, main, write_page
+from glass_gym.export.onnx import (
+    ExportError,
+    OnnxWorld,
+    compare,
+    describe,
+    export_onnx,
+    export_policy,
+    main,
+    write_page,
+)
+from glass_gym.export.onnx import onnx as export
+from glass_gym.model.glass import build_glass
+from glass_gym.worlds.checkpoint import load_world, save_world
 from tests.conftest import world_of
 
 ROOT = Path(__file__).parents[2]
@@ -52,7 +61,7 @@ def runtime(tmp_path):
 
 def test_every_architecture_is_the_same_world_in_onnx_runtime(exported):
     world, folder, about = exported
-    assert ("prior" in about["graphs"]) == (world.model.prior is not None)
+    assert ("prior" in about["graphs"]) == (world.model.lma.prior is not None)
     assert about["graphs"]["step"]["outputs"]["frame"] == {"type": "uint8", "shape": ["rows", 32, 48, 3]}
     assert about["graphs"]["step"]["inputs"]["code"] == {"type": "int64", "shape": ["rows"]}
     steps = 3 if world.config.architecture == "paper" else 20  # an untrained flat mask: see conftest
@@ -68,7 +77,7 @@ def test_a_difference_is_found(exported):
     world, folder, _ = exported
     changed = copy.deepcopy(world)
     with torch.no_grad():
-        for parameter in changed.model.decoder.parameters():
+        for parameter in changed.model.lma.decoder.parameters():
             parameter += 0.1
     assert max(compare(changed, folder, 3, rows=2)) > export.CLOSE
 
@@ -107,7 +116,7 @@ def test_a_policy_acts_as_in_torch(tmp_path, monkeypatch):
     import onnxruntime
 
     from glass_gym import sb3
-    from glass_gym.core import GlassCore
+    from glass_gym.env.core import GlassCore
     from glass_gym.policy import load_policy
 
     monkeypatch.setattr(sb3, "pick_precision", lambda *_: torch.float32)  # as exported policies are

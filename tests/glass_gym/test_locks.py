@@ -4,11 +4,11 @@ import sys
 
 import pytest
 
-from glass_gym.locks import LockedError, alone
+from glass_gym.tools.locks import LockedError, alone
 
 HOLD = """
 import sys, time
-from glass_gym.locks import alone
+from glass_gym.tools.locks import alone
 with alone(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)

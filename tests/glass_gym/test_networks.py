@@ -1,12 +1,11 @@
 import pytest
 import torch
+from glass_gym.model.lma.quantise import CosineQuantiser, PlainQuantiser
 
-from glass_gym.build import build_glass
-from glass_gym.config import GlassConfig
-from glass_gym.geometry import blend_windows, crop_windows, densest_point, inside_windows
-from glass_gym.glass import Glass
-from glass_gym.networks.quantise import CosineQuantiser, PlainQuantiser
-from glass_gym.networks.shift import CorrelationShift, translate
+from glass_gym.model.config import GlassConfig
+from glass_gym.model.glass import Glass, build_glass
+from glass_gym.model.shift import CorrelationShift, translate
+from glass_gym.tensors.geometry import blend_windows, crop_windows, densest_point, inside_windows
 
 
 def dot(x, y, height=20, width=30):
@@ -124,11 +123,11 @@ def test_both_presets_roll_out_and_reach_every_parameter_of_the_lma():
     for config in (GlassConfig.lean(32, 48, window=16, codes=3), GlassConfig.paper(32, 48, codes=3)):
         model = build_glass(config)
         side = (16, 16) if config.architecture == "lean" else (32, 48)
-        assert model.view.size == side
+        assert model.lma.view.size == side
         layers = torch.rand(2, 4, 4, *side)
         shifts = torch.ones(2, 3, 2)
-        codes = model.quantiser.normalise(model.directions(layers, shifts))
-        drawn = model.rollout(layers, shifts, codes, scales=True)
+        codes = model.lma.quantiser.normalise(model.lma.directions(layers, shifts))
+        drawn = model.lma.rollout(layers, shifts, codes, scales=True)
         assert len(drawn) == 3 and drawn[-1].layer.shape == (2, 4, *side)
         sum(d.layer.sum() + sum(c.sum() for c in d.coarse) for d in drawn).backward()
         silent = [n for n, p in model.named_parameters() if n.split(".")[0] in Glass.stages["lma"] and p.grad is None]
@@ -155,7 +154,7 @@ def test_codes_are_left_out_and_ordered(kind):
 
 
 def test_a_scene_that_was_seen_is_shown_and_another_one_is_painted():
-    from glass_gym.networks.parts import InpaintNet, SceneInpaintNet
+    from glass_gym.model.gma import InpaintNet, SceneInpaintNet
 
     net = torch.nn.Conv2d(3, 3, 3, padding=1)
     plain, knows = InpaintNet(net), SceneInpaintNet(net, 64, 96)

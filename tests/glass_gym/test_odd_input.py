@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from glass_gym.build import build_glass
-from glass_gym.env import GlassEnv
-from glass_gym.simulator import NoAgentError
-from glass_gym.vector_env import GlassVectorEnv
+from glass_gym.env.env import GlassEnv
+from glass_gym.env.vector_env import GlassVectorEnv
+from glass_gym.model.glass import build_glass
+from glass_gym.simulator.simulator import NoAgentError
 from tests.conftest import world_of
 
 

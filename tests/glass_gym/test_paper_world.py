@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from glass_gym.build import build_glass
-from glass_gym.config import GlassConfig
-from glass_gym.networks.parts import Drawn
-from glass_gym.simulator import Simulator
+from glass_gym.model.config import GlassConfig
+from glass_gym.model.glass import build_glass
+from glass_gym.model.gma import Drawn
+from glass_gym.simulator.simulator import Simulator
 from tests.conftest import world_of
 
 
@@ -25,7 +25,7 @@ class Carrier(torch.nn.Module):
     def __init__(self, model):
         super().__init__()
         self.told = []
-        model.dynamics.register_forward_pre_hook(lambda _, arguments: self.told.append(arguments[2] * 4))
+        model.lma.dynamics.register_forward_pre_hook(lambda _, arguments: self.told.append(arguments[2] * 4))
 
     def forward(self, x, layer, half, actions, scales=True):
         shift = self.told[-1].round().long()
@@ -44,8 +44,8 @@ class Nothing(torch.nn.Module):
 def world(tiny_paper_config):
     torch.manual_seed(0)
     model = build_glass(tiny_paper_config)
-    model.mask = Red()
-    model.decoder = Carrier(model)
+    model.gma.mask = Red()
+    model.lma.decoder = Carrier(model)
     made = world_of(model.eval())
     made.start_frames[:] = (30, 120, 40)
     made.start_frames[:, 10:16, 20:26] = (250, 20, 20)  # a red block about (22.5, 12.5)
@@ -72,7 +72,7 @@ def test_a_shift_out_of_the_frame_is_cut_short_before_the_network_hears_it(world
 
 
 def test_an_agent_that_was_not_drawn_is_where_it_should_have_gone(world):
-    world.model.decoder = Nothing()
+    world.model.lma.decoder = Nothing()
     simulator = Simulator(world.model, "cpu")
     start = simulator.start(torch.from_numpy(world.start_frames[:1]))
     after = simulator.step(start, torch.tensor([[3.0, -2.0]]), torch.tensor([0]))

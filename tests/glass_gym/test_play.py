@@ -12,10 +12,10 @@ import pytest
 
 pygame = pytest.importorskip("pygame")
 
-from glass_gym import play  # noqa: E402
-from glass_gym.action_space import ActionTable  # noqa: E402
-from glass_gym.checkpoint import save_world  # noqa: E402
-from glass_gym.render import DisplayError, Event, Window  # noqa: E402
+from glass_gym.env.render import DisplayError, Event, Window  # noqa: E402
+from glass_gym.play.play import play  # noqa: E402
+from glass_gym.worlds.action_space import ActionTable  # noqa: E402
+from glass_gym.worlds.checkpoint import save_world  # noqa: E402
 
 TABLE = ActionTable.build((3, 2), ("neutral", "swing", "turn"), usual_codes=[0, 2, 2, 0, 1, 1, 1, 0, 2])
 
@@ -312,7 +312,7 @@ def test_a_real_window_is_played_with_real_keys(tmp_path):
 
     game = None
     try:
-        code = "import sys; from glass_gym.play import main; sys.exit(main())"
+        code = "import sys; from glass_gym.play.play import main; sys.exit(main())"
         game = subprocess.Popen(
             [sys.executable, "-c", code, "--free", "--seed", "1", "--folder", str(tmp_path), "--scale", "3"],
             env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

@@ -13,7 +13,7 @@ pytest.importorskip("stable_baselines3")
 
 from stable_baselines3 import A2C, DQN, PPO, HerReplayBuffer
 
-from glass_gym.env import GlassEnv
+from glass_gym.env.env import GlassEnv
 from glass_gym.policy import Policy, PolicyError, load_policy, policy_header, save_policy
 from glass_gym.sb3 import GlassExtractor, GlassVecEnv, KeypointCNN
 from glass_gym.wrappers import vector

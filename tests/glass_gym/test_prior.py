@@ -6,10 +6,10 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
-from glass_gym.build import build_glass
-from glass_gym.checkpoint import load_world, save_world
-from glass_gym.play import Player
-from glass_gym.render import Event
+from glass_gym.env.render import Event
+from glass_gym.model.glass import build_glass
+from glass_gym.play.play import Player
+from glass_gym.worlds.checkpoint import load_world, save_world
 from glass_gym.wrappers import AutoLocalAction
 from glass_gym.wrappers.vector import AutoLocalAction as VectorAutoLocalAction
 from tests.conftest import world_of
@@ -46,7 +46,7 @@ def test_probabilities_are_given_for_every_shift_of_every_row(world):
 
 
 def test_the_local_action_is_drawn_from_the_prior(world):
-    world.model.prior = RightMeansTurn()
+    world.model.lma.prior = RightMeansTurn()
     envs = VectorAutoLocalAction(gym.make_vec("Glass-v0", num_envs=64, checkpoint=world, max_episode_steps=None))
     assert envs.single_action_space == gym.spaces.Discrete(9)
     envs.reset(seed=0)
@@ -60,7 +60,7 @@ def test_the_local_action_is_drawn_from_the_prior(world):
 
 
 def test_a_row_draws_what_a_single_environment_draws(world):
-    world.model.prior = RightMeansTurn()
+    world.model.lma.prior = RightMeansTurn()
     env = AutoLocalAction(gym.make("Glass-v0", checkpoint=world))
     envs = VectorAutoLocalAction(gym.make_vec("Glass-v0", num_envs=3, checkpoint=world))
     env.reset(seed=6)
@@ -108,7 +108,7 @@ def test_the_player_lets_the_world_choose_where_no_digit_does(world):
         def wait(self, fps):
             return fps
 
-    world.model.prior = RightMeansTurn()
+    world.model.lma.prior = RightMeansTurn()
     player = Player(gym.make("Glass-v0", checkpoint=world, render_mode="rgb_array", target_radius=0.01), Window())
     player.reset(seed=0)
     player.window.events = [Event("press", "right")]
@@ -121,8 +121,8 @@ def test_the_player_lets_the_world_choose_where_no_digit_does(world):
 
 def test_a_checkpoint_keeps_the_prior(world, tmp_path):
     again = load_world(save_world(tmp_path / "w.safetensors", world, half=False))
-    pairs = zip(world.model.prior.parameters(), again.model.prior.parameters(), strict=True)
+    pairs = zip(world.model.lma.prior.parameters(), again.model.lma.prior.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
-    again.model.prior.keep([2, 0])
-    assert again.model.prior.logits.weight.shape == (2, 8)
-    assert torch.equal(again.model.prior.logits.weight[0], world.model.prior.logits.weight[2])
+    again.model.lma.prior.keep([2, 0])
+    assert again.model.lma.prior.logits.weight.shape == (2, 8)
+    assert torch.equal(again.model.lma.prior.logits.weight[0], world.model.lma.prior.logits.weight[2])

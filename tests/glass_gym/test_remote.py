@@ -23,9 +23,9 @@ import io
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.sync.client import connect
 
-from glass_gym import notebook, play, remote
-from glass_gym.remote import WebWindow, parse_event
-from glass_gym.render import DisplayError, Event
+from glass_gym.env.render import DisplayError, Event
+from glass_gym.play.play import notebook, play, remote
+from glass_gym.play.remote import WebWindow, parse_event
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ sb3 = pytest.importorskip("stable_baselines3")
 from stable_baselines3 import A2C, DQN, PPO, HerReplayBuffer  # noqa: E402
 from stable_baselines3.common.vec_env import VecFrameStack, VecMonitor, VecVideoRecorder  # noqa: E402
 
-from glass_gym.env import GlassEnv  # noqa: E402
+from glass_gym.env.env import GlassEnv  # noqa: E402
 from glass_gym.policy import Policy, PolicyError, load_policy  # noqa: E402
 from glass_gym.sb3 import DeviceRolloutBuffer, GlassVecEnv  # noqa: E402
 from glass_gym.wrappers import vector  # noqa: E402

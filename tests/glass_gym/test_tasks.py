@@ -7,7 +7,7 @@ import torch
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
-from glass_gym.randomness import uniform
+from glass_gym.env.randomness import uniform
 from glass_gym.tasks import CollectTask, ReachTask, Scene, make_task
 from glass_gym.wrappers import FlattenAction, GoalObservation
 
@@ -155,8 +155,8 @@ def test_hindsight_needs_a_task_with_one_goal(tiny_world):
 
 
 def test_the_player_shows_and_moves_the_targets(tiny_world):
-    from glass_gym.play import Player
-    from glass_gym.render import Event
+    from glass_gym.env.render import Event
+    from glass_gym.play.play import Player
 
     class Window:
         def __init__(self):

@@ -7,8 +7,8 @@ import torch
 from gymnasium.vector import AutoresetMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from glass_gym.env import GlassEnv
-from glass_gym.vector_env import GlassVectorEnv
+from glass_gym.env.env import GlassEnv
+from glass_gym.env.vector_env import GlassVectorEnv
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
 from glass_gym import wrappers
-from glass_gym.env import GlassEnv
-from glass_gym.vector_env import GlassVectorEnv
+from glass_gym.env.env import GlassEnv
+from glass_gym.env.vector_env import GlassVectorEnv
 from glass_gym.wrappers import vector
 
 

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-
-from glass_gym.build import build_glass
-from glass_gym.config import GlassConfig
 from glass_gym.networks.lean import LeanDynamics
-from training.ablations.parts import EntropyBonus, GatedCopy, GumbelQuantiser, SeparateInput
+
+from benchmarks.ablations.parts import EntropyBonus, GatedCopy, GumbelQuantiser, SeparateInput
+from glass_gym.model.config import GlassConfig
+from glass_gym.model.glass import build_glass
 
 
 def test_the_entropy_of_the_codes_use_is_highest_if_all_are_used_alike_and_draws_vectors_apart():
@@ -29,13 +29,13 @@ def test_the_entropy_of_the_codes_use_is_highest_if_all_are_used_alike_and_draws
 def test_an_open_gate_copies_the_foreground_before_and_a_closed_one_does_not(tiny_config):
     model = build_glass(tiny_config, decoder=GatedCopy).eval()
     layer = torch.rand(1, 4, 16, 16)
-    state = model.start_state(layer)
-    head = model.decoder.head_full
+    state = model.lma.start_state(layer)
+    head = model.lma.decoder.head_full
     torch.nn.init.zeros_(head.weight)
     for bias, copied in ((30.0, True), (-30.0, False)):
         torch.nn.init.zeros_(head.bias)
         head.bias.data[16:] = bias
-        drawn, _ = model.animate(layer, state, torch.zeros(1, 2), torch.zeros(1, tiny_config.code_channels))
+        drawn, _ = model.lma.animate(layer, state, torch.zeros(1, 2), torch.zeros(1, tiny_config.code_channels))
         assert torch.allclose(drawn.layer, layer, atol=1e-5) == copied
 
 
@@ -46,9 +46,9 @@ def test_with_separate_inputs_the_code_does_not_reach_the_first_blocks(tiny_conf
         states = []
         for code in (-1.0, 1.0):
             vector = torch.full((1, tiny_config.code_channels), code)
-            model.dynamics.map.weight.data.zero_()  # the map is heard before the blocks
-            _, state = model.animate(
-                torch.ones(1, 4, 16, 16), model.start_state(torch.ones(1, 4, 16, 16)), torch.ones(1, 2), vector
+            model.lma.dynamics.map.weight.data.zero_()  # the map is heard before the blocks
+            _, state = model.lma.animate(
+                torch.ones(1, 4, 16, 16), model.lma.start_state(torch.ones(1, 4, 16, 16)), torch.ones(1, 2), vector
             )
             states.append(state[0])  # of block 2
         assert torch.equal(*states) != reaches

@@ -4,12 +4,12 @@ import re
 import pytest
 import torch
 
-from glass_gym.build import build_glass
-from glass_gym.config import preset
-from training.ablations.queue import Queue, main
-from training.ablations.rows import LMA_ROWS, ROWS, tables
+from benchmarks.ablations.queue import Queue, main
+from benchmarks.ablations.rows import LMA_ROWS, ROWS, tables
+from benchmarks.results_page import bars, report
+from glass_gym.model.config import preset
+from glass_gym.model.glass import build_glass
 from training.data.wsprites import write_store
-from training.report import bars, report
 
 
 def squeezed(text):
@@ -58,8 +58,8 @@ def test_every_row_makes_a_model(sprites, tmp_path):
         assert all(getattr(model.config, key) == value for key, value in row.config.items())
         side = (32, 32) if row.data == "window" else (48, 64)
         layers, shifts = torch.rand(2, 3, 4, *side), torch.zeros(2, 2, 2)
-        found = model.eval().quantise(model.directions(layers, shifts))
-        drawn = model.rollout(layers, shifts, found.vector.unflatten(0, (2, 2)))
+        found = model.eval().quantise(model.lma.directions(layers, shifts))
+        drawn = model.lma.rollout(layers, shifts, found.vector.unflatten(0, (2, 2)))
         assert drawn[-1].layer.shape == (2, 4, *side) and torch.isfinite(drawn[-1].layer).all()
         assert int(found.index.max()) < model.config.codes
 

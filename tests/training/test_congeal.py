@@ -2,9 +2,8 @@
 
 import numpy as np
 import torch
-
-from glass_gym.tracking import cheapest_path
-from training.congeal import REACH, Congealing
+from training.windows.windows.align import REACH, Congealing
+from training.windows.windows.tracking import cheapest_path
 
 SIDE = 16
 

@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 import torch
-
-from glass_gym.build import build_glass
-from tests.training.test_long import windows
 from training.adversary import Adversary, balance
-from training.metrics.crispness import _energy, blend_share
-from training.stages import LmaConfig, LongConfig, LongStage
-from training.trainer import LoopConfig, Trainer
+from training.stages import LongConfig, LongStage, PaperConfig
+
+from glass_gym.model.glass import build_glass
+from tests.training.test_long import windows
+from training.core.trainer import LoopConfig, Trainer
+from training.evaluation.metrics.crispness import _energy, blend_share
 
 PALETTE = np.array([(200, 0, 0), (0, 0, 200)], np.float32)
 
@@ -54,7 +54,7 @@ def test_the_critic_survives_an_interruption(tiny_config, tmp_path):
     def stage():
         torch.manual_seed(0)
         long = LongConfig(iterations=4, agents=8, rows=4, steps=2, age=32, real_frames=8, adversarial=0.5)
-        return LongStage(build_glass(tiny_config), windows(), long, LmaConfig(horizons=(2, 4)))
+        return LongStage(build_glass(tiny_config), windows(), long, PaperConfig(horizons=(2, 4)))
 
     loop, seen = LoopConfig(device="cpu", bf16=False), []
     whole = stage()

@@ -6,10 +6,10 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 from PIL import Image
-
-from tests.conftest import block_video
 from training.data.annotations import read_annotations
 from training.data.clips import ClipDataset
+
+from tests.conftest import block_video
 from training.data.layout import ReadConfig, find_videos, pack, write_layout
 from training.data.sources import SOURCES, DataOptions, open_data
 from training.data.store import DataError, GrowingArray, Store, StoreWriter

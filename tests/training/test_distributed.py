@@ -16,11 +16,11 @@ ROOT = Path(__file__).parent.parent.parent
 SCRIPT = """
 import hashlib, json, os, sys
 import torch
-from glass_gym.config import GlassConfig
-from glass_gym.build import build_glass
+from glass_gym.model.config import GlassConfig
+from glass_gym.model.glass import build_glass
 from training.data.store import Store
 from training.stages import GmaConfig, GmaStage
-from training.trainer import LoopConfig, Trainer
+from training.core.trainer import LoopConfig, Trainer
 
 out, data, config = sys.argv[1:]
 torch.manual_seed(0)

@@ -3,13 +3,13 @@ import json
 import numpy as np
 import pytest
 
-from glass_gym.checkpoint import save_world
-from training.evaluate import main
-from training.metrics.actions import mutual_information, usage
-from training.metrics.detection import find_pieces
-from training.metrics.motion import shift_errors
-from training.metrics.segmentation import centroids, iou, soft_iou
-from training.trainer import LoopConfig, Trainer
+from glass_gym.worlds.checkpoint import save_world
+from training.core.trainer import LoopConfig, Trainer
+from training.data.detection import find_pieces
+from training.evaluation.evaluate import main
+from training.evaluation.metrics.actions import mutual_information, usage
+from training.evaluation.metrics.motion import shift_errors
+from training.evaluation.metrics.segmentation import centroids, iou, soft_iou
 
 
 def square(x, y, side=4):

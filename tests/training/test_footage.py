@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from glass_gym.checkpoint import load_world
+from glass_gym.worlds.checkpoint import load_world
 from tests.training.test_survey import scene, walker
 from training.data.layout import ReadConfig, pack
 from training.data.store import DataError, Store

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from glass_gym.geometry import crop_windows
+from glass_gym.tensors.geometry import crop_windows
 from training.data.sources import source_of
 from training.data.store import Store, frames_to_tensor
 from training.data.wsprites import TILE, write_store
-from training.metrics import judge as judges
-from training.metrics import prior as priors
-from training.metrics.identity import distance, in_colour
+from training.evaluation.metrics import judge as judges
+from training.evaluation.metrics import prior as priors
+from training.evaluation.metrics.identity import distance, in_colour
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from training import losses
+from training.core import losses
 
 
 def test_rec_j_weighs_a_pixel_by_how_much_it_moves():

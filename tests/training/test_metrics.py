@@ -4,10 +4,10 @@ import torch
 
 from training.data.sources import source_of
 from training.data.store import Store, StoreWriter
-from training.metrics.actions import mutual_information
-from training.metrics.images import picture_errors
-from training.metrics.learned import fid, frechet_distance, fvd
-from training.metrics.poses import PoseMatcher, matcher_of
+from training.evaluation.metrics.actions import mutual_information
+from training.evaluation.metrics.images import picture_errors
+from training.evaluation.metrics.learned import fid, frechet_distance, fvd
+from training.evaluation.metrics.poses import PoseMatcher, matcher_of
 
 
 def figure(x, y, arm, height=40, width=60):

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.evaluate import EvaluateConfig
-from training.options import Count, Positive, Share, check_options
+from training.core.options import Count, Positive, Share, check_options
+from training.evaluation.evaluate import EvaluateConfig
 from training.train import TrainConfig, main
 
 

@@ -2,11 +2,11 @@ import math
 
 import numpy as np
 import torch
+from training.stages import PaperConfig, PriorConfig, PriorStage
 
-from glass_gym.build import build_glass
+from glass_gym.model.glass import build_glass
 from tests.training.test_long import windows
-from training.stages import LmaConfig, PriorConfig, PriorStage
-from training.trainer import LoopConfig, Trainer
+from training.core.trainer import LoopConfig, Trainer
 
 
 def test_the_prior_learns_what_comes_next_and_nothing_else_changes(tiny_config, tmp_path):
@@ -26,8 +26,8 @@ def test_the_prior_learns_what_comes_next_and_nothing_else_changes(tiny_config, 
     model.action = Poses()
     book = torch.zeros(3, tiny_config.code_channels)
     book[0, 0] = book[1, 1] = book[2, 2] = 2.0
-    model.quantiser.codebook.copy_(book)
-    stage = PriorStage(model, windows(), PriorConfig(iterations=200, frames=32), LmaConfig(horizons=(4,)))
+    model.lma.quantiser.codebook.copy_(book)
+    stage = PriorStage(model, windows(), PriorConfig(iterations=200, frames=32), PaperConfig(horizons=(4,)))
     before = {k: v.clone() for k, v in model.state_dict().items() if not k.startswith("prior")}
     seen = []
     trainer = Trainer(model, tmp_path, LoopConfig(device="cpu", bf16=False))
@@ -45,4 +45,4 @@ def test_a_run_without_a_prior_gets_one_from_another_run(tiny_config, tmp_path):
     new = Trainer(build_glass(tiny_config.replace(prior_channels=8)), tmp_path / "new", loop)
     new.start_from(old.state_file)
     assert new.finished == ["gma", "lma"]
-    assert torch.equal(new.model.decoder.head_full.weight, old.model.decoder.head_full.weight)
+    assert torch.equal(new.model.lma.decoder.head_full.weight, old.model.lma.decoder.head_full.weight)

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from glass_gym.action_space import ActionTable
-from training.metrics import probe as probes
-from training.metrics.actions import agreement
-from training.metrics.detection import find_pieces
-from training.metrics.probe import SimulatorProbe
+from glass_gym.worlds.action_space import ActionTable
+from training.data.detection import find_pieces
+from training.evaluation.metrics import probe as probes
+from training.evaluation.metrics.actions import agreement
+from training.evaluation.metrics.probe import SimulatorProbe
 
 
 @dataclass

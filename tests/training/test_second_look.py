@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from training.stages import GmaConfig, PseudoLabels, RefineConfig, RefineStage
 
-from glass_gym.geometry import dilate
-from training import second_look
-from training.choose import Choices, choose_hole
+from glass_gym.tensors.geometry import dilate
 from training.data.store import Store, StoreWriter
-from training.export import start_frames
-from training.second_look import look_again
-from training.stages import GmaConfig, Hints, RefineConfig, RefineStage
+from training.footage.choices import Choices, choose_hole
+from training.gma import pseudo_labels as second_look
+from training.gma.pseudo_labels import make_pseudo_labels
+from training.world.build import start_frames
 
 BODY, HAND, OTHER = (230, 30, 30), (30, 30, 230), (250, 250, 30)
 
@@ -86,7 +86,7 @@ def store(tmp_path):
 
 def test_hands_that_m_lost_are_found_and_what_passes_by_is_not(store):
     seen = []
-    hints = look_again(BodyOnly(), store, seen.append)
+    hints = make_pseudo_labels(BodyOnly(), store, seen.append)
     assert sum(seen) == 180
     assert set(hints.frames.tolist()) <= set(range(180)) and len(hints.frames) > 170
     mine, unsure = (np.unpackbits(b, axis=1).reshape(-1, 64, 96) > 0 for b in (hints.silhouettes, hints.unsure))
@@ -105,9 +105,9 @@ def test_hands_that_m_lost_are_found_and_what_passes_by_is_not(store):
 def test_nothing_is_said_where_m_sees_nothing(store, monkeypatch):
     blind = BodyOnly()
     monkeypatch.setattr(blind, "mask", lambda images: torch.zeros(len(images), 1, 64, 96))
-    assert not len(look_again(blind, store).frames)
+    assert not len(make_pseudo_labels(blind, store).frames)
     monkeypatch.setattr(second_look, "FEWEST", 1000)
-    assert not len(look_again(BodyOnly(), store).frames)
+    assert not len(make_pseudo_labels(BodyOnly(), store).frames)
 
 
 def test_episodes_start_from_agents_that_m_finds_whole(store):
@@ -126,9 +126,9 @@ def test_a_hole_is_as_much_larger_as_m_falls_short(tmp_path, camera):
 
 
 def test_what_was_seen_is_kept(store, tmp_path):
-    for hints in (look_again(BodyOnly(), store), Hints(np.zeros(0, int), np.zeros((0, 0), np.uint8))):
+    for hints in (make_pseudo_labels(BodyOnly(), store), PseudoLabels(np.zeros(0, int), np.zeros((0, 0), np.uint8))):
         hints.save(tmp_path / "look.npz")
-        again = Hints.load(tmp_path / "look.npz")
+        again = PseudoLabels.load(tmp_path / "look.npz")
         for name in ("frames", "silhouettes", "scene_of", "corners", "unsure"):
             assert np.array_equal(getattr(again, name), getattr(hints, name)), name
         assert len(again.scenes) == len(hints.scenes)
@@ -136,7 +136,7 @@ def test_what_was_seen_is_kept(store, tmp_path):
 
 
 def test_the_refine_stage_teaches_m_what_is_sure(store, tiny_model):
-    hints = look_again(BodyOnly(), store)
+    hints = make_pseudo_labels(BodyOnly(), store)
     gma = GmaConfig(batch=2, theta=0.001, moving_pixels=3)
     stage = RefineStage(tiny_model, store, gma, RefineConfig(iterations=4, hint=2.0), hints)
     assert stage.name == "refine" and stage.iterations == 4 and gma.theta == 0.001
@@ -147,7 +147,7 @@ def test_the_refine_stage_teaches_m_what_is_sure(store, tiny_model):
 
     def hint(shown):
         tiny_model.mask = lambda images: shown.requires_grad_()
-        stage.model.analyse_pairs = lambda *_: SimpleNamespace(
+        stage.model.gma.analyse_pairs = lambda *_: SimpleNamespace(
             masks=torch.zeros(2, 2, 1, 64, 96),
             moved_layer=torch.zeros(2, 4, 64, 96),
             backgrounds=torch.zeros(2, 2, 3, 64, 96),

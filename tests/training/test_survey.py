@@ -4,14 +4,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from training.stages import PseudoLabels
+from training.windows.windows.steps import grid_of, step_length
+from training.windows.windows.tracking import on_grid
 
-from glass_gym.tracking import on_grid
-from training.choose import Choices, choose_reading, choose_sizes, correct, look_at_folder
 from training.data.cuts import find_cuts
 from training.data.store import DataError, Store
-from training.stages import Hints
-from training.steps import grid_of, step_length
-from training.survey import camera_moves, survey
+from training.footage.choices import Choices, choose_reading, choose_sizes, correct, look_at_folder
+from training.footage.survey import camera_moves, survey
 
 
 def scene(seed=0, height=64, width=96):
@@ -170,7 +170,7 @@ def test_silhouettes_and_scenes_are_where_a_moving_camera_shows_them():
     frames = np.stack([f[y : y + 64, x : x + 96] for f, (x, y) in zip(world, corners, strict=True)])
     seen = survey([frames])
     assert not seen.still and seen.one_scene() is None
-    hints = Hints(seen.hinted, seen.hints, seen.scenes, seen.scene_of, seen.corners)
+    hints = PseudoLabels(seen.hinted, seen.hints, seen.scenes, seen.scene_of, seen.corners)
     whole = [n for n, t in enumerate(seen.hinted) if (frames[t] == (230, 30, 30)).all(-1).sum() == 80]
     assert len(whole) > 10
     for n in whole:
@@ -306,7 +306,7 @@ class _GmaOf:
 def test_a_wrong_choice_is_corrected_by_what_gma_says(block_store, capsys):
     store = Store(block_store)
     true = store.masks(0, store.frames.shape[0])
-    hints = Hints(np.arange(len(true)), np.packbits(true.reshape(len(true), -1), axis=1))
+    hints = PseudoLabels(np.arange(len(true)), np.packbits(true.reshape(len(true), -1), axis=1))
     nothing = torch.zeros(store.height, store.width)
     everywhere = nothing + 0.1
     still, fast = torch.zeros(1, 2), torch.tensor([[7.5, 0.0]])

@@ -5,24 +5,25 @@ import copy
 import numpy as np
 import pytest
 import torch
+from glass_gym.model.token_glass import PoseLMA
 from torch import nn
+from training.stages import LmaConfig, LmaStage, PaperConfig, PaperStage, PoseConfig, PoseStage
+from training.windows.windows.windows import WindowSet
 
-from glass_gym.build import build_glass
-from glass_gym.checkpoint import load_world, save_world
-from glass_gym.networks.token import POSE_CHANNELS
-from glass_gym.simulator import Simulator
-from glass_gym.token_glass import TokenGlass
+from glass_gym.model.glass import build_glass
+from glass_gym.model.pose_model import POSE_CHANNELS
+from glass_gym.simulator.simulator import Simulator
+from glass_gym.worlds.checkpoint import load_world, save_world
 from tests.conftest import world_of
 from tests.training.test_long import windows
-from training import slim
-from training.figures import sheets
-from training.mirror import mirror_images
-from training.naming import Namer, name_poses
-from training.stages import LmaConfig, LmaStage, PoseConfig, PoseStage, TokenConfig, TokenLmaStage, token
-from training.stages.token import all_tokens, poses_alike
-from training.token_counts import kinds_of_poses, telling_kinds
-from training.trainer import LoopConfig, Trainer
-from training.windows import WindowSet
+from training.core import sheets
+from training.core.trainer import LoopConfig, Trainer
+from training.lma import stage as token
+from training.lma.clusters import informative_pose_clusters, pose_clusters
+from training.lma.mirror import mirror_images
+from training.lma.stage import encode_windows, pose_similarity
+from training.poses.identity import PoseTeacher, teach_poses
+from training.world import distil as slim
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +31,11 @@ def trained(tiny_config, tmp_path_factory):
     """A world of bars that stand and lie in turns, trained for a few seconds."""
     torch.manual_seed(0)
     model = build_glass(tiny_config.replace(architecture="token", poses=2, codes=2, prior_channels=16))
-    assert isinstance(model, TokenGlass)
+    assert isinstance(model, PoseLMA)
     trainer = Trainer(model, tmp_path_factory.mktemp("token"), LoopConfig(device="cpu", bf16=False))
     data = windows(videos=4, length=12)
     assert trainer.run(PoseStage(model, data, PoseConfig(iterations=300, batch=16, rate=3e-3)))
-    assert trainer.run(TokenLmaStage(model, data, TokenConfig(iterations=150, batch=8, steps=6)))
+    assert trainer.run(LmaStage(model, data, LmaConfig(iterations=150, batch=8, steps=6)))
     return trainer.average.eval(), data
 
 
@@ -52,7 +53,7 @@ def layers_of(data, index):
 
 def test_the_vocabulary_tells_the_poses_apart_and_not_who_it_is(trained):
     model, data = trained
-    tokens = model.tokens(layers_of(data, range(48)))
+    tokens = model.lma.encode_poses(layers_of(data, range(48)))
     standing, lying = tokens[0::2], tokens[1::2]
     assert len(standing.unique()) == len(lying.unique()) == 1 and standing[0] != lying[0]
 
@@ -62,8 +63,8 @@ def test_a_pose_is_drawn_in_the_colours_of_the_first_window(trained):
     first, other = layers_of(data, [0, 12]), layers_of(data, [1, 13])
     shifts = torch.zeros(2, 1, 2)
     truth = torch.stack([first, other], 1)
-    codes = model.quantiser.embed(model.infer_codes(truth, shifts).flatten()).unflatten(0, (2, 1))
-    drawn = model.rollout(truth, shifts, codes)[0].layer
+    codes = model.lma.quantiser.embed(model.lma.infer_codes(truth, shifts).flatten()).unflatten(0, (2, 1))
+    drawn = model.lma.rollout(truth, shifts, codes)[0].layer
     assert (drawn - other).square().mean() < 0.3 * (first - other).square().mean()
     assert (drawn - other).square().mean() < 0.5 * (drawn - other.flip(0)).square().mean()
 
@@ -71,10 +72,10 @@ def test_a_pose_is_drawn_in_the_colours_of_the_first_window(trained):
 def test_a_code_is_the_kind_of_pose_that_comes_next(trained):
     model, data = trained
     layers = layers_of(data, range(24)).unflatten(0, (2, 12))
-    codes = model.infer_codes(layers, torch.zeros(2, 11, 2))
-    tokens = model.tokens(layers.flatten(0, 1)).unflatten(0, (2, 12))
-    told = all_tokens(model, data).numpy(), model.poses.codebook.numpy()
-    kinds = telling_kinds(*told, data.directions(), data.starts, data.lengths, 2)  # as the stage was told
+    codes = model.lma.infer_codes(layers, torch.zeros(2, 11, 2))
+    tokens = model.lma.encode_poses(layers.flatten(0, 1)).unflatten(0, (2, 12))
+    told = encode_windows(model, data).numpy(), model.lma.pose_codebook.codebook.numpy()
+    kinds = informative_pose_clusters(*told, data.directions(), data.starts, data.lengths, 2)  # as the stage was told
     assert (codes.numpy() == kinds[tokens[:, 1:].numpy()]).all() and set(kinds) == {0, 1}
 
 
@@ -84,13 +85,13 @@ def test_kinds_tell_what_pose_and_shift_leave_open():
     raised = 2 * (np.random.default_rng(0).random(1000) < 0.3)
     tokens = np.arange(1000) % 2 + raised
     steps = np.zeros(999, int), np.array([0]), np.array([1000])
-    by_looks = kinds_of_poses(tokens, vectors, 2)
+    by_looks = pose_clusters(tokens, vectors, 2)
     assert by_looks[left] == by_looks[left_raised] != by_looks[right]
-    telling = telling_kinds(tokens, vectors, *steps, 2)
+    telling = informative_pose_clusters(tokens, vectors, *steps, 2)
     assert telling[left] == telling[right] != telling[left_raised] == telling[right_raised]
-    more = telling_kinds(tokens, vectors, *steps, 9)  # than there are poses
+    more = informative_pose_clusters(tokens, vectors, *steps, 9)  # than there are poses
     assert more[left] == more[right] not in (more[left_raised], more[right_raised])
-    shy = telling_kinds(tokens, vectors, *steps, 9, stay=0.0)
+    shy = informative_pose_clusters(tokens, vectors, *steps, 9, stay=0.0)
     assert shy[left] != shy[right]  # a stride is no action of its own
 
 
@@ -105,7 +106,7 @@ def test_kinds_are_of_what_is_done_and_not_of_who_does_it():
         tokens.append(4 * (video % 2) + 2 * rng.integers(0, 2, 24) + doing)
     frames = np.concatenate(tokens)
     videos = np.arange(40) * 24, np.full(40, 24)
-    kind = telling_kinds(frames, vectors, np.zeros(40 * 23, int), *videos, 2)
+    kind = informative_pose_clusters(frames, vectors, np.zeros(40 * 23, int), *videos, 2)
     assert set(zip(kind.tolist(), done.tolist(), strict=True)) in ({(0, 0), (1, 1)}, {(0, 1), (1, 0)})
 
 
@@ -134,16 +135,16 @@ def written(bodies):
 @pytest.mark.parametrize("bodies", [1, 2])
 def test_a_pose_has_the_same_names_whoever_it_is(tiny_token_config, bodies):
     model = build_glass(tiny_token_config.replace(poses=8))
-    model.pose_encoder = ReadOff()
+    model.lma.pose_encoder = ReadOff()
     data, body, pose = written(bodies)
     layers = layers_of(data, range(320))
-    model.poses.begin(model.pose_encoder(layers), torch.Generator().manual_seed(0))
-    words = model.tokens(layers).numpy()
+    model.lma.pose_codebook.begin(model.lma.pose_encoder(layers), torch.Generator().manual_seed(0))
+    words = model.lma.encode_poses(layers).numpy()
     assert all(len(set(body[words == w])) == 1 for w in set(words))  # words tell who it is
-    before = model.poses.codebook.clone()
-    namer = name_poses(model, data, torch.Generator().manual_seed(0))
+    before = model.lma.pose_codebook.codebook.clone()
+    namer = teach_poses(model, data, torch.Generator().manual_seed(0))
     if bodies == 1:
-        assert namer is None and torch.equal(model.poses.codebook, before)
+        assert namer is None and torch.equal(model.lma.pose_codebook.codebook, before)
         return
     names = namer(layers).numpy()
     assert len(set(names)) == 8
@@ -153,26 +154,26 @@ def test_a_pose_has_the_same_names_whoever_it_is(tiny_token_config, bodies):
 
 def test_kinds_of_one_pose():
     steps = np.zeros(9, int), np.array([0]), np.array([10])
-    assert telling_kinds(np.zeros(10, int), np.ones((1, 3)), *steps, 2).tolist() == [0]
+    assert informative_pose_clusters(np.zeros(10, int), np.ones((1, 3)), *steps, 2).tolist() == [0]
 
 
 def test_poses_that_look_alike_count_as_one_another_and_unseen_ones_as_nothing():
     vectors = torch.tensor([[0.0, 0.0], [0.1, 0.0], [1.0, 0.0], [1.1, 0.0], [0.05, 0.0]])
     seen = torch.tensor([0, 1, 2, 3, 0])
-    alike = poses_alike(seen, vectors, 1.0)
+    alike = pose_similarity(seen, vectors, 1.0)
     assert alike.sum(1).tolist() == pytest.approx([1] * 5)
     assert alike[0, 1] == pytest.approx(alike[0, 0].item() * np.exp(-0.5), rel=1e-4)  # a standard deviation away
     assert alike[0, 2] < 1e-6 and alike[:4, 4].sum() == 0
-    assert torch.equal(poses_alike(seen, vectors, 0.0), torch.eye(5))
-    assert torch.equal(poses_alike(seen[:1], vectors, 1.0), torch.eye(5))
+    assert torch.equal(pose_similarity(seen, vectors, 0.0), torch.eye(5))
+    assert torch.equal(pose_similarity(seen[:1], vectors, 1.0), torch.eye(5))
 
 
 def test_nothing_that_was_drawn_is_looked_at_again(trained):
     model, data = trained
     layer = layers_of(data, [0])
-    state, shift, code = model.start_state(layer), torch.zeros(1, 2), model.quantiser.codebook[:1]
-    drawn, after = model.animate(layer, state, shift, code)
-    spoiled, same = model.animate(torch.randn_like(layer), state, shift, code)
+    state, shift, code = model.lma.start_state(layer), torch.zeros(1, 2), model.lma.quantiser.codebook[:1]
+    drawn, after = model.lma.animate(layer, state, shift, code)
+    spoiled, same = model.lma.animate(torch.randn_like(layer), state, shift, code)
     assert torch.equal(drawn.layer, spoiled.layer) and torch.equal(after[3], same[3])
 
 
@@ -182,8 +183,8 @@ def test_an_agent_seen_off_its_place_begins_where_the_vocabulary_draws_it(traine
     frame = torch.zeros(1, 4, 32, 48)
     frame[0, :, 4:28, 12:36] = packed
     centre = torch.tensor([[24.0, 16.0]])
-    off = model.settle(frame[:, :3], frame[:, 3:], centre + torch.tensor([2.0, -1.0]))
-    assert torch.equal(off, model.settle(frame[:, :3], frame[:, 3:], centre))
+    off = model.lma.refine_position(frame[:, :3], frame[:, 3:], centre + torch.tensor([2.0, -1.0]))
+    assert torch.equal(off, model.lma.refine_position(frame[:, :3], frame[:, 3:], centre))
 
 
 def test_rows_and_a_clone_go_on_alike(trained):
@@ -200,15 +201,15 @@ def test_rows_and_a_clone_go_on_alike(trained):
 def test_each_code_says_what_it_says_alone_and_places_are_heard(trained):
     model, _ = trained
     generator = torch.Generator().manual_seed(0)
-    pose = model.poses.embed(torch.tensor([0, 1, 1]))
-    hidden = torch.randn(3, model.dynamics.width, generator=generator)
+    pose = model.lma.pose_codebook.embed(torch.tensor([0, 1, 1]))
+    hidden = torch.randn(3, model.lma.dynamics.width, generator=generator)
     shift, place = torch.randn(3, 2, generator=generator), torch.tensor([[8.0, 8.0], [20.0, 9.0], [torch.nan] * 2])
-    codes = model.quantiser.codebook
-    together = model.dynamics.of_each(pose, hidden, shift, codes, place)
+    codes = model.lma.quantiser.codebook
+    together = model.lma.dynamics.of_each(pose, hidden, shift, codes, place)
     for k in range(len(codes)):
-        alone = model.dynamics(pose, hidden, shift, codes[k].expand(3, -1), place)
+        alone = model.lma.dynamics(pose, hidden, shift, codes[k].expand(3, -1), place)
         assert torch.allclose(together[:, k], alone, atol=1e-5) and alone.isfinite().all()
-    elsewhere = model.dynamics.of_each(pose, hidden, shift, codes, place + 4)
+    elsewhere = model.lma.dynamics.of_each(pose, hidden, shift, codes, place + 4)
     assert not torch.allclose(together[0], elsewhere[0]) and torch.equal(together[2], elsewhere[2])
 
 
@@ -217,7 +218,7 @@ def test_an_interrupted_vocabulary_goes_on_to_the_same_weights(tiny_token_config
     config = PoseConfig(iterations=8, batch=4, taught=0.5)
     loop, data = LoopConfig(device="cpu", bf16=False), windows()
     if taught:  # as if there were several characters; from step 3 to 6
-        monkeypatch.setattr(token, "name_poses", lambda model, *_: Namer(model))
+        monkeypatch.setattr(token, "teach_poses", lambda model, *_: PoseTeacher(model))
     seen = []
 
     def stage():
@@ -245,7 +246,7 @@ def test_gma_of_a_lean_run_is_taken(tiny_config, tiny_token_config, tmp_path):
     token = Trainer(build_glass(tiny_token_config), tmp_path / "token", LoopConfig(device="cpu"))
     token.start_from(tmp_path / "lean/state.pt")
     assert token.finished == ["gma"]
-    assert torch.equal(token.model.mask.net.head.weight, lean.model.mask.net.head.weight)
+    assert torch.equal(token.model.gma.mask.net.head.weight, lean.model.gma.mask.net.head.weight)
 
 
 def test_the_vocabulary_of_a_run_is_taken_when_only_the_local_actions_differ(tiny_token_config, tmp_path, capsys):
@@ -257,8 +258,8 @@ def test_the_vocabulary_of_a_run_is_taken_when_only_the_local_actions_differ(tin
     new = Trainer(build_glass(more), tmp_path / "new", loop)
     new.start_from(tmp_path / "old/state.pt")
     assert new.finished == ["gma", "pose"]
-    assert torch.equal(new.model.poses.codebook, old.model.poses.codebook)
-    assert not torch.equal(new.model.dynamics.cell.weight_ih, old.model.dynamics.cell.weight_ih)
+    assert torch.equal(new.model.lma.pose_codebook.codebook, old.model.lma.pose_codebook.codebook)
+    assert not torch.equal(new.model.lma.dynamics.cell.weight_ih, old.model.lma.dynamics.cell.weight_ih)
     assert "only GMA and pose is taken" in capsys.readouterr().out
     larger = Trainer(build_glass(more.replace(poses=2 * more.poses)), tmp_path / "larger", loop)
     larger.start_from(tmp_path / "old/state.pt")
@@ -272,10 +273,10 @@ def test_an_agent_that_hangs_on_to_the_edge_is_drawn_by_where_it_is(tiny_token_c
     for placed in (False, True):
         torch.manual_seed(0)
         model = build_glass(tiny_token_config.replace(placed=placed)).eval()
-        state = (model.encoder(seen), *poses)
-        here, there = model.decoder(*state, places), model.decoder(*state, places.flip(0))
+        state = (model.lma.encoder(seen), *poses)
+        here, there = model.lma.decoder(*state, places), model.lma.decoder(*state, places.flip(0))
         assert torch.equal(here.layer, there.layer) != placed
-        drawn = model.decoder(*state, torch.full_like(places, torch.nan)).layer  # nobody knows where
+        drawn = model.lma.decoder(*state, torch.full_like(places, torch.nan)).layer  # nobody knows where
         assert drawn.isfinite().all()
 
 
@@ -291,9 +292,9 @@ def test_a_placed_vocabulary_draws_what_the_edge_cuts_off(tiny_token_config, tmp
     for placed in (False, True):
         model = trained_poses(tiny_token_config.replace(placed=placed, poses=2), data, tmp_path / str(placed), 300, 8)
         layers = layers_of(data, range(96))
-        looks, first, pose, *_ = model.start_state(layers)
+        looks, first, pose, *_ = model.lma.start_state(layers)
         looks, first = looks.roll(1, 0), first.roll(1, 0)  # of another frame
-        drawn = model.decoder(looks, first, pose, torch.from_numpy(data.position)).layer
+        drawn = model.lma.decoder(looks, first, pose, torch.from_numpy(data.position)).layer
         errors[placed] = float((drawn - layers).square().mean())
     assert errors[True] < 0.5 * errors[False]
 
@@ -311,16 +312,16 @@ def test_a_decoder_that_copies_keeps_what_it_could_never_paint(tiny_token_config
     for copies in (False, True):
         model = trained_poses(tiny_token_config.replace(copies=copies, poses=2), data, tmp_path / str(copies), 200, 16)
         layers = layers_of(data, range(0, 96, 2))  # standing
-        looks, first, pose, *_ = model.start_state(layers.roll(1, 0))
+        looks, first, pose, *_ = model.lma.start_state(layers.roll(1, 0))
         same = torch.arange(len(layers)) % 4 != 0  # the frame before is of the same video
-        drawn = model.draw_pose((looks, first, None, None, torch.zeros(48, 2)), pose).layer
+        drawn = model.lma.draw_pose((looks, first, None, None, torch.zeros(48, 2)), pose).layer
         errors[copies] = float((drawn - layers)[same].square().mean())
     assert errors[True] < 0.5 * errors[False]
 
 
 def test_the_sheet_of_poses_knows_nothing_of_what_comes_next(trained):
     model, data = trained
-    batch = LmaStage(model, data, LmaConfig()).clips(np.random.default_rng(0), 4)
+    batch = PaperStage(model, data, PaperConfig()).clips(np.random.default_rng(0), 4)
     before, rolled = sheets.poses_sheet(model, batch), sheets.rollout_sheet(model, batch, True)
     changed = copy.deepcopy(model)
     for parameter in changed.dynamics.parameters():
@@ -364,8 +365,8 @@ def test_a_narrow_decoder_learns_from_the_wide_one(trained, run, capsys):
     layers = layers_of(data, range(24))
     drawn = []
     for model in (wide, narrow, slim.narrowed(wide, 8)):
-        state = model.start_state(layers, torch.from_numpy(data.position[:24]))
-        drawn.append(model.draw_pose(state, state[1]).layer)
+        state = model.lma.start_state(layers, torch.from_numpy(data.position[:24]))
+        drawn.append(model.lma.draw_pose(state, state[1]).layer)
     assert (drawn[1] - drawn[0]).square().mean() < 0.1 * (drawn[2] - drawn[0]).square().mean()
     assert (run / "slim" / "slim.png").is_file()
 

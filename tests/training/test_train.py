@@ -7,22 +7,29 @@ import threading
 import numpy as np
 import pytest
 import torch
+from training.stages import GmaConfig, GmaStage, PaperConfig, PaperStage, PseudoLabels
+from training.windows.windows.tracking import track
+from training.windows.windows.windows import (
+    MARGIN,
+    WindowSet,
+    align_windows,
+    cut_windows,
+    pack_layers,
+    track_windows,
+    unpack_layers,
+)
 
-from glass_gym.action_space import COMPASS
-from glass_gym.build import build_glass
-from glass_gym.checkpoint import CheckpointError, load_world
-from glass_gym.config import GlassConfig
-from glass_gym.glass import Glass
-from glass_gym.tracking import track
+from glass_gym.model.config import GlassConfig
+from glass_gym.model.glass import Glass, build_glass
+from glass_gym.worlds.action_space import COMPASS
+from glass_gym.worlds.checkpoint import CheckpointError, load_world
 from training import train
-from training import trainer as trainer_module
+from training.core import sheets
+from training.core import trainer as trainer_module
+from training.core.trainer import LoopConfig, Trainer, TrainingError, read_state, schedule
 from training.data.store import Store
-from training.export import CodeStatistics, build_world, order_codes, twin_codes, usual_codes, with_codes
-from training.figures import sheets
-from training.stages import GmaConfig, GmaStage, Hints, LmaConfig, LmaStage
 from training.train import main
-from training.trainer import LoopConfig, Trainer, TrainingError, read_state, schedule
-from training.windows import MARGIN, WindowSet, cut_windows, pack_layers, settle_windows, track_windows, unpack_layers
+from training.world.build import CodeStatistics, build_world, order_codes, twin_codes, usual_codes, with_codes
 
 LOOP = LoopConfig(device="cpu", bf16=False)
 
@@ -201,11 +208,11 @@ def windows(tiny_model, block_store):
 
 
 def test_the_lma_stage_learns_and_a_world_comes_out(tiny_config, block_store, windows, tmp_path):
-    config = LmaConfig(iterations=40, frames=16, continuous=10, horizons=(2, 4), rate=2e-3)
+    config = PaperConfig(iterations=40, frames=16, continuous=10, horizons=(2, 4), rate=2e-3)
     model = build_glass(tiny_config)
     trainer = Trainer(model, tmp_path, LOOP)
     seen = []
-    assert trainer.run(LmaStage(model, windows, config), lambda s, i, terms: seen.append(terms["rec_u"]))
+    assert trainer.run(PaperStage(model, windows, config), lambda s, i, terms: seen.append(terms["rec_u"]))
     assert np.mean(seen[-5:]) < 0.7 * np.mean(seen[:3])
     trainer.average.mask = PerfectMask()
     world = build_world(trainer.average, Store(block_store), windows)
@@ -215,10 +222,10 @@ def test_the_lma_stage_learns_and_a_world_comes_out(tiny_config, block_store, wi
 @torch.no_grad()
 def test_the_masks_of_a_world_are_surer_than_squared_error_makes_them(tiny_token_config, block_store, windows):
     model = build_glass(tiny_token_config).eval()
-    model.mask = PerfectMask()
+    model.gma.mask = PerfectMask()
     world = build_world(model, Store(block_store), windows)
     layer = windows.layers_at(np.arange(8))[..., 4:-4, 4:-4]
-    looks, first, pose, _, place = model.start_state(layer)
+    looks, first, pose, _, place = model.lma.start_state(layer)
     before, after = (m.decoder(looks, first, pose, place) for m in (model, world.model.eval()))
     p, surer = before.layer[:, 3:], after.layer[:, 3:]
     assert torch.allclose(surer, p**2 / (p**2 + (1 - p) ** 2), atol=1e-5) and not torch.allclose(surer, p, atol=1e-3)
@@ -227,7 +234,7 @@ def test_the_masks_of_a_world_are_surer_than_squared_error_makes_them(tiny_token
 
 def test_the_ground_of_an_agent_that_flies_out_of_the_frame_ends_at_its_edge(tiny_token_config, block_store, windows):
     model = build_glass(tiny_token_config).eval()
-    model.mask = PerfectMask()
+    model.gma.mask = PerfectMask()
     windows.position[:40, 1] = -3
     windows.position[40:80, 0] = 60
     _, top, right, _ = build_world(model, Store(block_store), windows).ground
@@ -236,16 +243,16 @@ def test_the_ground_of_an_agent_that_flies_out_of_the_frame_ends_at_its_edge(tin
 
 @pytest.mark.parametrize("learn", [True, False])
 def test_codes_stay_as_they_are_while_the_generator_learns_on(tiny_config, windows, tmp_path, learn):
-    config = LmaConfig(iterations=3, frames=16, continuous=0, horizons=(4,), learn_codes=learn)
+    config = PaperConfig(iterations=3, frames=16, continuous=0, horizons=(4,), learn_codes=learn)
     trainer = Trainer(build_glass(tiny_config), tmp_path, LOOP)
-    stage = LmaStage(trainer.model, windows, config)
+    stage = PaperStage(trainer.model, windows, config)
     clip = stage.clips(np.random.default_rng(0), 4)
     vectors = trainer.model.eval().directions(clip["layers"], clip["shifts"])
-    book, head = trainer.model.quantiser.codebook.clone(), trainer.model.decoder.head_full.weight.clone()
+    book, head = trainer.model.lma.quantiser.codebook.clone(), trainer.model.lma.decoder.head_full.weight.clone()
     assert trainer.run(stage)
     same = torch.equal(vectors, trainer.model.eval().directions(clip["layers"], clip["shifts"]))
-    assert same != learn and torch.equal(book, trainer.model.quantiser.codebook) != learn
-    assert not torch.equal(head, trainer.model.decoder.head_full.weight)
+    assert same != learn and torch.equal(book, trainer.model.lma.quantiser.codebook) != learn
+    assert not torch.equal(head, trainer.model.lma.decoder.head_full.weight)
 
 
 @pytest.mark.parametrize(
@@ -254,7 +261,7 @@ def test_codes_stay_as_they_are_while_the_generator_learns_on(tiny_config, windo
 def test_the_codebook_starts_from_k_means_only_where_a_continuous_phase_ends(
     tiny_model, windows, continuous, iteration, starts
 ):
-    stage = LmaStage(tiny_model, windows, LmaConfig(frames=16, continuous=continuous, horizons=(4,)))
+    stage = PaperStage(tiny_model, windows, PaperConfig(frames=16, continuous=continuous, horizons=(4,)))
     before = tiny_model.quantiser.codebook.clone()
     stage.prepare(iteration, torch.Generator().manual_seed(0))
     assert torch.equal(before, tiny_model.quantiser.codebook) != starts
@@ -322,8 +329,8 @@ def test_the_paper_preset_trains_on_whole_frames_with_teacher_forcing(block_stor
     videos = [v for v in store.videos if v.split == "train"][:2]
     windows = cut_windows(model.eval(), store, videos)
     assert windows.whole and windows.layers.shape[1:] == (4, 32, 48)
-    config = LmaConfig(iterations=3, frames=4, continuous=1, horizons=(4,), teacher_forced=3, teacher_steps=4)
-    stage = LmaStage(model, windows, config)
+    config = PaperConfig(iterations=3, frames=4, continuous=1, horizons=(4,), teacher_forced=3, teacher_steps=4)
+    stage = PaperStage(model, windows, config)
     assert stage.teacher(0, 1, 4).tolist() == [[True, True, True, False]]
     assert stage.teacher(2, 1, 4).tolist() == [[True, True, False, False]] and stage.teacher(4, 1, 4) is None
     seen = []
@@ -350,7 +357,7 @@ def test_the_command_trains_resumes_exports_and_evaluates(block_store, tmp_path,
 
 
 def test_the_command_alone_makes_a_world_of_poses(block_store, tmp_path, capsys, monkeypatch, quick_report):
-    monkeypatch.setattr("glass_gym.time_left.MEASURED", 0.0)
+    monkeypatch.setattr("glass_gym.tools.time_left.MEASURED", 0.0)
     drawn = []
     poses_sheet = sheets.poses_sheet
     monkeypatch.setattr(sheets, "poses_sheet", lambda model, clips: drawn.append(clips) or poses_sheet(model, clips))
@@ -368,7 +375,7 @@ def test_the_command_alone_makes_a_world_of_poses(block_store, tmp_path, capsys,
     )
     assert told == ["gma", "pose", "lma"]
     world = load_world(tmp_path / "run/world.safetensors")
-    assert world.config.architecture == "token" and world.config.poses == 4 and world.model.prior is not None
+    assert world.config.architecture == "token" and world.config.poses == 4 and world.model.lma.prior is not None
     assert {p.name for p in (tmp_path / "run/samples").iterdir()} >= {
         "gma-final.png",
         "pose-final.png",
@@ -411,11 +418,11 @@ def test_the_second_look_is_taken_once_however_often_its_stage_is_interrupted(bl
 
     def look(model, store, progress):
         looked.append(sum(float(p.detach().abs().sum()) for p in model.parameters()))
-        return Hints(np.arange(20), bits, unsure=np.zeros_like(bits))
+        return PseudoLabels(np.arange(20), bits, unsure=np.zeros_like(bits))
 
     first = train.look_at_store(store)
     monkeypatch.setattr(train, "look_at_store", lambda store: first)
-    monkeypatch.setattr(train, "look_again", look)
+    monkeypatch.setattr(train, "make_pseudo_labels", look)
     command = [
         str(block_store), "--window", "16", "--agent-radius", "5", "--gma.theta", "0.04", "--gma.iterations", "2",
         "--gma.batch", "2", "--refine.iterations", "3", "--lma.iterations", "0", "--loop.device", "cpu",
@@ -459,8 +466,8 @@ def test_a_run_starts_from_a_state_of_any_name_and_adds_the_long_stage(block_sto
     long = ["--long.iterations", "2", "--long.agents", "4", "--long.rows", "2", "--long.real-frames", "8"]
     assert main([str(block_store), "--out", str(tmp_path / "b"), "--init", str(other), *sizes, *steps, *long]) == 0
     a, b = load_world(tmp_path / "a" / "world.safetensors"), load_world(tmp_path / "b" / "world.safetensors")
-    assert torch.equal(a.model.mask.net.head.weight, b.model.mask.net.head.weight)
-    assert not torch.equal(a.model.decoder.head_full.weight, b.model.decoder.head_full.weight)
+    assert torch.equal(a.model.gma.mask.net.head.weight, b.model.gma.mask.net.head.weight)
+    assert not torch.equal(a.model.lma.decoder.head_full.weight, b.model.lma.decoder.head_full.weight)
 
 
 def test_a_stage_that_is_not_there_cannot_be_trained_again(block_store, tmp_path, capsys):
@@ -487,7 +494,7 @@ def test_an_agent_that_is_lost_for_some_frames_keeps_its_look(tiny_model):
     layers = np.arange(1, 17, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, side, side), np.uint8)
     layers[[0, 3, 4, 5, 7, 9], 3] = 0  # not seen
     windows = WindowSet(layers, np.zeros((16, 2), np.float32), [0, 8], [8, 8], 32, 48)
-    assert settle_windows(tiny_model, windows).layers[:, 0, 0, 0].tolist() == [
+    assert align_windows(tiny_model, windows).layers[:, 0, 0, 0].tolist() == [
         2,
         2,
         3,
@@ -514,7 +521,7 @@ def test_another_window_keeps_the_gma_of_a_run_and_another_gma_is_refused(block_
     assert main([str(block_store), "--out", str(tmp_path / "b"), "--init", state, *wider, *lean]) == 0
     assert "only GMA is taken, since its LMA is another ({'window': '16, not 24'})" in capsys.readouterr().out
     a, b = load_world(tmp_path / "a" / "world.safetensors"), load_world(tmp_path / "b" / "world.safetensors")
-    assert b.config.window == 24 and torch.equal(a.model.mask.net.head.weight, b.model.mask.net.head.weight)
+    assert b.config.window == 24 and torch.equal(a.model.gma.mask.net.head.weight, b.model.gma.mask.net.head.weight)
     paper = ["--preset", "paper", *rest]
     assert main([str(block_store), "--out", str(tmp_path / "c"), "--init", state, *sizes, *paper]) == 1
     assert "its GMA is another" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from glass_gym.ale_tennis import (
+from glass_gym.worlds.ale_tennis import (
     BLUE,
     FEET_ROW,
     FRAMESKIP,
@@ -28,7 +28,7 @@ from glass_gym.ale_tennis import (
     WIDTH,
 )
 
-from ..metrics.detection import Detections, find_pieces
+from .detection import Detections, find_pieces
 from .store import DataError, Store, StoreWriter
 
 PLAYER_COLOURS = np.array([BLUE, PINK], np.uint8)

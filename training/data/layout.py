@@ -19,9 +19,9 @@ import numpy as np
 from annotated_types import Ge, Le
 from PIL import Image, ImageSequence
 
-from glass_gym.pictures import MAX_PIXELS, read_picture
+from glass_gym.worlds.pictures import MAX_PIXELS, read_picture
 
-from ..options import Count, Pixels
+from ..core.options import Count, Pixels
 from .cuts import SHOT, find_cuts
 from .store import DataError, Store, StoreWriter
 

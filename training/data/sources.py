@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from glass_gym.ale_tennis import BLUE, PINK
-from glass_gym.locks import alone
+from glass_gym.tools.locks import alone
+from glass_gym.worlds.ale_tennis import BLUE, PINK
 
-from ..options import Positive
+from ..core.options import Positive
 from .layout import ReadConfig, find_videos, frames_in, pack
 from .store import DataError, Store, Video
 
 if TYPE_CHECKING:
-    from glass_gym.checkpoint import World
+    from glass_gym.worlds.checkpoint import World
 
-    from ..metrics.detection import Detector
+    from .detection import Detector
 
 Progress = Callable[[int, int], None]
 """called with what is done, and the total"""
@@ -95,7 +95,7 @@ class Source:
 
     def detector(self, store: Store, world: World) -> Detector:
         """What finds the agent in real and in generated frames, independently of the simulator: M, run afresh."""
-        from ..metrics.detection import MaskDetector
+        from .detection import MaskDetector
 
         return MaskDetector.of(world)
 

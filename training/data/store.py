@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from glass_gym.checkpoint import write_atomically
-from glass_gym.convert import to_images
-from glass_gym.headers import StoreFormat, StoreIndex, read_header
+from glass_gym.tensors.convert import to_images
+from glass_gym.worlds.checkpoint import write_atomically
+from glass_gym.worlds.headers import StoreFormat, StoreIndex, read_header
 
 FORMAT = "glass-clips"
 VERSION = 2

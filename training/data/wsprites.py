@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from glass_gym.pictures import read_picture
+from glass_gym.worlds.pictures import read_picture
 
 from .store import DataError, StoreWriter
 

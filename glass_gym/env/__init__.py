@@ -1,0 +1,1 @@
+"""Environments: the rules of an episode, single and vectorised."""

@@ -1,0 +1,63 @@
+"""GymMixin: what Gymnasium's single and vector environments of a core share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from glass_gym.env.core import GlassCore
+from glass_gym.tensors.convert import to_numpy
+
+
+class GymMixin:
+    """For classes with `core` and `closed`."""
+
+    core: GlassCore
+    closed: bool
+
+    @property
+    def shifts(self) -> np.ndarray:
+        """(S, 2) px; row 0 is stay, then right and on counter-clockwise."""
+        return self.core.table.shifts
+
+    @property
+    def code_names(self) -> tuple[str, ...]:
+        """K names of the local actions; 0 is neutral."""
+        return self.core.table.code_names
+
+    def code_prior(self) -> Any:
+        """p(code | state, shift): how likely each local action is in the next step, for each shift of the table.
+
+        Returns:
+            (S, K) probabilities; of a vector environment (num_envs, S, K).
+
+        Raises:
+            ValueError: the world has no prior.
+            gymnasium.error.Error: closed, or not yet reset.
+        """
+        self._must_be_ready()
+        return to_numpy(self.core.code_prior())
+
+    def set_target(self, target: Any) -> None:
+        """Move the task's targets.
+
+        Args:
+            target: as the reset option of that name: for ``"reach"`` (x, y) px for all rows, or one a row.
+
+        Raises:
+            ValueError: not a target of this task, or no task.
+            gymnasium.error.Error: closed, or not yet reset.
+        """
+        self._must_be_ready()
+        self.core.set_target(target)
+
+    def _must_be_open(self) -> None:
+        if self.closed:
+            raise gym.error.ClosedEnvironmentError("this environment is closed; make a new one")
+
+    def _must_be_ready(self) -> None:
+        self._must_be_open()
+        if not self.core.started:
+            raise gym.error.ResetNeeded("call reset() first")

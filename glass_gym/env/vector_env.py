@@ -1,0 +1,300 @@
+"""GlassVectorEnv: Gymnasium's vector environment of a core: time limits, autoreset modes, numpy or torch out."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from torch import Tensor
+
+from glass_gym.env.core import EnvState, GlassCore
+from glass_gym.env.gym_mixin import GymMixin
+from glass_gym.env.randomness import draw_key, key_of_seed
+from glass_gym.tensors.convert import index_rows, to_numpy
+from glass_gym.worlds.checkpoint import World
+
+RENDER_FPS = 15
+OUTPUTS = ("numpy", "torch")
+
+
+class GlassVectorEnv(GymMixin, VectorEnv):
+    """Batched GLASS worlds.
+
+    Row i draws from its own stream, seeded seed + i, and does not depend on the number of rows. A row seeded s and a
+    :class:`GlassEnv` seeded s play the same episodes.
+
+    With ``output="torch"`` observations, rewards, flags and infos are tensors on the device, and a step never waits for
+    it: nothing is looked at on the host. So values of actions that are tensors on a GPU are not checked, SAME_STEP
+    always returns `final_obs` and `final_info` as whole batches (read them through their masks), and with DISABLED a
+    done row simply goes on until it is reset.
+
+    Args:
+        checkpoint: a bundled name, a path, or a loaded :class:`World`.
+        num_envs: rows.
+        max_episode_steps: time limit; None for none.
+        render_mode: ``"rgb_array"`` or None.
+        autoreset_mode: NEXT_STEP (the step after a done row ignores its action and returns the reset frame, reward 0),
+            SAME_STEP (the done step already returns the reset frame; `final_obs`, `final_info` hold the last), or
+            DISABLED (``reset(options={"reset_mask": mask})`` starts the rows of a bool mask anew).
+        output: ``"numpy"`` or ``"torch"``.
+        stagger: spread the rows' first time limits evenly, so that they do not all end in one step.
+        kwargs: of :class:`GlassCore`.
+
+    Raises:
+        ValueError: a value that no environment can have.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | World = "tennis-v1",
+        num_envs: int = 1,
+        max_episode_steps: int | None = None,
+        render_mode: str | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        output: str = "numpy",
+        stagger: bool = False,
+        **kwargs: Any,
+    ):
+        self.autoreset_mode = _mode(autoreset_mode)
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
+        if output not in OUTPUTS:
+            raise ValueError(f"output must be one of {', '.join(OUTPUTS)}, got {output!r}")
+        if max_episode_steps is not None:
+            whole = isinstance(max_episode_steps, (int, np.integer)) and not isinstance(max_episode_steps, bool)
+            if not whole or max_episode_steps < 1:
+                raise ValueError(
+                    f"max_episode_steps must be an integer of at least 1, or None, got {max_episode_steps!r}"
+                )
+            max_episode_steps = int(max_episode_steps)
+        self.core = GlassCore(checkpoint, num_envs, **kwargs)
+        self.core.sync_free = output == "torch" and self.core.device.type != "cpu"  # on the CPU looking costs nothing
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": RENDER_FPS, "autoreset_mode": self.autoreset_mode}
+        self.num_envs = num_envs
+        self.render_mode = render_mode
+        self.output = output
+        self.max_episode_steps = max_episode_steps
+        self.stagger = stagger
+        self.set_spaces()
+        self._seeded = False
+        self.closed = False
+
+    def set_spaces(self) -> None:
+        """Take the spaces from the core (again, after it was changed)."""
+        self.single_action_space = self.core.action_space
+        self.single_observation_space = self.core.observation_space
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+
+    # --- reset -------------------------------------------------------------------------------------------------
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start all rows anew, or those of a mask.
+
+        Args:
+            seed: an int s (row i gets s + i), one a row (None keeps a row's stream), or None (streams go on).
+            options: `start_frame`, `target` (see :meth:`GlassCore.reset`), and `reset_mask`: (num_envs,) bool; rows
+                outside it keep their frame, counters and stream.
+
+        Returns:
+            observations and infos of all rows.
+
+        Raises:
+            ValueError: a seed, mask or option that cannot be used.
+            ResetNeeded: a masked reset before the first whole one (:mod:`gymnasium.error`).
+        """
+        self._must_be_open()
+        options = dict(options or {})
+        mask = self._mask(options.pop("reset_mask", None))
+        if mask is not None and not self.core.started:
+            raise gym.error.ResetNeeded("reset all rows once before resetting some with reset_mask")
+        self._seed(seed, mask)
+        device_mask = None if mask is None else torch.from_numpy(mask).to(self.core.device)
+        self.core.reset(device_mask, options)
+        if mask is None and self.stagger and self.max_episode_steps:
+            rows = torch.arange(self.num_envs, device=self.core.device)
+            steps = rows * self.max_episode_steps // self.num_envs
+            self.core.state = replace(self.core.state, steps=steps)
+        return self._out(self.core.observations()), self._infos(self.core.infos(), device_mask)
+
+    def _mask(self, mask: Any) -> np.ndarray | None:
+        if mask is None:
+            return None
+        mask = to_numpy(mask)
+        if not isinstance(mask, np.ndarray) or mask.shape != (self.num_envs,) or mask.dtype != np.bool_:
+            raise ValueError(
+                f"options['reset_mask'] must be a bool array of shape ({self.num_envs},), "
+                f"got {getattr(mask, 'dtype', type(mask).__name__)} {getattr(mask, 'shape', '')}"
+            )
+        if not mask.any():
+            raise ValueError("options['reset_mask'] selects no row; leave the reset out instead")
+        return mask.copy()
+
+    def _seed(self, seed: Any, mask: np.ndarray | None) -> None:
+        rows = range(self.num_envs) if mask is None else np.flatnonzero(mask).tolist()
+        if isinstance(seed, (int, np.integer)):
+            seeds = {row: int(seed) + row for row in rows}
+        elif seed is None:
+            if self._seeded:
+                return
+            first = draw_key(self.np_random) & (2**62 - 1)
+            seeds = {row: first + row for row in rows}
+        else:
+            known = isinstance(seed, (list, tuple, np.ndarray)) and len(seed) == self.num_envs
+            if not known or not all(s is None or isinstance(s, (int, np.integer)) for s in seed):
+                raise ValueError(f"seed must be an int, or {self.num_envs} ints or None, got {str(seed)[:80]!r}")
+            seeds = {row: seed[row] for row in rows if seed[row] is not None or not self._seeded}
+        if seeds:
+            self.core.seed({row: key_of_seed(s) for row, s in seeds.items()})
+        self._seeded = True
+
+    # --- step --------------------------------------------------------------------------------------------------
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """One step of all rows under (num_envs, 2) integer actions (numpy or tensor).
+
+        Returns:
+            observations, rewards, terminated, truncated (num_envs,), infos.
+
+        Raises:
+            ResetNeeded: not yet reset, or (DISABLED, numpy) a row that is done (:mod:`gymnasium.error`).
+            ValueError: actions that are none.
+        """
+        self._must_be_ready()
+        core = self.core
+        resetting = core.state.done if self.autoreset_mode == AutoresetMode.NEXT_STEP else None
+        if self.autoreset_mode == AutoresetMode.DISABLED and self.output == "numpy" and core.state.done.any():
+            late = np.flatnonzero(to_numpy(core.state.done)).tolist()
+            raise gym.error.ResetNeeded(
+                f"rows {late} are done; with AutoresetMode.DISABLED reset them first: "
+                "reset(options={'reset_mask': done})"
+            )
+        outcome = core.advance(actions)
+        reward = outcome.reward
+        terminated = outcome.terminated
+        commanded = outcome.commanded_shift
+        if resetting is not None:
+            core.reset(resetting)
+            reward = reward.masked_fill(resetting, 0)
+            terminated = terminated & ~resetting
+            commanded = commanded.masked_fill(resetting[:, None], 0)
+        truncated = torch.zeros_like(terminated)
+        if self.max_episode_steps:
+            truncated = core.state.steps >= self.max_episode_steps
+        done = terminated | truncated
+        core.state = replace(core.state, done=done)
+        final = {}
+        if self.autoreset_mode == AutoresetMode.SAME_STEP and (self.output == "torch" or done.any()):
+            final = self._final(done, core.observations(), core.infos(commanded))
+            core.reset(done)
+            commanded = commanded.masked_fill(done[:, None], 0)
+        infos = self._infos(core.infos(commanded)) | final
+        observations = self._out(core.observations())
+        if self.output == "torch":
+            return observations, reward, terminated, truncated, infos
+        return (
+            observations,
+            to_numpy(reward).astype(np.float64),
+            to_numpy(terminated, copy=True),
+            to_numpy(truncated),
+            infos,
+        )
+
+    def _final(self, done: Tensor, observations: Any, infos: dict[str, Tensor]) -> dict[str, Any]:
+        """`final_obs` and `final_info` with their masks, as Gymnasium's own vector environments give them."""
+        info = self._infos(infos, done)
+        if self.output == "torch":
+            return {"final_obs": observations, "_final_obs": done, "final_info": info, "_final_info": done}
+        mask = to_numpy(done)
+        observations = to_numpy(observations)
+        last = np.full(self.num_envs, None, dtype=object)
+        for row in np.flatnonzero(mask):
+            last[row] = deepcopy(index_rows(observations, row))
+        for key in infos:
+            info[key][~mask] = 0
+        return {"final_obs": last, "_final_obs": mask.copy(), "final_info": info, "_final_info": mask.copy()}
+
+    # --- the rest ----------------------------------------------------------------------------------------------
+
+    def state(self, rows: Any = None) -> EnvState:
+        """A copy of rows (ints or a bool mask; default all), random streams included."""
+        self._must_be_ready()
+        return self.core.state.rows(self._index(rows))
+
+    def set_state(self, state: EnvState, rows: Any = None) -> None:
+        """Overwrite rows (default all) with a state of as many rows, or of one row, which is copied into each.
+
+        The copies share the random stream of the row they come from: their next episodes are equal. Reset them with
+        seeds for different ones.
+
+        Raises:
+            ValueError: another number of rows, a state of another world, or one that no episode comes to.
+        """
+        self._must_be_ready()
+        self.core.check_state(state)
+        index = self._index(rows)
+        if len(state) not in (1, len(index)):
+            raise ValueError(
+                f"set_state of {len(index)} rows needs a state of as many rows or of one, got {len(state)}"
+            )
+        if len(state) != len(index):
+            state = state.rows(torch.zeros(len(index), dtype=torch.long, device=state.position.device))
+        self.core.write(index, state)
+
+    def _index(self, rows: Any) -> Tensor:
+        everyone = torch.arange(self.num_envs, device=self.core.device)
+        if rows is None:
+            return everyone
+        rows = torch.as_tensor(rows, device=self.core.device)
+        if rows.dtype == torch.bool:
+            if rows.shape != (self.num_envs,):
+                raise ValueError(f"a mask of rows must have shape ({self.num_envs},), got {tuple(rows.shape)}")
+            return everyone[rows]
+        if (
+            rows.ndim != 1
+            or rows.is_floating_point()
+            or (len(rows) and not (0 <= rows).all() & (rows < self.num_envs).all())
+        ):
+            raise ValueError(f"rows must be ints in 0..{self.num_envs - 1}, got {rows.tolist()}")
+        return rows.long()
+
+    def observations(self) -> Any:
+        """Observations of all rows as they are now (after `set_state`)."""
+        self._must_be_ready()
+        return self._out(self.core.observations())
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """A tuple of frames (H, W', 3) uint8, pixel aspect applied; None without a render mode."""
+        if self.render_mode != "rgb_array":
+            return None
+        self._must_be_ready()
+        return tuple(self.core.render())
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Let go of the world's tensors."""
+        self.core.forget()
+
+    def _out(self, value: Any) -> Any:
+        return value if self.output == "torch" else to_numpy(value)
+
+    def _infos(self, infos: dict[str, Tensor], present: Tensor | None = None) -> dict[str, Any]:
+        """Infos and the masks that Gymnasium puts beside them: `_key`, True for the rows that they speak of."""
+        if present is None:
+            present = torch.ones(self.num_envs, dtype=torch.bool, device=self.core.device)
+        return self._out(infos | {f"_{key}": present.clone() for key in infos})
+
+
+def _mode(mode: Any) -> AutoresetMode:
+    try:
+        return AutoresetMode(mode)
+    except ValueError:
+        known = ", ".join(f"AutoresetMode.{m.name} ({m.value!r})" for m in AutoresetMode)
+        raise ValueError(f"autoreset_mode must be one of {known}, got {mode!r}") from None

@@ -1,0 +1,1 @@
+"""A world in other formats: ONNX, and a web page."""

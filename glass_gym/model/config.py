@@ -1,0 +1,186 @@
+"""Every size of every network, in one frozen dataclass, checked once.
+
+Two architectures: ``pose`` (ours, the default; :mod:`glass_gym.model.pose_model`) and ``paper`` (Davtyan & Favaro,
+ECCV 2022; :mod:`glass_gym.model.paper`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+ARCHITECTURES = ("pose", "paper")
+SIDE = 4096
+"""Px of the longest side of a frame."""
+WIDTH = 4096
+"""Channels of the widest layer."""
+RANGES = {
+    "height": (1, SIDE),
+    "width": (1, SIDE),
+    "window": (1, SIDE),
+    "agent_radius": (1, SIDE),
+    "foreground_range": (1, SIDE // 2),
+    "background_range": (1, SIDE // 2),
+    "codes": (1, 1024),
+    "mask_channels": (1, WIDTH),
+    "feature_channels": (1, WIDTH),
+    "compressed_channels": (1, WIDTH),
+    "hidden": (1, WIDTH),
+    "decoder_channels": (1, WIDTH),
+    "psi_channels": (1, WIDTH),
+    "bilinear_channels": (1, WIDTH),
+    "code_channels": (1, WIDTH),
+    "action_channels": (1, WIDTH),
+    "poses": (2, 1 << 16),
+    "prior_channels": (0, WIDTH),
+    "hole_margin": (0, 8),
+}
+"""Least and largest value of each whole number."""
+
+
+@dataclass(frozen=True)
+class GlassConfig:
+    """Sizes of a GLASS model. Pixel units throughout.
+
+    Attributes:
+        architecture: ``"pose"`` or ``"paper"``.
+        height, width: frame size; multiples of 8.
+        window: side of the square that holds the agent, px; a multiple of 8.
+        agent_radius: the agent is the densest neighbourhood of the mask of this half size, px.
+        foreground_range, background_range: largest shift that P_f, P_b can report, px.
+        codes: K, the number of local actions.
+        quantiser: how A's vectors become local actions, a name in :data:`glass_gym.model.quantise.QUANTISERS`.
+        mask_channels: first width of M.
+        feature_channels: channels of E's output (without the attention map).
+        compressed_channels: channels of C's output (``paper`` only).
+        hidden: channels of the RNN's state.
+        decoder_channels: width of D.
+        psi_channels: size of psi, the vectors that A's bilinear chain compares.
+        bilinear_channels: widths of the chain's three inner maps.
+        code_channels: size of a code vector in A's codebook.
+        action_channels: size of the embeddings of both actions (``paper`` only).
+        poses: P, the size of the pose codebook (``pose`` only).
+        prior_channels: width of the prior over local actions; 0: the model has none (``pose`` only).
+        hole_margin: px by which the hole in the background exceeds the agent's mask.
+        decoder_position: D gets the window's position: for agents that the frame's edge cuts off (``pose`` only).
+        background_plate: N copies the background plate: for footage of one place by a still camera (``pose`` only).
+
+    Raises:
+        ValueError: a size that no model can have; the message says what to do.
+    """
+
+    architecture: str = "pose"
+    height: int = 96
+    width: int = 160
+    window: int = 32
+    agent_radius: int = 12
+    foreground_range: int = 12
+    background_range: int = 4
+    codes: int = 4
+    quantiser: str = "cosine"
+    mask_channels: int = 32
+    feature_channels: int = 64
+    compressed_channels: int = 32
+    hidden: int = 64
+    decoder_channels: int = 64
+    psi_channels: int = 64
+    bilinear_channels: int = 64
+    code_channels: int = 16
+    action_channels: int = 64
+    poses: int = 256
+    prior_channels: int = 0
+    hole_margin: int = 0
+    decoder_position: bool = False
+    background_plate: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the sizes.
+
+        Raises:
+            ValueError: see the class.
+        """
+        for name, (least, most) in RANGES.items():
+            value = getattr(self, name)
+            if type(value) is not int or not least <= value <= most:
+                raise ValueError(f"{name} must be a whole number from {least} to {most}, got {value!r}")
+        for name in ("decoder_position", "background_plate"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
+        if self.architecture not in ARCHITECTURES:
+            raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}, got {self.architecture!r}")
+        if self.height % 8 or self.width % 8 or min(self.height, self.width) < 32:
+            raise ValueError(
+                f"frame size must be multiples of 8 and at least 32, got {self.height}x{self.width}; "
+                "pad, crop or resize the clips"
+            )
+        if self.architecture == "paper" and (self.height % 16 or self.width % 16):
+            raise ValueError(
+                f"the paper's networks need a frame in multiples of 16, got {self.height}x{self.width}; crop or resize "
+                "the clips, or use architecture='pose'"
+            )
+        if self.window % 8 or not 16 <= self.window <= max(self.height, self.width):
+            raise ValueError(f"window must be a multiple of 8 between 16 and the frame, got {self.window}")
+
+    @classmethod
+    def pose(cls, height: int = 96, width: int = 160, **changes: Any) -> GlassConfig:
+        """The default: correlation shifts, half-resolution U-Nets, and the pose model in a window around the agent."""
+        return cls(height=height, width=width, **changes)
+
+    @classmethod
+    def paper(
+        cls, height: int = 96, width: int = 128, codes: int = 6, tennis: bool = False, **changes: Any
+    ) -> GlassConfig:
+        """Layer sizes of the paper's appendix; `tennis` takes its wider C (16) and RNN (64)."""
+        published: dict[str, Any] = {
+            "architecture": "paper",
+            "mask_channels": 64,
+            "foreground_range": 32,
+            "background_range": 32,
+            "quantiser": "plain",
+            "compressed_channels": 16 if tennis else 8,
+            "hidden": 64 if tennis else 32,
+            "decoder_channels": 128,
+            "bilinear_channels": 128,
+            "action_channels": 8,
+        }
+        return cls(height=height, width=width, codes=codes, **(published | changes))
+
+    def replace(self, **changes: Any) -> GlassConfig:
+        """A copy with some fields changed, checked again."""
+        return replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> GlassConfig:
+        """The inverse of :meth:`to_dict`.
+
+        Returns:
+            the config.
+
+        Raises:
+            ValueError: an unknown field; the message names it.
+        """
+        known = {field.name for field in fields(cls)}
+        if unknown := set(values) - known:
+            raise ValueError(f"unknown model settings {sorted(unknown)}; written by a newer glass_gym? upgrade it")
+        return cls(**values)
+
+
+PRESETS = {"pose": GlassConfig.pose, "paper": GlassConfig.paper}
+
+
+def preset(name: str, height: int, width: int, **changes: Any) -> GlassConfig:
+    """A preset by name.
+
+    Returns:
+        the config.
+
+    Raises:
+        ValueError: an unknown name; the message lists the known ones.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"no preset called {name!r}; there are: {', '.join(PRESETS)}")
+    return PRESETS[name](height, width, **changes)

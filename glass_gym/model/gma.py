@@ -1,0 +1,200 @@
+"""GMA (Sec. 3.1): M segments, N inpaints, P_f and P_b measure how far each layer moved.
+
+The networks here are those of the default architecture; :mod:`glass_gym.model.paper` has the published ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from glass_gym.model.blocks import HalfResolutionUNet, StagedModel
+from glass_gym.model.config import GlassConfig
+from glass_gym.model.shift import CorrelationShift, translate
+from glass_gym.tensors.geometry import box_mean, compose, dilate
+
+HOLE = -1.1
+"""Value written into the background's hole before inpainting; outside the image range [-1, 1] (App. B)."""
+NEARBY = 15
+"""Radius, px, of the neighbourhood that is compared with the background plate."""
+UNLIKE, SURE = 0.15, 40.0
+"""The plate is used where the neighbourhood differs from it by less than UNLIKE (of 2); SURE is the sigmoid's slope."""
+
+
+class MaskNet(nn.Module):
+    """M: frames -> soft masks.
+
+    Args:
+        net: (B, 3, H, W) in [-1, 1] -> (B, 1, H, W) logits; its last convolution is `net.head`.
+        bias: initial bias of that convolution; -2 means "almost all background".
+    """
+
+    def __init__(self, net: nn.Module, bias: float = 0.0):
+        super().__init__()
+        self.net = net
+        nn.init.constant_(net.head.bias, bias)  # type: ignore[arg-type, union-attr]
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Frames (B, 3, H, W) in [-1, 1] -> masks (B, 1, H, W) in [0, 1], float32."""
+        return torch.sigmoid(self.net(frames).float())
+
+
+class InpaintNet(nn.Module):
+    """N: b^ = b + N * m with b = I * (1 - m). The hole is set to -1.1 before N sees it.
+
+    Args:
+        net: (B, 3, H, W) -> (B, 3, H, W), before its tanh.
+    """
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, frames: Tensor, masks: Tensor) -> Tensor:
+        """Frames (B, 3, H, W) in [-1, 1], masks (B, 1, H, W) in [0, 1] -> backgrounds (B, 3, H, W), float32."""
+        visible = frames * (1 - masks)
+        filled = torch.tanh(self.net(visible + HOLE * masks).float())
+        return visible.float() + filled * masks.float()
+
+
+class PlateInpaintNet(InpaintNet):
+    """N for a still camera: it copies the background plate where that is known, and paints the rest (ours).
+
+    A picture of another place is recognised by the pixels around the hole; there N paints as usual.
+
+    Args:
+        net: as for :class:`InpaintNet`.
+        height, width: of the frames.
+    """
+
+    plate: Tensor
+    known: Tensor
+
+    def __init__(self, net: nn.Module, height: int, width: int):
+        super().__init__(net)
+        self.register_buffer("plate", torch.zeros(3, height, width))
+        self.register_buffer("known", torch.zeros(1, height, width))
+
+    def set_plate(self, plate: Tensor, known: Tensor) -> None:
+        """Store the plate (3, H, W) in [-1, 1], and where it is known (1, H, W) in [0, 1]."""
+        self.plate.copy_(plate)
+        self.known.copy_(known)
+
+    def forward(self, frames: Tensor, masks: Tensor) -> Tensor:
+        """As :meth:`InpaintNet.forward`."""
+        filled = super().forward(frames, masks)
+        likeness = self.likeness(frames.float(), 1 - masks.float())
+        share = likeness * self.known * masks.float()
+        return filled + share * (self.plate - filled)
+
+    @torch.no_grad()
+    def likeness(self, frames: Tensor, visible: Tensor) -> Tensor:
+        """How surely frames show the plate's place, per pixel: (B, 1, H, W) in [0, 1]."""
+        off = (frames - self.plate).abs().mean(1, keepdim=True)
+        # pixels that are far from everything visible go by the whole frame
+        unlike, seen = (box_mean(x, NEARBY) + 0.05 * x.mean((2, 3), keepdim=True) for x in (off * visible, visible))
+        return torch.sigmoid((UNLIKE - unlike / seen.clamp_min(1e-6)) * SURE)
+
+
+@dataclass
+class Motion:
+    """GMA's result on pairs of frames (Fig. 2).
+
+    Attributes:
+        masks: (B, 2, 1, H, W) in [0, 1].
+        backgrounds: (B, 2, 3, H, W), inpainted.
+        foreground_shift, background_shift: (B, 2) px.
+        moved_layer: (B, 4, H, W), the layer of frame t moved onto frame t + 1.
+        moved_background: (B, 3, H, W).
+        composed: (B, 3, H, W), frame t + 1 predicted from the moved layers of frame t.
+    """
+
+    masks: Tensor
+    backgrounds: Tensor
+    foreground_shift: Tensor
+    background_shift: Tensor
+    moved_layer: Tensor
+    moved_background: Tensor
+    composed: Tensor
+
+
+class GMA(StagedModel):
+    """Global motion analysis: splits frames into agent and background, and measures the shift of each.
+
+    Args:
+        config: sizes.
+        mask: M, frames (B, 3, H, W) -> masks (B, 1, H, W).
+        inpaint: N, frames and masks -> backgrounds (B, 3, H, W).
+        shift_foreground: P_f, frames (B, 2, 3, H, W) and masks -> (B, 2) px.
+        shift_background: P_b, the same for what the masks leave.
+    """
+
+    stages = dict.fromkeys(("gma", "refine"), ("mask", "inpaint", "shift_foreground", "shift_background"))
+
+    def __init__(
+        self,
+        config: GlassConfig,
+        *,
+        mask: nn.Module,
+        inpaint: nn.Module,
+        shift_foreground: nn.Module,
+        shift_background: nn.Module,
+    ):
+        super().__init__(config)
+        self.mask = mask
+        self.inpaint = inpaint
+        self.shift_foreground = shift_foreground
+        self.shift_background = shift_background
+
+    def inpaint_background(self, images: Tensor, masks: Tensor, margin: int | None = None) -> Tensor:
+        """The background without the agent: N, on holes a little larger than the mask.
+
+        Args:
+            images: (B, 3, H, W) in [-1, 1].
+            masks: (B, 1, H, W) in [0, 1].
+            margin: px by which the hole exceeds the mask; default: the config's `hole_margin`.
+
+        Returns:
+            (B, 3, H, W).
+        """
+        margin = self.config.hole_margin if margin is None else margin
+        if margin:
+            masks = dilate(masks, margin)
+        return self.inpaint(images, masks)
+
+    def set_foreground_range(self, px: int) -> None:
+        """Let P_f report shifts of up to so many px."""
+        self.config = self.config.replace(foreground_range=px)
+        self.shift_foreground.reach = px  # type: ignore[assignment]
+
+    def analyse_pairs(self, frames: Tensor, margin: int = 0) -> Motion:
+        """GMA's forward pass on pairs (B, 2, 3, H, W) (Sec. 3.1, Fig. 2); holes exceed masks by `margin` px (ours)."""
+        flat = frames.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        masks = self.mask(flat)
+        backgrounds = self.inpaint_background(flat, masks, margin).unflatten(0, frames.shape[:2])
+        masks = masks.unflatten(0, frames.shape[:2])  # (B, 2, 1, H, W)
+        foreground_shift = self.shift_foreground(frames, masks)
+        background_shift = self.shift_background(frames, 1 - masks)
+        layer = torch.cat([frames[:, 0] * masks[:, 0], masks[:, 0]], 1)
+        moved_layer = translate(layer, foreground_shift)
+        moved_background = translate(backgrounds[:, 0], background_shift, "border")
+        composed = compose(moved_layer, moved_background)
+        return Motion(masks, backgrounds, foreground_shift, background_shift, moved_layer, moved_background, composed)
+
+
+def _make_inpaint(config: GlassConfig) -> InpaintNet:
+    net = HalfResolutionUNet(3, 3, 16)
+    return PlateInpaintNet(net, config.height, config.width) if config.background_plate else InpaintNet(net)
+
+
+PARTS: dict[str, Callable[[GlassConfig], Any]] = {
+    "mask": lambda c: MaskNet(HalfResolutionUNet(3, 1, c.mask_channels), bias=-2.0),
+    "inpaint": _make_inpaint,
+    "shift_foreground": lambda c: CorrelationShift(c.foreground_range, True, 60.0),
+    "shift_background": lambda c: CorrelationShift(c.background_range, False, 200.0),
+}
+"""A maker for each part of the default GMA, by its name in :class:`GMA`."""

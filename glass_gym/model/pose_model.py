@@ -1,0 +1,435 @@
+"""The pose model (ours, the default): an agent is its appearance and one of P poses; LMA predicts the next pose.
+
+Squared error answers two possible poses with their mean, a blur. The pose model avoids that. Q maps the agent's window
+to a pose, one entry of a codebook. The RNN predicts the next pose with cross-entropy, and D draws it. The agent's
+appearance comes from the first window of the episode: nothing that was drawn is fed back, so nothing drifts.
+docs/how-it-works.md has a drawing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glass_gym.model.blocks import SLOPE, AdaptiveNorm, BilinearChain, ConvBlock, ModulatedConv, ResBlock, code_mlp
+from glass_gym.model.config import GlassConfig
+from glass_gym.model.lma import LMA, SHIFT_UNIT, Drawn, State, masked
+from glass_gym.model.quantise import CosineQuantiser, Quantiser, make_quantiser
+from glass_gym.model.shift import warp
+from glass_gym.model.view import ConnectedWindow, View
+
+NORM = "group"
+"""Nothing may run between rows or batches: an agent is drawn alone as in a batch."""
+POSE_CHANNELS = 32
+"""Size of a pose vector."""
+OCTAVES = 6
+"""The RNN's position encoding: waves along each axis, from twice the frame's size to a sixteenth of it."""
+DECODER_OCTAVES = 4
+"""D gets the longest waves only: what it draws changes smoothly with the position."""
+SCALE = 4
+"""Side, px, of a cell of the coarsest maps."""
+FLOW = 4.0
+"""Px of one unit of D's flow."""
+FAINTEST = 0.2
+"""Where the first window's mask is below this, its colours fade to grey."""
+PRIOR_DROPOUT = 0.3
+"""Dropout of the prior in training: real sequences are easily learned by heart."""
+SEARCH = 3
+"""An episode's first window is moved by up to this many px, to where it is drawn best."""
+OFFSETS = [(x, y) for y in range(-SEARCH, SEARCH + 1) for x in range(-SEARCH, SEARCH + 1)]
+
+
+def make_waves(config: GlassConfig, octaves: int) -> Tensor:
+    """Waves along each axis of a frame: (2, octaves), radians per px."""
+    return torch.tensor([[math.pi * 2.0**i / side for i in range(octaves)] for side in (config.width, config.height)])
+
+
+def encode_position(position: Tensor, waves: Tensor) -> Tensor:
+    """Positions (B, 2) px, nan where unknown, -> their sines and cosines (B, 4 octaves)."""
+    phase = (position[:, :, None] * waves).flatten(1)
+    return torch.cat([phase.sin(), phase.cos()], 1).nan_to_num(0.0)
+
+
+def shape_only(layers: Tensor) -> Tensor:
+    """Layers (B, T, 4, h, w) without the agent's own colours, so that a pose cannot encode identity.
+
+    That is the luminance less its mean over the clip's agent, divided by its spread.
+
+    Returns:
+        (B, T, 4, h, w): the scaled contrast three times, and the mask.
+    """
+    mask = layers[:, :, 3:]
+    mass = mask.sum((1, 2, 3, 4), keepdim=True).clamp_min(1.0)
+    light = layers[:, :, :3].mean(2, keepdim=True)  # already times the mask
+    light = light - mask * (light.sum((1, 2, 3, 4), keepdim=True) / mass)
+    spread = (light.square().sum((1, 2, 3, 4), keepdim=True) / mass).sqrt()
+    light = light / (spread + 0.25)
+    return torch.cat([light.expand(-1, -1, 3, -1, -1), mask], 2)
+
+
+class PoseEncoder(nn.Module):
+    """Q: a window -> the vector of its pose, before quantisation. It sees shape and contrast, no colours."""
+
+    def __init__(self, config: GlassConfig):
+        super().__init__()
+        width = config.feature_channels
+        self.net = nn.Sequential(
+            ConvBlock(4 * SCALE**2, width, norm=NORM),
+            ResBlock(width, 2 * width, down=True, norm=NORM),
+            nn.AdaptiveAvgPool2d(4),
+            nn.Flatten(),
+            nn.Linear(32 * width, 128),
+            nn.LeakyReLU(SLOPE),
+            nn.Linear(128, POSE_CHANNELS),
+        )
+        # batch statistics keep the vectors apart: those that differ by little would collapse to one direction
+        self.spread = nn.BatchNorm1d(POSE_CHANNELS, affine=False)
+
+    def forward(self, layers: Tensor) -> Tensor:
+        """Layers (B, 4, h, w) -> (B, POSE_CHANNELS), float32."""
+        seen = shape_only(layers[:, None])[:, 0].contiguous(memory_format=torch.channels_last)
+        return self.spread(self.net(F.pixel_unshuffle(seen, SCALE)).float()).float()
+
+
+class AppearanceEncoder(nn.Module):
+    """E: the first window -> the agent's appearance, at 1/4. The window itself comes along, for D to copy from."""
+
+    def __init__(self, config: GlassConfig):
+        super().__init__()
+        width = config.feature_channels
+        self.net = nn.Sequential(
+            ConvBlock(4 * SCALE**2, width, norm=NORM),
+            ResBlock(width, width, norm=NORM),
+            nn.Conv2d(width, width, 3, padding=1),
+        )
+
+    def forward(self, layer: Tensor) -> Tensor:
+        """Layers (B, 4, h, w) -> (B, F + 64, h/4, w/4), float32."""
+        cells = F.pixel_unshuffle(layer, SCALE).contiguous(memory_format=torch.channels_last)
+        return torch.cat([self.net(cells).float(), cells.float()], 1)
+
+
+class PoseAction(nn.Module):
+    """A without its quantiser: the poses of two neighbouring frames -> a vector (Sec. 3.2)."""
+
+    def __init__(self, config: GlassConfig):
+        super().__init__()
+        size = config.psi_channels
+        self.psi = nn.Sequential(nn.Linear(POSE_CHANNELS, size), nn.LeakyReLU(SLOPE), nn.Linear(size, size))
+        self.norm = nn.LayerNorm(size)
+        self.chain = BilinearChain(size, config.bilinear_channels, "layer")
+        self.mlp = code_mlp(size, config.code_channels)
+        self.spread = nn.BatchNorm1d(config.code_channels, affine=False)
+
+    def forward(self, poses: Tensor) -> Tensor:
+        """Pose vectors (B, T + 1, POSE_CHANNELS) -> directions (B, T, code_channels), float32."""
+        psi = self.norm(self.psi(poses)).float()
+        before = psi[:, :-1].flatten(0, 1)
+        after = psi[:, 1:].flatten(0, 1)
+        return self.spread(self.mlp(self.chain(before, after)).float()).float().unflatten(0, (len(poses), -1))
+
+
+class PoseDynamics(nn.Module):
+    """The RNN: pose, global and local action -> the next pose, one of P.
+
+    Args:
+        config: sizes; `hidden` is the width of its state.
+    """
+
+    waves: Tensor
+
+    def __init__(self, config: GlassConfig):
+        super().__init__()
+        width = 2 * config.hidden
+        self.pose = nn.Linear(POSE_CHANNELS, width)
+        self.cell = nn.GRUCell(width, width)
+        self.move = nn.Linear(2, width)
+        self.position = nn.Linear(4 * OCTAVES, width)
+        self.context = nn.Linear(4 * width, 2 * width)
+        self.code = nn.Linear(config.code_channels, 2 * width)
+        self.logits = nn.Linear(2 * width, config.poses)
+        self.width = width
+        self.register_buffer("waves", make_waves(config, OCTAVES), persistent=False)
+
+    def start(self, batch: int, like: Tensor) -> Tensor:
+        """The first hidden state (B, 2 hidden)."""
+        return like.new_zeros(batch, self.width, dtype=torch.float32)
+
+    def update_hidden(self, pose: Tensor, hidden: Tensor) -> Tensor:
+        """The hidden state after a pose vector (B, POSE_CHANNELS)."""
+        return self.cell(F.leaky_relu(self.pose(pose).float(), SLOPE), hidden.float())
+
+    def forward(self, pose: Tensor, hidden: Tensor, shift: Tensor, code: Tensor, position: Tensor) -> Tensor:
+        """The next pose. It depends on the position, too: the frame's edge or a line may hide part of an agent.
+
+        Args:
+            pose: (B, POSE_CHANNELS), the present one.
+            hidden: (B, 2 hidden), after it.
+            shift: (B, 2) in units of 4 px.
+            code: (B, code_channels).
+            position: (B, 2) px of the window after the step; nan where unknown.
+
+        Returns:
+            (B, P) logits, float32.
+        """
+        return self._logits(self._context(pose, hidden, shift, position) + self.code(code))
+
+    def logits_per_action(self, pose: Tensor, hidden: Tensor, shift: Tensor, codes: Tensor, position: Tensor) -> Tensor:
+        """As :meth:`forward`, under each of K codes (K, code_channels): (B, K, P) logits."""
+        return self._logits(self._context(pose, hidden, shift, position)[:, None] + self.code(codes))
+
+    def _context(self, pose: Tensor, hidden: Tensor, shift: Tensor, position: Tensor) -> Tensor:
+        where = encode_position(position, self.waves).to(pose.dtype)
+        known = [self.pose(pose), hidden.to(pose.dtype), self.move(shift), self.position(where)]
+        return self.context(torch.cat([k.float() for k in known], 1))
+
+    def _logits(self, context: Tensor) -> Tensor:
+        return self.logits(F.leaky_relu(context, SLOPE)).float()
+
+
+class PoseDecoder(nn.Module):
+    """D: appearance and a pose vector -> the foreground.
+
+    D fetches pixels of the first window where that shows them, so that stripes, faces and letters stay as they were,
+    and paints the rest.
+    """
+
+    waves: Tensor
+
+    def __init__(self, config: GlassConfig):
+        super().__init__()
+        width = config.decoder_channels
+        self.grid = config.window // SCALE
+        self.maps = 16
+        self.uses_position = config.decoder_position
+        self.register_buffer("waves", make_waves(config, DECODER_OCTAVES), persistent=False)
+        inputs = 2 * POSE_CHANNELS + 4 * DECODER_OCTAVES * config.decoder_position
+        self.embed = nn.Sequential(nn.Linear(inputs, 128), nn.LeakyReLU(SLOPE), nn.Linear(128, 128))
+        self.style = nn.Linear(config.feature_channels, 128)
+        self.map = nn.Linear(128, self.maps * self.grid**2)
+        self.stem = nn.Conv2d(config.feature_channels + self.maps, 2 * width, 3, padding=1)
+        self.convs = nn.ModuleList(ModulatedConv(2 * width, 2 * width, 128) for _ in range(3))
+        self.norms = nn.ModuleList(AdaptiveNorm(2 * width, 128) for _ in range(3))
+        fine = 3 * width // 4  # half-resolution maps cost four times as much a channel
+        self.up = ConvBlock(2 * width, fine, up=True, norm=NORM)
+        self.res = ResBlock(fine, fine, norm=NORM)
+        self.features = config.feature_channels
+        self.head = nn.Conv2d(fine, 4 * 7, 3, padding=1)  # colours 3, mask 1, flow 2, share that is copied 1
+        for parameter in self.head.parameters():  # zero flow at first: from a wild flow, texture shows no way back
+            nn.init.zeros_(parameter[16:24])
+
+    def forward(self, appearance: Tensor, first: Tensor, pose: Tensor, position: Tensor | None) -> Drawn:
+        """Draw a pose.
+
+        Args:
+            appearance: (B, F + 64, h/4, w/4), E's output for the first window.
+            first: (B, POSE_CHANNELS), the pose in it.
+            pose: (B, POSE_CHANNELS), the pose to draw.
+            position: (B, 2) px of the window; None where it is unknown.
+
+        Returns:
+            the foreground.
+        """
+        features, window = appearance[:, : self.features], appearance[:, self.features :]
+        inputs = [pose, first]
+        if self.uses_position:
+            position = torch.full_like(pose[:, :2], torch.nan) if position is None else position
+            inputs.append(encode_position(position, self.waves).to(pose.dtype))
+        embedding = self.embed(torch.cat(inputs, 1))
+        where = self.map(embedding).unflatten(1, (self.maps, self.grid, self.grid)).to(features.dtype)
+        x = self.stem(torch.cat([features, where], 1))
+        embedding = embedding + self.style(features.mean((2, 3)))  # the appearance as a whole, wherever it was seen
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = x + norm(conv(x, embedding), embedding).to(x.dtype)
+        y = self.res(self.up(x))
+        return self._with_copies(F.pixel_shuffle(self.head(y), 2).float(), window)
+
+    @torch.no_grad()
+    def sharpen(self, by: float) -> None:
+        """Multiply the mask's logits: trained by squared error, D answers a doubtful pixel with its probability."""
+        for parameter in self.head.parameters():
+            parameter[12:16] *= by
+
+    def _with_copies(self, full: Tensor, window: Tensor) -> Drawn:
+        """D's full-size output (B, 7, h, w) and the first window at 1/4 (B, 64, h/4, w/4) -> the foreground."""
+        fetched = warp(F.pixel_shuffle(window, SCALE), FLOW * full[:, 4:6])
+        colour = (fetched[:, :3] / fetched[:, 3:].clamp_min(FAINTEST)).clamp(-1, 1)
+        copied = torch.sigmoid(full[:, 6:])
+        colour = copied * colour + (1 - copied) * torch.tanh(full[:, :3])
+        return masked(colour, full[:, 3:4], [])
+
+
+class PosePrior(nn.Module):
+    """p(code | state, shift): a head on the pose and the RNN's state."""
+
+    def __init__(self, config: GlassConfig):
+        super().__init__()
+        width = config.prior_channels
+        self.known = nn.Linear(POSE_CHANNELS + 2 * config.hidden, width)
+        self.shift = nn.Linear(2, width)
+        self.hidden = nn.Linear(width, width)
+        self.logits = nn.Linear(width, config.codes)
+
+    def keep(self, index: Sequence[int]) -> None:
+        """Make `index` (codes of now) the codes, in this order."""
+        kept = nn.Linear(self.logits.in_features, len(index))
+        kept.load_state_dict({"weight": self.logits.weight[list(index)], "bias": self.logits.bias[list(index)]})
+        self.logits = kept
+
+    def forward(self, pose: Tensor, hidden: Tensor, shifts: Tensor) -> Tensor:
+        """Pose (B, POSE_CHANNELS), hidden state, shifts (B, N, 2) in units of 4 px -> (B, N, K) log probabilities."""
+        x = self.known(torch.cat([pose.float(), hidden.float()], 1))[:, None] + self.shift(shifts.float())
+        x = F.dropout(F.leaky_relu(x, SLOPE), PRIOR_DROPOUT, self.training)
+        x = F.leaky_relu(self.hidden(x), SLOPE)
+        return self.logits(x).float().log_softmax(-1)
+
+
+def make_pose_codebook(config: GlassConfig) -> CosineQuantiser:
+    """P pose vectors on a sphere; k-means splits by inertia, so that rare poses get entries of their own."""
+    sizes = config.replace(codes=config.poses, code_channels=POSE_CHANNELS)
+    return CosineQuantiser(sizes, dead=0.005 / config.poses, split="biggest_inertia")
+
+
+class PoseLMA(LMA):
+    """The pose model: E, Q and its codebook, A, the RNN, D and the prior.
+
+    The state is (appearance, first pose vector, pose vector, hidden state before that pose), one row per agent.
+
+    Args:
+        config: sizes.
+        encoder: E, of the appearance.
+        pose_encoder: Q.
+        pose_codebook: Q's codebook of P poses.
+        action: A without its quantiser.
+        quantiser: A's codebook of K local actions.
+        dynamics: the RNN.
+        decoder: D.
+        prior: p(code | state, shift), or None.
+        view: how windows are cut.
+    """
+
+    stages = {  # noqa: RUF012
+        "pose": ("encoder", "pose_encoder", "pose_codebook", "decoder"),
+        "lma": ("action", "quantiser", "dynamics", "prior"),
+    }
+
+    def __init__(
+        self,
+        config: GlassConfig,
+        *,
+        encoder: AppearanceEncoder,
+        pose_encoder: PoseEncoder,
+        pose_codebook: CosineQuantiser,
+        action: PoseAction,
+        quantiser: Quantiser,
+        dynamics: PoseDynamics,
+        decoder: PoseDecoder,
+        prior: PosePrior | None,
+        view: View,
+    ):
+        super().__init__(config, view, quantiser, prior)
+        self.encoder = encoder
+        self.action = action
+        self.dynamics = dynamics
+        self.decoder = decoder
+        self.pose_encoder = pose_encoder
+        self.pose_codebook = pose_codebook
+
+    def codebooks(self) -> list[Tensor]:
+        """As :meth:`LMA.codebooks`."""
+        return [*super().codebooks(), *self.pose_codebook.buffers()]
+
+    def encode_poses(self, layers: Tensor) -> Tensor:
+        """Layers (B, 4, h, w) -> pose indices (B,) int64."""
+        return self.pose_codebook.logits(self.pose_encoder(layers)).argmax(1)
+
+    def directions(self, layers: Tensor, shifts: Tensor) -> Tensor:
+        """As :meth:`LMA.directions`; the shifts are not used, since the windows have moved with the agent."""
+        vectors = self.pose_codebook.embed(self.encode_poses(layers.flatten(0, 1)))
+        return self.action(vectors.unflatten(0, layers.shape[:2]))
+
+    def refine_position(self, images: Tensor, masks: Tensor, position: Tensor) -> Tensor:
+        """The position within SEARCH px from which the agent is drawn best."""
+        errors = torch.stack(list(self.drawing_errors(images, masks, position, OFFSETS)), 1)
+        return position + position.new_tensor(OFFSETS)[errors.argmin(1)]
+
+    def drawing_errors(
+        self, images: Tensor, masks: Tensor, position: Tensor, offsets: Sequence[tuple[int, int]]
+    ) -> Iterator[Tensor]:
+        """For each of some offsets of at most SEARCH px: the squared error, (B,), of redrawing the windows there."""
+        wide = self.view.cut(images, masks, position, SEARCH)
+        side = self.config.window
+        for x, y in offsets:
+            layer = wide[..., SEARCH + y :, SEARCH + x :][..., :side, :side].contiguous()
+            appearance, first, pose, _ = self.start_state(layer)
+            drawn = self.decoder(appearance, first, pose, position + position.new_tensor([x, y])).layer
+            yield (drawn - layer).square().sum((1, 2, 3))
+
+    def start_state(self, layer: Tensor) -> State:
+        """As :meth:`LMA.start_state`."""
+        appearance = self.encoder(layer)
+        pose = self.pose_codebook.embed(self.encode_poses(layer))
+        return appearance.float(), pose, pose.clone(), self.dynamics.start(layer.shape[0], pose)
+
+    def correct_state(self, state: State, layer: Tensor, where: Tensor) -> State:
+        """As :meth:`LMA.correct_state`: the pose is read off the layers."""
+        appearance, first, pose, hidden = state
+        seen = self.pose_codebook.embed(self.encode_poses(layer))
+        return appearance, first, torch.where(where[:, None], seen, pose), hidden
+
+    def animate(
+        self,
+        layer: Tensor,
+        state: State,
+        shift: Tensor,
+        code_vector: Tensor,
+        position: Tensor | None = None,
+        scales: bool = False,
+    ) -> tuple[Drawn, State]:
+        """As :meth:`LMA.animate`; the layer is not used."""
+        state, _ = self.predict_pose(state, shift, code_vector, position)
+        return self.draw(state, position), state
+
+    def predict_pose(
+        self, state: State, shift: Tensor, code_vector: Tensor, position: Tensor | None
+    ) -> tuple[State, Tensor]:
+        """The RNN's half of :meth:`animate`: the next state, and the next pose's index (B,) int64."""
+        appearance, first, pose, hidden = state
+        if position is None:
+            position = torch.full_like(shift, torch.nan)
+        with torch.autocast(shift.device.type, enabled=False):  # the choice must not depend on how bfloat16 rounds
+            hidden = self.dynamics.update_hidden(pose, hidden)
+            index = self.dynamics(pose, hidden, shift / SHIFT_UNIT, code_vector, position).argmax(1)
+            pose = self.pose_codebook.embed(index)
+        return (appearance, first, pose, hidden), index
+
+    def draw(self, state: State, position: Tensor | None) -> Drawn:
+        """D's half of :meth:`animate`: the foreground in a state."""
+        appearance, first, pose, _ = state
+        return self.decoder(appearance, first, pose, position)
+
+    def code_prior(self, state: State, shifts: Tensor) -> Tensor:
+        """As :meth:`LMA.code_prior`."""
+        if self.prior is None:
+            return super().code_prior(state, shifts)
+        _, _, pose, hidden = state
+        return self.prior(pose, self.dynamics.update_hidden(pose, hidden), shifts / SHIFT_UNIT)
+
+
+PARTS: dict[str, Callable[[GlassConfig], Any]] = {
+    "encoder": AppearanceEncoder,
+    "pose_encoder": PoseEncoder,
+    "pose_codebook": make_pose_codebook,
+    "action": PoseAction,
+    "quantiser": make_quantiser,
+    "dynamics": PoseDynamics,
+    "decoder": PoseDecoder,
+    "view": ConnectedWindow,
+    "prior": lambda config: PosePrior(config) if config.prior_channels else None,
+}
+"""A maker for each part of the pose model, by its name in :class:`PoseLMA`."""

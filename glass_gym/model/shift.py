@@ -1,0 +1,158 @@
+"""P_f and P_b: the 2-D shift of a layer between two frames, and translate(), the one resampler.
+
+Shifts are in pixels, (x, y): positive moves content right and down.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glass_gym.model.blocks import ConvBlock
+
+FAST = 16
+"""Transforms of lengths that this divides take a third of the time of a prime's."""
+
+
+def translate(x: Tensor, shift: Tensor, padding: str = "zeros") -> Tensor:
+    """Move images by a sub-pixel shift.
+
+    Args:
+        x: (B, C, H, W).
+        shift: (B, 2) px, (right, down).
+        padding: what enters at the edge: ``"zeros"`` (foregrounds) or ``"border"`` (backgrounds).
+
+    Returns:
+        (B, C, H, W), float32; differentiable in both arguments.
+    """
+    batch, _, height, width = x.shape
+    x = x.float()
+    shift = shift.float()
+    theta = torch.zeros(batch, 2, 3, device=x.device)
+    theta[:, 0, 0] = theta[:, 1, 1] = 1.0
+    theta = theta.index_put(
+        (
+            torch.arange(batch, device=x.device)[:, None],
+            torch.tensor([[0, 1]], device=x.device),
+            torch.tensor([[2, 2]], device=x.device),
+        ),
+        -shift * torch.tensor([2.0 / width, 2.0 / height], device=x.device),
+    )
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, padding_mode=padding, align_corners=False)
+
+
+def warp(x: Tensor, flow: Tensor) -> Tensor:
+    """Fetch every pixel from elsewhere.
+
+    Args:
+        x: (B, C, H, W).
+        flow: (B, 2, H, W) px, (right, down): how far from a pixel its value lies.
+
+    Returns:
+        (B, C, H, W), float32; beyond the edge lies what lies at it. Differentiable in both arguments.
+    """
+    height, width = x.shape[2:]
+    columns = torch.arange(width, device=x.device)
+    rows = torch.arange(height, device=x.device)[:, None]
+    at_x = (2 * (columns + flow[:, 0].float()) + 1) / width - 1
+    at_y = (2 * (rows + flow[:, 1].float()) + 1) / height - 1
+    grid = torch.stack([at_x, at_y], -1)
+    return F.grid_sample(x.float(), grid, padding_mode="border", align_corners=False)
+
+
+def cross_correlation(a: Tensor, b: Tensor, reach: int) -> Tensor:
+    """Sum over pixels (not over channels) of a(x) b(x + d) for all |d| <= reach, by FFT.
+
+    Args:
+        a: (B, C, H, W).
+        b: (B, C, H, W).
+        reach: largest |dx|, |dy|, px.
+
+    Returns:
+        (B, C, 2 reach + 1, 2 reach + 1), indexed [dy + reach, dx + reach].
+    """
+    height, width = (math.ceil((side + reach) / FAST) * FAST for side in a.shape[-2:])
+    fa = torch.fft.rfft2(a.float(), (height, width))
+    fb = torch.fft.rfft2(b.float(), (height, width))
+    full = torch.fft.irfft2(fa.conj() * fb, (height, width))
+    rows = torch.arange(-reach, reach + 1, device=a.device)
+    return full[..., rows % height, :][..., rows % width]
+
+
+def soft_argmax(score: Tensor, reach: int) -> Tensor:
+    """Expected (x, y) under softmax(score) over a (B, 2 reach + 1, 2 reach + 1) table of shifts -> (B, 2) px."""
+    weight = score.flatten(1).softmax(1).view_as(score)
+    ruler = torch.arange(-reach, reach + 1, device=score.device, dtype=score.dtype)
+    return torch.stack([(weight.sum(1) * ruler).sum(1), (weight.sum(2) * ruler).sum(1)], 1)
+
+
+class CorrelationShift(nn.Module):
+    """P_f, P_b (Sec. 3.1) by matching: soft-argmax over the negative, normalised squared difference, all |d| <= reach.
+
+    One learned number, the temperature; nothing to saturate, however small the layer is.
+    The weight (the layer's soft mask) rules which pixels count; `fourth` adds the mask itself as a channel.
+    """
+
+    def __init__(self, reach: int, fourth: bool, sharpness: float):
+        super().__init__()
+        self.reach = reach
+        self.fourth = fourth
+        self.log_sharpness = nn.Parameter(torch.tensor(math.log(sharpness)))
+
+    def forward(self, frames: Tensor, weights: Tensor) -> Tensor:
+        """Frames (B, 2, 3, H, W) in [-1, 1], weights (B, 2, 1, H, W) in [0, 1] -> shift (B, 2) px."""
+        return soft_argmax(self.score(frames, weights), self.reach)
+
+    def score(self, frames: Tensor, weights: Tensor) -> Tensor:
+        """The table of scores (B, 2 reach + 1, 2 reach + 1), indexed [dy, dx]."""
+        frames = frames.float()
+        weights = weights.float()
+        if self.fourth:  # layers with zero outside: plain squared difference of the moved layers
+            layers = torch.cat([frames * weights, weights], 2)
+            energy = layers.square().sum((1, 2, 3, 4)) + 1e-3  # (B,)
+            match = cross_correlation(layers[:, 0], layers[:, 1], self.reach).sum(1)
+            difference = 1 - 2 * match / energy[:, None, None]
+        else:  # both pixels must belong to the layer: squared difference over the common support
+            a = frames[:, 0]
+            b = frames[:, 1]
+            wa = weights[:, 0]
+            wb = weights[:, 1]
+            stacked_a = torch.cat([wa * a, wa * a.square().sum(1, keepdim=True), wa], 1)
+            stacked_b = torch.cat([wb * b, wb, wb * b.square().sum(1, keepdim=True)], 1)
+            tables = cross_correlation(stacked_a, stacked_b, self.reach)
+            overlap = cross_correlation(wa, wb, self.reach)[:, 0] + 1e-3
+            difference = (tables[:, 3] + tables[:, 4] - 2 * tables[:, :3].sum(1)) / overlap
+        return -difference * self.log_sharpness.exp()
+
+
+class RegressorShift(nn.Module):
+    """P_f, P_b (Sec. 3.1, Fig. 9): 6->16 /2, 16->32 /2, 32, 32->64 /2, 64->128, global average, 128->64->32->2.
+
+    The last layer starts at zero; tanh bounds the shift to `reach` px.
+    """
+
+    def __init__(self, reach: int):
+        super().__init__()
+        self.reach = reach
+        self.features = nn.Sequential(
+            ConvBlock(6, 16, down=True),
+            ConvBlock(16, 32, down=True),
+            ConvBlock(32, 32),
+            ConvBlock(32, 64, down=True),
+            ConvBlock(64, 128),
+        )
+        self.head = nn.Sequential(
+            nn.Linear(128, 64), nn.LeakyReLU(0.2), nn.Linear(64, 32), nn.LeakyReLU(0.2), nn.Linear(32, 2)
+        )
+        for parameter in self.head[-1].parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, frames: Tensor, weights: Tensor) -> Tensor:
+        """Frames (B, 2, 3, H, W), weights (B, 2, 1, H, W) -> shift (B, 2) px."""
+        layers = (frames * weights).flatten(1, 2)  # (B, 6, H, W)
+        pooled = self.features(layers).mean((2, 3))
+        return torch.tanh(self.head(pooled).float()) * self.reach

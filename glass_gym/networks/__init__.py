@@ -1,1 +1,0 @@
-"""Pure modules, no losses: an architecture a file (lean, paper), and what they are made of."""

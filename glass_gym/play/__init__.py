@@ -1,0 +1,1 @@
+"""Human play: in a window, in a browser, in a notebook."""

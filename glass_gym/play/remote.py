@@ -1,0 +1,336 @@
+"""A window in a browser: the player's frames go out over a WebSocket, keys and clicks come in; one plays, others watch.
+
+For machines without a screen, and for notebooks (:mod:`glass_gym.play.notebook`). Needs ``pip install "glass-gym[web]"``
+(starlette, uvicorn).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hmac
+import io
+import json
+import math
+import secrets
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from PIL import Image
+
+from glass_gym.env.render import DisplayError, Event
+
+MOST_VIEWERS = 32
+"""Browsers at once, the one that plays included; more are turned away."""
+LONGEST_MESSAGE = 1024
+"""Bytes of a message from a browser."""
+WAITING = 256
+"""Events that wait for the player's next step; older ones are dropped."""
+MALFORMED = 8
+"""After so many messages that are no events a browser is disconnected."""
+LARGEST_PICTURE = 16 << 20
+"""Bytes of a picture to start from."""
+FILES = {"/": "index.html", "/remote.js": "remote.js", "/controls.js": "controls.js", "/style.css": "style.css"}
+PAGE = (b"player.js", b"remote.js")
+"""The page of :mod:`glass_gym.export.onnx`, but it is driven from here."""
+TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
+NOT_FROM_AFAR = {"q", "escape", "v", "s"}
+"""Keys that end the program or write files where it runs."""
+POLICY, TRY_LATER = 1008, 1013
+"""Why a WebSocket is closed (RFC 6455)."""
+SAFE = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+class WebWindow:
+    """As :class:`glass_gym.env.render.Window`, in browsers.
+
+    The first browser that comes plays, the others watch; when it leaves, the next one plays. The address holds a token:
+    whoever has it may come in.
+
+    Args:
+        size: (height, width) px of the frames.
+        title: of the page.
+        codes: names of the local actions, for buttons.
+        films: of each code, (T, s, s, 3) uint8, on its button (:func:`glass_gym.play.films_of`).
+        agent: whether there is one that could play.
+        fps: steps a second, at first.
+        host: the interface that is listened on; anything but 127.0.0.1 lets other machines in.
+        port: 0: any that is free.
+
+    Raises:
+        DisplayError: a package is missing, or the port is taken.
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        title: str = "glass_gym",
+        codes: Sequence[str] = (),
+        films: Sequence[np.ndarray] = (),
+        agent: bool = False,
+        fps: float = 15,
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ):
+        strips = [f"data:image/png;base64,{base64.b64encode(_png(np.concatenate(film, 1))).decode()}" for film in films]
+        self.about = {"height": size[0], "width": size[1], "title": title, "codes": list(codes), "films": strips}
+        self.about |= {"agent": agent, "fps": fps}
+        self.token = secrets.token_urlsafe(24)
+        self._events: deque[Event] = deque(maxlen=WAITING)
+        self._seen = 0
+        self._frame: bytes | None = None
+        self._number = 0
+        self._viewers: list[Any] = []
+        self._pass = ""  # what the browser that plays shows with a picture
+        self._uploading = False
+        self._news: Any = None  # told when there is a new frame
+        self._late = time.monotonic()
+        self._fps = 0.0
+        try:
+            import uvicorn
+        except ImportError:
+            raise DisplayError("a window in a browser needs pip install 'glass-gym[web]'") from None
+        try:
+            self._socket = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        except OSError as error:
+            raise DisplayError(f"nothing can be served on {host}:{port} ({error}); choose another --port") from None
+        self.port = self._socket.getsockname()[1]
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}/?token={self.token}"
+        config = uvicorn.Config(
+            self._app(),
+            log_level="error",
+            ws="websockets-sansio",
+            ws_max_size=LONGEST_MESSAGE,
+            limit_concurrency=8 * MOST_VIEWERS,
+            timeout_keep_alive=5,
+            lifespan="off",
+        )
+        self._server = uvicorn.Server(config)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._serve, daemon=True, name="glass-web")
+        self._thread.start()
+        while not self._server.started and self._thread.is_alive():
+            time.sleep(0.01)
+
+    def _serve(self) -> None:
+        async def main() -> None:
+            self._loop = asyncio.get_running_loop()
+            self._news = asyncio.Condition()
+            await self._server.serve(sockets=[self._socket])
+
+        asyncio.run(main())
+
+    # --- the player's side -------------------------------------------------------------------------------------
+
+    def poll(self) -> list[Event]:
+        """Everything that happened since the last call, in order."""
+        out = []
+        with contextlib.suppress(IndexError):
+            while True:
+                out.append(self._events.popleft())
+        return out
+
+    def show(self, frame: np.ndarray, lines: Sequence[str] = (), page: Sequence[str] = ()) -> None:
+        """Send a frame (h, w, 3) uint8, the lines below it and the page over it to all browsers.
+
+        A browser that is slow is sent the newest only.
+        """
+        told = json.dumps({"lines": list(lines), "page": list(page), "seen": self._seen}).encode()
+        message = len(told).to_bytes(4, "big") + told + _png(frame)
+
+        async def publish() -> None:
+            async with self._news:
+                self._frame = message
+                self._number += 1
+                self._news.notify_all()
+
+        if self._loop and self._thread.is_alive():
+            asyncio.run_coroutine_threadsafe(publish(), self._loop)
+
+    def wait(self, fps: float) -> float:
+        """Sleep until the next frame is due; returns the frames a second of late."""
+        due = self._late + 1 / fps
+        time.sleep(max(0.0, due - time.monotonic()))
+        now = time.monotonic()
+        taken = now - self._late
+        self._late = now
+        self._fps = 1 / taken if not self._fps else 0.9 * self._fps + 0.1 / max(taken, 1e-3)
+        return self._fps
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._server.should_exit = self._server.force_exit = True
+        self._thread.join(5)
+        self._socket.close()
+
+    # --- the browsers' side ------------------------------------------------------------------------------------
+
+    def _app(self) -> Any:
+        from starlette.applications import Starlette
+        from starlette.responses import PlainTextResponse, Response
+        from starlette.routing import Route, WebSocketRoute
+
+        folder = Path(__file__).parent / "web"
+
+        async def file(request: Any) -> Any:
+            name = FILES[request.url.path]
+            if request.url.path == "/" and not self._knows(request.query_params.get("token")):
+                return PlainTextResponse("wrong token: open the address that glass-play printed\n", 403, headers=SAFE)
+            kind = TYPES[Path(name).suffix]
+            text = (folder / name).read_bytes()
+            if request.url.path == "/":
+                text = text.replace(*PAGE)
+            return Response(text, media_type=kind, headers=SAFE)
+
+        async def picture(request: Any) -> Any:
+            if not self._may_play(request):
+                return PlainTextResponse("only who plays may start from a picture\n", 403, headers=SAFE)
+            if self._uploading or any(event.kind == "picture" for event in list(self._events)):
+                return PlainTextResponse("one picture at a time\n", 503, headers=SAFE)
+            self._uploading = True
+            try:
+                data = await _body(request)
+            finally:
+                self._uploading = False
+            if data is None:
+                text = f"a picture may have {LARGEST_PICTURE >> 20} MB\n"
+                return PlainTextResponse(text, 413, headers=SAFE | {"Connection": "close"})
+            self._events.append(Event("picture", file=data))
+            return Response(status_code=204, headers=SAFE)
+
+        routes = [*(Route(path, file) for path in FILES), Route("/picture", picture, methods=["POST"])]
+        return Starlette(routes=[*routes, WebSocketRoute("/socket", self._browser)])
+
+    def _may_play(self, request: Any) -> bool:
+        """Whether a request comes from the browser that plays."""
+        foreign = _foreign(request.headers)
+        if foreign or not self._knows(request.query_params.get("token")):
+            return False
+        shown = request.headers.get("x-glass-pass", "")
+        return bool(self._pass) and hmac.compare_digest(shown.encode(), self._pass.encode())
+
+    def _knows(self, token: str | None) -> bool:
+        return token is not None and hmac.compare_digest(token.encode(), self.token.encode())
+
+    async def _browser(self, socket: Any) -> None:
+        """One browser, from its first message to its last."""
+        if _foreign(socket.headers) or not self._knows(socket.query_params.get("token")):
+            await socket.close(POLICY)  # before it is accepted: HTTP 403
+            return
+        if len(self._viewers) >= MOST_VIEWERS:
+            await socket.accept()
+            await socket.close(TRY_LATER, "too many browsers")
+            return
+        self._viewers.append(socket)
+        try:
+            await socket.accept()
+            await socket.send_text(json.dumps(self.about))
+            sending = asyncio.create_task(self._send(socket))
+            try:
+                await self._receive(socket)
+            finally:
+                sending.cancel()
+        except Exception:  # a browser that goes away, however: the others play on
+            pass
+        finally:
+            if self._viewers and self._viewers[0] is socket:
+                self._events.append(Event("release"))  # whatever it held
+                self._pass = ""
+            self._viewers.remove(socket)
+
+    async def _send(self, socket: Any) -> None:
+        """Every newest frame, and whether this browser plays."""
+        sent, plays = 0, None
+        while True:
+            async with self._news:
+                while self._number == sent:
+                    await self._news.wait()
+                sent, frame = self._number, self._frame
+            now = bool(self._viewers) and self._viewers[0] is socket
+            if now != plays:
+                plays = now
+                told: dict[str, Any] = {"plays": plays}
+                if plays:
+                    self._pass = told["pass"] = secrets.token_urlsafe(16)
+                await socket.send_text(json.dumps(told))
+            await socket.send_bytes(frame)
+
+    async def _receive(self, socket: Any) -> None:
+        """Events of the browser that plays; what others say is not heard."""
+        odd = 0
+        while odd < MALFORMED:
+            message = await socket.receive()
+            if message["type"] != "websocket.receive":
+                return
+            event = parse_event(message.get("text"))
+            if event is None:
+                odd += 1
+                continue
+            number, event = event
+            if self._viewers[0] is socket and event.key not in NOT_FROM_AFAR:
+                self._events.append(event)
+                self._seen = number
+        await socket.close(POLICY, "malformed messages")
+
+
+def _png(picture: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "png", compress_level=1)
+    return file.getvalue()
+
+
+async def _body(request: Any) -> bytes | None:
+    """What a request carries; None: more than a picture has."""
+    data = b""
+    async for part in request.stream():
+        data += part
+        if len(data) > LARGEST_PICTURE:
+            return None
+    return data
+
+
+def _foreign(headers: Any) -> bool:
+    """Whether a request comes from another page."""
+    origin = headers.get("origin")
+    return origin is not None and urlsplit(origin).netloc != headers.get("host")
+
+
+def parse_event(text: str | None) -> tuple[int, Event] | None:
+    """Read a browser's message: ``{"number": 3, "kind": "press", "key": "left"}``.
+
+    A click has a `place`, [x, y] px, and a speed [steps a second, 0].
+
+    Returns:
+        its number and the event; None where it is none.
+    """
+    try:
+        data = json.loads(text or "")
+        number, kind, key = data["number"], data["kind"], data.get("key", "")
+        place = data.get("place", [0, 0])
+        fits = (
+            set(data) <= {"number", "kind", "key", "place"}
+            and type(number) is int
+            and 0 <= number < 1 << 53
+            and kind in ("press", "release", "click", "speed")
+            and isinstance(key, str)
+            and len(key) <= 16
+            and isinstance(place, list)
+            and len(place) == 2
+            and all(type(p) in (int, float) and math.isfinite(p) and abs(p) < 1e6 for p in place)
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
+        return None
+    return (number, Event(kind, key, (float(place[0]), float(place[1])))) if fits else None

@@ -1,0 +1,156 @@
+"""A cache round D: the pose model draws an agent in one pose once."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from glass_gym.model.lma import LMA, Drawn, State
+from glass_gym.model.pose_model import PoseLMA
+
+MOST_BYTES = 256 << 20
+"""Memory for layers; the oldest are overwritten first."""
+AHEAD = 64 * 32 * 32
+"""Window pixels that are drawn at once: one layer of 32 x 32 px takes nearly as long as sixteen, and what is drawn ahead
+is soon asked for."""
+
+SCALES = torch.tensor([1 / 127.5, 1 / 127.5, 1 / 127.5, 1 / 255])
+
+
+def cached(lma: LMA, device: torch.device) -> LMA | DecoderCache:
+    """The LMA behind a :class:`DecoderCache`, where that helps; else the LMA itself.
+
+    It helps the pose model on the CPU. On a GPU, looking a layer up would make the host wait. A D that gets the
+    position draws a pose differently everywhere.
+    """
+    helps = isinstance(lma, PoseLMA) and device.type == "cpu" and not lma.decoder.uses_position
+    return DecoderCache(lma) if helps else lma
+
+
+class DecoderCache:
+    """A :class:`PoseLMA` that keeps the layers it has drawn.
+
+    A world has few pairs of appearance and pose, and an episode returns to them. Layers are kept as uint8, half a grey
+    level apart, and new ones are rounded as well: whether a layer was drawn before does not show. When one layer has to
+    be drawn, the poses that are asked for most are drawn with it, in the same appearance.
+
+    The state is that of the LMA, and the hash (B,) int64 of appearance and first pose.
+
+    Args:
+        lma: the model; D does not get the position.
+        most_bytes: memory for layers. It is taken as they come.
+    """
+
+    def __init__(self, lma: PoseLMA, most_bytes: int = MOST_BYTES):
+        self.lma = lma
+        height, width = lma.view.size
+        self.at_once = max(1, AHEAD // (height * width))
+        self.asked = np.zeros(lma.config.poses, np.int64)  # how often for each pose
+        self.capacity = max(1, most_bytes // (4 * height * width))
+        self.layers = torch.empty(self.capacity, height, width, 4, dtype=torch.uint8)
+        self.slots: dict[tuple[int, int], int] = {}
+        self.keys: list[tuple[int, int]] = []  # by slot
+        self.next = 0  # the slot that is written next, the oldest when all are taken
+
+    def start_state(self, layer: Tensor) -> State:
+        """As :meth:`LMA.start_state`."""
+        state = self.lma.start_state(layer)
+        return *state, hash_rows(*state[:2])
+
+    def code_prior(self, state: State, shifts: Tensor) -> Tensor:
+        """As :meth:`LMA.code_prior`."""
+        return self.lma.code_prior(state[:-1], shifts)
+
+    def animate(
+        self, layer: Tensor, state: State, shift: Tensor, code_vector: Tensor, position: Tensor
+    ) -> tuple[Drawn, State]:
+        """As :meth:`LMA.animate`; of what is drawn, `colour` and `logits` are parts of the layer."""
+        *known, appearance = state
+        known, pose = self.lma.predict_pose(tuple(known), shift, code_vector, position)
+        layer = self.fetch(appearance, pose, known)
+        return Drawn(layer, layer[:, :3], layer[:, 3:], []), (*known, appearance)
+
+    def fetch(self, appearance: Tensor, poses: Tensor, state: State) -> Tensor:
+        """Layers of rows.
+
+        Args:
+            appearance: (B,) int64 hashes.
+            poses: (B,) int64.
+            state: of the LMA.
+
+        Returns:
+            (B, 4, h, w) float32, channels last.
+        """
+        keys = list(zip(appearance.tolist(), poses.tolist(), strict=True))
+        self.asked += np.bincount(poses.numpy(), minlength=len(self.asked))
+        found = [self.slots.get(key, -1) for key in keys]
+        if -1 not in found:
+            return self._read(found)
+        missing = {key: row for row, key in enumerate(keys) if found[row] < 0}  # each once
+        new = missing | self._likely(missing)
+        drawn = _to_kept(self._draw(torch.tensor(list(new.values())), torch.tensor([pose for _, pose in new]), state))
+        place = {key: i for i, key in enumerate(new)}
+        layers = self._read([max(0, slot) for slot in found])  # before the oldest are overwritten
+        rows = [row for row, slot in enumerate(found) if slot < 0]
+        layers.permute(0, 2, 3, 1)[rows] = _from_kept(drawn[[place[keys[row]] for row in rows]])
+        for key, layer in zip(new, drawn, strict=True):
+            self._keep(key, layer)
+        return layers
+
+    def _draw(self, rows: Tensor, poses: Tensor, state: State) -> Tensor:
+        """Layers (N, 4, h, w) of the agents of rows (N,), in poses (N,)."""
+        appearance, first, _, hidden = (part[rows] for part in state)
+        return self.lma.draw((appearance, first, self.lma.pose_codebook.embed(poses), hidden), None).layer.float()
+
+    def _likely(self, missing: dict[tuple[int, int], int]) -> dict[tuple[int, int], int]:
+        """What else is worth drawing now: rows by keys, the poses that are asked for most first."""
+        spare = self.at_once - len(missing)
+        if spare <= 0:
+            return {}
+        rows = {appearance: row for (appearance, _), row in missing.items()}
+        often = [pose for pose in np.argsort(-self.asked, kind="stable").tolist() if self.asked[pose]]
+        wanted = ((appearance, pose) for pose in often for appearance in rows)
+        likely = (key for key in wanted if key not in self.slots and key not in missing)
+        return {key: rows[key[0]] for key in itertools.islice(likely, spare)}
+
+    def _read(self, slots: list[int]) -> Tensor:
+        return _from_kept(self.layers.index_select(0, torch.tensor(slots))).permute(0, 3, 1, 2)
+
+    def _keep(self, key: tuple[int, int], layer: Tensor) -> None:
+        if self.next < len(self.keys):
+            del self.slots[self.keys[self.next]]
+            self.keys[self.next] = key
+        else:
+            self.keys.append(key)
+        self.layers[self.next] = layer
+        self.slots[key] = self.next
+        self.next = (self.next + 1) % self.capacity
+
+
+def _to_kept(layers: Tensor) -> Tensor:
+    """(N, 4, h, w), colour * m in [-m, m] and m, -> (N, h, w, 4) uint8: what a layer adds to a black frame, and m."""
+    last = layers.permute(0, 2, 3, 1)
+    added = (last[..., :3] + last[..., 3:]) * 127.5
+    return torch.cat([added, last[..., 3:] * 255], -1).round_().clamp_(0, 255).byte()
+
+
+def _from_kept(kept: Tensor) -> Tensor:
+    """(N, h, w, 4) uint8 -> float32, as they were drawn."""
+    layers = kept * SCALES
+    layers[..., :3] -= layers[..., 3:]
+    return layers
+
+
+def hash_rows(*tensors: Tensor) -> Tensor:
+    """A hash of each row of tensors (B, ...): (B,) int64."""
+    hashes = []
+    for row in zip(*(t.detach().cpu() for t in tensors), strict=True):
+        digest = hashlib.blake2b(digest_size=8)
+        for part in row:
+            digest.update(part.contiguous().numpy())
+        hashes.append(np.frombuffer(digest.digest(), np.int64))
+    return torch.from_numpy(np.concatenate(hashes))

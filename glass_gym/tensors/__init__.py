@@ -1,0 +1,1 @@
+"""Functions on tensors that know nothing of the model."""

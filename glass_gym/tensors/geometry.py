@@ -1,0 +1,198 @@
+"""Places and squares in frames: where the agent is, windows cut out of frames and drawn back into them.
+
+Places are (x, y) px, x to the right and y down; the pixel in column c and row r is the place (c, r).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from glass_gym.tensors.convert import to_bytes, to_images, values_at_hand
+
+
+def compose(layer: Tensor, background: Tensor) -> Tensor:
+    """Foreground over background: colour * m + b * (1 - m); (B, 4, H, W), (B, 3, H, W) -> (B, 3, H, W)."""
+    return layer[:, :3] + background * (1 - layer[:, 3:])
+
+
+def offsets(centre: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """How far rows and columns are from centres (B, 2) px: x - x_0 (B, 1, W) and y - y_0 (B, H, 1)."""
+    x = torch.arange(width, device=centre.device) - centre[:, 0, None, None]
+    y = torch.arange(height, device=centre.device)[:, None] - centre[:, 1, None, None]
+    return x, y
+
+
+def box_mean(x: Tensor, radius: int) -> Tensor:
+    """Means over squares of 2 radius + 1 px about each place of (B, C, H, W), with nothing (0) beyond the edge."""
+    side = 2 * radius + 1  # along rows, then along columns: 2 side places instead of side^2
+    return F.avg_pool2d(F.avg_pool2d(x, (1, side), 1, (0, radius)), (side, 1), 1, (radius, 0))
+
+
+def dilate(mask: Tensor, radius: int) -> Tensor:
+    """The largest value in squares of 2 radius + 1 px about each place of (B, C, H, W)."""
+    side = 2 * radius + 1
+    return F.max_pool2d(F.max_pool2d(mask, (1, side), 1, (0, radius)), (side, 1), 1, (radius, 0))
+
+
+def neighbourhood(centre: Tensor, radius: float, height: int, width: int) -> Tensor:
+    """Pixels within `radius` px of centres (B, 2) along both axes: (B, H, W) bool."""
+    x, y = offsets(centre, height, width)
+    return (x.abs() <= radius) & (y.abs() <= radius)
+
+
+def densest_point(mask: Tensor, radius: int) -> Tensor:
+    """Where the agent is: the centre of mass of the densest (2 radius + 1)-px neighbourhood of the mask.
+
+    The mask's mean would be pulled by whatever else moves (a ball).
+
+    Args:
+        mask: (B, 1, H, W) in [0, 1].
+        radius: half size of the neighbourhood, px.
+
+    Returns:
+        (B, 2) px, (x, y); the frame's centre where the mask is empty.
+    """
+    _, _, height, width = mask.shape
+    mass = box_mean(mask.float(), radius) * (2 * radius + 1) ** 2
+    best = mass.flatten(1).argmax(1)
+    peak = torch.stack([best % width, best // width], 1).float()
+    x = torch.arange(width, device=mask.device).view(1, 1, width)
+    y = torch.arange(height, device=mask.device).view(1, height, 1)
+    for _ in range(3):  # mean shift: re-centre the neighbourhood on its own mass
+        inside = mask[:, 0].float() * neighbourhood(peak, radius, height, width)
+        total = inside.sum((1, 2)).clamp_min(1e-6)
+        mean = torch.stack([(inside * x).sum((1, 2)), (inside * y).sum((1, 2))], 1) / total[:, None]
+        peak = torch.where(total[:, None] > 1e-3, mean, peak)
+    centre = torch.tensor([(width - 1) / 2, (height - 1) / 2], device=mask.device)
+    return torch.where(mass.flatten(1).amax(1, keepdim=True) > 1e-3, peak, centre)
+
+
+def keep_agent(masks: Tensor, position: Tensor, window: int) -> Tensor:
+    """Drop what masks (B, 1, H, W) hold outside the agent's window (a ball is somebody else).
+
+    Args:
+        masks: (B, 1, H, W).
+        position: (B, 2) px, the window's centre: its pixel i is frame pixel position - window / 2 + i.
+        window: its side, px.
+
+    Returns:
+        (B, 1, H, W).
+    """
+    x, y = offsets(position, *masks.shape[2:])
+    half = window / 2
+    inside = ((y >= -half) & (y < half)) & ((x >= -half) & (x < half))
+    return masks * inside[:, None]
+
+
+def places(corners: Tensor, side: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Pixels of windows: flat indices (B, side, side) int64, held inside the frame; and which lie inside, bool."""
+    ruler = torch.arange(side, device=corners.device)
+    x, y = corners[:, :1] + ruler, corners[:, 1:] + ruler  # (B, side)
+    inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None]
+    return y.clamp(0, height - 1)[:, :, None] * width + x.clamp(0, width - 1)[:, None], inside
+
+
+def crop_windows(images: Tensor, corners: Tensor, side: int) -> Tensor:
+    """Cut windows at whole-pixel places; outside the image is zero.
+
+    Args:
+        images: (B, C, H, W).
+        corners: (B, 2) int64, (x, y) of the window's top-left pixel; may lie outside.
+        side: px.
+
+    Returns:
+        (B, C, side, side).
+    """
+    _, channels, height, width = images.shape
+    index, inside = places(corners, side, height, width)
+    cut = images.flatten(2).gather(2, index.flatten(1)[:, None].expand(-1, channels, -1))
+    return cut.unflatten(2, (side, side)) * inside[:, None].to(images.dtype)
+
+
+def inside_windows(corners: Tensor, side: int, height: int, width: int) -> Tensor:
+    """Which pixels of the windows lie inside the frame: (B, 1, side, side) float."""
+    return places(corners, side, height, width)[1][:, None].float()
+
+
+def blend_windows(windows: Tensor, background: Tensor, position: Tensor, out: Tensor | None = None) -> Tensor:
+    """Compose layers over backgrounds, centred on sub-pixel positions; only the window's pixels are touched.
+
+    A window pixel i lands on frame pixel position - s / 2 + i; fractions are bilinear; what lies outside is lost.
+
+    Args:
+        windows: (B, 4, s, s), colour * mask in [-1, 1] and mask.
+        background: (B, 3, H, W) uint8.
+        position: (B, 2) px.
+        out: frames that are not needed any more; on the CPU they are written into.
+
+    Returns:
+        (B, 3, H, W) uint8; on the CPU laid out as the background is.
+    """
+    height, width = background.shape[2:]
+    side = windows.shape[-1]
+    corner = position - side / 2
+    whole = corner.floor()
+    fraction = (corner - whole).to(windows.dtype)
+    if values_at_hand(windows):
+        windows, first = _without_margins(windows)
+        whole = whole + first
+        if fraction.any():
+            windows = _moved(windows, fraction)
+        return _paste(windows, background.clone() if out is None else out.copy_(background), whole)
+    index, inside = places(whole.long(), side + 1, height, width)
+    flat = background.flatten(2)
+    behind = to_images(flat.gather(2, index.flatten(1)[:, None].expand(-1, 3, -1)))
+    drawn = to_bytes(compose(_moved(windows, fraction).float().flatten(2), behind))
+    spare = height * width  # pixels outside the frame are written to one spare place behind it
+    index = torch.where(inside, index, spare).flatten(1)[:, None].expand(-1, 3, -1)
+    out = torch.cat([flat, flat[..., :1]], 2).scatter(2, index, drawn)
+    return out[..., :spare].unflatten(2, (height, width)).contiguous()
+
+
+def _without_margins(windows: Tensor) -> tuple[Tensor, Tensor]:
+    """Layers (B, 4, s, s) without the rows and columns that all of them leave empty, and what is first, (x, y)."""
+    covered = windows.permute(0, 2, 3, 1).amax(0)[..., 3] > 0  # of all channels: as they lie in memory
+    rows, columns = (covered.any(axis).nonzero()[:, 0].tolist() for axis in (1, 0))
+    if not rows:
+        return windows, torch.zeros(2)
+    return windows[..., rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], torch.tensor([columns[0], rows[0]])
+
+
+def _moved(windows: Tensor, fraction: Tensor) -> Tensor:
+    """Windows (B, C, s, s) moved by fractions (B, 2) of a px, bilinearly: (B, C, s + 1, s + 1)."""
+    fx = fraction[:, 0].view(-1, 1, 1, 1)
+    fy = fraction[:, 1].view(-1, 1, 1, 1)
+    padded = F.pad(windows, (1, 1, 1, 1))
+    across = padded[..., 1:] * (1 - fx) + padded[..., :-1] * fx
+    return across[:, :, 1:] * (1 - fy) + across[:, :, :-1] * fy
+
+
+def _paste(windows: Tensor, out: Tensor, corner: Tensor) -> Tensor:
+    """Compose windows into frames, their top left pixels at whole places (B, 2) px, on the CPU: rows are slices."""
+    height, width = out.shape[2:]
+    extent = np.array(windows.shape[:1:-1])
+    frames = out.permute(0, 2, 3, 1).numpy()
+    behind = np.zeros((len(frames), *extent[::-1], 3), np.uint8)
+    first = corner.long().numpy()
+    size = np.array([width, height])
+    low = np.clip(-first, 0, extent)  # of the window, what lies in the frame
+    high = np.clip(size - first, low, extent)
+    boxes = [
+        (frames[row, y + top : y + bottom, x + left : x + right], (row, slice(top, bottom), slice(left, right)))
+        for row, ((x, y), (left, top), (right, bottom)) in enumerate(
+            zip(first.tolist(), low.tolist(), high.tolist(), strict=True)
+        )
+        if bottom > top and right > left
+    ]
+    for target, place in boxes:
+        behind[place] = target
+    layer = windows.float().permute(0, 2, 3, 1)
+    mask = layer[..., 3:]
+    drawn = (layer[..., :3] + mask).mul_(127.5).addcmul_(torch.from_numpy(behind).float(), 1 - mask)
+    pixels = drawn.round_().clamp_(0, 255).byte().numpy()
+    for target, place in boxes:
+        target[...] = pixels[place]
+    return out

@@ -1,0 +1,1 @@
+"""Commands that measure and show, and small helpers."""

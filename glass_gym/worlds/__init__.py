@@ -1,0 +1,1 @@
+"""World files: weights, actions, start frames; read, checked, written."""

@@ -1,0 +1,323 @@
+"""World checkpoints: one .safetensors file = weights + config + action table + start frames. Never pickle.
+
+Tensors: ``model.*`` (float16 or as trained) and ``start_frames`` (deflated PNG-filtered bytes as uint8).
+Metadata ``glass``: JSON with the format version, the config, the step length, code names, usual codes, frame
+statistics, and how the file was made.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+import os
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from glass_gym.model.config import GlassConfig
+from glass_gym.model.glass import Glass, build_glass
+from glass_gym.worlds.action_space import COMPASS, ActionTable
+from glass_gym.worlds.headers import Version, WorldHeader, read_header
+
+FORMAT_VERSION = 1
+"""Of world files, training states and policies."""
+ASSETS = Path(__file__).parents[1] / "assets"
+MAX_POOL_BYTES = 1 << 30
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names the file, what is wrong and the fix."""
+
+
+@dataclass
+class World:
+    """All that a checkpoint holds.
+
+    Attributes:
+        model: the trained Glass.
+        start_frames: (N, H, W, 3) uint8 held-out frames to start from.
+        step: (x, y) px of an outside_inference_mode step.
+        code_names: K names; code 0 is neutral.
+        pixel_aspect: displayed width of a pixel over its height.
+        statistics: of the training frames (mean, std a channel in [0, 255], agent's mean mask area in px); of a
+            ``token`` world also `start_positions`, where its start frames' windows are, px, and `ground`, the box that
+            agents were seen in: left, top, right, bottom px.
+        provenance: how the weights were made.
+        name: what it is called here.
+        usual_codes: nine local actions, for the directions of COMPASS: what went with each most often in the training
+            data; empty where nobody counted.
+    """
+
+    model: Glass = field(repr=False)
+    start_frames: np.ndarray = field(repr=False)
+    step: tuple[float, float]
+    code_names: tuple[str, ...]
+    pixel_aspect: float = 1.0
+    statistics: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    name: str = ""
+    usual_codes: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the table of actions, and what else there is to check.
+
+        Raises:
+            ValueError: a step, names, codes or an aspect that no world has.
+        """
+        names = self.code_names
+        if len(self.start_frames) and (len(names) != self.config.codes or len(set(names)) != len(names)):
+            raise ValueError(f"code_names are {str(names)[:80]}, expected {self.config.codes} different ones")
+        longest = max(self.config.height, self.config.width)
+        if not all(math.isfinite(s) and 0 <= s <= longest for s in self.step) or not any(self.step):
+            raise ValueError(f"step is {self.step} px, expected 0 to {longest} along each axis, and not 0 along both")
+        if not 0.1 <= self.pixel_aspect <= 10:
+            raise ValueError(f"pixel_aspect is {self.pixel_aspect}, expected 0.1 to 10")
+        ground = self.statistics.get("ground") if isinstance(self.statistics, dict) else None
+        if ground is not None:
+            if len(ground) != 4 or not all(isinstance(v, (int, float)) and 0 <= v <= longest for v in ground):
+                raise ValueError(f"ground is {ground}, expected left, top, right and bottom px")
+            if ground[0] > ground[2] or ground[1] > ground[3]:
+                raise ValueError(f"ground is {ground}, its sides are crossed")
+        if not all(isinstance(known, dict) for known in (self.statistics, self.provenance)):
+            raise ValueError("statistics and provenance are tables (dicts)")
+        usual = self.usual_codes
+        if usual and (
+            len(usual) != len(COMPASS) or not all(isinstance(k, int) and 0 <= k < self.config.codes for k in usual)
+        ):
+            raise ValueError(f"usual_codes are {usual!r}, expected {len(COMPASS)} codes below {self.config.codes}")
+
+    def action_table(self, shifts: Any = "compass", shift_scale: float = 1.0) -> ActionTable:
+        """The actions of this world; see :meth:`ActionTable.build`."""
+        return ActionTable.build(self.step, self.code_names, shifts, shift_scale, self.usual_codes or None)
+
+    @property
+    def ground(self) -> tuple[float, float, float, float] | None:
+        """Left, top, right, bottom px of where agents were seen, and stay; None: the whole frame."""
+        known = self.statistics.get("ground")
+        return None if known is None else (known[0], known[1], known[2], known[3])
+
+    @functools.cached_property
+    def identity(self) -> int:
+        """63 bits of a hash of the model's weights: states of one world fit no other."""
+        weights = {key: value.cpu() for key, value in self.model.state_dict().items()}
+        return int(_digest(weights)[:16], 16) >> 1
+
+    @property
+    def config(self) -> GlassConfig:
+        """The model's sizes."""
+        return self.model.config
+
+
+def bundled() -> dict[str, Path]:
+    """Names and files of the worlds that ship with the package."""
+    return {path.stem: path for path in sorted(ASSETS.glob("*.safetensors"))}
+
+
+def resolve(checkpoint: str | Path) -> Path:
+    """A bundled name or a path -> a path.
+
+    Returns:
+        the file.
+
+    Raises:
+        CheckpointError: neither; the message lists the bundled names.
+    """
+    worlds = bundled()
+    if not isinstance(checkpoint, (str, os.PathLike)):
+        raise CheckpointError(f"checkpoint is {checkpoint!r}, expected a path, or one of: {', '.join(worlds)}")
+    if str(checkpoint) in worlds:
+        return worlds[str(checkpoint)]
+    path = Path(checkpoint)
+    try:
+        if path.is_file():
+            return path
+    except (OSError, ValueError) as error:  # too long, not allowed, holds a NUL
+        raise CheckpointError(f"{str(path)[:100]}: cannot be looked up ({str(error)[:100]})") from None
+    raise CheckpointError(
+        f"no checkpoint called {str(checkpoint)[:200]!r}, and no such file; bundled: {', '.join(worlds) or 'none'}"
+    )
+
+
+def save_world(path: str | Path, world: World, half: bool = True) -> Path:
+    """Write a checkpoint: to a temporary file first, then renamed, so that a full disk leaves the old one whole.
+
+    Args:
+        path: the file, usually .safetensors.
+        world: what to write; its model's parts must be those of its config's architecture.
+        half: weights as float16.
+
+    Returns:
+        the file.
+
+    Raises:
+        CheckpointError: the disk is full or not writable.
+    """
+    path = Path(path)
+    tensors = {}
+    for key, value in world.model.state_dict().items():
+        value = value.detach().cpu().contiguous()
+        tensors[f"model.{key}"] = value.half() if half and value.dtype == torch.float32 else value
+    pool = np.ascontiguousarray(world.start_frames)
+    deflated = zlib.compress(_delta(pool).tobytes(), 9)
+    tensors["start_frames"] = torch.frombuffer(bytearray(deflated), dtype=torch.uint8)
+    header = {
+        "format_version": FORMAT_VERSION,
+        "config": world.config.to_dict(),
+        "step": list(world.step),
+        "code_names": list(world.code_names),
+        "usual_codes": list(world.usual_codes),
+        "pixel_aspect": world.pixel_aspect,
+        "statistics": world.statistics,
+        "provenance": world.provenance,
+        "start_frames_shape": list(pool.shape),
+        "sha256": _digest(tensors),
+    }
+    write_atomically(path, lambda part: part.write_bytes(save(tensors, {"glass": json.dumps(header)})))
+    return path
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Call `write(temporary path)` and rename; on failure remove the temporary file and keep the old one.
+
+    Raises:
+        CheckpointError: the disk is full or not writable.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(part)
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except (OSError, SafetensorError, RuntimeError) as error:  # torch.save says RuntimeError on a full disk
+        part.unlink(missing_ok=True)
+        kept = "the file before it is kept" if path.exists() else "nothing was written"
+        raise CheckpointError(f"{path}: could not be saved ({error}); {kept}; free some space and resume") from error
+
+
+def load_world(checkpoint: str | Path) -> World:
+    """Read a checkpoint by bundled name or path.
+
+    Returns:
+        the world, its model on the CPU in evaluation mode.
+
+    Raises:
+        CheckpointError: unknown name, truncated, damaged, foreign or newer file (a ValueError).
+    """
+    path = resolve(checkpoint)
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = _header(path, file.metadata() or {})
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: not a whole .safetensors file ({error}); copy or train it again") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from None
+    try:
+        return _world(path, header, tensors)
+    except Exception as error:  # whatever a foreign file brings about
+        why = f"{str(error)[:200]}" or type(error).__name__
+        raise CheckpointError(f"{path}: damaged or foreign ({why}); copy or train it again") from None
+
+
+def _world(path: Path, header: WorldHeader, tensors: dict[str, torch.Tensor]) -> World:
+    if header.sha256 and header.sha256 != _digest(tensors):
+        raise ValueError("its checksum is another: bits have changed")
+    config = GlassConfig.from_dict(header.config)
+    shape = header.start_frames_shape
+    if shape[1:3] != (config.height, config.width):
+        raise ValueError("start frames do not fit the config")
+    weights = _weights(tensors)
+    with torch.device("meta"):  # sizes are compared before memory is taken for them
+        wanted = {key: value.shape for key, value in build_glass(config).state_dict().items()}
+    held = {key: value.shape for key, value in weights.items()}
+    if odd := sorted(key for key in wanted.keys() | held.keys() if wanted.get(key) != held.get(key)):
+        raise ValueError(f"weights do not fit the config: {odd[0]} is {held.get(odd[0])}, not {wanted.get(odd[0])}")
+    model = build_glass(config)
+    model.load_state_dict(weights)
+    return World(
+        model.eval(),
+        _undelta(_inflated(tensors["start_frames"], math.prod(shape)), shape),
+        header.step,
+        tuple(header.code_names),
+        header.pixel_aspect,
+        dict(header.statistics),
+        header.provenance,
+        path.stem,
+        tuple(header.usual_codes),
+    )
+
+
+def _digest(tensors: dict[str, torch.Tensor]) -> str:
+    """SHA-256 of names, types, shapes and bytes."""
+    out = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name]
+        out.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        out.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
+    return out.hexdigest()
+
+
+def _weights(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The model's state dict.
+
+    Returns:
+        floats in float32.
+
+    Raises:
+        ValueError: numbers that are no weights, or not finite.
+    """
+    named = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
+    for key, value in named.items():
+        if value.dtype not in (torch.float16, torch.bfloat16, torch.float32):
+            if value.dtype != torch.int64 or value.dim():  # a counter
+                raise ValueError(f"{key} is stored as {value.dtype}, expected float16, bfloat16 or float32")
+        elif not value.isfinite().all():
+            raise ValueError(f"{key} holds numbers that are not finite; the training went wrong")
+    return {key: value.float() if value.is_floating_point() else value for key, value in named.items()}
+
+
+def _header(path: Path, metadata: dict) -> WorldHeader:
+    if "glass" not in metadata:
+        raise CheckpointError(f"{path}: a .safetensors file, but not of glass_gym (no 'glass' metadata)")
+    try:
+        version = read_header(metadata["glass"], Version).format_version
+        if version != FORMAT_VERSION:
+            fix = "upgrade glass_gym" if version > FORMAT_VERSION else "train it again"
+            raise CheckpointError(f"{path}: format {version}, this glass_gym reads {FORMAT_VERSION}; {fix}")
+        header = read_header(metadata["glass"], WorldHeader)
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}; copy or train it again") from None
+    shape = header.start_frames_shape
+    if math.prod(shape) > MAX_POOL_BYTES:
+        raise CheckpointError(f"{path}: start frames of shape {shape} are larger than {MAX_POOL_BYTES} bytes")
+    return header
+
+
+def _inflated(deflated: torch.Tensor, size: int) -> bytes:
+    """Exactly `size` bytes, and zlib's checksum after them."""
+    stream = zlib.decompressobj()
+    raw = stream.decompress(deflated.numpy().tobytes(), size + 1)
+    if len(raw) != size or not (stream.eof or (not stream.decompress(stream.unconsumed_tail, 1) and stream.eof)):
+        raise ValueError(f"start frames hold {len(raw)} bytes or more, expected {size}")
+    return raw
+
+
+def _delta(frames: np.ndarray) -> np.ndarray:
+    """Difference to the frame before: what a static court repeats deflates to nothing."""
+    return np.diff(frames, axis=0, prepend=np.zeros_like(frames[:1]))
+
+
+def _undelta(raw: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    return np.cumsum(np.frombuffer(raw, np.uint8).reshape(shape), axis=0, dtype=np.uint8)

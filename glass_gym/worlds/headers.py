@@ -1,0 +1,139 @@
+"""What the headers of files may say: one table of fields, types and ranges each for worlds, policies and clip stores.
+
+Files come from anywhere. A header is checked whole before anything that it says is believed, and before memory is
+taken for it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+LONGEST = 16 << 20
+"""Bytes of a header."""
+LARGEST = 4096
+"""Px of a frame's side, and frames to start from."""
+
+Pixels = Annotated[int, Field(ge=1, le=LARGEST)]
+Count = Annotated[int, Field(ge=0, le=1 << 40)]
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Step = Annotated[float, Field(ge=0, le=LARGEST)]
+Facts = dict[Name, JsonValue]
+
+
+class Header(BaseModel):
+    """A table of fields. Types are taken at their word ("3" is no number), numbers are finite, other fields ignored."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, frozen=True)
+
+
+class Version(Header):
+    """What is read first: the rest of a newer file may be anything."""
+
+    format_version: Annotated[int, Field(ge=1)]
+
+
+class WorldHeader(Header):
+    """Of a world's checkpoint (:mod:`glass_gym.worlds.checkpoint`)."""
+
+    format_version: Annotated[int, Field(ge=1)]
+    config: dict[Name, bool | int | float | str | None]
+    step: tuple[Step, Step]
+    code_names: Annotated[list[Name], Field(min_length=1, max_length=1024)]
+    usual_codes: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=9)] = []
+    pixel_aspect: Annotated[float, Field(ge=0.1, le=10)]
+    statistics: Facts
+    provenance: Facts
+    start_frames_shape: tuple[Pixels, Pixels, Pixels, Annotated[int, Field(ge=3, le=3)]]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+
+
+class PolicyHeader(Header):
+    """Of a policy's file (:mod:`glass_gym.policy`)."""
+
+    format_version: Annotated[int, Field(ge=1)]
+    algorithm: Name
+    provenance: Facts
+    policy: Name
+    arguments: Facts
+    observation_space: Facts
+    action_space: Facts
+
+
+class StoredVideo(Header):
+    """A video in a store's index; its name becomes a folder where the store is written out."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^/\\\x00.][^/\\\x00]*$")]
+    split: Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[\w-]+$")]
+    start: Count
+    length: Annotated[int, Field(ge=1, le=1 << 40)]
+
+
+class StoreFormat(Header):
+    """Of a clip store: what is read first."""
+
+    format: Name
+    version: Annotated[int, Field(ge=1)] = 1
+
+
+class StoreIndex(Header):
+    """Of a clip store (`training/data/store.py`)."""
+
+    format: Name
+    version: Annotated[int, Field(ge=1)] = 1
+    height: Pixels
+    width: Pixels
+    pixel_aspect: Annotated[float, Field(ge=0.1, le=10)]
+    source: Annotated[str, Field(max_length=4096)] = ""
+    kind: Annotated[str, Field(max_length=200)] = ""
+    videos: Annotated[list[StoredVideo], Field(min_length=1)]
+
+
+Kind = TypeVar("Kind", bound=Header)
+
+
+def read_header(text: str | bytes, kind: type[Kind]) -> Kind:
+    """A header from its JSON.
+
+    Args:
+        text: as it stands in the file.
+        kind: its table.
+
+    Returns:
+        the checked header.
+
+    Raises:
+        ValueError: what is wrong with which field, in one line.
+    """
+    if len(text) > LONGEST:
+        raise ValueError(f"a header of {len(text)} bytes is longer than {LONGEST}")
+    try:
+        header = kind.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the header"
+        what = "" if first["type"] in ("missing", "json_invalid") else f" is {_short(first['input'])}:"
+        raise ValueError(f"{where}{what} {first['msg'][:200]}") from None
+    for name in kind.model_fields:
+        _check_finite(name, getattr(header, name))
+    return header
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _check_finite(name: str, value: Any) -> None:
+    """Facts may nest numbers where the table does not look."""
+    todo = [value]
+    while todo:
+        part = todo.pop()
+        if isinstance(part, float) and not math.isfinite(part):
+            raise ValueError(f"{name} holds {part}: numbers must be finite")
+        if isinstance(part, (list, tuple)):
+            todo.extend(part)
+        elif isinstance(part, dict):
+            todo.extend(part.values())

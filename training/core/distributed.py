@@ -1,0 +1,86 @@
+"""The processes that train one model together: one alone, or those that `accelerate launch` or `torchrun` started.
+
+Each draws its own batches; gradients are averaged (DistributedDataParallel, through Accelerate), so n processes train
+on n times the batch. The first process writes files, shows progress, and is the one whose batch statistics count.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+import torch
+from torch import nn
+
+
+class Distributed:
+    """This process among those that train together.
+
+    Args:
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:i"``, as :class:`training.core.trainer.LoopConfig` has it; with
+            several processes on GPUs each takes its own.
+
+    Raises:
+        ImportError: several processes, but no Accelerate.
+    """
+
+    def __init__(self, device: str = "auto"):
+        self.size = int(os.environ.get("WORLD_SIZE", 1))
+        self.rank = 0
+        self._accelerator = None
+        if self.size == 1:
+            return
+        try:
+            from accelerate import Accelerator
+            from accelerate.utils import DistributedDataParallelKwargs
+        except ImportError:
+            raise ImportError(
+                "training in several processes needs accelerate: pip install 'glass-gym[train]'"
+            ) from None
+        self._accelerator = Accelerator(
+            cpu=device == "cpu" or not torch.cuda.is_available(),
+            mixed_precision="no",
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        )
+        self.rank = self._accelerator.process_index
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes and speaks for all."""
+        return self.rank == 0
+
+    def device(self, wanted: str) -> str:
+        """The device of this process."""
+        return wanted if self._accelerator is None else str(self._accelerator.device)
+
+    def losses(self, stage):
+        """The stage's `losses`; with others their backward pass averages the gradients of all."""
+        return stage.losses if self._accelerator is None else self._accelerator.prepare_model(_Losses(stage))
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is so in any process; all must ask."""
+        if self._accelerator is None:
+            return flag
+        flags = torch.tensor([float(flag)], device=self._accelerator.device)
+        return bool(self._accelerator.reduce(flags, "sum").item())
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self._accelerator is not None:
+            self._accelerator.wait_for_everyone()
+
+    def main_first(self) -> contextlib.AbstractContextManager:
+        """The main process goes through the block before the others."""
+        return contextlib.nullcontext() if self._accelerator is None else self._accelerator.main_process_first()
+
+
+class _Losses(nn.Module):
+    """A stage as the module that DistributedDataParallel wants."""
+
+    def __init__(self, stage):
+        super().__init__()
+        self.model = stage.model
+        self._losses = stage.losses  # a bound method: the stage itself is no submodule
+
+    def forward(self, *arguments):
+        return self._losses(*arguments)

@@ -1,0 +1,1 @@
+"""Figures, sheets and the report of a world."""

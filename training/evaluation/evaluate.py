@@ -1,0 +1,155 @@
+"""Measure a world: glass-evaluate tennis tennis --cache data --out evaluation.json
+
+Everything is measured on held-out videos. Free running means from frame 0, without frame 0; the frozen player (the
+first foreground, moved by the same shifts and otherwise unchanged) is the baseline of every LMA figure. Tables go to
+OUT (JSON) and beside it (Markdown), contact sheets and curves into its folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from tabulate import tabulate
+
+from glass_gym.model.config import GlassConfig
+from glass_gym.model.glass import build_glass
+from glass_gym.worlds.checkpoint import CheckpointError, World, load_world, resolve
+
+from ..core.options import Count, Positive, check_options
+from ..core.trainer import TrainingError, read_state
+from ..data.sources import DataOptions, open_data
+from ..data.store import DataError, Store
+from ..footage.choices import Choices
+from ..gma.perceptual import load_features
+from .figures import FIGURES, draw_layers
+from .metrics.evaluation import Evaluation
+from .metrics.held_out import HORIZON
+from .metrics.registry import METRICS
+
+try:
+    import tyro
+except ImportError:
+    tyro = None
+
+
+@dataclass(kw_only=True)
+class EvaluateConfig(DataOptions):
+    """Measure a world on held-out videos."""
+
+    checkpoint: Annotated[str, tyro.conf.Positional] if tyro else str
+    """bundled name, .safetensors file, or a run's state.pt (GMA figures only)"""
+    data: Annotated[str, tyro.conf.Positional] if tyro else str
+    """as for training: tennis, wsprites, a clip store or a folder of videos"""
+    out: Path = Path("evaluation.json")
+    """JSON to write; tables in Markdown go beside it (.md), pictures into its folder"""
+    split: str = "test"
+    videos: Positive = 120
+    """held-out videos to measure on"""
+    rollouts: Positive = 256
+    """random-play rollouts"""
+    vgg: Path | None = None
+    """VGG16 weights (.safetensors): adds feature distances, called VGG-HED"""
+    only: tuple[str, ...] = ()
+    """measure only these parts beside the segmentation: lma, video, codes, transfer, simulator; default: all"""
+    learned: bool = False
+    """add LPIPS and FID (extra `metrics`; downloads their networks)"""
+    seed: Count = 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    if tyro is None:
+        print("evaluation needs tyro: pip install 'glass-gym[train]'", file=sys.stderr)
+        return 2
+    config = tyro.cli(EvaluateConfig, args=argv, prog="glass-evaluate", description=__doc__)
+    try:
+        check_options(config)
+        path = Path(config.checkpoint) if config.checkpoint.endswith(".pt") else resolve(config.checkpoint)
+        world = load_state(path) if path.suffix == ".pt" else load_world(path)
+        config.read = Choices.load(path.parent / "choices.json").reading(config.read)  # as it was trained
+        store = open_data(config.data, config)
+        result = evaluate(world, store, config)
+    except (CheckpointError, DataError, TrainingError, ImportError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    result = {
+        "checkpoint_sha256": digest,
+        "command": " ".join(sys.argv[1:]),
+        "seed": config.seed,
+        "data": store.source,
+        "split": config.split,
+    } | result
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    config.out.write_text(json.dumps(result, indent=1) + "\n")
+    config.out.with_suffix(".md").write_text(markdown(result))
+    print(markdown(result))
+    print(f"written: {config.out}, {config.out.with_suffix('.md')}, pictures in {config.out.parent}")
+    return 0
+
+
+def evaluate(world: World, store: Store, config: EvaluateConfig) -> dict[str, Any]:
+    """All figures as a nested dict; sheets are written beside `config.out`.
+
+    Raises:
+        DataError: no video is long enough.
+        ValueError: a part that there is not.
+    """
+    if unknown := set(config.only) - set(METRICS):
+        raise ValueError(f"--only takes {', '.join(METRICS)}, got {', '.join(sorted(unknown))}")
+    videos = [v for v in store.videos if v.split == config.split and v.length > HORIZON] or [
+        v for v in store.videos if v.length > HORIZON
+    ]
+    if not videos:
+        raise DataError(f"{store.root}: no video has the {HORIZON + 1} frames of an evaluation clip")
+    videos = videos[:: max(1, len(videos) // config.videos)][: config.videos]
+    features = load_features(config.vgg, "cpu")
+    e = Evaluation(world, store, videos, features, config.rollouts, config.seed, config.learned, config.split)
+    with torch.inference_mode():
+        began = time.monotonic()
+        draw_layers(e, config.out.parent)
+        result = dict(e.gma)
+        if not len(world.start_frames):
+            return result | {"training_minutes": world.provenance["minutes"]}
+        minutes = (time.monotonic() - began) / 60
+        if minutes > 0.5 and not config.only:
+            print(
+                f"the layers took {minutes:.0f} minutes on this machine; the other parts take about as long", flush=True
+            )
+        for name, metric in METRICS.items():
+            if not config.only or name in config.only:
+                result[name] = metric(e)
+                FIGURES.get(name, lambda e, folder: None)(e, config.out.parent)
+    return result
+
+
+def load_state(path: Path) -> World:
+    """A run's averaged weights, without what only an exported world has."""
+    state = read_state(path, torch.device("cpu"))
+    model = build_glass(GlassConfig.from_dict(state["config"]))
+    model.load_state_dict(state["average"])
+    return World(model.eval(), np.empty((0,)), (1.0, 1.0), (), provenance={"minutes": dict(state["minutes"])})
+
+
+def markdown(result: dict[str, Any], depth: int = 2) -> str:
+    """Nested figures as Markdown tables."""
+    lines = []
+    plain = [(k, f"{v:.4g}" if isinstance(v, float) else v) for k, v in result.items() if not isinstance(v, dict)]
+    if plain:
+        lines.append(tabulate(plain, ("what", "value"), tablefmt="github", disable_numparse=True))
+    for key, value in result.items():
+        if isinstance(value, dict):
+            lines += ["", f"{'#' * min(6, depth)} {key}", "", markdown(value, depth + 1)]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

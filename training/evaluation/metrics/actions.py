@@ -1,0 +1,104 @@
+"""Local actions: usage, mutual information with true labels (Table 3), what each does, and transfer (Fig. 5)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from .evaluation import EFFECT_STEPS, Evaluation
+
+
+def local_actions(e: Evaluation) -> dict[str, Any]:
+    """Usage on held-out pairs, mutual information with labels, and what each code does to a standing agent."""
+    clips = e.clips
+    assert clips.codes is not None
+    out: dict[str, Any] = {"usage": usage(clips.codes, e.world.config.codes)}
+    if clips.code_labels is not None:
+        out |= mutual_information(clips.codes, clips.code_labels, clips.code_groups, clips.code_shifts)
+    return out | {"effect": code_effect(e)}
+
+
+def transfer(e: Evaluation) -> dict[str, Any]:
+    """Actions decoded from one clip, played on the first frame of another: does A read them back?"""
+    t = e.transferred
+    again = e.model.lma.infer_codes(torch.cat([t.target[:, :1], t.drawn], 1), t.shifts)
+    own = e.model.lma.infer_codes(t.target, t.shifts)
+    return {
+        "pairs": len(t.donor),
+        "codes_read_back": float((again == t.codes).float().mean()),
+        "codes_of_the_target_before": float((own == t.codes).float().mean()),
+    }
+
+
+def code_effect(e: Evaluation) -> dict[str, Any]:
+    """Each code 12 times from every start with zero shift: does the picture change, and does A read the code back?"""
+    each = {}
+    ends = []
+    for code, (name, clip) in enumerate(zip(e.world.code_names, e.code_clips, strict=True)):
+        read = e.model.lma.infer_codes(clip, torch.zeros(len(clip), EFFECT_STEPS, 2))
+        change = (clip[:, 1:, :3] - clip[:, :-1, :3]).square().mean((2, 3, 4))
+        end = clip[:, -1]
+        ends.append(end)
+        each[f"{code} {name}"] = {
+            "mse_from_start": float((end[:, :3] - clip[:, 0, :3]).square().mean()),
+            "mse_a_step": float(change.mean()),
+            "read_back": float((read == code).float().mean()),
+            "silhouette_agreement": agreement(end),
+        }
+    between = [[float((a[:, :3] - b[:, :3]).square().mean()) for b in ends] for a in ends]
+    return {"each": each, "mse_between_codes": np.round(between, 5).tolist()}
+
+
+def agreement(layers: torch.Tensor) -> float:
+    """Mean IoU of the agents' silhouettes with one another, centres of mass aligned: consistent across agents."""
+    masks = layers[:, 3] > 0.5
+    height, width = masks.shape[1:]
+    mass = masks.sum((1, 2)).clamp_min(1)
+    x = ((masks.sum(1) * torch.arange(width)).sum(1).float() / mass - width / 2).floor().long()
+    y = ((masks.sum(2) * torch.arange(height)).sum(1).float() / mass - height / 2).floor().long()
+    moved = torch.stack([m.roll((-int(b), -int(a)), (0, 1)) for m, a, b in zip(masks, x, y, strict=True)]).flatten(1)
+    moved = moved.float()
+    both = moved @ moved.T
+    either = moved.sum(1)[:, None] + moved.sum(1) - both
+    return float((both / either.clamp_min(1)).mean())
+
+
+def usage(codes: np.ndarray, count: int) -> dict:
+    """Share of each code, perplexity, and the codes below 1 % (dead)."""
+    share = np.bincount(codes, minlength=count) / max(1, len(codes))
+    entropy = -(share[share > 0] * np.log(share[share > 0])).sum()
+    return {
+        "share": share.round(4).tolist(),
+        "perplexity": float(np.exp(entropy)),
+        "dead": np.flatnonzero(share < 0.01).tolist(),
+    }
+
+
+def mutual_information(
+    codes: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None, shifts: np.ndarray | None = None
+) -> dict[str, float]:
+    """NMI_G over all pairs; with `groups` (characters) NMI_S averaged over them and CON = NMI_S - NMI_G.
+
+    NMI of few pairs is too large by chance. So NMI_S is also taken over random groups of the same sizes: codes that
+    mean the same for everybody reach that value, and `con_corrected` = NMI_S - NMI_S of random groups is 0 for them.
+    With `shifts` (N, 2) px also NMI given the global action: within each direction of motion, averaged over pairs.
+    """
+    from sklearn.metrics import normalized_mutual_info_score as nmi
+
+    rng = np.random.default_rng(0)
+    out = {"nmi_g": float(nmi(labels, codes)), "pairs": len(codes)}
+    out["nmi_random"] = float(nmi(labels, rng.permutation(codes)))
+    if groups is not None:
+        each = lambda g: float(np.mean([nmi(labels[g == k], codes[g == k]) for k in np.unique(g)]))  # noqa: E731
+        out["nmi_s"] = each(groups)
+        out["con"] = out["nmi_s"] - out["nmi_g"]
+        out["nmi_s_random_groups"] = float(np.mean([each(rng.permutation(groups)) for _ in range(5)]))
+        out["con_corrected"] = out["nmi_s"] - out["nmi_s_random_groups"]
+        out["pairs_a_group"] = float(len(codes) / len(np.unique(groups)))
+    if shifts is not None:
+        ways = np.where(np.abs(shifts) > 0.5, np.sign(shifts), 0) @ [3, 1]
+        parts = [(w == ways) for w in np.unique(ways)]
+        out["nmi_given_shift"] = float(sum(nmi(labels[p], codes[p]) * p.mean() for p in parts))
+    return out

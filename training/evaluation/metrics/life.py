@@ -1,0 +1,147 @@
+"""Does the agent live? Held arrows must walk as real agents do, and a swing must have a code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from glass_gym.simulator.simulator import WorldState
+from glass_gym.tensors.geometry import crop_windows
+
+from .evaluation import Evaluation
+
+POSES = 24
+"""Clusters of real silhouettes."""
+REACH = 2
+"""A drawn silhouette may lie this many px off the real ones."""
+HELD = 12
+"""Steps of a held arrow, where the ground has room for them."""
+ROWS = 256
+"""Walks: each start several times, for the prior draws."""
+SEEN = 10
+"""Poses left less often than this are not compared."""
+SWING_STEPS = 3
+"""A code swings if a swing is seen within so many steps."""
+
+
+class PoseClusters:
+    """Clusters of real silhouettes, to name the pose of any.
+
+    Args:
+        layers: (N, 4, s, s), real.
+        count: of clusters.
+        seed: of k-means.
+    """
+
+    def __init__(self, layers: Tensor, count: int = POSES, seed: int = 0):
+        from sklearn.cluster import KMeans
+
+        masks = (layers[:, 3] > 0.5).float().flatten(1).numpy()
+        found = KMeans(min(count, len(masks)), n_init=3, random_state=seed).fit(masks)
+        self.centres = torch.from_numpy(found.cluster_centers_).float()
+
+    def __call__(self, layers: Tensor) -> np.ndarray:
+        """Layers (B, 4, s, s) -> the nearest cluster (B,), wherever the silhouette lies within REACH px."""
+        side = layers.shape[-1]
+        wide = F.pad((layers[:, 3:] > 0.5).float(), (REACH,) * 4)
+        best = torch.full((len(layers), len(self.centres)), torch.inf)
+        for y in range(2 * REACH + 1):
+            for x in range(2 * REACH + 1):
+                moved = wide[:, 0, y : y + side, x : x + side].flatten(1)
+                best = torch.minimum(best, torch.cdist(moved, self.centres))
+        return best.argmin(1).numpy()
+
+
+def life(e: Evaluation) -> dict[str, Any]:
+    """Walks under held arrows against held-out video; and, where the source labels swings, the codes that swing."""
+    layers = _windows(e, e.clips.layers.flatten(0, 1), e.clips.positions.flatten(0, 1))
+    clusters = PoseClusters(layers)
+    real = clusters(layers).reshape(e.clips.layers.shape[:2])
+    moves = e.clips.shifts.numpy()
+    out: dict[str, Any] = {"clusters": len(clusters.centres)}
+    least = 0.5 * e.world.step[0]
+    distances = []
+    floors = []
+    for name, sign in (("right", 1), ("left", -1)):
+        start = e.probe.placed(_with_room(e, sign))
+        start = start.rows(torch.from_numpy(np.arange(ROWS) % len(start)))
+        held = [start, *e.probe.hold(start, [name] * HELD, e.seed)]
+        drawn = np.stack([clusters(_windows(e, s.layer, s.position)) for s in held], 1)  # (rows, HELD + 1)
+        went = torch.stack([s.position[:, 0] for s in held], 1).diff(dim=1).numpy()
+        walks = sign * went > least  # at the edge of the ground the agent stops, which no real one does
+        goes = sign * moves[..., 0] > least
+        before, after = real[:, :-1][goes], real[:, 1:][goes]
+        table = _transitions(before, after, len(clusters.centres))
+        made = _transitions(drawn[:, :-1][walks], drawn[:, 1:][walks], len(clusters.centres))
+        distances.append(total_variation(made, table))
+        floors.append(total_variation(*(_transitions(before[i::2], after[i::2], len(table)) for i in (0, 1))))
+        walked = [poses[steps] for poses, steps in zip(drawn[:, 1:], walks, strict=True) if steps.any()]
+        counts = np.array([np.bincount(poses, minlength=len(table)) for poses in walked])
+        out[name] = {
+            "real_steps": int(goes.sum()),
+            "distinct_poses": float((counts > 0).sum(1).mean()) if walked else None,
+            "share_of_the_commonest": float((counts.max(1) / counts.sum(1)).mean()) if walked else None,
+            "next_pose_total_variation": distances[-1],
+            "of_two_halves_of_the_real_steps": floors[-1],
+        }
+    known = [d for d in distances if d is not None]
+    out["next_pose_total_variation"] = float(np.mean(known)) if known else None
+    if "swing" in e.store.labels:
+        frames = np.asarray(e.clips.starts)[:, None] + np.arange(real.shape[1])
+        out["swing"] = _swings(e, clusters, real, e.store.labels["swing"][frames].astype(bool))
+    return out
+
+
+def _with_room(e: Evaluation, sign: int) -> float:
+    """Px, a column from which there is room for a held arrow's steps: the middle, or as far back as the ground is."""
+    middle = e.probe.simulator.width / 2
+    left, _, right, _ = e.probe.simulator.ground
+    ahead = right - middle if sign > 0 else middle - left
+    missing = max(0.0, HELD * e.world.step[0] - ahead)
+    return float(np.clip(middle - sign * missing, min(left, middle), max(right, middle)))
+
+
+def _windows(e: Evaluation, layers: Tensor, position: Tensor) -> Tensor:
+    """What is about the agents of layers (B, 4, h, w) at positions (B, 2) px: (B, 4, s, s)."""
+    if e.model.lma.view.follows:
+        return layers
+    side = e.world.config.window
+    return crop_windows(layers, position.long() - side // 2, side)
+
+
+def total_variation(made: np.ndarray, real: np.ndarray) -> float | None:
+    """Distance of p(next | pose) of two tables of counts (P, P), over poses that both have, weighted by the real ones.
+
+    Returns:
+        in [0, 1]; None where no pose is in both.
+    """
+    both = (made.sum(1) >= SEEN) & (real.sum(1) >= SEEN)
+    if not both.any():
+        return None
+    p, q = (t[both] / t[both].sum(1, keepdims=True) for t in (made, real))
+    return float(np.average(0.5 * np.abs(p - q).sum(1), weights=real[both].sum(1)))
+
+
+def _transitions(before: np.ndarray, after: np.ndarray, count: int) -> np.ndarray:
+    table = np.zeros((count, count))
+    np.add.at(table, (before, after), 1)
+    return table
+
+
+def _swings(e: Evaluation, clusters: PoseClusters, real: np.ndarray, label: np.ndarray) -> dict[str, Any]:
+    """Poses that are mostly labelled as swings, and how many starts show one soon under each code."""
+    share = [label[real == k].mean() if (real == k).any() else 0.0 for k in range(len(clusters.centres))]
+    swings = np.flatnonzero(np.array(share) > 0.5)
+    by_code = []
+    for code in range(e.world.config.codes):
+        state: WorldState = e.probe.start
+        seen = np.zeros(len(state), bool)
+        for _ in range(SWING_STEPS):
+            state = e.probe.go(state, [("stay", code)])
+            seen |= np.isin(clusters(_windows(e, state.layer, state.position)), swings)
+        by_code.append(float(seen.mean()))
+    return {"real_share": float(label.mean()), "poses": len(swings), "starts_by_code": by_code, "best": max(by_code)}

@@ -1,0 +1,68 @@
+"""Is the prior over local actions worth its head? Nats a step on held-out clips, against a table of counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from .evaluation import Evaluation
+
+
+def prior(e: Evaluation) -> dict[str, Any]:
+    """-log p(code | state, shift) of the inferred codes, real frames before every step; empty without a prior.
+
+    The tables count (shift, code before -> code), or (shift -> code), on half of the clips and are scored on the other
+    half, in turns; shifts are the nine directions of the world's step.
+    """
+    if e.model.lma.prior is None:
+        return {}
+    codes = e.rolled_out.codes.numpy()  # (N, T)
+    count = e.world.config.codes
+    direction = _directions(e.clips.shifts.numpy(), 0.5 * np.asarray(e.world.step))
+    before = np.concatenate([np.full((len(codes), 1), count), codes[:, :-1]], 1)  # none before the first step
+    shares = np.bincount(codes.ravel(), minlength=count) / codes.size
+    return {
+        "nats": float(_surprise(e).mean()),
+        "table_of_shift_and_code_before": _table(codes, direction * (count + 1) + before, 9 * (count + 1), count),
+        "table_of_shift": _table(codes, direction, 9, count),
+        "shares": float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum()),
+        "steps": int(codes.size),
+    }
+
+
+def _surprise(e: Evaluation) -> torch.Tensor:
+    """-log p (N, T) of the inferred codes."""
+    layers = e.clips.layers
+    shifts = e.clips.shifts
+    codes = e.rolled_out.codes
+    always = torch.ones(len(layers), dtype=torch.bool)
+    layer = layers[:, 0]
+    state = e.model.lma.start_state(layer, e.clips.positions[:, 0])
+    out = []
+    for t in range(shifts.shape[1]):
+        said = e.model.lma.code_prior(layer, state, shifts[:, t : t + 1])[:, 0]
+        out.append(-said.gather(1, codes[:, t, None])[:, 0])
+        _, state = e.model.lma.animate(layer, state, shifts[:, t], e.model.lma.quantiser.embed(codes[:, t]))
+        layer = layers[:, t + 1]
+        state = e.model.correct_state(state, layer, always)
+    return torch.stack(out, 1)
+
+
+def _directions(shifts: np.ndarray, least: np.ndarray) -> np.ndarray:
+    """Shifts (..., 2) px -> one of nine: each axis goes back, stays or goes on by at least `least` px."""
+    ways = np.where(np.abs(shifts) > least, np.sign(shifts), 0).astype(int) + 1
+    return 3 * ways[..., 1] + ways[..., 0]
+
+
+def _table(codes: np.ndarray, known: np.ndarray, kinds: int, count: int) -> float:
+    """Nats of codes (N, T) under counts of what is known (N, T), each half of the clips by the other's, plus one."""
+    halves = np.arange(len(codes)) % 2
+    surprises = []
+    for half in (0, 1):
+        table = np.ones((kinds, count))
+        np.add.at(table, (known[halves == half].ravel(), codes[halves == half].ravel()), 1)
+        chance = table / table.sum(1, keepdims=True)
+        surprises.append(-np.log(chance[known[halves != half], codes[halves != half]]).ravel())
+    return float(np.concatenate(surprises).mean())

@@ -1,0 +1,275 @@
+"""The simulator under a probe: do its frames still mean something after a long walk?
+
+Everything is measured on composed frames by a detector that knows nothing of the simulator's bookkeeping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from glass_gym.simulator.simulator import Simulator, WorldState
+from glass_gym.worlds.action_space import ActionTable
+from glass_gym.worlds.checkpoint import World
+
+from ...data.detection import Detections, Detector
+from ...data.sources import source_of
+from ...data.store import Store, Video
+from ...gma.perceptual import VggFeatures
+from .held_out import finite
+from .poses import PoseMatcher, matcher_of
+
+STEPS = (1, 10, 50, 100, 200)
+"""Steps of random play at which figures are reported; the curves have more."""
+CURVE = (1, 2, 5, 10, 15, 25, 35, 50, 65, 80, 100, 120, 140, 160, 180, 200)
+PICTURED = (50, 200)
+"""Steps of random play whose frames are kept for pictures."""
+
+
+@dataclass
+class SimulatorProbe:
+    """A world, its start states, and the detectors that look at its frames.
+
+    Attributes:
+        world, simulator, table: the world, and its actions.
+        start: a state for every start frame.
+        detector: finds agents.
+        context: what the detector keeps in mind about each start frame, or None.
+        matcher: positions by templates, or None.
+        features: VGG features, or None.
+    """
+
+    world: World
+    simulator: Simulator
+    table: ActionTable
+    start: WorldState
+    detector: Detector
+    context: np.ndarray | None
+    matcher: PoseMatcher | None
+    features: VggFeatures | None = None
+
+    @classmethod
+    def build(cls, world: World, store: Store, features: VggFeatures | None = None) -> SimulatorProbe:
+        """The detector of the store's source; start states from the world's start frames."""
+        simulator = Simulator(world.model, "cpu", ground=world.ground)
+        detector = source_of(store).detector(store, world)
+        return cls(
+            world,
+            simulator,
+            world.action_table(),
+            simulator.start(torch.from_numpy(world.start_frames)),
+            detector,
+            detector.context(world.start_frames),
+            matcher_of(store, world.config.window),
+            features,
+        )
+
+    def detect(self, state: WorldState, rows: np.ndarray) -> Detections:
+        """Detections on the composed frames; `rows` are the start frames' indices."""
+        frames = self.simulator.frames(state).numpy()
+        return self.detector(frames, None if self.context is None else self.context[rows])
+
+    def position(self, found: Detections) -> tuple[np.ndarray, np.ndarray | None]:
+        """Where the agents stand, px (B, 2), and the best template's IoU (B,); else by centre of mass, and None."""
+        return (found.centroid, None) if self.matcher is None else self.matcher(found.largest)
+
+    def plausible(self, found: Detections) -> np.ndarray:
+        """(B,) bool: exactly one agent, of plausible size."""
+        low, high = self.detector.plausible
+        return (found.pieces == 1) & (found.area >= low) & (found.area <= high)
+
+    def distance(self, a: torch.Tensor, b: torch.Tensor) -> np.ndarray:
+        """Feature distance of images (B, 3 or 4, h, w): VGG-HED where there are weights, else mean squared colour."""
+        a = a[:, :3].float()
+        b = b[:, :3].float()
+        if self.features is None:
+            return (a - b).square().mean((1, 2, 3)).numpy()
+        parts = []
+        for x, y in zip(a.split(32), b.split(32), strict=True):
+            maps = zip(self.features(x), self.features(y), strict=True)
+            parts.append(torch.stack([(p - q).abs().mean((1, 2, 3)) for p, q in maps]).mean(0))
+        return torch.cat(parts).numpy()
+
+    def go(self, state: WorldState, actions: Sequence[tuple[str, int]]) -> WorldState:
+        """The state after actions (name of the shift, code), the same for all rows."""
+        for name, code in actions:
+            shift = torch.from_numpy(self.table.shifts[[self.table.shift_names.index(name)]]).expand(len(state), 2)
+            state = self.simulator.step(state, shift, torch.full((len(state),), code))
+        return state
+
+    def random_actions(self, rng: np.random.Generator, rows: int) -> tuple[Tensor, Tensor]:
+        """Independent actions of rows: shifts (rows, 2) px and codes (rows,) int64."""
+        action = np.stack([rng.integers(n, size=rows) for n in self.table.nvec], 1)
+        return torch.from_numpy(self.table.shifts[action[:, 0]]), torch.from_numpy(action[:, 1])
+
+    def hold(self, state: WorldState, arrows: Sequence[str], seed: int = 0) -> list[WorldState]:
+        """The states after each of the held arrows (names of shifts), nobody saying which local action.
+
+        As in the player: drawn from the prior, or in a world without one the usual code.
+        """
+        rng = np.random.default_rng(seed)
+        states = []
+        for name in arrows:
+            index = self.table.shift_names.index(name)
+            shift = torch.from_numpy(self.table.shifts[[index]]).expand(len(state), 2)
+            code = torch.full((len(state),), self.table.usual_codes[index])
+            if self.simulator.has_prior:
+                chances = self.simulator.code_prior(state, shift[:, None])[:, 0].double().cumsum(1)
+                code = (chances < torch.from_numpy(rng.random((len(state), 1)))).sum(1).clamp(max=chances.shape[1] - 1)
+            state = self.simulator.step(state, shift, code)
+            states.append(state)
+        return states
+
+    def placed(self, x: float) -> WorldState:
+        """All start states, moved to a column (px) from which there is room to walk."""
+        position = self.start.position.clone()
+        position[:, 0] = x
+        return self.simulator.place(self.start, position)
+
+    def silhouettes(self, state: WorldState) -> np.ndarray:
+        """(B, H, W) bool: where the agents are drawn."""
+        blank = torch.zeros_like(state.background)
+        white = torch.cat([torch.ones_like(state.layer[:, :3]) * state.layer[:, 3:], state.layer[:, 3:]], 1)
+        return (self.world.model.lma.view.draw(white, blank, state.position)[:, 0] > 127).numpy()
+
+
+def detector_noise(probe: SimulatorProbe, store: Store, videos: Sequence[Video]) -> dict[str, Any]:
+    """What the detectors say about *real* video, where the truth is known: no model can be measured below this."""
+    if probe.matcher is None:
+        return {}
+    source = source_of(store)
+    matched = []
+    centre = []
+    for video in videos[:: max(1, len(videos) // 20)]:
+        span = np.arange(video.start, video.start + video.length)
+        truth = store.masks(video.start, video.start + video.length)
+        position = source.positions(store, video, truth)
+        assert position is not None
+        true = np.diff(position, axis=0)
+        found = probe.detector(store.frames[video.start : video.start + video.length], source.context(store, span))
+        matched.append(np.linalg.norm(np.diff(probe.matcher(found.largest)[0], axis=0) - true, axis=1))
+        centre.append(np.linalg.norm(np.diff(found.centroid, axis=0) - true, axis=1))
+    return {"template": spread(np.concatenate(matched)), "centre_of_mass": spread(np.concatenate(centre))}
+
+
+def spread(error: np.ndarray) -> dict[str, float]:
+    """Root mean square, 95th percentile and share within half a px, of errors (N,) px that are known."""
+    error = error[np.isfinite(error)]
+    if not len(error):
+        return {"steps": 0}
+    return {
+        "rmse_px": float(np.sqrt((error**2).mean())),
+        "p95_px": float(np.percentile(error, 95)),
+        "within_half_px": float((error <= 0.5).mean()),
+        "steps": len(error),
+    }
+
+
+@dataclass
+class Play:
+    """Random play.
+
+    Attributes:
+        figures: control error, presence and drift.
+        frames: (16, H, W, 3) uint8 by step.
+    """
+
+    figures: dict[str, Any]
+    frames: dict[int, np.ndarray] = field(default_factory=dict)
+
+
+def random_play(probe: SimulatorProbe, rollouts: int, seed: int) -> Play:
+    """Control error, presence and drift over 200 steps of independent random actions."""
+    rng = np.random.default_rng(seed)
+    rows = np.arange(rollouts) % len(probe.start)
+    play = probe.start.rows(torch.from_numpy(rows))
+    before_found = probe.detect(play, rows)
+    before_place, _ = probe.position(before_found)
+    presence = {}
+    control = {}
+    centre = {}
+    quality = {}
+    drift = {}
+    frames = {}
+    for step in tqdm(range(1, max(CURVE) + 1), desc="random play", leave=False):
+        shift, code = probe.random_actions(rng, rollouts)
+        before = play.position
+        expected = probe.simulator.clamp(before + shift, before)
+        play = probe.simulator.step(play, shift, code)
+        if step not in CURVE and step + 1 not in CURVE:
+            continue
+        found = probe.detect(play, rows)
+        place, likeness = probe.position(found)
+        if step in CURVE:
+            moved = (expected - before).numpy()
+            centre[step] = np.linalg.norm(found.centroid - before_found.centroid - moved, axis=1)
+            control[step] = np.linalg.norm(place - before_place - moved, axis=1)
+            presence[step] = float(probe.plausible(found).mean())
+            quality[step] = None if likeness is None else float(likeness.mean())
+            drift[step] = float((play.layer[:, 3].sum((1, 2)) / play.mass.clamp_min(1)).mean())
+            if step in PICTURED:
+                frames[step] = probe.simulator.frames(play.rows(slice(0, 16))).numpy()
+        before_found = found
+        before_place = place
+    figures = {
+        "rollouts": rollouts,
+        "detector": type(probe.detector).__name__,
+        "control_by": "template" if probe.matcher else "centre of mass",
+        "control": {f"step_{s}": spread(control[s]) for s in STEPS},
+        "control_by_centre_of_mass": {f"step_{s}": spread(centre[s]) for s in STEPS},
+        "present": {f"step_{s}": presence[s] for s in STEPS},
+        "curves": {
+            "step": list(CURVE),
+            "present": [presence[s] for s in CURVE],
+            "control_rmse_px": [spread(control[s]).get("rmse_px") for s in CURVE],
+            "silhouette_iou_with_nearest_real": [quality[s] for s in CURVE],
+            "mask_mass_over_start": [drift[s] for s in CURVE],
+        },
+    }
+    if probe.matcher is not None:
+        figures["real_silhouettes"] = len(probe.matcher.templates)
+        figures["worst_silhouette_iou"] = min(q for q in quality.values() if q is not None)
+    return Play(figures, frames)
+
+
+def walk_right(probe: SimulatorProbe, steps: int = 8) -> dict[str, Any]:
+    """Steps right with the neutral code: achieved over commanded displacement, where the walk stays in the frame."""
+    rows = np.arange(len(probe.start))
+    right = probe.table.shift_names.index("right")
+    commanded = steps * float(probe.table.shifts[right, 0])
+    begin, _ = probe.position(probe.detect(probe.start, rows))
+    end, _ = probe.position(probe.detect(probe.go(probe.start, [("right", 0)] * steps), rows))
+    limit = probe.simulator.width - probe.simulator.config.agent_radius
+    inside = (probe.start.position[:, 0] + commanded <= limit).numpy() & np.isfinite(begin[:, 0])
+    achieved = (end - begin)[inside, 0]
+    good = np.abs(achieved - commanded) <= 0.15 * commanded
+    return {
+        "commanded_px": commanded,
+        "starts_inside": int(inside.sum()),
+        "within_15_percent": finite(np.mean, good),
+        "achieved_mean_px": finite(np.nanmean, achieved),
+        "achieved_std_px": finite(np.nanstd, achieved),
+    }
+
+
+def cycle(probe: SimulatorProbe, steps: int = 10) -> dict[str, Any]:
+    """Go right n, left n, against standing 2 n steps: how far is the agent from its start frame?"""
+    start = probe.placed(float(probe.simulator.config.agent_radius))
+    around = probe.go(start, [("right", 0)] * steps + [("left", 0)] * steps)
+    stood = probe.go(start, [("stay", 0)] * 2 * steps)
+    went, stayed = (probe.distance(x.layer, start.layer) for x in (around, stood))
+    return {
+        "steps": steps,
+        "measure": "VGG-HED feature distance" if probe.features else "mean squared colour",
+        "after_walk": float(went.mean()),
+        "after_standing": float(stayed.mean()),
+        "ratio": float(went.mean() / max(1e-9, stayed.mean())),
+        "between_agents": float(probe.distance(start.layer, start.layer.roll(1, 0)).mean()),
+        "returned_within_px": float((around.position - start.position).abs().max()),
+    }

@@ -1,0 +1,43 @@
+"""The metrics that :mod:`training.evaluation.evaluate` knows, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .actions import local_actions, transfer
+from .animation import animation
+from .control import simulator
+from .crispness import crispness
+from .evaluation import Evaluation
+from .identity import identity
+from .judge import judge
+from .life import life
+from .prior import prior
+from .video import reconstruction
+
+Metric = Callable[[Evaluation], dict[str, Any]]
+
+METRICS: dict[str, Metric] = {
+    "lma": animation,
+    "video": reconstruction,
+    "codes": local_actions,
+    "transfer": transfer,
+    "simulator": simulator,
+    "crispness": crispness,
+    "life": life,
+    "judge": judge,
+    "identity": identity,
+    "prior": prior,
+}
+
+
+def register_metric(name: str, metric: Metric) -> None:
+    """Let evaluations have a part of your own: nested figures under `name`.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if METRICS.get(name, metric) is not metric:
+        raise ValueError(f"a metric called {name!r} is registered already; choose another name")
+    METRICS[name] = metric

@@ -1,0 +1,1 @@
+"""What the footage shows, and which options follow from it."""

@@ -1,0 +1,1 @@
+"""The GMA stage, and what it learns from the background."""

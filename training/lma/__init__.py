@@ -1,0 +1,1 @@
+"""The LMA stage: local actions and dynamics."""

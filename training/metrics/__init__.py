@@ -1,1 +1,0 @@
-"""Figures of a world, one family a file; none of them draws or writes. :mod:`training.evaluate` runs them by name."""

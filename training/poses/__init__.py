@@ -1,0 +1,1 @@
+"""The pose stage: codebook, appearance and decoder."""

@@ -1,0 +1,180 @@
+"""Congealing: the windows of whole videos are moved until equal poses lie at equal places (Learned-Miller, 2006).
+
+A tracker knows how far the agent went, not where in it the window should stand: each video's windows are off by a few
+px of their own, and a vocabulary of poses then spends words on that. Here the offset of a video is a latent variable
+of a mixture of templates (Frey & Jojic, 2003): templates from windows as they stand, offsets from templates, in turns.
+It begins with few templates, so that the same pose at two places has to share one.
+
+Within a video, an agent that turns round is its own mirror image, and where that lies best is a matter of a px: so in
+some videos it faces left a px farther right than in others. That is mended frame by frame, with a price on every
+change, and with templates that are dearer the fewer frames have them: of two that show one pose, one goes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .tracking import NEAR, cheapest_path
+
+REACH = 3
+"""A video's windows are moved by up to this many px."""
+TEMPLATES = (4, 8, 16, 32, 48)
+"""Their number, round by round."""
+FRAMES = 12
+"""Of each video, spread evenly, that are looked at."""
+VIDEOS = 400
+"""Templates are learned from so many."""
+SHAPES = 24
+"""Their number at the end, at most ..."""
+RUNS, RUN = 200, 48
+"""... learned from so many videos, so many frames each, in a row ..."""
+ROUNDS = 4
+"""... in so many rounds."""
+RARE = 0.002
+"""Templates of a smaller share of the frames are left out."""
+
+
+class Congealing:
+    """Templates of the agent's silhouettes, and where a video's windows must stand to agree with them.
+
+    Args:
+        templates: (C, s, s) in [0, 1].
+    """
+
+    def __init__(self, templates: Tensor):
+        self.templates = templates.float()
+
+    @classmethod
+    def fit(cls, masks: np.ndarray, starts: np.ndarray, lengths: np.ndarray, seed: int = 0) -> Congealing:
+        """Learn templates.
+
+        Args:
+            masks: (N, s + 2 REACH, s + 2 REACH) uint8, of all videos one after the other.
+            starts, lengths: of the videos, in frames.
+            seed: of k-means.
+        """
+        some = np.random.default_rng(seed).permutation(len(starts))[:VIDEOS]
+        starts = starts[some]
+        frames, video = _chosen(starts, lengths[some])
+        seen = _solid(masks[frames])
+        side = seen.shape[-1] - 2 * REACH
+        offset = np.full((len(starts), 2), REACH)
+        out = cls(seen[:, REACH : REACH + side, REACH : REACH + side].mean(0, keepdim=True))
+        for count in TEMPLATES:
+            placed = _placed(seen, offset[video], side)
+            out, _ = cls._clusters(placed, count, seed)
+            for _ in range(3):
+                offset, member = out._offsets(seen, video, len(starts))
+                offset -= np.round(np.median(offset, 0)).astype(int) - REACH  # all alike: nobody moved
+                offset = offset.clip(0, 2 * REACH)
+                placed = _placed(seen, offset[video], side)
+                out, _ = out._learned(placed, member)
+        return out._without_doubles(masks, starts[:RUNS], lengths[some][:RUNS].clip(max=RUN), seed)
+
+    def _without_doubles(self, masks: np.ndarray, starts: np.ndarray, lengths: np.ndarray, seed: int) -> Congealing:
+        """Templates that frames find when each may be moved by a px, and poses seldom share two."""
+        corner = (self.offsets(masks, starts, lengths) + REACH).repeat(lengths, 0)
+        seen = _solid(masks[np.concatenate([np.arange(s, s + n) for s, n in zip(starts, lengths, strict=True)])])
+        starts = np.cumsum(lengths) - lengths
+        side = self.templates.shape[-1]
+        out, used = self._clusters(_placed(seen, corner, side), SHAPES, seed)
+        for _ in range(ROUNDS):
+            moved, member = out._moved(seen, corner, starts, lengths, used / used.sum())
+            out, used = out._learned(_placed(seen, (corner + moved).clip(0, 2 * REACH), side), member)
+        return Congealing(out.templates[used / used.sum() > RARE])
+
+    @classmethod
+    def _clusters(cls, placed: Tensor, count: int, seed: int) -> tuple[Congealing, Tensor]:
+        """Templates of squares (N, s, s) by k-means, `count` at most; and how many squares each has."""
+        from sklearn.cluster import KMeans
+
+        different = len({row.tobytes() for row in placed.numpy()})
+        found = KMeans(min(count, different), n_init=1, random_state=seed).fit(placed.flatten(1).numpy())
+        out = cls(torch.from_numpy(found.cluster_centers_).unflatten(1, placed.shape[1:]))
+        return out, torch.bincount(torch.from_numpy(found.labels_).long(), minlength=len(out.templates))
+
+    def _learned(self, placed: Tensor, member: Tensor) -> tuple[Congealing, Tensor]:
+        """Templates as the means of their squares, as they were where they have none; and how many each has."""
+        total = torch.zeros_like(self.templates).index_add_(0, member, placed)
+        used = torch.bincount(member, minlength=len(total))
+        number = used[:, None, None]
+        return Congealing(torch.where(number > 0, total / number.clamp_min(1), self.templates)), used
+
+    def _far(self, placed: Tensor) -> Tensor:
+        """Squared distances (N, C) of squares (N, s, s) from the templates."""
+        flat = self.templates.flatten(1)
+        placed = placed.flatten(1)
+        return placed.square().sum(1, keepdim=True) + flat.square().sum(1) - 2 * placed @ flat.T
+
+    def moves(self, masks: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """How far to move each frame's window: (N, 2) px, (x, y), within REACH; arguments as in :meth:`fit`."""
+        corner = (self.offsets(masks, starts, lengths) + REACH).repeat(lengths, 0)
+        parts = []
+        chunk = np.cumsum(lengths) // (RUNS * RUN)
+        for some in np.split(np.arange(len(starts)), np.flatnonzero(np.diff(chunk)) + 1):
+            span = slice(starts[some[0]], starts[some[-1]] + lengths[some[-1]])
+            begins = starts[some] - span.start
+            parts.append(self._moved(_solid(masks[span]), corner[span], begins, lengths[some])[0])
+        return (corner + np.concatenate(parts)).clip(0, 2 * REACH) - REACH
+
+    def _moved(
+        self,
+        seen: Tensor,
+        corner: np.ndarray,
+        starts: np.ndarray,
+        lengths: np.ndarray,
+        share: Tensor | None = None,
+    ) -> tuple[np.ndarray, Tensor]:
+        """How many px frames lie better than at their corners (N, 2): (N, 2); and each frame's template there (N,)."""
+        side = self.templates.shape[-1]
+        far = [self._far(_placed(seen, (corner + near).clip(0, 2 * REACH), side)) for near in NEAR]
+        usual = float(torch.stack(far).amin((0, 2)).clamp_min(1e-3).median())
+        price = 0.0 if share is None else -usual * share.clamp_min(1e-4).log()
+        costs, members = (torch.stack(x, 1) for x in zip(*((f + price).min(1) for f in far), strict=True))
+        path = [
+            cheapest_path(costs[start : start + length], usual) for start, length in zip(starts, lengths, strict=True)
+        ]
+        chosen = torch.cat(path)
+        return np.array(NEAR)[chosen.numpy()], members[torch.arange(len(seen)), chosen]
+
+    def offsets(self, masks: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """How far to move each video's windows: (V, 2) px, (x, y), within REACH; arguments as in :meth:`fit`."""
+        frames, video = _chosen(starts, lengths)
+        return self._offsets(_solid(masks[frames]), video, len(starts))[0] - REACH
+
+    def _offsets(self, seen: Tensor, video: np.ndarray, videos: int) -> tuple[np.ndarray, Tensor]:
+        """Corners (V, 2), (x, y), that agree best with the templates; and each frame's template there (N,)."""
+        side = self.templates.shape[-1]
+        index = torch.from_numpy(video)
+        costs = []
+        members = []
+        for y in range(2 * REACH + 1):
+            for x in range(2 * REACH + 1):
+                cost, member = self._far(seen[:, y : y + side, x : x + side]).min(1)
+                costs.append(torch.zeros(videos).index_add_(0, index, cost))
+                members.append(member)
+        best = torch.stack(costs, 1).argmin(1)
+        member = torch.stack(members, 1)[torch.arange(len(seen)), best[index]]
+        return torch.stack([best % (2 * REACH + 1), best // (2 * REACH + 1)], 1).numpy(), member
+
+
+def _chosen(starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Frames (N,) that are looked at, and their videos (N,)."""
+    parts = [s + np.unique(np.linspace(0, n - 1, FRAMES).astype(int)) for s, n in zip(starts, lengths, strict=True)]
+    return np.concatenate(parts), np.repeat(np.arange(len(parts)), [len(p) for p in parts])
+
+
+def _solid(masks: np.ndarray) -> Tensor:
+    """Masks (N, S, S) uint8 -> [0, 1], a little softened: strokes of one px must find one another."""
+    return F.avg_pool2d(torch.from_numpy(masks)[:, None].float() / 255, 3, 1, 1)[:, 0]
+
+
+def _placed(seen: Tensor, corner: np.ndarray, side: int) -> Tensor:
+    """Squares of (N, S, S) at corners (N, 2), (x, y)."""
+    ruler = torch.arange(side)
+    x = torch.from_numpy(corner[:, :1]) + ruler
+    y = torch.from_numpy(corner[:, 1:]) + ruler
+    return seen[torch.arange(len(seen))[:, None, None], y[:, :, None], x[:, None]]

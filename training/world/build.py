@@ -1,0 +1,264 @@
+"""A trained model + its data -> a world: action table, neutral code first, held-out start frames."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from glass_gym.model.token_glass import PoseLMA
+
+from glass_gym.model.glass import Glass
+from glass_gym.simulator.simulator import Simulator
+from glass_gym.worlds.action_space import COMPASS, nearest_direction
+from glass_gym.worlds.checkpoint import World
+
+from ..data.store import Store, Video
+from ..footage.survey import CHANGED
+from ..gma.background import estimate_background, shots_of
+from ..windows.steps import step_length
+from ..windows.windows import WindowSet, crop_layers, unpack_layers
+
+START_FRAMES = 64
+START_SHOT = 24
+"""Frames of a held-out video of which one is taken to start from."""
+MISSED = 0.005
+"""An agent is whole if M misses no more than this share of it."""
+TOGETHER = 1 << 19
+"""Places whose codes are inferred at once: 32 clips of windows of 32 px, two of whole frames."""
+DEAD = 0.003
+"""Codes below this share of the training steps are left out of a world; some actions, as to begin a swing, are rare."""
+RARE_CODE = 0.03
+"""Codes below this share are not made the neutral one."""
+TWIN = 0.05
+"""Codes whose pictures differ by less than this share of what codes usually differ by are one code ..."""
+SAME = 0.03
+"""... and so are those that differ by less than this inside the agent, root of the mean square, of [-1, 1]."""
+GROUND = 0.005
+"""Share of the places on each side that are not of the ground."""
+SHARPER = 2.0
+"""Factor on the logits of D's mask (architecture token): what is half there looks like two poses at once. It costs
+squared error, 5 % in Sprites and the arm, 13 % in Tennis; blends become a third (docs/notes/crispness.md)."""
+RARE = 20
+"""A direction seen less often than this says nothing about codes."""
+
+
+@dataclass
+class CodeStatistics:
+    """Local actions inferred on random training clips.
+
+    Attributes:
+        codes: (N,) int64.
+        shifts: (N, 2) px, that went with them.
+        change: (N,) mean squared change of the foreground.
+        directions: (N, code_channels) of A, before they were quantised.
+    """
+
+    codes: np.ndarray
+    shifts: np.ndarray
+    change: np.ndarray
+    directions: torch.Tensor
+
+    def counts(self, codes: int) -> np.ndarray:
+        """How often each of K codes was seen, (K,)."""
+        return np.bincount(self.codes, minlength=codes)
+
+    @torch.no_grad()
+    def quantised(self, model: Glass) -> CodeStatistics:
+        """The same steps, in the codes of a model with the same A."""
+        return replace(self, codes=model.lma.quantise(self.directions).index.cpu().numpy())
+
+
+@torch.no_grad()
+def code_statistics(model: Glass, windows: WindowSet, clips: int = 256, length: int = 16) -> CodeStatistics:
+    """Inferred codes and shifts of random clips, of no more clips than there are frames."""
+    rng = np.random.default_rng(0)
+    device = next(model.parameters()).device
+    length = min(length, int(windows.lengths.max()))
+    clips = min(clips, len(windows.layers))
+    height, width = model.lma.view.size
+    together = max(1, TOGETHER // (length * height * width))
+    directions = []
+    shifts = []
+    change = []
+    for first in range(0, clips, together):
+        some = [windows.sample(rng, length) for _ in range(min(together, clips - first))]
+        packed = np.stack([windows.centred(clip, model.config.window) for clip in some])
+        layers = unpack_layers(torch.from_numpy(packed).to(device))
+        moves = torch.from_numpy(np.stack([clip.position for clip in some])).diff(dim=1).to(device)
+        directions.append(model.lma.directions(layers, moves).flatten(0, 1))
+        shifts.append(moves.flatten(0, 1).cpu())
+        change.append((layers[:, 1:, :3] - layers[:, :-1, :3]).square().mean((2, 3, 4)).flatten().cpu())
+    unknown = np.zeros(0, np.int64)
+    found = CodeStatistics(unknown, torch.cat(shifts).numpy(), torch.cat(change).numpy(), torch.cat(directions))
+    return found.quantised(model)
+
+
+def usual_codes(statistics: CodeStatistics, step: tuple[float, float], codes: int) -> tuple[int, ...]:
+    """For each direction of COMPASS the local action that most of its steps have, for keys and demos.
+
+    A diagonal that the data hardly has takes the code of its horizontal part; what it hardly has at all is 0.
+    """
+    counts = np.zeros((len(COMPASS), codes), int)
+    np.add.at(counts, (nearest_direction(statistics.shifts, step), statistics.codes), 1)
+    names = list(COMPASS)
+    out = []
+    for row, name in enumerate(names):
+        if counts[row].sum() < RARE and "-" in name:
+            row = names.index(name.split("-")[1])
+        out.append(int(counts[row].argmax()) if counts[row].sum() >= RARE else 0)
+    return tuple(out)
+
+
+@torch.no_grad()
+def twin_codes(model: Glass, windows: WindowSet, statistics: CodeStatistics, steps: int = 8) -> list[int]:
+    """Codes that draw the same as a more frequent one: played from 64 real windows on the spot, they end nearer to it
+    than TWIN of the mean distance between codes, or look the SAME. None for whole frames, which hold no agent on the
+    spot."""
+    count = model.config.codes
+    if not model.lma.view.follows or count < 2:
+        return []
+    device = next(model.parameters()).device
+    index = windows.complete(np.random.default_rng(0), 64)
+    start = crop_layers(windows, index, model.config.window).to(device)
+    place = torch.from_numpy(windows.position[index].astype(np.float32)).to(device)
+    still = torch.zeros(len(start), steps, 2, device=device)
+    ends = []
+    for code in range(count):
+        vectors = model.lma.quantiser.embed(torch.full((len(start) * steps,), code, device=device))
+        drawn = model.lma.rollout(start[:, None], still, vectors.unflatten(0, (len(start), steps)), position=place)
+        ends.append(drawn[-1].layer)
+    far = torch.stack([torch.stack([(a - b).square().mean() for b in ends]) for a in ends]).cpu().numpy()
+    one = max(TWIN * far.sum() / (count * (count - 1)), SAME**2 * float((torch.cat(ends)[:, 3] > 0.5).float().mean()))
+    kept = []
+    twins = []
+    for code in np.argsort(-statistics.counts(count)).tolist():
+        same = [k for k in kept if far[code, k] < one]
+        (twins if same else kept).append(code)
+    return sorted(twins)
+
+
+def order_codes(statistics: CodeStatistics, codes: int, twins: Sequence[int] = ()) -> list[int]:
+    """Which codes a world keeps, in which order.
+
+    Left out are codes that explain less than DEAD of the steps (an action that nobody ever took says nothing), and
+    `twins`. First comes the neutral one: under which the still agent changes least; then the others, frequent first.
+    """
+    count = statistics.counts(codes)
+    share = count / max(1, len(statistics.codes))
+    kept = [k for k in range(codes) if share[k] >= DEAD and k not in twins] or list(range(codes))
+    still = np.abs(statistics.shifts).sum(1) < 0.5
+
+    def change(code: int) -> float:
+        seen = still & (statistics.codes == code)
+        return float(statistics.change[seen].mean()) if seen.any() and share[code] >= RARE_CODE else np.inf
+
+    neutral = min(kept, key=change)
+    return [neutral, *sorted((k for k in kept if k != neutral), key=lambda k: -count[k])]
+
+
+def with_codes(model: Glass, order: Sequence[int]) -> Glass:
+    """A copy of the model whose codes are `order`, codes of now."""
+    out = copy.deepcopy(model)
+    out.config = model.config.replace(codes=len(order))
+    out.quantiser.keep(order)
+    if out.prior is not None:
+        out.prior.keep(order)
+    return out
+
+
+def start_frames(model: Glass, store: Store, count: int = START_FRAMES) -> np.ndarray:
+    """Held-out frames (N, H, W, 3), spread over the val and test videos, with an agent that M finds whole.
+
+    What M misses, a raised hand perhaps, would stay behind in the background for as long as an episode lasts.
+
+    Raises:
+        ValueError: no frame has an agent.
+    """
+    held = [v for v in store.videos if v.split != "train"] or store.videos
+    rng = np.random.default_rng(0)
+    each = math.ceil(min(count, 32) / len(held))  # few held-out videos: more frames of each
+    picked: list[np.ndarray] = []
+    for index in rng.permutation(len(held)):
+        picked += whole_agents(model, store, held[index], rng)[:each]
+        if len(picked) >= count:
+            break
+    if not picked:
+        raise ValueError(f"{store.root}: the mask is empty on every held-out frame; train GMA longer or check theta")
+    return np.stack(picked[:count])
+
+
+def whole_agents(model: Glass, store: Store, video: Video, rng: np.random.Generator) -> list[np.ndarray]:
+    """Frames (H, W, 3) of a part of a video in which M finds an agent: those first of which it misses next to nothing,
+    as far as the part's other frames show the scene behind it, in random order; then by how much it misses."""
+    from scipy import ndimage
+
+    first = int(rng.integers(max(1, video.length - START_SHOT + 1)))
+    frames = np.asarray(store.frames[video.start + first : video.start + min(video.length, first + START_SHOT)])
+    found = []
+    for shot in shots_of(frames) or [slice(0, len(frames))]:
+        seen = estimate_background(model, frames[shot])
+        for t in np.flatnonzero(seen.sizes >= max(16, np.median(seen.sizes) / 2)):
+            missed = 0
+            if (compared := seen.compare(t)) is not None:
+                far, near = compared
+                hole = ndimage.binary_dilation(seen.masks[t], np.ones((3, 3)), iterations=1 + model.config.hole_margin)
+                missed = int((near & ~hole & (far > CHANGED) & (far < np.inf)).sum())
+            found.append((missed if missed > MISSED * seen.sizes[t] else 0, rng.random(), frames[shot][t]))
+    return [frame for *_, frame in sorted(found, key=lambda row: row[:2])]
+
+
+def build_world(
+    model: Glass, store: Store, windows: WindowSet, code_names: Sequence[str] = (), provenance: dict | None = None
+) -> World:
+    """Everything a checkpoint holds, measured on the data.
+
+    Args:
+        model: trained.
+        store: where start frames are taken from.
+        windows: of the training videos.
+        code_names: of the codes that are kept; default: neutral, code 1, ...
+        provenance: how the weights were made.
+
+    Raises:
+        ValueError: names that are more or fewer than the codes.
+    """
+    model.eval()
+    found = code_statistics(model, windows)
+    total = model.config.codes
+    model = with_codes(model, order_codes(found, total, twin_codes(model, windows, found)))
+    statistics = found.quantised(model)  # steps of dropped codes belong to others now
+    codes = model.config.codes
+    names = tuple(code_names) or tuple(f"code {k}" if k else "neutral" for k in range(codes))
+    if len(names) != codes:
+        raise ValueError(f"{len(names)} code names for the {codes} codes that the data uses (of {total}): {names}")
+    frames = start_frames(model, store)
+    step = step_length(windows.shifts())
+    known: dict[str, list] = {}
+    if isinstance(model, PoseLMA):
+        model.lma.decoder.sharpen(SHARPER)
+        device = next(model.parameters()).device
+        edge = model.config.width, model.config.height  # an agent may leave the frame
+        sides = np.quantile(windows.position, (GROUND, 1 - GROUND), axis=0).round(1).clip(0, edge)
+        known["ground"] = sides.ravel().tolist()
+        # looking for them takes seconds: once, not at every first reset
+        known["start_positions"] = Simulator(model, device, "float32").start(torch.from_numpy(frames)).position.tolist()
+    return World(
+        model,
+        frames,
+        step,
+        names,
+        store.pixel_aspect,
+        {
+            "frame_mean": frames.mean((0, 1, 2)).round(2).tolist(),
+            "frame_std": frames.std((0, 1, 2)).round(2).tolist(),
+            **({"grid": list(windows.grid)} if windows.grid else {}),
+            "code_share": statistics.counts(codes).tolist(),
+            **known,
+        },
+        provenance or {},
+        usual_codes=usual_codes(statistics, step, codes),
+    )
