@@ -14,7 +14,7 @@ OUTSIDE = '''
 import numpy as np
 import torch
 
-from glass_gym.model.lma.quantise import CosineQuantiser
+from glass_gym.model.quantise import CosineQuantiser
 from glass_gym.tasks import Outcome, Task
 from training.data.sources import Defaults, Source
 from training.data.store import StoreWriter

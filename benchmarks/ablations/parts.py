@@ -5,15 +5,15 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from glass_gym.model.lma.quantise import CosineQuantiser, Quantised, Quantiser
 from glass_gym.networks.lean import LeanAction, LeanDecoder, LeanDynamics
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glass_gym.model.blocks import SLOPE, ModulatedConv, normaliser
 from glass_gym.model.config import GlassConfig
-from glass_gym.model.gma import Drawn, drawn_from
+from glass_gym.model.lma import Drawn, drawn_from
 from glass_gym.model.paper import PaperAction
+from glass_gym.model.quantise import CosineQuantiser, Quantised, Quantiser
 from glass_gym.model.shift import RegressorShift
 
 # --- quantisers ------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ A resumable queue. Every row is a short training at the same stated budget and i
 OUT/rows/NAME.json as soon as it is done, and the table (OUT/ablation.md, OUT/ablation.json) is written again. Run the
 same command to go on after an interruption: finished rows stay, the unfinished one continues from its checkpoint.
 
-GMA rows (Tables 1 and 2) train M, N, P_f, P_b on frames. LMA rows (Table 3, Fig. 4, ours, CADDY) share one frozen GMA
+GMA rows (Tables 1 and 2) train M, N, P_f, P_b on frames. LMA rows (Table 3, Fig. 4, ours, CADDY) share one static GMA
 and work on its windows (or whole frames) reduced by two, so that a row converges within its budget on two cores.
 """
 
@@ -24,8 +24,6 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 from training.stages import GmaConfig, GmaStage, PaperConfig, PaperStage, Stage
-from training.windows.windows.tracking import track
-from training.windows.windows.windows import MARGIN, WindowSet, cut_windows, pack_layers, pack_windows, unpack_layers
 
 from benchmarks.ablations.rows import ROWS, STEPS, Row, tables
 from glass_gym.model.config import preset
@@ -41,6 +39,8 @@ from training.evaluation.metrics.evaluation import roll_out
 from training.evaluation.metrics.held_out import HORIZON, Clips, analyse
 from training.evaluation.metrics.segmentation import iou
 from training.gma.perceptual import load_features
+from training.windows.tracking import track
+from training.windows.windows import MARGIN, WindowSet, cut_windows, pack_layers, pack_windows, unpack_layers
 
 try:
     import tyro
@@ -257,12 +257,12 @@ class Queue:
         flat = codes.numpy().ravel()
         out = {"usage": usage(flat, model.config.codes)}
         out |= mutual_information(flat, clips.labels.ravel(), clips.groups.ravel(), shifts.numpy().reshape(-1, 2))
-        frozen = dataclasses.replace(clips, layers=layers, shifts=shifts).static(model.lma.view.follows)
+        static = dataclasses.replace(clips, layers=layers, shifts=shifts).static(model.lma.view.follows)
         for step in (1, 5, STEPS):
             at = step - 1
             error = (free[:, at, :3] - layers[:, step, :3]).square().mean()
-            base = (frozen[:, at, :3] - layers[:, step, :3]).square().mean()
-            out[f"mse_over_frozen_step_{step}"] = float(error / base)
+            base = (static[:, at, :3] - layers[:, step, :3]).square().mean()
+            out[f"mse_over_static_step_{step}"] = float(error / base)
         real = masks[:, 1:, 0]
         for name, drawn in (("free", free), ("one_step", once)):
             if row.data == "frame":
@@ -271,10 +271,10 @@ class Queue:
                 drawn = drawn[:, :, 3] > 0.5
             both = iou(drawn[:, :STEPS].flatten(0, 1).numpy(), real[:, :STEPS].flatten(0, 1).numpy())
             out[f"miou_re_{name}"] = float(both.mean())
-        still = frozen[:, :, 3] > 0.5
+        still = static[:, :, 3] > 0.5
         if row.data != "frame":
             both = iou(still[:, :STEPS].flatten(0, 1).numpy(), real[:, :STEPS].flatten(0, 1).numpy())
-            out["miou_re_frozen"] = float(both.mean())
+            out["miou_re_static"] = float(both.mean())
         return out
 
 

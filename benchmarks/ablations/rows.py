@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from glass_gym.model.lma.quantise import PlainQuantiser
-from glass_gym.model.lma.view import AgentWindow
 from tabulate import tabulate
 
 from benchmarks.ablations import parts
+from glass_gym.model.quantise import PlainQuantiser
+from glass_gym.model.view import AgentWindow
 
 STEPS = 12
 """Free-running steps of mIoU_RE (the paper's clips have 12 frames)."""
@@ -159,11 +159,11 @@ LMA_COLUMNS = {
     "NMI given shift": "nmi_given_shift",
     "perplexity": "usage/perplexity",
     "dead": "usage/dead",
-    "MSE over frozen, step 1": "mse_over_frozen_step_1",
-    f"step {STEPS}": f"mse_over_frozen_step_{STEPS}",
+    "MSE over static, step 1": "mse_over_static_step_1",
+    f"step {STEPS}": f"mse_over_static_step_{STEPS}",
     f"mIoU_RE free {STEPS}": "miou_re_free",
     "one-step": "miou_re_one_step",
-    "frozen": "miou_re_frozen",
+    "static": "miou_re_static",
     "steps": "iterations",
     "minutes": "minutes",
 }

@@ -39,9 +39,9 @@ FAINTEST = 0.2
 """Where the first window's mask is below this, its colours fade to grey."""
 PRIOR_DROPOUT = 0.3
 """Dropout of the prior in training: real sequences are easily learned by heart."""
-SEARCH = 3
+SEARCH_PX = 3
 """An episode's first window is moved by up to this many px, to where it is drawn best."""
-OFFSETS = [(x, y) for y in range(-SEARCH, SEARCH + 1) for x in range(-SEARCH, SEARCH + 1)]
+OFFSETS = [(x, y) for y in range(-SEARCH_PX, SEARCH_PX + 1) for x in range(-SEARCH_PX, SEARCH_PX + 1)]
 
 
 def make_waves(config: GlassConfig, octaves: int) -> Tensor:
@@ -354,18 +354,18 @@ class PoseLMA(LMA):
         return self.action(vectors.unflatten(0, layers.shape[:2]))
 
     def refine_position(self, images: Tensor, masks: Tensor, position: Tensor) -> Tensor:
-        """The position within SEARCH px from which the agent is drawn best."""
+        """The position within SEARCH_PX px from which the agent is drawn best."""
         errors = torch.stack(list(self.drawing_errors(images, masks, position, OFFSETS)), 1)
         return position + position.new_tensor(OFFSETS)[errors.argmin(1)]
 
     def drawing_errors(
         self, images: Tensor, masks: Tensor, position: Tensor, offsets: Sequence[tuple[int, int]]
     ) -> Iterator[Tensor]:
-        """For each of some offsets of at most SEARCH px: the squared error, (B,), of redrawing the windows there."""
-        wide = self.view.cut(images, masks, position, SEARCH)
+        """For each of some offsets of at most SEARCH_PX px: the squared error, (B,), of redrawing the windows there."""
+        wide = self.view.cut(images, masks, position, SEARCH_PX)
         side = self.config.window
         for x, y in offsets:
-            layer = wide[..., SEARCH + y :, SEARCH + x :][..., :side, :side].contiguous()
+            layer = wide[..., SEARCH_PX + y :, SEARCH_PX + x :][..., :side, :side].contiguous()
             appearance, first, pose, _ = self.start_state(layer)
             drawn = self.decoder(appearance, first, pose, position + position.new_tensor([x, y])).layer
             yield (drawn - layer).square().sum((1, 2, 3))

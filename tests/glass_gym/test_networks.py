@@ -1,9 +1,9 @@
 import pytest
 import torch
-from glass_gym.model.lma.quantise import CosineQuantiser, PlainQuantiser
 
 from glass_gym.model.config import GlassConfig
 from glass_gym.model.glass import Glass, build_glass
+from glass_gym.model.quantise import CosineQuantiser, PlainQuantiser
 from glass_gym.model.shift import CorrelationShift, translate
 from glass_gym.tensors.geometry import blend_windows, crop_windows, densest_point, inside_windows
 

@@ -7,7 +7,7 @@ import torch
 
 from glass_gym.model.config import GlassConfig
 from glass_gym.model.glass import build_glass
-from glass_gym.model.gma import Drawn
+from glass_gym.model.lma import Drawn
 from glass_gym.simulator.simulator import Simulator
 from tests.conftest import world_of
 

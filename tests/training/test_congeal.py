@@ -2,8 +2,9 @@
 
 import numpy as np
 import torch
-from training.windows.windows.align import REACH, Congealing
-from training.windows.windows.tracking import cheapest_path
+
+from training.windows.align import REACH, Congealing
+from training.windows.tracking import cheapest_path
 
 SIDE = 16
 

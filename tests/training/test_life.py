@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.training.test_long import windows
-from training.evaluation.metrics.life import PoseClusters, _with_room, total_variation
+from training.evaluation.metrics.pose_transitions import PoseClusters, _with_room, total_variation
 
 
 def test_two_poses_are_told_apart_wherever_they_lie():

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import torch
 from training.stages import PseudoLabels
-from training.windows.windows.steps import grid_of, step_length
-from training.windows.windows.tracking import on_grid
 
 from training.data.cuts import find_cuts
 from training.data.store import DataError, Store
 from training.footage.choices import Choices, choose_reading, choose_sizes, correct, look_at_folder
 from training.footage.survey import camera_moves, survey
+from training.windows.steps import grid_of, step_length
+from training.windows.tracking import on_grid
 
 
 def scene(seed=0, height=64, width=96):

@@ -8,7 +8,6 @@ import torch
 from glass_gym.model.token_glass import PoseLMA
 from torch import nn
 from training.stages import LmaConfig, LmaStage, PaperConfig, PaperStage, PoseConfig, PoseStage
-from training.windows.windows.windows import WindowSet
 
 from glass_gym.model.glass import build_glass
 from glass_gym.model.pose_model import POSE_CHANNELS
@@ -23,6 +22,7 @@ from training.lma.clusters import informative_pose_clusters, pose_clusters
 from training.lma.mirror import mirror_images
 from training.lma.stage import encode_windows, pose_similarity
 from training.poses.identity import PoseTeacher, teach_poses
+from training.windows.windows import WindowSet
 from training.world import distil as slim
 
 

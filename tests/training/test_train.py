@@ -8,16 +8,6 @@ import numpy as np
 import pytest
 import torch
 from training.stages import GmaConfig, GmaStage, PaperConfig, PaperStage, PseudoLabels
-from training.windows.windows.tracking import track
-from training.windows.windows.windows import (
-    MARGIN,
-    WindowSet,
-    align_windows,
-    cut_windows,
-    pack_layers,
-    track_windows,
-    unpack_layers,
-)
 
 from glass_gym.model.config import GlassConfig
 from glass_gym.model.glass import Glass, build_glass
@@ -29,6 +19,16 @@ from training.core import trainer as trainer_module
 from training.core.trainer import LoopConfig, Trainer, TrainingError, read_state, schedule
 from training.data.store import Store
 from training.train import main
+from training.windows.tracking import track
+from training.windows.windows import (
+    MARGIN,
+    WindowSet,
+    align_windows,
+    cut_windows,
+    pack_layers,
+    track_windows,
+    unpack_layers,
+)
 from training.world.build import CodeStatistics, build_world, order_codes, twin_codes, usual_codes, with_codes
 
 LOOP = LoopConfig(device="cpu", bf16=False)

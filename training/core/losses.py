@@ -38,14 +38,14 @@ def binary(mask: Tensor) -> Tensor:
     return torch.minimum(mask, 1 - mask).mean()
 
 
-def idle(mask: Tensor, image: Tensor, behind: Tensor, alike: float = 0.06) -> Tensor:
-    """Ours: the mean mask where it changes nothing, for what is behind it looks the same.
+def idle(mask: Tensor, image: Tensor, background: Tensor, threshold: float = 0.06) -> Tensor:
+    """Ours: the mean mask where it changes nothing, since the inpainted background looks like the image.
 
-    Masks (..., 1, H, W), images and what N puts behind them (..., 3, H, W); no gradient reaches N. Pixels whose
-    largest difference is `alike` or more cost nothing.
+    Masks (..., 1, H, W), images and backgrounds (..., 3, H, W); no gradient reaches N. Pixels whose largest difference
+    is `threshold` or more cost nothing.
     """
-    difference = (image - behind.detach()).abs().amax(-3, keepdim=True)
-    return (mask * (1 - difference / alike).clamp_min(0)).mean()
+    difference = (image - background.detach()).abs().amax(-3, keepdim=True)
+    return (mask * (1 - difference / threshold).clamp_min(0)).mean()
 
 
 def size(mask: Tensor, theta: float) -> Tensor:
@@ -53,8 +53,8 @@ def size(mask: Tensor, theta: float) -> Tensor:
     return F.relu(mask.mean((1, 2, 3)) - theta).mean()
 
 
-def hint(mask: Tensor, silhouette: Tensor) -> Tensor:
-    """Ours: one minus the Dice overlap of masks (B, 1, H, W) with silhouettes of what moves, over the batch."""
+def dice(mask: Tensor, silhouette: Tensor) -> Tensor:
+    """Ours: one minus the Dice overlap of masks (B, 1, H, W) with silhouettes, over the batch."""
     mask = mask.float()
     silhouette = silhouette.float()
     return 1 - (2 * (mask * silhouette).sum() + 1) / (mask.sum() + silhouette.sum() + 1)

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from annotated_types import BaseMetadata, Ge, Gt, Le, Lt, MinLen
+
+T = TypeVar("T")
+try:
+    from tyro.conf import Positional
+except ImportError:  # commands say so (training.core.command); the library works without
+    Positional = Annotated[T, "positional"]
+
+COMMON = "common"
+Common = Annotated[T, COMMON]
+"""An option that people change: --help shows it. --help-all shows the others, too."""
 
 Count = Annotated[int, Ge(0), Le(10**9)]
 Positive = Annotated[int, Ge(1), Le(10**9)]

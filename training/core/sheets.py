@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from glass_gym.model.token_glass import PoseLMA
 from PIL import Image
 from torch import Tensor
 
-from glass_gym.model.glass import Glass
+from glass_gym.model.gma import GMA
+from glass_gym.model.lma import LMA
+from glass_gym.model.pose_model import PoseLMA
 from glass_gym.tensors.convert import to_bytes
-
-from ..data.store import Store, frames_to_tensor
 
 
 def to_picture(images: Tensor) -> np.ndarray:
@@ -38,15 +37,13 @@ def save_picture(path: Path, picture: np.ndarray) -> Path:
 
 
 @torch.no_grad()
-def layers_sheet(model: Glass, store: Store, split: str = "val", rows: int = 6) -> np.ndarray:
-    """Frame, mask, foreground, inpainted background, and the next frame composed of the moved layers (Fig. 8)."""
-    videos = [v for v in store.videos if v.split == split and v.length >= 2] or store.videos
-    device = next(model.parameters()).device
+def layers_sheet(gma: GMA, pairs: Tensor) -> np.ndarray:
+    """Of pairs of frames (B, 2, 3, H, W), a row each: frame, mask, foreground, inpainted background, and the next frame
+    composed of the moved layers (Fig. 8)."""
+    device = next(gma.parameters()).device
     out = []
-    for video in videos[:: max(1, len(videos) // rows)][:rows]:
-        start = video.start + video.length // 2 - 1
-        pair = frames_to_tensor(store.frames[start : start + 2])
-        motion = model.gma.analyse_pairs(pair[None].to(device))
+    for pair in pairs:
+        motion = gma.analyse_pairs(pair[None].to(device))
         mask = motion.masks[0, 0].expand(3, -1, -1) * 2 - 1
         foreground = motion.masks[0, 0].cpu() * pair[0] - (1 - motion.masks[0, 0].cpu())
         out.append([to_picture(x) for x in (pair[0], mask, foreground, motion.backgrounds[0, 0], motion.composed[0])])
@@ -54,31 +51,31 @@ def layers_sheet(model: Glass, store: Store, split: str = "val", rows: int = 6) 
 
 
 @torch.no_grad()
-def rollout_sheet(model: Glass, batch: dict[str, Tensor], quantised: bool, rows: int = 6) -> np.ndarray:
-    """Real foregrounds above, free-running foregrounds (inferred codes) below."""
-    layers = batch["layers"][:rows]
-    shifts = batch["shifts"][:rows]
-    z = model.lma.directions(layers, shifts)
-    codes = model.lma.quantise(z).vector.unflatten(0, z.shape[:2]) if quantised else model.lma.quantiser.normalise(z)
-    drawn = model.lma.rollout(layers, shifts, codes, position=_places(batch)[:rows, 0])
+def rollout_sheet(lma: LMA, batch: dict[str, Tensor], quantised: bool = True) -> np.ndarray:
+    """Real foregrounds above, free-running foregrounds (inferred codes) below.
+
+    Args:
+        lma: the model.
+        batch: layers (B, T + 1, 4, h, w), shifts (B, T, 2) px, positions (B, T + 1, 2) px.
+        quantised: False: A's vectors as they are.
+    """
+    layers, shifts = batch["layers"], batch["shifts"]
+    z = lma.directions(layers, shifts)
+    codes = lma.quantise(z).vector.unflatten(0, z.shape[:2]) if quantised else lma.quantiser.normalise(z)
+    drawn = lma.rollout(layers, shifts, codes, position=batch["positions"][:, 0])
     return _above(layers, [layers[:, 0], *(d.layer for d in drawn)])
 
 
 @torch.no_grad()
-def poses_sheet(model: PoseLMA, batch: dict[str, Tensor], rows: int = 6) -> np.ndarray:
-    """Real foregrounds above; below them the pose read off each, drawn with the looks of the first."""
-    layers = batch["layers"][:rows]
-    looks, first, pose, hidden, _ = model.lma.start_state(layers[:, 0])
+def poses_sheet(lma: PoseLMA, batch: dict[str, Tensor]) -> np.ndarray:
+    """Real foregrounds above; below them each one's pose, drawn in the appearance of the first."""
+    layers = batch["layers"]
+    appearance, first, _, hidden = lma.start_state(layers[:, 0])
     drawn = []
-    for layer, place in zip(layers.unbind(1), _places(batch)[:rows].unbind(1), strict=True):
-        pose = model.lma.pose_codebook.embed(model.lma.encode_poses(layer))
-        drawn.append(model.lma.draw_pose((looks, first, pose, hidden, place), pose).layer)
+    for layer, position in zip(layers.unbind(1), batch["positions"].unbind(1), strict=True):
+        pose = lma.pose_codebook.embed(lma.encode_poses(layer))
+        drawn.append(lma.draw((appearance, first, pose, hidden), position).layer)
     return _above(layers, drawn)
-
-
-def _places(batch: dict[str, Tensor]) -> Tensor:
-    """Where the windows are, (B, T + 1, 2) px."""
-    return (batch["corner"] + batch["layers"].shape[-1] // 2).float()
 
 
 def _above(real: Tensor, drawn: list[Tensor]) -> np.ndarray:

@@ -9,21 +9,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from glass_gym.model.glass import Glass
+from glass_gym.model.blocks import StagedModel
 
 Batch = dict[str, Tensor]
 
 
 class Sampler(Protocol):
-    """Makes batches, in worker processes too: it knows data and numbers, no model."""
+    """Makes batches, also in worker processes: it knows data and numbers, no model."""
 
     def batch(self, rng: np.random.Generator, iteration: int) -> Batch:
-        """CPU tensors, of `rng` and `iteration` alone; pictures are uint8."""
+        """CPU tensors, which depend on `rng` and `iteration` alone; pictures are uint8."""
         ...
 
 
 class StageConfig(Protocol):
-    """What every stage's options have."""
+    """The options that every stage has."""
 
     iterations: Any
     rate: float
@@ -33,16 +33,21 @@ class Stage(ABC):
     """What is trained, on which batches, with which losses.
 
     Attributes:
-        name: of the stage, in files and flags.
+        name: of the stage, in files.
         model: under training.
         config: its options.
         sampler: of its batches.
     """
 
     name: str
-    model: Glass
+    model: StagedModel
     config: StageConfig
     sampler: Sampler
+
+    @property
+    def options(self) -> str:
+        """The prefix of its options."""
+        return self.name
 
     @property
     def iterations(self) -> int:
@@ -65,7 +70,11 @@ class Stage(ABC):
 
     @abstractmethod
     def losses(self, batch: Batch, iteration: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Weighted terms of a batch on the model's device; their sum is the stage's loss."""
+        """Weighted loss terms of a batch on the model's device; the stage's loss is their sum."""
+
+    def sheet(self, model: StagedModel, iteration: int) -> np.ndarray | None:
+        """A picture (h, w, 3) uint8 of what `model` can do after so many steps, for people; by default none."""
+        return None
 
     def state_dict(self) -> dict[str, Tensor]:
         """What the stage keeps between steps, for a checkpoint."""

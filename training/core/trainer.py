@@ -6,37 +6,31 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt, Lt
-from glass_gym.versions import FORMAT_VERSION, upgrade_config, upgrade_weights
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 
-from glass_gym.model.config import GlassConfig
-from glass_gym.model.glass import Glass
+from glass_gym.model.blocks import StagedModel
 from glass_gym.tensors.device import pick_device, pick_precision
-from glass_gym.worlds.checkpoint import write_atomically
+from glass_gym.worlds.checkpoint import FORMAT_VERSION, write_atomically
 
+from ..config import LoopConfig
 from .distributed import Distributed
-from .options import Count, Minutes, Weight
 from .stage import Batch, Sampler, Stage
 
-GMA_FIELDS = ("architecture", "height", "width", "mask_channels", "foreground_range", "background_range", "scene")
-"""What GMA's weights depend on; the other fields of a config are LMA's ..."""
-PRIOR_FIELDS = ("prior_channels",)
-"""... or the prior's ..."""
-CODE_FIELDS = {"token": ("codes", "quantiser", "psi_channels", "bilinear_channels", "code_channels", *PRIOR_FIELDS)}
-"""... or only those of an architecture's last stage: what was trained before it is of use."""
-UNTRAINED_FIELDS = ("hole",)
-"""No weight depends on them."""
-
+WEIGHT_DECAY = 1e-6
+CLIP = 1.0
+"""Largest gradient norm."""
+EMA = 0.99
+"""Decay of the averaged weights."""
+SHEET_MINUTES = 4.0
+"""Minutes between sample sheets."""
 LARGEST_WEIGHT = 6e4
 """Worlds are stored in float16, which ends at 65,504."""
 
@@ -45,51 +39,27 @@ class TrainingError(RuntimeError):
     """Training cannot go on; the message says what happened and where the last good checkpoint is."""
 
 
-@dataclass
-class LoopConfig:
-    """How long, how often, where."""
-
-    seed: Count = 0
-    """of everything random; batches follow from (seed, stage, iteration)"""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:i"""
-    workers: Count | None = None
-    """processes that make batches; default: 2 beside a GPU, else none"""
-    bf16: bool | None = None
-    """bfloat16 autocast for the networks; losses, FFTs and shifts stay in float32. Default: where it is faster
-    (glass_gym.simulator.pick_precision)"""
-    weight_decay: Weight = 1e-6
-    clip: Annotated[float, Gt(0)] = 1.0
-    """largest gradient norm"""
-    ema: Annotated[float, Ge(0), Lt(1)] = 0.99
-    """decay of the averaged weights, which are what is evaluated and exported"""
-    save_minutes: Minutes = 3.0
-    """minutes between checkpoints"""
-    sheet_minutes: Minutes = 4.0
-    """minutes between sample sheets"""
-    max_minutes: Minutes = math.inf
-    """stop (saved, resumable) after this time"""
+class Interrupted(Exception):
+    """A stage was stopped by a signal or by the time limit; its state is saved."""
 
 
 def read_state(path: Path, device: torch.device) -> dict[str, Any]:
-    """A training state, of this version or an earlier one, without running code from the file.
+    """A training state, without running code from the file.
 
     Raises:
-        TrainingError: missing, damaged, newer, or of an experiment that exists no more.
+        TrainingError: missing, damaged, or of another version.
     """
     try:
         state = torch.load(path, map_location=device, weights_only=True)
         version = int(state["version"])
-        if version <= FORMAT_VERSION:
-            state["config"] = upgrade_config(json.loads(state["config"]), version)
-            for part in ("model", "average"):
-                state[part] = upgrade_weights(state[part], version)
+        state["config"] = json.loads(state["config"])
     except FileNotFoundError:
         raise TrainingError(f"{path}: no such file") from None
     except Exception as error:
         raise TrainingError(f"{path}: not a whole training state ({str(error)[:200]})") from None
-    if version > FORMAT_VERSION:
-        raise TrainingError(f"{path}: version {version} is newer than {FORMAT_VERSION}; upgrade")
+    if version != FORMAT_VERSION:
+        fix = "upgrade glass_gym" if version > FORMAT_VERSION else "train it again"
+        raise TrainingError(f"{path}: version {version}, this glass_gym reads {FORMAT_VERSION}; {fix}")
     return state
 
 
@@ -117,31 +87,39 @@ class Batches(Dataset):
 
 
 class Trainer:
-    """Runs stages over one model.
+    """Runs the stages of one model.
 
     Args:
-        model: the model under training.
-        out: run folder: state.pt, TensorBoard events and sample sheets.
-        config: :class:`LoopConfig`.
+        model: under training.
+        state_file: the resumable state.
+        config: how long, how often, where.
         processes: that train together; by default this one alone, or those that a launcher started.
+        minutes: spent so far, by stage.
     """
 
-    def __init__(self, model: Glass, out: Path, config: LoopConfig, processes: Distributed | None = None):
+    def __init__(
+        self,
+        model: StagedModel,
+        state_file: Path,
+        config: LoopConfig,
+        processes: Distributed | None = None,
+        minutes: dict[str, float] | None = None,
+    ):
         self.processes = processes or Distributed(config.device)
         self.device = pick_device(self.processes.device(config.device))
         self.model = model.to(self.device, memory_format=torch.channels_last)
         self._averaged = AveragedModel(self.model, multi_avg_fn=self._lerp, use_buffers=True)
         self.average.eval().requires_grad_(False)
-        self.out = Path(out)
+        self.state_file = Path(state_file)
+        self.state_file.parent.mkdir(parents=True, exist_ok=True)
         self.config = config
-        self.out.mkdir(parents=True, exist_ok=True)
         self.finished: list[str] = []
-        self.minutes: dict[str, float] = {}
+        self.minutes = dict(minutes or {})
         self._resume: dict[str, Any] | None = None
         self._stop = False
 
     @property
-    def average(self) -> Glass:
+    def average(self) -> Any:
         """The averaged weights, which are what is evaluated and exported."""
         return self._averaged.module
 
@@ -152,96 +130,48 @@ class Trainer:
             bf16 = pick_precision("auto", self.device) == torch.bfloat16
         return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
 
-    @property
-    def state_file(self) -> Path:
-        """The resumable state."""
-        return self.out / "state.pt"
-
     def load(self) -> None:
-        """Take up where `state.pt` left off.
+        """Take up where the state file left off.
 
         Raises:
             TrainingError: no state, a damaged one, or one of another model.
         """
-        path = self.state_file
-        if not path.exists():
-            raise TrainingError(f"{path}: nothing to resume; leave --resume out to start")
-        state = read_state(path, self.device)
-        other = self._differences(state)
-        if set(other) - set(PRIOR_FIELDS):
-            raise TrainingError(f"{path}: was trained with another model config ({other}); use the same options")
-        self._take(state, without_prior=bool(other))
-        self.minutes = dict(state["minutes"])
+        if not self.state_file.exists():
+            raise TrainingError(f"{self.state_file}: nothing to resume; leave --resume out to start")
+        state = read_state(self.state_file, self.device)
+        ours = self.model.config.to_dict()
+        if other := {k: f"{v}, not {ours.get(k)}" for k, v in state["config"].items() if v != ours.get(k)}:
+            raise TrainingError(f"{self.state_file}: was trained with other sizes ({other}); use the same options")
+        for model, name in ((self.model, "model"), (self.average, "average")):
+            model.load_state_dict(state[name])
+        self.finished = list(state["finished"])
+        self.minutes |= state["minutes"]
         self._resume = state
 
-    def start_from(self, path: Path) -> None:
-        """Take weights and finished stages from another run. If LMA's sizes differ, the stages before it are taken.
+    def start_from(self, path: Path) -> list[str]:
+        """Take the finished stages of another run, as far as their weights have the sizes of this model's.
 
-        Which those are depends on what differs: GMA, and a vocabulary of poses where only the local actions differ.
+        Returns:
+            the stages that were taken.
 
         Raises:
-            TrainingError: no such file, a damaged one, or one whose GMA does not fit either.
+            TrainingError: no such file, or a damaged one.
         """
-        if not path.exists():
-            raise TrainingError(f"{path}: no such file; --init takes the state.pt of another run")
         state = read_state(path, self.device)
-        other = self._differences(state)
-        if self._other_gma(other):
-            raise TrainingError(f"{path}: its GMA is another ({other}); use the same options")
-        if not set(other) - set(PRIOR_FIELDS):
-            self._take(state, without_prior=bool(other))
-            return
-        if "gma" not in state["finished"]:
-            raise TrainingError(f"{path}: its LMA is another ({other}), and its GMA is not finished")
-        taken = [name for name in ("gma", "refine") if name in state["finished"]]
-        if not set(other) - set(CODE_FIELDS.get(self.model.config.architecture, ())):
-            taken = [name for name in state["finished"] if name not in ("lma", "prior")]
-        parts = {part for name in taken for part in self.model.stages[name]}
-        for model, key in ((self.model, "model"), (self.average, "average")):
-            weights = {k: v for k, v in state[key].items() if k.split(".")[0] in parts}
-            model.load_state_dict(weights, strict=False)
+        taken: list[str] = []
+        for stage in state["finished"]:
+            parts = self.model.stages[stage] if stage in self.model.stages else ("",)
+            theirs, ours = (_weights_of(parts, weights) for weights in (state["model"], self.model.state_dict()))
+            if {k: v.shape for k, v in theirs.items()} != {k: v.shape for k, v in ours.items()}:
+                break
+            for model, name in ((self.model, "model"), (self.average, "average")):
+                model.load_state_dict(_weights_of(parts, state[name]), strict=False)
+            taken.append(stage)
         self.finished = taken
-        what = " and ".join("GMA" if name == "gma" else name for name in taken if name != "refine")
-        print(f"{path}: only {what} is taken, since its LMA is another ({other})")
-
-    def with_model(self, model: Glass) -> Trainer:
-        """A trainer over a model of other sizes, with the weights of the stages that are finished; it is saved."""
-        other = Trainer(model, self.out, self.config, self.processes)
-        parts = {part for name in self.finished for part in self.model.stages[name]}
-        for theirs, ours in ((other.model, self.model), (other.average, self.average)):
-            weights = {k: v for k, v in ours.state_dict().items() if k.split(".")[0] in parts}
-            theirs.load_state_dict(weights, strict=False)
-        other.finished = list(self.finished)
-        other.minutes = dict(self.minutes)
-        other.save(self.finished[-1], 0, None)
-        return other
-
-    def _other_gma(self, other: dict[str, str]) -> bool:
-        """Whether fields that differ change GMA; lean and token have the same."""
-        fields = set(other) & set(GMA_FIELDS)
-        return bool(fields) and not (
-            fields == {"architecture"} and other["architecture"] in ("lean, not token", "token, not lean")
-        )
-
-    def _take(self, state: dict[str, Any], without_prior: bool) -> None:
-        """Weights and finished stages; the prior's too, unless the state has none, or one of another size."""
-        for model, name in ((self.model, "model"), (self.average, "average")):
-            weights = {k: v for k, v in state[name].items() if not (without_prior and k.startswith("prior."))}
-            model.load_state_dict(weights, strict=not without_prior)
-        self.finished = [name for name in state["finished"] if not (without_prior and name == "prior")]
-
-    def _differences(self, state: dict[str, Any]) -> dict[str, str]:
-        """Fields of a state's config that weights depend on and that differ from this model's: "theirs, not ours"."""
-        theirs = GlassConfig.from_dict(state["config"]).to_dict()
-        ours = self.model.config.to_dict()
-        return {
-            key: f"{theirs[key]}, not {ours[key]}"
-            for key in ours
-            if theirs[key] != ours[key] and key not in UNTRAINED_FIELDS
-        }
+        return taken
 
     def save(self, stage: str, iteration: int, optimiser: torch.optim.Optimizer | None, owner=None) -> None:
-        """Write the state to a temporary file, then rename; `owner`: the stage under way.
+        """Write the state to a temporary file, then rename it; `owner` is the stage under way.
 
         Raises:
             TrainingError: weights that no checkpoint can hold; the state before is kept.
@@ -249,7 +179,7 @@ class Trainer:
         """
         if not self.processes.is_main:
             return
-        self._check_weights(stage)
+        self._check_weights(owner.options if owner else stage)
         state = {
             "version": FORMAT_VERSION,
             "config": json.dumps(self.model.config.to_dict()),
@@ -264,13 +194,13 @@ class Trainer:
         }
         write_atomically(self.state_file, lambda part: torch.save(state, part))
 
-    def _check_weights(self, stage: str) -> None:
+    def _check_weights(self, options: str) -> None:
         for model in (self.model, self.average):
             for name, value in model.state_dict().items():
                 if value.is_floating_point() and value.numel() and not value.abs().max() < LARGEST_WEIGHT:
                     raise TrainingError(
                         f"{name} has grown to {float(value.abs().max()):.1g}: training has gone wrong. {self._kept()}. "
-                        f"Lower --{stage}.rate, then --resume"
+                        f"Lower --{options}.rate, then --resume"
                     )
 
     def _kept(self) -> str:
@@ -281,7 +211,7 @@ class Trainer:
         stage: Stage,
         on_step: Callable[[Stage, int, dict[str, float]], None] = lambda stage, iteration, terms: None,
         on_sheet: Callable[[Stage], None] = lambda stage: None,
-    ) -> bool:
+    ) -> None:
         """Train one stage to its end; a stage of no iterations or one finished before is skipped.
 
         Args:
@@ -289,22 +219,18 @@ class Trainer:
             on_step: called after every step, with its loss terms.
             on_sheet: called every few minutes.
 
-        Returns:
-            False if interrupted (saved and resumable).
-
         Raises:
+            Interrupted: stopped by a signal or the time limit; the state is saved.
             TrainingError: a loss that is not finite.
         """
         if stage.iterations <= 0 or stage.name in self.finished:
-            return True
+            return
         modules = stage.modules
         for module in self.model.children():
             chosen = any(module is m for m in modules)
             module.train(chosen).requires_grad_(chosen)
         parameters = [p for module in modules for p in module.parameters()]
-        optimiser = torch.optim.AdamW(
-            parameters, lr=stage.config.rate, weight_decay=self.config.weight_decay, fused=True
-        )
+        optimiser = torch.optim.AdamW(parameters, lr=stage.config.rate, weight_decay=WEIGHT_DECAY, fused=True)
         first = self._resumed(stage, optimiser)
         self._averaged.n_averaged.fill_(first)
         losses = self.processes.losses(stage)
@@ -319,17 +245,16 @@ class Trainer:
                 out_of_time = sum(self.minutes.values()) >= self.config.max_minutes
                 if self.processes.any(self._stop or out_of_time):
                     self.save(stage.name, iteration + 1, optimiser, stage)
-                    return False
+                    raise Interrupted(f"stopped and saved: {self.state_file}")
                 if now - saved > self.config.save_minutes * 60:
                     self.save(stage.name, iteration + 1, optimiser, stage)
                     saved = time.monotonic()
-                if now - sheeted > self.config.sheet_minutes * 60:
+                if now - sheeted > SHEET_MINUTES * 60:
                     on_sheet(stage)
                     sheeted = time.monotonic()
         self.finished.append(stage.name)
         self.model.load_state_dict(self.average.state_dict())  # the next stage stands on the averaged weights
         self.save(stage.name, stage.iterations, None)
-        return True
 
     def _resumed(self, stage: Stage, optimiser: torch.optim.Optimizer) -> int:
         """The stage's first iteration: where it was left, or 0."""
@@ -380,11 +305,11 @@ class Trainer:
             values = {k: float(v.detach()) for k, v in terms.items()}
             raise TrainingError(
                 f"loss is not finite at {stage.name} iteration {iteration}: {values}; {self._kept()}. "
-                f"Lower --{stage.name}.rate or add --loop.no-bf16, then --resume"
+                f"Lower --{stage.options}.rate or add --loop.bf16 False, then --resume"
             )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(parameters, self.config.clip)
+        nn.utils.clip_grad_norm_(parameters, CLIP)
         optimiser.step()
         self._averaged.update_parameters(self.model)
         for kept, now in zip(self.average.codebooks(), self.model.codebooks(), strict=True):
@@ -396,12 +321,16 @@ class Trainer:
         """Parameters and batch statistics are averaged over the steps; what is counted is copied."""
         if averaged[0].is_floating_point():
             number = int(count)
-            torch._foreach_lerp_(averaged, now, 1 - min(self.config.ema, (1 + number) / (10 + number)))
+            torch._foreach_lerp_(averaged, now, 1 - min(EMA, (1 + number) / (10 + number)))
         else:
             torch._foreach_copy_(averaged, now)
 
     def _request_stop(self) -> None:
         self._stop = True
+
+
+def _weights_of(parts: Sequence[str], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in weights.items() if name.split(".")[0] in parts}
 
 
 def schedule(iteration: int, iterations: int, warm_up: int = 50) -> float:

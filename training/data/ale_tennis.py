@@ -142,7 +142,7 @@ def body_column(mask: np.ndarray, position: np.ndarray) -> float:
 
 BALL, SHADOW = (236, 236, 236), (74, 74, 74)
 """Colours of the ball and of its shadow on the ground."""
-REACH = 16
+NEAR_BALL = 16
 """The ball is near a player within this, px."""
 
 
@@ -211,7 +211,7 @@ def ball_is_near(frames: np.ndarray, masks: np.ndarray) -> np.ndarray:
         ball = np.argwhere(_are(frame, BALL) | _are(frame, SHADOW))
         player = np.argwhere(mask)
         if len(ball) and len(player):
-            out[t] = (np.abs(ball.mean(0) - player.mean(0)) < REACH).all()
+            out[t] = (np.abs(ball.mean(0) - player.mean(0)) < NEAR_BALL).all()
     return out
 
 

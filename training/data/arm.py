@@ -16,7 +16,7 @@ import numpy as np
 from .store import DataError, StoreWriter
 
 NEEDS = "gymnasium-robotics 'mujoco<3.4'"
-REACH = np.array([[1.20, 0.55, 0.46], [1.45, 0.95, 0.66]])
+WORKSPACE = np.array([[1.20, 0.55, 0.46], [1.45, 0.95, 0.66]])
 """Where the hand goes, m: over the table, low and high."""
 CAMERA = {"lookat": (1.38, 0.75, 0.5), "distance": 1.25, "azimuth": 180.0, "elevation": -60.0}
 RENDERED = 192
@@ -83,7 +83,7 @@ class Arm:
         for video in range(count):
             rng = np.random.default_rng([seed, video])
             self.env.reset(seed=int(rng.integers(2**31)))
-            self._go_to(rng.uniform(*REACH))
+            self._go_to(rng.uniform(*WORKSPACE))
             way = self._ways(rng)
             pictures = [self.picture() for _ in map(self.env.step, (next(way) for _ in range(STEPS)))]
             frames, masks, hands = (np.stack(part) for part in zip(*pictures, strict=True))
@@ -103,7 +103,7 @@ class Arm:
         while True:
             way = np.append(rng.integers(-1, 2, 2), rng.choice([-1, 0, 0, 1]))
             for _ in range(int(rng.integers(3, 9))):
-                beyond = (self.hand < REACH[0]) & (way < 0) | (self.hand > REACH[1]) & (way > 0)
+                beyond = (self.hand < WORKSPACE[0]) & (way < 0) | (self.hand > WORKSPACE[1]) & (way > 0)
                 way = np.where(beyond, -way, way)
                 yield np.append(way, 0).astype(np.float32)
 

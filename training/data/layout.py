@@ -11,17 +11,15 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from annotated_types import Ge, Le
 from PIL import Image, ImageSequence
 
 from glass_gym.worlds.pictures import MAX_PIXELS, read_picture
 
-from ..core.options import Count, Pixels
+from ..config import ReadConfig
 from .cuts import SHOT, find_cuts
 from .store import DataError, Store, StoreWriter
 
@@ -34,24 +32,6 @@ ENOUGH = 0.8
 """A file that has less than this share of the frames that it speaks of, was cut off."""
 PIECE = 192
 """Frames that are held at a time, and of the longest video of a store."""
-
-
-@dataclass
-class ReadConfig:
-    """How videos become clips of one size."""
-
-    crop: tuple[Count, Count, Count, Count] | None = None
-    """left, top, right, bottom px, before resizing"""
-    size: tuple[Pixels, Pixels] | None = None
-    """height, width px; default: chosen by `training.train` from what moves, else as it is (cut to multiples of 8)"""
-    skip: Count | None = None
-    """frames left out between two that are kept; default: chosen by `training.train` from the speed, else none"""
-    cuts: bool = True
-    """split videos where the scene changes at once; shots of less than 8 frames are left out"""
-    skip_broken: bool = False
-    """leave out videos with unreadable frames, and count them, instead of stopping"""
-    pixel_aspect: Annotated[float, Ge(0.1), Le(10)] = 1.0
-    """displayed width of a pixel over its height"""
 
 
 def find_videos(root: Path) -> list[tuple[str, str, Path]]:

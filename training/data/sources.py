@@ -11,18 +11,19 @@ import importlib
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
+from tqdm import tqdm
 
 from glass_gym.tools.locks import alone
 from glass_gym.worlds.ale_tennis import BLUE, PINK
 
-from ..core.options import Positive
-from .layout import ReadConfig, find_videos, frames_in, pack
+from ..config import DataOptions
+from .layout import find_videos, frames_in, pack
 from .store import DataError, Store, Video
 
 if TYPE_CHECKING:
@@ -46,22 +47,6 @@ class Defaults:
     """side of the agent's window, px"""
     agent_radius: int | None = None
     """half size of the agent, px"""
-
-
-@dataclass
-class DataOptions:
-    """Where data is kept, and how it is made."""
-
-    cache: Path = Path("data")
-    """where recorded, generated and decoded data is kept"""
-    sheets: Path | None = None
-    """W-Sprites: folder of LPC sheets; default: built-in characters"""
-    background: Path | None = None
-    """W-Sprites: an image file, or `china` for scikit-learn's photograph; default: a landscape drawn in code"""
-    record_frames: Positive = 120_000
-    """Tennis: frames to record"""
-    read: ReadConfig = field(default_factory=ReadConfig)
-    """how videos become clips of one size"""
 
 
 class Source:
@@ -338,6 +323,20 @@ def open_data(
                 for message in source.make(root, options, progress):
                     print(f"left out: {message}", file=sys.stderr)
     return Store(root)
+
+
+def open_with_progress(data: str, options: DataOptions) -> Store:
+    """As :func:`open_data`, with a progress bar."""
+    bars: list[tqdm] = []
+
+    def progress(done: int, total: int) -> None:
+        if not bars:
+            bars.append(tqdm(total=total, desc="data"))
+        bars[0].update(min(done, total) - bars[0].n)
+        if done >= total:
+            bars[0].close()  # else those that follow are drawn below it
+
+    return open_data(data, options, progress)
 
 
 def _label(store: Store, name: str, video: Video, part: slice) -> np.ndarray | None:

@@ -1,98 +1,93 @@
 """Measure a world: glass-evaluate tennis tennis --cache data --out evaluation.json
 
-Everything is measured on held-out videos. Free running means from frame 0, without frame 0; the frozen player (the
-first foreground, moved by the same shifts and otherwise unchanged) is the baseline of every LMA figure. Tables go to
-OUT (JSON) and beside it (Markdown), contact sheets and curves into its folder.
+Everything is measured on held-out videos. Free running means from frame 0, without frame 0. The static baseline of every
+LMA figure is the first foreground, moved by the same shifts and otherwise unchanged. Figures go to OUT (JSON), contact
+sheets and curves into its folder; tables are printed.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
 from tabulate import tabulate
 
 from glass_gym.model.config import GlassConfig
-from glass_gym.model.glass import build_glass
-from glass_gym.worlds.checkpoint import CheckpointError, World, load_world, resolve
+from glass_gym.model.glass import Glass, build_gma, build_lma
+from glass_gym.worlds.checkpoint import World, load_world, resolve
 
-from ..core.options import Count, Positive, check_options
-from ..core.trainer import TrainingError, read_state
-from ..data.sources import DataOptions, open_data
+from ..config import DataOptions, ReadConfig
+from ..core.command import run_command
+from ..core.options import Common, Count, Positional, Positive
+from ..core.run import filled, read_choices
+from ..core.trainer import read_state
+from ..data.sources import open_data
 from ..data.store import DataError, Store
-from ..footage.choices import Choices
 from ..gma.perceptual import load_features
 from .figures import FIGURES, draw_layers
 from .metrics.evaluation import Evaluation
 from .metrics.held_out import HORIZON
 from .metrics.registry import METRICS
 
-try:
-    import tyro
-except ImportError:
-    tyro = None
 
-
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(DataOptions):
     """Measure a world on held-out videos."""
 
-    checkpoint: Annotated[str, tyro.conf.Positional] if tyro else str
-    """bundled name, .safetensors file, or a run's state.pt (GMA figures only)"""
-    data: Annotated[str, tyro.conf.Positional] if tyro else str
-    """as for training: tennis, wsprites, a clip store or a folder of videos"""
-    out: Path = Path("evaluation.json")
-    """JSON to write; tables in Markdown go beside it (.md), pictures into its folder"""
-    split: str = "test"
-    videos: Positive = 120
+    checkpoint: Positional[str]
+    """bundled name, .safetensors file, or a run's gma.pt (GMA figures only)"""
+    data: Positional[str]
+    """as for training: tennis, wsprites, arm, a clip store or a folder of videos"""
+    out: Common[Path] = Path("evaluation.json")
+    """JSON to write; pictures go into its folder"""
+    split: Common[str] = "test"
+    """train, val or test"""
+    videos: Common[Positive] = 120
     """held-out videos to measure on"""
-    rollouts: Positive = 256
+    rollouts: Common[Positive] = 256
     """random-play rollouts"""
     vgg: Path | None = None
     """VGG16 weights (.safetensors): adds feature distances, called VGG-HED"""
-    only: tuple[str, ...] = ()
-    """measure only these parts beside the segmentation: lma, video, codes, transfer, simulator; default: all"""
+    only: Common[tuple[str, ...]] = ()
+    """measure only these parts beside the segmentation: lma, video, codes, transfer, simulator, crispness,
+    pose_transitions, action_classifier, identity, prior; default: all"""
     learned: bool = False
     """add LPIPS and FID (extra `metrics`; downloads their networks)"""
     seed: Count = 0
+    """of random play"""
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns the exit status."""
-    if tyro is None:
-        print("evaluation needs tyro: pip install 'glass-gym[train]'", file=sys.stderr)
-        return 2
-    config = tyro.cli(EvaluateConfig, args=argv, prog="glass-evaluate", description=__doc__)
-    try:
-        check_options(config)
-        path = Path(config.checkpoint) if config.checkpoint.endswith(".pt") else resolve(config.checkpoint)
-        world = load_state(path) if path.suffix == ".pt" else load_world(path)
-        config.read = Choices.load(path.parent / "choices.json").reading(config.read)  # as it was trained
-        store = open_data(config.data, config)
-        result = evaluate(world, store, config)
-    except (CheckpointError, DataError, TrainingError, ImportError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return run_command(EvaluateConfig, run, "glass-evaluate", __doc__ or "", argv)
+
+
+def run(config: EvaluateConfig) -> int:
+    """Measure, write and print; returns 0."""
+    path = Path(config.checkpoint) if config.checkpoint.endswith(".pt") else resolve(config.checkpoint)
+    world = load_state(path) if path.suffix == ".pt" else load_world(path)
+    values, _ = read_choices(path.parent / "choices.json")
+    read: ReadConfig = filled(config.read, values, "read.")  # as it was trained
+    store = open_data(config.data, dataclasses.replace(config, read=read))
     result = {
-        "checkpoint_sha256": digest,
+        "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "command": " ".join(sys.argv[1:]),
         "seed": config.seed,
         "data": store.source,
         "split": config.split,
-    } | result
+    } | evaluate(world, store, config)
     config.out.parent.mkdir(parents=True, exist_ok=True)
     config.out.write_text(json.dumps(result, indent=1) + "\n")
-    config.out.with_suffix(".md").write_text(markdown(result))
     print(markdown(result))
-    print(f"written: {config.out}, {config.out.with_suffix('.md')}, pictures in {config.out.parent}")
+    print(f"written: {config.out}; pictures are in {config.out.parent}")
     return 0
 
 
@@ -132,11 +127,13 @@ def evaluate(world: World, store: Store, config: EvaluateConfig) -> dict[str, An
 
 
 def load_state(path: Path) -> World:
-    """A run's averaged weights, without what only an exported world has."""
+    """A run's GMA (averaged weights) beside an untrained LMA, without what only an exported world has."""
     state = read_state(path, torch.device("cpu"))
-    model = build_glass(GlassConfig.from_dict(state["config"]))
-    model.load_state_dict(state["average"])
-    return World(model.eval(), np.empty((0,)), (1.0, 1.0), (), provenance={"minutes": dict(state["minutes"])})
+    config = GlassConfig.from_dict(state["config"])
+    gma = build_gma(config)
+    gma.load_state_dict(state["average"])
+    model = Glass(gma, build_lma(config)).eval()
+    return World(model, np.empty((0,)), (1.0, 1.0), (), provenance={"minutes": dict(state["minutes"])})
 
 
 def markdown(result: dict[str, Any], depth: int = 2) -> str:

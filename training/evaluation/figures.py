@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ..core.sheets import curves, grid, layers_sheet, save_picture, to_picture
+from ..gma.stage import sample_pairs
 from .metrics.evaluation import Evaluation
 from .metrics.probe import SimulatorProbe
 
@@ -20,7 +21,7 @@ HELD = 12
 
 def draw_layers(e: Evaluation, folder: Path) -> None:
     """layers.png (Fig. 8)."""
-    save_picture(folder / "layers.png", layers_sheet(e.model, e.store, e.split))
+    save_picture(folder / "layers.png", layers_sheet(e.model.gma, sample_pairs(e.store, e.split)))
 
 
 def draw_animation(e: Evaluation, folder: Path) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +16,10 @@ from PIL import Image
 
 from glass_gym.worlds.checkpoint import World
 
+from ..core.reporter import logged_curves
+from ..core.run import Run
 from ..core.sheets import grid, to_picture
 from ..data.store import Store, frames_to_tensor
-from ..footage.choices import Choices
 from .metrics.animation import animation
 from .metrics.evaluation import Evaluation
 from .metrics.held_out import HORIZON
@@ -87,9 +89,9 @@ def scores(world: World, store: Store) -> tuple[list[Score], Evaluation | None]:
             Score(
                 f"agent after {step} free steps",
                 f"{at['foreground_mse']:.4f}",
-                f"{at['frozen_mse']:.4f} (frozen)",
+                f"{at['static_mse']:.4f} (static)",
                 "good" if at["foreground_mse"] < EXACT else verdict(at["ratio"]),
-                "squared error of the drawn agent; the frozen one is the first picture of it, moved along",
+                "squared error of the drawn agent; the static one is the first picture of it, moved along",
             )
         )
     if world.model.lma.prior is not None and world.config.codes > 1:
@@ -158,11 +160,27 @@ def film(e: Evaluation) -> list[np.ndarray]:
     return [np.concatenate(list(e.probe.simulator.frames(s).numpy()), 1) for s in states]
 
 
+def report_world(run: Run, world: World, store: Store) -> list[Score]:
+    """Measure a run's world, print the score card, and write report.html."""
+    samples = run.out / "samples"
+    refined = samples / "refine-final.png"
+    pictures = [("What was seen to move", samples / "survey.png")]
+    pictures.append(("Layers (GMA)", refined if refined.exists() else samples / "gma-final.png"))
+    page = run.out / "report.html"
+    minutes = world.provenance["minutes"]
+    found = write_report(page, world, store, run.values, run.why, minutes, pictures, logged_curves(run.out))
+    for score in found:
+        print(f"  {score.part}: {score.value}" + f" (naive: {score.naive})" * bool(score.naive), score.verdict)
+    print(f"report: {page}")
+    return found
+
+
 def write_report(
     path: Path,
     world: World,
     store: Store,
-    choices: Choices,
+    values: Mapping[str, Any],
+    why: Mapping[str, str],
     minutes: dict[str, float],
     pictures: Sequence[tuple[str, Path]] = (),
     curves: dict[str, list[tuple[int, float]]] | None = None,
@@ -173,7 +191,7 @@ def write_report(
         path: of the page.
         world: trained.
         store: what it was trained on.
-        choices: what the footage chose.
+        values, why: the options that were chosen, or given instead, and the reasons.
         minutes: of each stage.
         pictures: captions and PNGs to show.
         curves: of training, (step, value) each.
@@ -217,13 +235,12 @@ def write_report(
             parts.append(f"<h2>{html.escape(caption)}</h2>{_png(np.asarray(Image.open(file).convert('RGB')))}")
     if curves:
         parts.append(f"<h2>Training</h2>{_curves(curves)}")
-    if choices.why:
+    if why:
         chosen = "".join(
-            f"<tr><td>{html.escape(k)}</td><td>{html.escape(str(choices.values.get(k)))}</td>"
-            f"<td>{html.escape(why)}</td></tr>"
-            for k, why in choices.why.items()
+            f"<tr><td>{html.escape(k)}</td><td>{html.escape(str(values.get(k)))}</td><td>{html.escape(reason)}</td></tr>"
+            for k, reason in why.items()
         )
-        parts.append(f"<h2>What the footage chose</h2><table>{chosen}</table>")
+        parts.append(f"<h2>Options that were chosen or given</h2><table>{chosen}</table>")
     page = f"<!doctype html><meta charset='utf-8'><title>A learned world</title><style>{STYLE}</style>"
     path.write_text(page + "\n".join(parts) + "\n")
     return found

@@ -1,8 +1,8 @@
-"""A look at footage before anything is trained: what moves, how big and how fast, and whether there is a world in it.
+"""The survey: what moves in the footage, how large and how fast it is, and whether a world can be learned from it.
 
-Everything here is counting, no learning: cuts by how much of the picture changes at once, the camera by
-matching, the agent as what differs from the median of its shot and goes on changing. What training must be told
-(frame size, theta, shift ranges, window ...) follows from it; :class:`Choice` says why.
+Nothing is learned here. Cuts are frames in which most of the picture changes; the camera's moves come from matching;
+the agent is what differs from its shot's median and goes on changing. :mod:`training.footage.choices` chooses the
+options of training (frame size, theta, shift ranges, window) from the result.
 """
 
 from __future__ import annotations
@@ -16,19 +16,14 @@ import numpy as np
 
 from ..data.cuts import SHOT, farthest, find_cuts
 from ..data.store import DataError
+from .registration import CHANGED, camera_moves, median_background, overlap, register
 
-CHANGED = 18
-"""A pixel differs by at least this much, of 255, in one channel."""
-COARSE = 4
-"""Px to a place of the coarse search for the camera's move."""
-CAMERA = 24
-"""Px a frame of the fastest camera."""
 CONTRAST = 0.4
 """An agent's pixel differs by this share of what its strongest pixels differ by: codecs smear colours by a px."""
 SMALLEST = 6
 """Px of the smallest agent."""
-ONE_SCENE = 0.03
-"""Shots whose pictures without the agent differ in less than this share of their pixels are of one scene."""
+ONE_PLACE = 0.03
+"""Shots whose plates differ in less than this share of their pixels are of one place."""
 STOOD = 0.3
 """What the agent covers in more than this share of a shot's frames, is not known to be the scene."""
 SHOWN = 0.3
@@ -66,7 +61,7 @@ class NoWorldError(DataError):
 
 @dataclass
 class Shot:
-    """What was seen in one shot; lengths in px of the frames looked at.
+    """The survey of one shot; lengths in px of its frames.
 
     Attributes:
         frames: how many.
@@ -79,9 +74,9 @@ class Shot:
         agents: (T,) how many blobs of that size move, those that touch each counted as well.
         silhouettes: (T, ceil(H W / 8)) uint8, which pixels are the agent's, packed bit by bit.
         picture: one frame with the agent's box, for people.
-        scene: (h, w, 4) uint8, what is behind the agent, and 255 where that is known; as wide as the camera goes ...
-        corners: ... and where in it the frames' corners are, (T, 2) px.
-        fits: (T,) bool, the frame is a part of it.
+        plate: (h, w, 4) uint8, the background plate, and 255 where it is known; as wide as the camera goes.
+        corners: (T, 2) px, the positions of the frames' corners on it.
+        fits: (T,) bool, the plate explains the frame.
     """
 
     frames: int
@@ -94,14 +89,14 @@ class Shot:
     agents: np.ndarray
     silhouettes: np.ndarray
     picture: np.ndarray
-    scene: np.ndarray
+    plate: np.ndarray
     corners: np.ndarray
     fits: np.ndarray
 
 
 @dataclass
 class Survey:
-    """What all footage shows; lengths in px of the frames looked at.
+    """The survey of all footage; lengths in px of its frames.
 
     Attributes:
         height, width: of those frames.
@@ -122,11 +117,11 @@ class Survey:
             than the frame before.
         at_edge: share of the frames in which the agent's box touches the frame's edge.
         pictures: for people, (N, H, W, 3) uint8.
-        hints: silhouettes of the agent where one was seen, (M, ceil(H W / 8)) uint8, packed bit by bit ...
-        hinted: ... and the frames that they are of, (M,) int64, counted through all videos.
-        scenes: of the S shots, each (h, w, 4) uint8, see :class:`Shot`, ...
-        scene_of: ... which of them each hint is before, (M,) int64; -1: none, ...
-        corners: ... and where in it, (M, 2) px.
+        silhouettes: of the agent where it was seen, (M, ceil(H W / 8)) uint8, packed bit by bit.
+        seen_in: (M,) int64, the frames of the silhouettes, counted through all videos.
+        plates: of the S shots, each (h, w, 4) uint8, see :class:`Shot`.
+        plate_of: (M,) int64, the plate of each silhouette's frame; -1: none.
+        corners: (M, 2) px, the position of that frame on it.
     """
 
     height: int
@@ -147,16 +142,16 @@ class Survey:
     several: float
     at_edge: float
     pictures: list[np.ndarray] = field(default_factory=list, repr=False)
-    hints: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.uint8), repr=False)
-    hinted: np.ndarray = field(default_factory=lambda: np.zeros(0, int), repr=False)
-    scenes: list[np.ndarray] = field(default_factory=list, repr=False)
-    scene_of: np.ndarray = field(default_factory=lambda: np.zeros(0, int), repr=False)
+    silhouettes: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.uint8), repr=False)
+    seen_in: np.ndarray = field(default_factory=lambda: np.zeros(0, int), repr=False)
+    plates: list[np.ndarray] = field(default_factory=list, repr=False)
+    plate_of: np.ndarray = field(default_factory=lambda: np.zeros(0, int), repr=False)
     corners: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), int), repr=False)
 
     @property
     def still(self) -> bool:
-        """The camera stands still in all shots: their scenes are as large as a frame."""
-        return all(scene.shape[:2] == (self.height, self.width) for scene in self.scenes)
+        """Whether the camera stands still in all shots: their plates are as large as a frame."""
+        return all(plate.shape[:2] == (self.height, self.width) for plate in self.plates)
 
     @property
     def spread(self) -> float:
@@ -164,8 +159,8 @@ class Survey:
         return self.agent[0] * self.agent[1] / (self.height * self.width)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, without pictures and hints."""
-        large = ("pictures", "hints", "hinted", "scenes", "scene_of", "corners")
+        """Plain values, without arrays."""
+        large = ("pictures", "silhouettes", "seen_in", "plates", "plate_of", "corners")
         return {name: value for name, value in vars(self).items() if name not in large}
 
     def lines(self) -> list[str]:
@@ -183,19 +178,19 @@ class Survey:
             f"motion: {self.moving:.1%} of the pixels move; {self.explained:.0%} of all change is the agent's",
         ]
 
-    def one_scene(self) -> np.ndarray | None:
-        """What all shots are in front of, (H, W, 4) uint8 as in :class:`Shot`; None: several scenes, or a camera that
-        moves in some shots."""
-        if not self.still or not self.scenes:
+    def common_plate(self) -> np.ndarray | None:
+        """The one plate of all shots, (H, W, 4) uint8 as in :class:`Shot`; None where shots are of several places, or
+        the camera moves in some."""
+        if not self.still or not self.plates:
             return None
-        scenes = np.stack(self.scenes)
-        known = scenes[..., 3:] > 0
-        colours = np.ma.masked_array(scenes[..., :3], np.broadcast_to(~known, scenes[..., :3].shape))
-        scene = np.ma.median(colours, axis=0).filled(0)
-        off = farthest(scenes, scene) > CHANGED
-        if (off & known[..., 0]).mean((1, 2)).max() > ONE_SCENE:
+        plates = np.stack(self.plates)
+        known = plates[..., 3:] > 0
+        colours = np.ma.masked_array(plates[..., :3], np.broadcast_to(~known, plates[..., :3].shape))
+        plate = np.ma.median(colours, axis=0).filled(0)
+        off = farthest(plates, plate) > CHANGED
+        if (off & known[..., 0]).mean((1, 2)).max() > ONE_PLACE:
             return None
-        return np.dstack([scene.round().astype(np.uint8), np.uint8(255) * known.any(0)])
+        return np.dstack([plate.round().astype(np.uint8), np.uint8(255) * known.any(0)])
 
     def reasons_to_stop(self) -> list[str]:
         """Why no world can be learned from this; empty: one can."""
@@ -233,100 +228,18 @@ class Survey:
         return out
 
 
-def camera_moves(frames: np.ndarray) -> np.ndarray:
-    """Whole px by which the picture moved between frames (T, H, W, 3): (T - 1, 2), (right, down).
-
-    By matching, coarse and then fine; differences are cut off, so that an agent with a mind of its own counts little.
-    """
-    grey = np.stack([(f[..., 0].astype(np.float32) + f[..., 1] + f[..., 2]) / 3 for f in frames])
-    height, width = grey.shape[1:]
-    part = grey[:, : height // COARSE * COARSE, : width // COARSE * COARSE]
-    small = part.reshape(len(grey), height // COARSE, COARSE, width // COARSE, COARSE).mean((2, 4))
-    reach = max(1, min(CAMERA // COARSE, min(small.shape[1:]) // 4))
-    coarse = [(x, y) for x in range(-reach, reach + 1) for y in range(-reach, reach + 1)]
-    fine = [(x, y) for x in range(-COARSE, COARSE + 1) for y in range(-COARSE, COARSE + 1)]
-    out = np.zeros((len(grey) - 1, 2), int)
-    for t in range(len(out)):
-        stayed = _mismatch(grey[t], grey[t + 1], 0, 0)
-        if stayed < 0.5:  # nearly nothing changed
-            continue
-        x, y = min(coarse, key=lambda d: _mismatch(small[t], small[t + 1], *d))
-        near = [(COARSE * x + dx, COARSE * y + dy) for dx, dy in fine]
-        found = min(near, key=lambda d: _mismatch(grey[t], grey[t + 1], *d))
-        if _mismatch(grey[t], grey[t + 1], *found) < 0.6 * stayed:
-            out[t] = found
-    return out
-
-
-def _mismatch(before: np.ndarray, after: np.ndarray, right: int, down: int) -> float:
-    """Mean difference, cut off, of two grey pictures (H, W) where they overlap once the first has moved."""
-    height, width = before.shape
-    a = before[max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)]
-    b = after[max(0, down) : height - max(0, -down), max(0, right) : width - max(0, -right)]
-    return float(np.minimum(np.abs(a - b), CHANGED).mean())
-
-
-def registered(frames: np.ndarray, camera: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Frames (T, H, W, 3) put where a camera (T - 1, 2) that follows them would be in front of one picture.
-
-    Returns:
-        that picture as each frame shows it, (T, h, w, 3), which of it each frame shows, (T, h, w) bool, and where in it
-        the frames' corners are, (T, 2) px; from half a frame away from the middle one nothing of it is kept.
-    """
-    count, height, width, _ = frames.shape
-    if not camera.any():
-        return frames, np.ones(frames.shape[:3], bool), np.zeros((count, 2), int)
-    path = -np.concatenate([np.zeros((1, 2), int), camera.cumsum(0)])
-    path -= path[count // 2]
-    half = np.array([width, height]) // 2
-    corner = np.maximum(path.min(0), -half)
-    size = np.minimum(path.max(0), half) + np.array([width, height]) - corner
-    path -= corner
-    whole = np.zeros((count, size[1], size[0], 3), np.uint8)
-    known = np.zeros(whole.shape[:3], bool)
-    for t, place in enumerate(path):
-        there, here = overlap(place, size, (width, height))
-        whole[t][there] = frames[t][here]
-        known[t][there] = True
-    return whole, known, path
-
-
-def overlap(place: np.ndarray, size: Any, frame: tuple[int, int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Where a frame (width, height) at a place (x, y) of a picture (width, height) is: slices of both, rows first."""
-    low = np.clip(place, 0, size)
-    high = np.clip(place + np.array(frame), 0, size)
-    there = tuple(slice(a, b) for a, b in zip(low[::-1], high[::-1], strict=True))
-    here = tuple(slice(a, b) for a, b in zip((low - place)[::-1], (high - place)[::-1], strict=True))
-    return there, here
-
-
-def median_of(whole: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The median (h, w, 3) over some frames (T, h, w, 3), of each place where it is `known` (T, h, w); and in how many
-    of those frames that was, (h, w)."""
-    some = np.linspace(0, len(whole) - 1, min(len(whole), 41)).astype(int)
-    count = known[some].sum(0)
-    if (count == len(some)).all():
-        return np.median(whole[some], axis=0), count
-    out = np.empty(whole.shape[1:])
-    for row in range(len(out)):  # a row at a time: floats of all frames at once take much memory
-        shown = np.where(known[some, row, :, None], whole[some, row], np.float32("nan"))
-        shown[0, ~known[some, row].any(0)] = 0
-        out[row] = np.nanmedian(shown, axis=0)
-    return out, count
-
-
-def look_at_shot(frames: np.ndarray) -> Shot:
+def survey_shot(frames: np.ndarray) -> Shot:
     """Find what moves in the frames (T, H, W, 3) uint8 of one shot, T >= 2."""
     from scipy import ndimage
 
     count, height, width, _ = frames.shape
     camera = camera_moves(frames)
-    still, shown, corners = registered(frames, camera)
+    still, shown, corners = register(frames, camera)
     size = np.array(still.shape[2:0:-1])
-    median, _ = median_of(still, shown)
+    median, _ = median_background(still, shown)
     known = shown & (shown.mean(0) > SHOWN)
-    behind = median.astype(np.float32)
-    far = np.stack([farthest(f, behind).astype(np.uint8) for f in still])
+    plate = median.astype(np.float32)
+    far = np.stack([farthest(f, plate).astype(np.uint8) for f in still])
     differs = far > CHANGED
     changes = np.stack([farthest(after, before) > CHANGED for before, after in pairwise(still)])
     differs &= known
@@ -388,7 +301,7 @@ def look_at_shot(frames: np.ndarray) -> Shot:
         t = int(seen[np.abs(seen - count // 2).argmin()])
         picture = _with_box(frames[t], boxes[t])
     stood = found.sum(0) >= STOOD * np.maximum(1, shown.sum(0))
-    scene = np.dstack([median.astype(np.uint8), np.uint8(255) * (known.any(0) & ~stood)])
+    plate = np.dstack([median.astype(np.uint8), np.uint8(255) * (known.any(0) & ~stood)])
     silhouettes = np.zeros((count, height, width), bool)
     for t, corner in enumerate(corners):
         there, here = overlap(corner, size, (width, height))
@@ -405,7 +318,7 @@ def look_at_shot(frames: np.ndarray) -> Shot:
         agents=agents,
         silhouettes=np.packbits(silhouettes.reshape(count, -1), axis=1),
         picture=picture,
-        scene=scene,
+        plate=plate,
         corners=corners,
         fits=(alone <= BLURRED) | (not camera.any()),
     )
@@ -475,7 +388,7 @@ def survey(videos: Iterable[np.ndarray]) -> Survey:
         for start, stop in zip([0, *found], [*found, len(video)], strict=True):
             lengths.append(stop - start)
             if stop - start >= SHOT or len(found) == 0:
-                shots.append(look_at_shot(video[start:stop]))
+                shots.append(survey_shot(video[start:stop]))
                 begins.append(frames + int(start))
         frames += len(video)
     if not looked_at:
@@ -486,10 +399,10 @@ def survey(videos: Iterable[np.ndarray]) -> Survey:
         return Survey(*size, looked_at, len(lengths), length, 1e3 * cuts / frames, *nothing, (0, 0), *nothing, 0.0, 0.0)
     out = _summary(shots, size, looked_at, length, 1e3 * cuts / frames)
     seen = [~np.isnan(shot.areas) for shot in shots]
-    out.hints = np.concatenate([shot.silhouettes[s] for shot, s in zip(shots, seen, strict=True)])
-    out.hinted = np.concatenate([begin + np.flatnonzero(s) for begin, s in zip(begins, seen, strict=True)])
-    out.scenes = [shot.scene for shot in shots]
-    out.scene_of = np.concatenate([np.where(shot.fits, n, -1)[seen[n]] for n, shot in enumerate(shots)])
+    out.silhouettes = np.concatenate([shot.silhouettes[s] for shot, s in zip(shots, seen, strict=True)])
+    out.seen_in = np.concatenate([begin + np.flatnonzero(s) for begin, s in zip(begins, seen, strict=True)])
+    out.plates = [shot.plate for shot in shots]
+    out.plate_of = np.concatenate([np.where(shot.fits, n, -1)[seen[n]] for n, shot in enumerate(shots)])
     out.corners = np.concatenate([shot.corners[s] for shot, s in zip(shots, seen, strict=True)])
     return out
 

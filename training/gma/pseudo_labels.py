@@ -1,115 +1,176 @@
-"""A second look at footage, with M: what is behind the agent shows where M says that the agent is not.
+"""Pseudo-labels for M: where the agent is, from the survey before GMA, and from the background plate after it.
 
-The first look (:mod:`training.footage.survey`) knows only what moves: an agent that acts on the spot is the scene to it, and
-of silhouettes it finds little more than half. M, trained on pairs and begun with those, knows where the agent is, but
-for what it lost: hands that move on their own can be explained by no shift, so that nothing asks for them. Both
-together say more than either. Over the frames of a shot the median of what M leaves free is the scene, also behind an
-agent that hardly walks; and what differs from that and hangs together with M's agent is the agent's, hands too.
+GMA misses limbs: a single shift cannot explain them. After GMA we take each shot's background as the median of its
+unmasked pixels, label what differs from it and touches the mask as agent, and fine-tune M on these labels.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
-from glass_gym.model.glass import Glass
+from glass_gym.model.gma import GMA
 
-from ..data.store import Store
-from ..footage.survey import CHANGED, CONTRAST, with_enclosed
+from ..core.run import Run
+from ..data.store import Store, save_arrays
+from ..footage.registration import CHANGED, overlap
+from ..footage.survey import CONTRAST, Survey, with_enclosed
 from .background import SAMPLES, SHOT, estimate_background, shots_of
-from .stage import PseudoLabels
 
-FRAMES = 4000
-"""That are looked at, about."""
-ALIKE = 8
-"""What differs by less, of 255, from the scene is the scene."""
+LABELLED_FRAMES = 4000
+"""Frames that are labelled, about."""
+BACKGROUND = 8
+"""What differs by less, of 255, from the plate is background."""
 AGREED = 0.5
-"""What was found and M's mask have this IoU at least; else nothing is said of the frame."""
+"""Least IoU of a label with M's mask; other frames get no label."""
 MIXED = 0.5
-"""A pixel is the agent's, if this share of its colour is."""
+"""A pixel on the rim is the agent's if this share of its colour is."""
 FEWEST = 100
-"""Frames of which something is said, at least; else nothing is said at all."""
+"""With fewer labelled frames there are no labels at all."""
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """Where the agent is in some frames: from the survey at first, from :func:`make_pseudo_labels` after GMA.
+
+    Attributes:
+        frames: (N,) ints, of the store.
+        silhouettes: (N, ceil(H W / 8)) uint8, packed bit by bit.
+        plates: S background plates (h, w, 4) uint8, and 255 where they are known.
+        plate_of: (N,) ints, the plate of each frame; -1: none.
+        corners: (N, 2) px, the position of the frame's corner on it.
+        unsure: pixels that may be the agent's or not, packed as `silhouettes`; None: there are none.
+    """
+
+    frames: np.ndarray
+    silhouettes: np.ndarray
+    plates: list[np.ndarray] = field(default_factory=list)
+    plate_of: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
+    corners: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), int))
+    unsure: np.ndarray | None = None
+
+    def save(self, path: Path) -> None:
+        """Write as .npz."""
+        known = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "plates"}
+        plates = {f"plate_{n}": plate for n, plate in enumerate(self.plates)}
+        save_arrays(path, plates | {k: v for k, v in known.items() if v is not None}, np.savez_compressed)
+
+    @classmethod
+    def load(cls, path: Path) -> PseudoLabels:
+        """The inverse of :meth:`save`."""
+        with np.load(path, allow_pickle=False) as file:
+            known = {name: file[name] for name in file.files if not name.startswith("plate_") or name == "plate_of"}
+            return cls(plates=[file[f"plate_{n}"] for n in range(len(file.files) - len(known))], **known)
+
+    @classmethod
+    def of_survey(cls, survey: Survey) -> PseudoLabels:
+        """What a survey saw move."""
+        return cls(survey.seen_in, survey.silhouettes, survey.plates, survey.plate_of, survey.corners)
+
+    def backgrounds(self, pick: np.ndarray, height: int, width: int) -> np.ndarray:
+        """The plates of some labels (B,), as their frames show them: (B, H, W, 4) uint8; unknown where there is none."""
+        out = np.zeros((len(pick), height, width, 4), np.uint8)
+        for b, n in enumerate(pick if len(self.plates) else []):
+            if self.plate_of[n] >= 0:
+                plate = self.plates[self.plate_of[n]]
+                there, here = overlap(self.corners[n], plate.shape[1::-1], (width, height))
+                out[b][here] = plate[there]
+        return out
 
 
 @torch.no_grad()
-def make_pseudo_labels(
-    model: Glass, store: Store, progress: Callable[[int], None] = lambda frames: None
-) -> PseudoLabels:
-    """Silhouettes and scenes of some of the training videos.
+def make_pseudo_labels(gma: GMA, store: Store, progress: Callable[[int], None] = lambda frames: None) -> PseudoLabels:
+    """Labels of some of the training videos.
 
     Args:
-        model: its GMA is trained.
+        gma: trained.
         store: the videos' store.
-        progress: called with numbers of frames that were looked at.
+        progress: called with numbers of frames that are done.
 
     Returns:
-        the silhouettes, which pixels they are not sure of, and scenes; of no frames, if there is too little to be sure
-        of.
+        silhouettes, which pixels they are not sure of, and plates; of no frames where too little is sure.
     """
     videos = [v for v in store.videos if v.split == "train" and v.length >= SAMPLES]
     each = [min(v.length, SHOT) for v in videos]
-    step = max(1, round(sum(each) / FRAMES))
-    frames, silhouettes, unsure, scenes, scene_of, corners = ([] for _ in range(6))
+    step = max(1, round(sum(each) / LABELLED_FRAMES))
+    frames, silhouettes, unsure, plates, plate_of, corners = ([] for _ in range(6))
     for video in videos[::step]:
         shot = np.asarray(store.frames[video.start : video.start + min(video.length, SHOT)])
         for part in shots_of(shot):
-            found = _look_at_shot(model, shot[part])
+            found = _label_shot(gma, shot[part])
             for t, blob, doubted, corner in zip(*found[:4], strict=True):
                 frames.append(video.start + part.start + t)
                 silhouettes.append(np.packbits(blob))
                 unsure.append(np.packbits(doubted))
-                scene_of.append(len(scenes))
+                plate_of.append(len(plates))
                 corners.append(corner)
-            scenes.append(found[4])
+            plates.append(found[4])
         progress(len(shot))
     if len(frames) < FEWEST:
         return PseudoLabels(np.zeros(0, int), np.zeros((0, 0), np.uint8))
     return PseudoLabels(
         *(np.stack(x) for x in (frames, silhouettes)),
-        scenes,
-        *(np.stack(x) for x in (scene_of, corners, unsure)),
+        plates,
+        *(np.stack(x) for x in (plate_of, corners, unsure)),
     )
 
 
-def _look_at_shot(model: Glass, frames: np.ndarray) -> tuple[list, list, list, list, np.ndarray]:
-    """Frames of (T, H, W, 3) uint8 that something is said of, their agents, what is unsure, corners; the scene."""
+def pseudo_labels_of(run: Run, gma: GMA, store: Store) -> PseudoLabels:
+    """The labels of a run's GMA; made once: a refine stage that is resumed goes on with those it began with."""
+    path = run.out / "pseudo-labels.npz"
+    if path.exists():
+        return PseudoLabels.load(path)
+    with tqdm(desc="pseudo-labels from the background", unit="frame") as bar:
+        labels = make_pseudo_labels(gma, store, bar.update)
+    if not len(labels.frames):
+        print("  too little is sure about the agent, or the background behind it; M stays as it is")
+    labels.save(path)
+    return labels
+
+
+def _label_shot(gma: GMA, frames: np.ndarray) -> tuple[list, list, list, list, np.ndarray]:
+    """Of a shot (T, H, W, 3) uint8: the labelled frames, their agents, unsure pixels and corners; and the plate."""
     from scipy import ndimage
 
-    behind = estimate_background(model, frames)
-    said: tuple[list, list, list, list] = ([], [], [], [])
-    for t, mask in enumerate(behind.masks):
-        if (compared := behind.compare(t)) is None:
+    plate = estimate_background(gma, frames)
+    labelled: tuple[list, list, list, list] = ([], [], [], [])
+    for t, mask in enumerate(plate.masks):
+        if (compared := plate.compare(t)) is None:
             continue
         far, near = compared
-        alike = far < ALIKE
+        background = far < BACKGROUND
         known = np.isfinite(far)
         differs = near & known & (far > max(CHANGED, CONTRAST * np.quantile(far[mask & known], 0.9)))
-        names, _ = ndimage.label(mask & ~alike | differs, np.ones((3, 3)))
-        count = np.bincount(names[mask])
+        blobs, _ = ndimage.label(mask & ~background | differs, np.ones((3, 3)))
+        count = np.bincount(blobs[mask])
         count[:1] = 0
         if not count.any():
             continue
-        blob = with_enclosed(names == count.argmax(), known & (far > CHANGED))
+        blob = with_enclosed(blobs == count.argmax(), known & (far > CHANGED))
         if (blob & mask).sum() < AGREED * (blob | mask).sum():
             continue
-        faint = known & _faint_rim(frames[t] - behind.at(t)[0], blob)
+        faint = known & _faint_rim(frames[t] - plate.at(t)[0], blob)
         blob &= ~faint
-        doubted = near & ~blob & ~alike & ~faint
-        for values, value in zip(said, (t, blob, doubted, behind.corners[t]), strict=True):
+        doubted = near & ~blob & ~background & ~faint
+        for values, value in zip(labelled, (t, blob, doubted, plate.corners[t]), strict=True):
             values.append(value)
-    return *said, np.dstack([behind.scene.astype(np.uint8), np.uint8(255) * behind.known])
+    return *labelled, np.dstack([plate.plate.astype(np.uint8), np.uint8(255) * plate.known])
 
 
 def _faint_rim(off: np.ndarray, blob: np.ndarray) -> np.ndarray:
-    """Which pixels on the rim of a blob (H, W) bool show more of the scene than of the agent.
+    """Which pixels on the rim of a blob (H, W) bool show more of the background than of the agent.
 
     Where frames were made smaller, or a renderer smoothed its edges, a pixel on the rim is a mixture of both: it is off
-    the scene in the direction in which its neighbour inside is, less far. An outline of another colour is not.
+    the plate in the direction in which its neighbour inside is, less far. An outline of another colour is not.
 
     Args:
-        off: (H, W, 3) float, how far the frame is from the scene.
+        off: (H, W, 3) float, the frame less the plate.
         blob: the agent.
     """
     from scipy import ndimage
@@ -123,5 +184,5 @@ def _faint_rim(off: np.ndarray, blob: np.ndarray) -> np.ndarray:
     agent = np.take_along_axis(neighbours, strength.argmax(0)[None, ..., None], 0)[0]
     strength = strength.max(0)
     share = (agent * off).sum(-1) / np.maximum(strength, 1)
-    mixed = np.abs(off - share[..., None] * agent).max(-1) < ALIKE
+    mixed = np.abs(off - share[..., None] * agent).max(-1) < BACKGROUND
     return blob & ~inside & (strength > 0) & mixed & (share < MIXED)

@@ -1,4 +1,4 @@
-"""Which poses of a vocabulary are each other's mirror image: an agent that turns round does the same, the other way."""
+"""Which poses are each other's mirror image, left to right."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch.nn import functional as F
 
 from ..windows.windows import MARGIN, WindowSet
 
-REACH = 4
+MATCH_PX = 4
 """A mirror image may lie so many px off."""
-ALIKE = 0.7
-"""Silhouettes are alike from this Tanimoto coefficient on: a.b / (a.a + b.b - a.b)."""
+SIMILAR = 0.7
+"""Silhouettes are mirror images from this Tanimoto coefficient on: a.b / (a.a + b.b - a.b)."""
 
 
-def mirror_images(tokens: Tensor, windows: WindowSet, poses: int) -> Tensor:
-    """For each pose the one whose silhouette is most like its own, left to right.
+def mirror_images(indices: Tensor, windows: WindowSet, poses: int) -> Tensor:
+    """For each pose the one whose silhouette is most similar to its own, left to right.
 
     Args:
-        tokens: (N,) int64 on the CPU, the poses in all windows.
+        indices: (N,) int64 on the CPU, the poses in all windows.
         windows: of the training videos.
         poses: P.
 
@@ -30,16 +30,16 @@ def mirror_images(tokens: Tensor, windows: WindowSet, poses: int) -> Tensor:
     side = masks.shape[-1]
     mean = torch.zeros(poses, side * side)
     for part in np.array_split(np.arange(len(masks)), max(1, len(masks) // 4096)):
-        mean.index_add_(0, tokens[part], torch.from_numpy(masks[part]).flatten(1).float() / 255)
-    mean /= torch.bincount(tokens, minlength=poses).clamp_min(1)[:, None]
+        mean.index_add_(0, indices[part], torch.from_numpy(masks[part]).flatten(1).float() / 255)
+    mean /= torch.bincount(indices, minlength=poses).clamp_min(1)[:, None]
     energy = mean.square().sum(1)
-    mirrored = F.pad(mean.unflatten(1, (side, side)).flip(2), (REACH,) * 4)
-    alike = torch.zeros(poses, poses)
-    for y in range(2 * REACH + 1):
-        for x in range(2 * REACH + 1):
+    mirrored = F.pad(mean.unflatten(1, (side, side)).flip(2), (MATCH_PX,) * 4)
+    similarity = torch.zeros(poses, poses)
+    for y in range(2 * MATCH_PX + 1):
+        for x in range(2 * MATCH_PX + 1):
             moved = mirrored[:, y : y + side, x : x + side].flatten(1)
             both = moved @ mean.T
             either = moved.square().sum(1)[:, None] + energy - both
-            alike = torch.maximum(alike, both / either.clamp_min(1e-3))
-    best, which = alike.max(1)
-    return torch.where(best >= ALIKE, which, torch.arange(poses))
+            similarity = torch.maximum(similarity, both / either.clamp_min(1e-3))
+    best, which = similarity.max(1)
+    return torch.where(best >= SIMILAR, which, torch.arange(poses))

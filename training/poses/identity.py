@@ -1,4 +1,8 @@
-"""Poses without who it is: a vocabulary that calls a pose the same whichever character is in it."""
+"""Poses that do not encode identity: a codebook that gives the same pose the same index, whoever the character is.
+
+With several characters, k-means gives each its own poses. We project out the directions that encode identity, rebuild
+the codebook, and train Q to predict the new indices. Identity then comes only from the appearance.
+"""
 
 from __future__ import annotations
 
@@ -6,64 +10,132 @@ import copy
 
 import numpy as np
 import torch
-from glass_gym.model.token_glass import PoseLMA
 from torch import Tensor, nn
 
-from ..lma.clusters import project_out_identity
+from glass_gym.model.pose_model import PoseLMA
+
 from ..windows.windows import WindowSet, iter_batches
 
-FRAMES = 10_000
-"""About so many frames, of whole videos, say what a character's words have of their own."""
+SAMPLED_FRAMES = 10_000
+"""About so many frames, of whole videos, are used to find what encodes identity."""
+IDENTITY = 0.5
+"""A direction encodes identity if this share of its variance is shared by both halves of a video."""
+CLUSTERS, FEWEST = 8, 100
+"""Clusters of similar poses that are treated one by one, if seen in both halves of videos in so many frames."""
 
 
 class PoseTeacher(nn.Module):
-    """Names the pose in a window, whoever it is: by Q as it was, its words, and where vectors of each are moved to.
+    """Pose indices that do not encode identity: Q as it was, its first codebook, an offset for each entry, the new one.
 
     Args:
-        model: of which Q and its vocabulary are copied; vectors stay where they are, and names are the words, until
-            :func:`teach_poses` says otherwise.
+        lma: of which Q and its codebook are copied. Offsets are zero, and both codebooks equal, until
+            :func:`make_pose_teacher` changes them.
     """
 
-    moves: Tensor
+    offsets: Tensor
 
-    def __init__(self, model: PoseLMA):
+    def __init__(self, lma: PoseLMA):
         super().__init__()
-        self.encoder = copy.deepcopy(model.pose_encoder).eval()
-        self.words = copy.deepcopy(model.poses)
-        self.names = copy.deepcopy(model.poses)
-        self.register_buffer("moves", torch.zeros_like(model.poses.codebook))
+        self.encoder = copy.deepcopy(lma.pose_encoder).eval()
+        self.first = copy.deepcopy(lma.pose_codebook)
+        self.codebook = copy.deepcopy(lma.pose_codebook)
+        self.register_buffer("offsets", torch.zeros_like(lma.pose_codebook.codebook))
 
     @torch.no_grad()
-    def moved(self, layers: Tensor) -> Tensor:
-        """Layers (B, 4, s, s) -> Q's vectors (B, channels) of the length of words, without who it is."""
-        z = self.words.normalise(self.encoder(layers))
-        return z + self.moves[self.words.logits(z).argmax(1)]
+    def encode(self, layers: Tensor) -> Tensor:
+        """Layers (B, 4, s, s) -> normalised pose vectors (B, channels), identity projected out."""
+        z = self.first.normalise(self.encoder(layers))
+        return z + self.offsets[self.first.logits(z).argmax(1)]
 
     def forward(self, layers: Tensor) -> Tensor:
-        """Layers (B, 4, s, s) -> names (B,) int64."""
-        return self.names.logits(self.moved(layers)).argmax(1)
+        """Layers (B, 4, s, s) -> pose indices (B,) int64."""
+        return self.codebook.logits(self.encode(layers)).argmax(1)
 
 
-def teach_poses(model: PoseLMA, windows: WindowSet, generator: torch.Generator) -> PoseTeacher | None:
-    """A namer for a model whose vocabulary has just begun, and begins once more, without who it is.
+def make_pose_teacher(lma: PoseLMA, windows: WindowSet, generator: torch.Generator) -> PoseTeacher | None:
+    """Rebuild a new codebook without identity, and return what Q has to learn.
 
-    None, if words do not tell that (:func:`training.lma.clusters.project_out_identity`): of one character. Then nothing
-    changes.
+    Args:
+        lma: whose codebook has just started from k-means.
+        windows: of the training videos.
+        generator: of k-means.
+
+    Returns:
+        the teacher; None, and nothing changes, where no direction encodes identity (:func:`project_out_identity`).
     """
-    every = -(-len(windows.layers) // FRAMES)
+    every = -(-len(windows.layers) // SAMPLED_FRAMES)
     starts, lengths = windows.starts[::every], windows.lengths[::every]
     frames = np.concatenate([a + np.arange(n) for a, n in zip(starts, lengths, strict=True)])
-    namer = PoseTeacher(model)
-    words = model.poses.codebook
-    z = torch.cat(
-        [namer.moved(layers.to(words.device)) for layers in iter_batches(windows, frames, model.config.window)]
-    )
-    tokens = namer.words.logits(z).argmax(1)
-    told = words.double().cpu().numpy()
-    poses = project_out_identity(tokens.cpu().numpy(), told, np.r_[0, np.cumsum(lengths)[:-1]], lengths)
-    if np.array_equal(poses, told):
+    teacher = PoseTeacher(lma)
+    device = lma.pose_codebook.codebook.device
+    batches = iter_batches(windows, frames, lma.config.window)
+    z = torch.cat([teacher.encode(layers.to(device)) for layers in batches])
+    poses = teacher.first.logits(z).argmax(1)
+    vectors = lma.pose_codebook.codebook.double().cpu().numpy()
+    projected = project_out_identity(poses.cpu().numpy(), vectors, np.r_[0, np.cumsum(lengths)[:-1]], lengths)
+    if np.array_equal(projected, vectors):
         return None
-    namer.moves.copy_(torch.from_numpy(poses - told))
-    model.poses.begin(z + namer.moves[tokens], generator)
-    namer.names.load_state_dict(model.poses.state_dict())
-    return namer
+    teacher.offsets.copy_(torch.from_numpy(projected - vectors))
+    lma.pose_codebook.begin(z + teacher.offsets[poses], generator)
+    teacher.codebook.load_state_dict(lma.pose_codebook.state_dict())
+    return teacher
+
+
+def project_out_identity(poses: np.ndarray, vectors: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Pose vectors (P, channels) without the directions that encode identity, where there are several characters.
+
+    Identity is what both halves of a video share: over all poses a larger identity, within a cluster of similar poses a
+    nose or a skirt.
+
+    Args:
+        poses: (N,) ints, pose indices of all frames.
+        vectors: (P, channels), of the poses.
+        starts, lengths: (V,), of the videos, in frames.
+
+    Returns:
+        (P, channels); the vectors themselves where nothing is found.
+    """
+    vectors = vectors.astype(np.float64)
+    out = _projected(poses, vectors, np.ones(len(vectors), bool), starts, lengths)
+    if out is vectors:
+        return vectors
+    group = cluster(out, np.bincount(poses, minlength=len(vectors)), CLUSTERS, tries=5, seed=0)
+    for n in range(group.max() + 1):
+        out = _projected(poses, out, group == n, starts, lengths)
+    return out
+
+
+def _projected(
+    poses: np.ndarray, vectors: np.ndarray, some: np.ndarray, starts: np.ndarray, lengths: np.ndarray
+) -> np.ndarray:
+    """The vectors; of `some` (P,) bool of them without the directions in which halves of videos agree by more than
+    IDENTITY, and what correlates with those. The same array, if there are none."""
+    from scipy.linalg import eigh
+
+    here = some[poses]
+    if not here.any():
+        return vectors
+    centred = np.where(some[:, None], vectors - vectors[poses[here]].mean(0), 0.0)
+    seen = centred[poses]
+    spread = seen.T @ seen / here.sum()
+    spread += (1e-3 * np.trace(spread) / len(spread) + 1e-12) * np.eye(len(spread))
+    shared = np.zeros_like(spread)
+    weight = 0
+    for start, length in zip(starts, lengths, strict=True):
+        first, last = slice(start, start + length // 2), slice(start + length - length // 2, start + length)
+        if fewer := min(here[first].sum(), here[last].sum()):
+            shared += fewer * np.outer(seen[first][here[first]].mean(0), seen[last][here[last]].mean(0))
+            weight += fewer
+    if weight < FEWEST:
+        return vectors
+    share, axes = eigh((shared + shared.T) / (2 * weight), spread)
+    identity = axes[:, share > IDENTITY]  # of length one, and not correlated, as `spread` measures it
+    return vectors - centred @ identity @ (identity.T @ spread) if identity.size else vectors
+
+
+def cluster(vectors: np.ndarray, weight: np.ndarray, count: int, tries: int, seed: int) -> np.ndarray:
+    """k-means: the cluster (N,) of each of some vectors (N, channels), which count by weights (N,)."""
+    from sklearn.cluster import KMeans
+
+    means = KMeans(min(count, len(vectors)), n_init=tries, random_state=seed)
+    return means.fit(vectors, sample_weight=weight + 1e-3).labels_

@@ -19,11 +19,11 @@ from torch.nn import functional as F
 
 from .tracking import NEAR, cheapest_path
 
-REACH = 3
+ALIGN_PX = 3
 """A video's windows are moved by up to this many px."""
 TEMPLATES = (4, 8, 16, 32, 48)
 """Their number, round by round."""
-FRAMES = 12
+FRAMES_A_VIDEO = 12
 """Of each video, spread evenly, that are looked at."""
 VIDEOS = 400
 """Templates are learned from so many."""
@@ -52,7 +52,7 @@ class Congealing:
         """Learn templates.
 
         Args:
-            masks: (N, s + 2 REACH, s + 2 REACH) uint8, of all videos one after the other.
+            masks: (N, s + 2 ALIGN_PX, s + 2 ALIGN_PX) uint8, of all videos one after the other.
             starts, lengths: of the videos, in frames.
             seed: of k-means.
         """
@@ -60,30 +60,30 @@ class Congealing:
         starts = starts[some]
         frames, video = _chosen(starts, lengths[some])
         seen = _solid(masks[frames])
-        side = seen.shape[-1] - 2 * REACH
-        offset = np.full((len(starts), 2), REACH)
-        out = cls(seen[:, REACH : REACH + side, REACH : REACH + side].mean(0, keepdim=True))
+        side = seen.shape[-1] - 2 * ALIGN_PX
+        offset = np.full((len(starts), 2), ALIGN_PX)
+        out = cls(seen[:, ALIGN_PX : ALIGN_PX + side, ALIGN_PX : ALIGN_PX + side].mean(0, keepdim=True))
         for count in TEMPLATES:
             placed = _placed(seen, offset[video], side)
             out, _ = cls._clusters(placed, count, seed)
             for _ in range(3):
                 offset, member = out._offsets(seen, video, len(starts))
-                offset -= np.round(np.median(offset, 0)).astype(int) - REACH  # all alike: nobody moved
-                offset = offset.clip(0, 2 * REACH)
+                offset -= np.round(np.median(offset, 0)).astype(int) - ALIGN_PX  # all alike: nobody moved
+                offset = offset.clip(0, 2 * ALIGN_PX)
                 placed = _placed(seen, offset[video], side)
                 out, _ = out._learned(placed, member)
         return out._without_doubles(masks, starts[:RUNS], lengths[some][:RUNS].clip(max=RUN), seed)
 
     def _without_doubles(self, masks: np.ndarray, starts: np.ndarray, lengths: np.ndarray, seed: int) -> Congealing:
         """Templates that frames find when each may be moved by a px, and poses seldom share two."""
-        corner = (self.offsets(masks, starts, lengths) + REACH).repeat(lengths, 0)
+        corner = (self.offsets(masks, starts, lengths) + ALIGN_PX).repeat(lengths, 0)
         seen = _solid(masks[np.concatenate([np.arange(s, s + n) for s, n in zip(starts, lengths, strict=True)])])
         starts = np.cumsum(lengths) - lengths
         side = self.templates.shape[-1]
         out, used = self._clusters(_placed(seen, corner, side), SHAPES, seed)
         for _ in range(ROUNDS):
             moved, member = out._moved(seen, corner, starts, lengths, used / used.sum())
-            out, used = out._learned(_placed(seen, (corner + moved).clip(0, 2 * REACH), side), member)
+            out, used = out._learned(_placed(seen, (corner + moved).clip(0, 2 * ALIGN_PX), side), member)
         return Congealing(out.templates[used / used.sum() > RARE])
 
     @classmethod
@@ -110,15 +110,15 @@ class Congealing:
         return placed.square().sum(1, keepdim=True) + flat.square().sum(1) - 2 * placed @ flat.T
 
     def moves(self, masks: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """How far to move each frame's window: (N, 2) px, (x, y), within REACH; arguments as in :meth:`fit`."""
-        corner = (self.offsets(masks, starts, lengths) + REACH).repeat(lengths, 0)
+        """How far to move each frame's window: (N, 2) px, (x, y), within ALIGN_PX; arguments as in :meth:`fit`."""
+        corner = (self.offsets(masks, starts, lengths) + ALIGN_PX).repeat(lengths, 0)
         parts = []
         chunk = np.cumsum(lengths) // (RUNS * RUN)
         for some in np.split(np.arange(len(starts)), np.flatnonzero(np.diff(chunk)) + 1):
             span = slice(starts[some[0]], starts[some[-1]] + lengths[some[-1]])
             begins = starts[some] - span.start
             parts.append(self._moved(_solid(masks[span]), corner[span], begins, lengths[some])[0])
-        return (corner + np.concatenate(parts)).clip(0, 2 * REACH) - REACH
+        return (corner + np.concatenate(parts)).clip(0, 2 * ALIGN_PX) - ALIGN_PX
 
     def _moved(
         self,
@@ -130,7 +130,7 @@ class Congealing:
     ) -> tuple[np.ndarray, Tensor]:
         """How many px frames lie better than at their corners (N, 2): (N, 2); and each frame's template there (N,)."""
         side = self.templates.shape[-1]
-        far = [self._far(_placed(seen, (corner + near).clip(0, 2 * REACH), side)) for near in NEAR]
+        far = [self._far(_placed(seen, (corner + near).clip(0, 2 * ALIGN_PX), side)) for near in NEAR]
         usual = float(torch.stack(far).amin((0, 2)).clamp_min(1e-3).median())
         price = 0.0 if share is None else -usual * share.clamp_min(1e-4).log()
         costs, members = (torch.stack(x, 1) for x in zip(*((f + price).min(1) for f in far), strict=True))
@@ -141,9 +141,9 @@ class Congealing:
         return np.array(NEAR)[chosen.numpy()], members[torch.arange(len(seen)), chosen]
 
     def offsets(self, masks: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """How far to move each video's windows: (V, 2) px, (x, y), within REACH; arguments as in :meth:`fit`."""
+        """How far to move each video's windows: (V, 2) px, (x, y), within ALIGN_PX; arguments as in :meth:`fit`."""
         frames, video = _chosen(starts, lengths)
-        return self._offsets(_solid(masks[frames]), video, len(starts))[0] - REACH
+        return self._offsets(_solid(masks[frames]), video, len(starts))[0] - ALIGN_PX
 
     def _offsets(self, seen: Tensor, video: np.ndarray, videos: int) -> tuple[np.ndarray, Tensor]:
         """Corners (V, 2), (x, y), that agree best with the templates; and each frame's template there (N,)."""
@@ -151,19 +151,21 @@ class Congealing:
         index = torch.from_numpy(video)
         costs = []
         members = []
-        for y in range(2 * REACH + 1):
-            for x in range(2 * REACH + 1):
+        for y in range(2 * ALIGN_PX + 1):
+            for x in range(2 * ALIGN_PX + 1):
                 cost, member = self._far(seen[:, y : y + side, x : x + side]).min(1)
                 costs.append(torch.zeros(videos).index_add_(0, index, cost))
                 members.append(member)
         best = torch.stack(costs, 1).argmin(1)
         member = torch.stack(members, 1)[torch.arange(len(seen)), best[index]]
-        return torch.stack([best % (2 * REACH + 1), best // (2 * REACH + 1)], 1).numpy(), member
+        return torch.stack([best % (2 * ALIGN_PX + 1), best // (2 * ALIGN_PX + 1)], 1).numpy(), member
 
 
 def _chosen(starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Frames (N,) that are looked at, and their videos (N,)."""
-    parts = [s + np.unique(np.linspace(0, n - 1, FRAMES).astype(int)) for s, n in zip(starts, lengths, strict=True)]
+    parts = [
+        s + np.unique(np.linspace(0, n - 1, FRAMES_A_VIDEO).astype(int)) for s, n in zip(starts, lengths, strict=True)
+    ]
     return np.concatenate(parts), np.repeat(np.arange(len(parts)), [len(p) for p in parts])
 
 

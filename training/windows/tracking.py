@@ -1,9 +1,9 @@
-"""Where the agent is in every frame of a video, without drift.
+"""Tracking: the agent's position in every frame of a video, without drift.
 
-Adding up shifts between neighbours drifts: limbs that swing move the best match by half a pixel, and errors
-accumulate. An animated agent comes back to the same pose within a few frames, where the match is exact. So frames
-are matched over several lags, each match weighs by how exact it is, and positions are the weighted least-squares
-solution, held loosely to the mask's centre of mass.
+Summing the shifts of neighbouring frames drifts: swinging limbs move the best match by half a pixel, and errors
+accumulate. But an animated agent returns to the same pose within a few frames, and there the match is exact. So we
+match frames over several lags, weight each match by its quality, and solve for positions by weighted least squares. A
+weak pull toward the mask's centre of mass fixes the rest.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ import torch
 from torch import Tensor
 
 from glass_gym.model.glass import Glass
+from glass_gym.model.pose_model import OFFSETS, PoseLMA
 from glass_gym.tensors.geometry import crop_windows, densest_point, keep_agent
 
 LAGS = (1, 2, 3, 4, 6, 8)
-REACH = 8
-"""Matching looks this far, px, around where the centres of mass say the agent went."""
+SEARCH_PX = 8
+"""Matches are searched for within so many px of the centres of mass."""
 EXACTNESS = 20.0
 """Weight of a match: exp(EXACTNESS * (quality - 1)), quality 1 being pixel by pixel."""
+REFINED_BY = 8
+"""Frames of a video by which its positions are refined."""
 LEASH = 0.001
-"""Weight of the centre of mass."""
+"""Weight of the pull toward the centre of mass."""
 
 
 @dataclass
@@ -42,7 +45,7 @@ class Track:
 
 
 NEAR = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
-"""A place and those beside it, px."""
+"""Offsets to a pixel and its four neighbours."""
 
 
 def cheapest_path(costs: Tensor, change: float) -> Tensor:
@@ -69,7 +72,7 @@ def cheapest_path(costs: Tensor, change: float) -> Tensor:
     return torch.stack(path[::-1])
 
 
-def on_grid(position: Tensor, step: tuple[float, float], most: int) -> Tensor:
+def snap_to_grid(position: Tensor, step: tuple[float, float], most: int) -> Tensor:
     """The nearest places on a grid: in a grid world a sprite that turns round on the spot has not moved.
 
     Args:
@@ -89,35 +92,56 @@ def on_grid(position: Tensor, step: tuple[float, float], most: int) -> Tensor:
 
 
 @torch.no_grad()
-def track(model: Glass, frames: Tensor, settle: bool = False, grid: tuple[float, float] | None = None) -> Track:
+def track(model: Glass, frames: Tensor, refine: bool = False, grid: tuple[float, float] | None = None) -> Track:
     """Track the agent through a video.
 
-    A position is the centre of the agent's window: its pixel i is frame pixel position - window / 2 + i.
+    A position is the centre of the agent's window: pixel i of the window is frame pixel position - window / 2 + i.
 
     Args:
-        model: a trained GMA.
+        model: a trained GMA, and an LMA, which may be untrained.
         frames: (T, 3, H, W) in [-1, 1].
-        settle: put the windows where the model knows the agent best; its LMA is trained, too.
+        refine: put the windows where D draws them best; the LMA is trained.
         grid: px of a cell, in a grid world.
 
     Returns:
         positions and masks of all T frames.
     """
     config = model.config
-    masks = torch.cat(
-        [model.gma.mask(part) for part in frames.split(16)]
-    ).float()  # more of them fall out of a CPU's cache
+    masks = torch.cat([model.gma.mask(part) for part in frames.split(16)]).float()  # more would not fit a CPU's cache
     centre = densest_point(masks, config.agent_radius).round()
-    margin = config.window // 2 + REACH
+    margin = config.window // 2 + SEARCH_PX
     side = 2 * margin
     corner = (centre - margin).long()
     layers = crop_windows(torch.cat([frames * masks, masks], 1), corner, side)
     position = _whole(_solve(layers, centre))
     if grid is not None:
-        position = on_grid(position, grid, REACH // 2)
-    if settle:
-        position = model.settle_video(frames, masks, position, turns=grid is None)
+        position = snap_to_grid(position, grid, SEARCH_PX // 2)
+    if refine and isinstance(model.lma, PoseLMA):
+        position = refine_positions(model.lma, frames, masks, position, jitter=grid is None)
     return Track(position, keep_agent(masks, position, config.window), masks)
+
+
+def refine_positions(lma: PoseLMA, images: Tensor, masks: Tensor, position: Tensor, jitter: bool = True) -> Tensor:
+    """Positions from which D draws a video's windows best, all at the same distance from the given ones.
+
+    Args:
+        lma: a trained pose model.
+        images: (T, 3, H, W) in [-1, 1].
+        masks: (T, 1, H, W).
+        position: (T, 2) px.
+        jitter: then move single ones by a px where that helps: an agent's two sides do not match to the px.
+
+    Returns:
+        (T, 2) px.
+    """
+    some = torch.linspace(0, len(images) - 1, min(len(images), REFINED_BY)).long()
+    errors = torch.stack([e.sum() for e in lma.drawing_errors(images[some], masks[some], position[some], OFFSETS)])
+    position = position + position.new_tensor(OFFSETS)[errors.argmin()]
+    if not jitter:
+        return position
+    each = torch.stack(list(lma.drawing_errors(images, masks, position, NEAR)), 1)
+    path = cheapest_path(each, float(each.amin(1).median()))
+    return position + position.new_tensor(NEAR)[path.to(position.device)]
 
 
 def _whole(position: Tensor) -> Tensor:
@@ -130,9 +154,9 @@ def _whole(position: Tensor) -> Tensor:
 def _solve(layers: Tensor, centre: Tensor) -> Tensor:
     """Weighted least squares over matches of several lags -> positions (T, 2)."""
     steps = len(layers)
-    size = layers.shape[-1] + REACH
+    size = layers.shape[-1] + SEARCH_PX
     spectrum = torch.fft.rfft2(layers.float(), (size, size))  # (T, 4, ...), once for all lags
-    ruler = torch.arange(-REACH, REACH + 1, device=layers.device) % size
+    ruler = torch.arange(-SEARCH_PX, SEARCH_PX + 1, device=layers.device) % size
     energy = layers.square().sum((1, 2, 3))
     laplacian = LEASH * torch.eye(steps, dtype=torch.float64, device=layers.device)
     right = LEASH * centre.double()
@@ -142,8 +166,8 @@ def _solve(layers: Tensor, centre: Tensor) -> Tensor:
         product = (spectrum[:-lag].conj() * spectrum[lag:]).sum(1)
         table = torch.fft.irfft2(product, (size, size))[:, ruler][:, :, ruler]  # (T - lag, R, R), [dy, dx]
         best, index = table.flatten(1).max(1)
-        side = 2 * REACH + 1
-        found = torch.stack([index % side, index // side], 1) - REACH
+        side = 2 * SEARCH_PX + 1
+        found = torch.stack([index % side, index // side], 1) - SEARCH_PX
         quality = 2 * best / (energy[:-lag] + energy[lag:]).clamp_min(1e-3)
         weight = (EXACTNESS * (quality.clamp(0, 1) - 1)).exp().double()
         move = (found + centre[lag:] - centre[:-lag]).double()  # (T - lag, 2)

@@ -1,8 +1,11 @@
-"""The LMA stage's data: layers of the agent, cut once by the frozen GMA and kept as uint8."""
+"""The agent's windows: cut once with the trained GMA, kept as uint8; the data of the pose and the LMA stage."""
 
 from __future__ import annotations
 
 import functools
+import math
+import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,22 +13,31 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from glass_gym.model.glass import Glass
+from glass_gym.model.pose_model import PoseLMA
 from glass_gym.tensors.device import pick_precision
 from glass_gym.tensors.geometry import crop_windows
 from glass_gym.worlds.action_space import nearest_direction
 
+from ..core.run import Run
 from ..data.store import Store, Video, frames_to_tensor, save_arrays
-from .align import REACH, Congealing
+from .align import ALIGN_PX, Congealing
 from .steps import grid_of, step_length
-from .tracking import on_grid, track
+from .tracking import snap_to_grid, track
 
 MARGIN = 4
 """Windows are stored with this many px to spare on each side, so that clips can be moved inside them."""
 LOST = 0.1
 """Share of a video's median area, below which M lost the agent."""
 FILE_VERSION = 3
+MOST_FRAMES = 120_000
+"""Frames that are tracked, of windows larger than SMALL_WINDOW half of it: from fewer, LMA learns more by heart."""
+SMALL_WINDOW = 48
+"""Px; larger windows need gigabytes."""
+VIDEOS_A_PART = 40
+"""Videos that are tracked between two savings."""
 
 
 def pack_layers(layers: Tensor) -> Tensor:
@@ -134,17 +146,14 @@ class WindowSet:
         if not len(fits):
             raise ValueError(
                 f"no training video has {length} frames (the longest has {self.lengths.max()}); "
-                "use shorter --lma.horizons or longer videos"
+                "use shorter --paper.horizons or longer videos"
             )
         video = fits[rng.integers(len(fits))]
         return self.clip(int(self.starts[video] + rng.integers(self.lengths[video] - length + 1)), length)
 
-    def centred(self, clip: Clip, side: int, offset: np.ndarray | None = None) -> np.ndarray:
-        """A clip's packed layers without their margin, moved by `offset` (2,) px inside it: (T, 4, side, side)."""
-        if self.whole:
-            return clip.layers
-        x, y = MARGIN + (np.zeros(2, int) if offset is None else offset)
-        return clip.layers[:, :, y : y + side, x : x + side]
+    def centred(self, clip: Clip, side: int) -> np.ndarray:
+        """A clip's packed layers without their margin: (T, 4, side, side)."""
+        return clip.layers if self.whole else clip.layers[:, :, MARGIN : MARGIN + side, MARGIN : MARGIN + side]
 
     @classmethod
     def joined(cls, parts: list[WindowSet]) -> WindowSet:
@@ -198,14 +207,14 @@ def cut_windows(
     """Track the agent through the videos and cut its layers.
 
     Args:
-        model: its GMA is trained.
+        model: a trained GMA, and an LMA, which may be untrained.
         store: the videos' store.
         videos: which.
         progress: called with the number of videos that are done.
         like: windows to align these ones to; without it they are aligned to one another.
 
     Returns:
-        the windows; those of a model with a vocabulary of poses are aligned (:mod:`training.windows.windows.align`).
+        the windows; those of a pose model are aligned (:mod:`training.windows.align`).
     """
     return align_windows(model, track_windows(model, store, videos, progress), like)
 
@@ -214,9 +223,9 @@ def cut_windows(
 def track_windows(
     model: Glass, store: Store, videos: list[Video], progress: Callable[[int], None] = lambda done: None
 ) -> WindowSet:
-    """The first half of :func:`cut_windows`: layers where the tracker saw the agent, with room for aligning them."""
+    """The first half of :func:`cut_windows`: track, and cut with room for the alignment."""
     device = next(model.parameters()).device
-    margin = (MARGIN + REACH * _aligns(model)) * model.lma.view.follows
+    margin = (MARGIN + ALIGN_PX * _aligns(model)) * model.lma.view.follows
 
     def cut(frames: Tensor) -> tuple[Tensor, Tensor]:
         frames = frames.to(device)
@@ -228,18 +237,18 @@ def track_windows(
 
 
 def align_windows(model: Glass, windows: WindowSet, like: WindowSet | None = None) -> WindowSet:
-    """The second half of :func:`cut_windows`: `windows`, which it may change, on the grid and aligned."""
+    """The second half of :func:`cut_windows`: snap to the grid, align, fill lost frames. It may change `windows`."""
     if _aligns(model):
         _snap_to_grid(windows, grid_of(windows.shifts()) if like is None else like.grid)
         windows = _aligned(windows, like)
     if model.lma.view.follows:
-        _hold_looks(windows)
+        _fill_lost_frames(windows)
     return windows
 
 
-def _hold_looks(windows: WindowSet) -> None:
-    """Frames in which M lost the agent, by the mask's area, get its look of the video's nearest frame with it: an agent
-    that M does not see on one tile would learn to vanish, there and elsewhere."""
+def _fill_lost_frames(windows: WindowSet) -> None:
+    """Frames in which M lost the agent, by the mask's area, get the layer of the nearest frame with it: else the model
+    would learn that the agent vanishes."""
     for start, length in zip(windows.starts, windows.lengths, strict=True):
         layers = windows.layers[start : start + length]
         area = layers[:, 3].sum((1, 2), dtype=np.int64)
@@ -253,25 +262,25 @@ def _hold_looks(windows: WindowSet) -> None:
 
 
 def _aligns(model: Glass) -> bool:
-    return model.config.architecture == "token"
+    return isinstance(model.lma, PoseLMA)
 
 
 def _snap_to_grid(windows: WindowSet, grid: tuple[float, float] | None) -> None:
-    """In a grid world, put the windows of `windows`, which have REACH px more than MARGIN to spare, on the grid."""
+    """In a grid world, put the windows of `windows`, which have ALIGN_PX px more than MARGIN to spare, on the grid."""
     windows.grid = grid
     if grid is None:
         return
     for start, length in zip(windows.starts, windows.lengths, strict=True):
         span = slice(start, start + length)
         at = windows.position[span]
-        moved = (on_grid(torch.from_numpy(at), grid, REACH).numpy() - at).astype(int)
+        moved = (snap_to_grid(torch.from_numpy(at), grid, ALIGN_PX).numpy() - at).astype(int)
         for frame, (x, y) in zip(range(start, start + length), moved, strict=True):
             windows.layers[frame] = np.roll(windows.layers[frame], (-y, -x), (1, 2))  # the margin is empty, or cut off
         windows.position[span] = at + moved
 
 
 def _aligned(windows: WindowSet, like: WindowSet | None) -> WindowSet:
-    """Windows with MARGIN + REACH px to spare, moved to where their poses agree: with MARGIN px to spare."""
+    """Windows with MARGIN + ALIGN_PX px to spare, moved to where their poses agree: with MARGIN px to spare."""
     masks = windows.layers[:, 3, MARGIN:-MARGIN, MARGIN:-MARGIN]
     if like is not None and like.templates is not None:
         found = Congealing(torch.from_numpy(like.templates))
@@ -281,9 +290,9 @@ def _aligned(windows: WindowSet, like: WindowSet | None) -> WindowSet:
         moved = found.moves(masks, windows.starts, windows.lengths)
     else:  # a cell is a cell
         moved = found.offsets(masks, windows.starts, windows.lengths).repeat(windows.lengths, 0)
-    side = windows.layers.shape[-1] - 2 * REACH
+    side = windows.layers.shape[-1] - 2 * ALIGN_PX
     layers = np.empty((*windows.layers.shape[:2], side, side), np.uint8)
-    for frame, (x, y) in enumerate(moved + REACH):
+    for frame, (x, y) in enumerate(moved + ALIGN_PX):
         layers[frame] = windows.layers[frame, :, y : y + side, x : x + side]
     return WindowSet(
         layers,
@@ -340,3 +349,76 @@ def iter_batches(windows: WindowSet, index: np.ndarray, side: int) -> Iterator[T
     """Float layers of frames (N,), about a thousand at a time."""
     for part in np.array_split(index, max(1, len(index) // 1024)):
         yield crop_layers(windows, part, side)
+
+
+# --- of a run ----------------------------------------------------------------------------------------------------
+
+
+def windows_of_split(run: Run, model: Glass, store: Store, split: str, reference: WindowSet | None = None) -> WindowSet:
+    """The windows of a run's training or held-out videos; made once and kept in its folder.
+
+    Args:
+        run: says how many frames.
+        model: a trained GMA, and an LMA, which may be untrained.
+        store: the videos.
+        split: "train" or "val".
+        reference: windows to align these to.
+    """
+    path = run.out / f"windows-{split}.npz"
+    if (known := _known_windows(path)) is not None:
+        return known
+    videos = [v for v in store.videos if v.length >= 2]
+    videos = [v for v in videos if v.split == split] or videos[:1]
+    small = model.lma.view.follows and model.config.window <= SMALL_WINDOW
+    most = run.config.window_frames or (MOST_FRAMES if small else MOST_FRAMES // 2)
+    most = most if split == "train" else max(1, most // 8)
+    videos = videos[:: math.ceil(sum(v.length for v in videos) / most)]
+    parts = run.out / f"tracked-{split}"
+    tracked = _tracked(model, store, videos, parts)
+    print(f"aligning the agent's windows ({split})", flush=True)
+    windows = align_windows(model, tracked, reference)
+    windows.save(path)
+    shutil.rmtree(parts)
+    return windows
+
+
+def _tracked(model: Glass, store: Store, videos: list[Video], folder: Path) -> WindowSet:
+    """Tracked windows; parts are kept in a folder as they are done, so that no interruption costs much."""
+    folder.mkdir(exist_ok=True)
+    parts = []
+    with tqdm(total=len(videos), desc=f"tracking the agent ({folder.name.partition('-')[2]})", unit="video") as bar:
+        for start in range(0, len(videos), VIDEOS_A_PART):
+            some = videos[start : start + VIDEOS_A_PART]
+            path = folder / f"{start}-of-{len(videos)}.npz"
+            if (part := _known_windows(path)) is None:
+                part = track_windows(model, store, some, lambda done: bar.update(1))
+                part.save(path)
+            else:
+                bar.update(len(some))
+            parts.append(part)
+    return WindowSet.joined(parts)
+
+
+def _known_windows(path: Path) -> WindowSet | None:
+    """Windows that an earlier run kept."""
+    if not path.exists():
+        return None
+    try:
+        return WindowSet.load(path)
+    except ValueError as error:
+        print(f"{error}: it is cut again", file=sys.stderr)
+        return None
+
+
+def sample_clips(windows: WindowSet, side: int, count: int = 6, steps: int = 15) -> dict[str, Tensor]:
+    """The same random clips whenever it is called, for sample sheets.
+
+    Returns:
+        layers (N, T + 1, 4, h, w) float32, shifts (N, T, 2) px, positions (N, T + 1, 2) px.
+    """
+    rng = np.random.default_rng(0)
+    steps = min(steps, int(windows.lengths.max()) - 1)
+    clips = [windows.sample(rng, steps + 1) for _ in range(count)]
+    layers = unpack_layers(torch.from_numpy(np.stack([windows.centred(clip, side) for clip in clips])))
+    positions = torch.from_numpy(np.stack([clip.position for clip in clips]))
+    return {"layers": layers, "shifts": positions.diff(dim=1), "positions": positions}

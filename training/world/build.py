@@ -1,23 +1,26 @@
-"""A trained model + its data -> a world: action table, neutral code first, held-out start frames."""
+"""A trained model and its data become a world: action table, local actions in order, held-out start frames."""
 
 from __future__ import annotations
 
 import copy
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from glass_gym.model.token_glass import PoseLMA
 
 from glass_gym.model.glass import Glass
+from glass_gym.model.pose_model import PoseLMA
 from glass_gym.simulator.simulator import Simulator
 from glass_gym.worlds.action_space import COMPASS, nearest_direction
-from glass_gym.worlds.checkpoint import World
+from glass_gym.worlds.checkpoint import World, save_world
+from glass_gym.worlds.checks import without_folders
 
+from ..core.run import Run
 from ..data.store import Store, Video
-from ..footage.survey import CHANGED
+from ..footage.registration import CHANGED
 from ..gma.background import estimate_background, shots_of
 from ..windows.steps import step_length
 from ..windows.windows import WindowSet, crop_layers, unpack_layers
@@ -40,8 +43,8 @@ SAME = 0.03
 GROUND = 0.005
 """Share of the places on each side that are not of the ground."""
 SHARPER = 2.0
-"""Factor on the logits of D's mask (architecture token): what is half there looks like two poses at once. It costs
-squared error, 5 % in Sprites and the arm, 13 % in Tennis; blends become a third (docs/notes/crispness.md)."""
+"""Factor on the logits of D's mask in the pose model: what is half there looks like two poses at once. It costs squared
+error, 5 % in Sprites and the arm, 13 % in Tennis; blends become a third."""
 RARE = 20
 """A direction seen less often than this says nothing about codes."""
 
@@ -76,7 +79,7 @@ class CodeStatistics:
 def code_statistics(model: Glass, windows: WindowSet, clips: int = 256, length: int = 16) -> CodeStatistics:
     """Inferred codes and shifts of random clips, of no more clips than there are frames."""
     rng = np.random.default_rng(0)
-    device = next(model.parameters()).device
+    device = model.device
     length = min(length, int(windows.lengths.max()))
     clips = min(clips, len(windows.layers))
     height, width = model.lma.view.size
@@ -121,7 +124,7 @@ def twin_codes(model: Glass, windows: WindowSet, statistics: CodeStatistics, ste
     count = model.config.codes
     if not model.lma.view.follows or count < 2:
         return []
-    device = next(model.parameters()).device
+    device = model.device
     index = windows.complete(np.random.default_rng(0), 64)
     start = crop_layers(windows, index, model.config.window).to(device)
     place = torch.from_numpy(windows.position[index].astype(np.float32)).to(device)
@@ -163,17 +166,14 @@ def order_codes(statistics: CodeStatistics, codes: int, twins: Sequence[int] = (
 def with_codes(model: Glass, order: Sequence[int]) -> Glass:
     """A copy of the model whose codes are `order`, codes of now."""
     out = copy.deepcopy(model)
-    out.config = model.config.replace(codes=len(order))
-    out.quantiser.keep(order)
-    if out.prior is not None:
-        out.prior.keep(order)
-    return out
+    out.lma.keep_codes(list(order))
+    return Glass(out.gma, out.lma)
 
 
 def start_frames(model: Glass, store: Store, count: int = START_FRAMES) -> np.ndarray:
     """Held-out frames (N, H, W, 3), spread over the val and test videos, with an agent that M finds whole.
 
-    What M misses, a raised hand perhaps, would stay behind in the background for as long as an episode lasts.
+    What M misses, a raised hand perhaps, would stay in the background for as long as an episode lasts.
 
     Raises:
         ValueError: no frame has an agent.
@@ -192,22 +192,22 @@ def start_frames(model: Glass, store: Store, count: int = START_FRAMES) -> np.nd
 
 
 def whole_agents(model: Glass, store: Store, video: Video, rng: np.random.Generator) -> list[np.ndarray]:
-    """Frames (H, W, 3) of a part of a video in which M finds an agent: those first of which it misses next to nothing,
-    as far as the part's other frames show the scene behind it, in random order; then by how much it misses."""
+    """Frames (H, W, 3) of a part of a video in which M finds an agent, by how many of its pixels M misses, as far as the
+    background plate tells; those of which it misses next to nothing are first, in random order."""
     from scipy import ndimage
 
     first = int(rng.integers(max(1, video.length - START_SHOT + 1)))
     frames = np.asarray(store.frames[video.start + first : video.start + min(video.length, first + START_SHOT)])
     found = []
     for shot in shots_of(frames) or [slice(0, len(frames))]:
-        seen = estimate_background(model, frames[shot])
-        for t in np.flatnonzero(seen.sizes >= max(16, np.median(seen.sizes) / 2)):
+        plate = estimate_background(model.gma, frames[shot])
+        for t in np.flatnonzero(plate.sizes >= max(16, np.median(plate.sizes) / 2)):
             missed = 0
-            if (compared := seen.compare(t)) is not None:
+            if (compared := plate.compare(t)) is not None:
                 far, near = compared
-                hole = ndimage.binary_dilation(seen.masks[t], np.ones((3, 3)), iterations=1 + model.config.hole_margin)
+                hole = ndimage.binary_dilation(plate.masks[t], np.ones((3, 3)), iterations=1 + model.config.hole_margin)
                 missed = int((near & ~hole & (far > CHANGED) & (far < np.inf)).sum())
-            found.append((missed if missed > MISSED * seen.sizes[t] else 0, rng.random(), frames[shot][t]))
+            found.append((missed if missed > MISSED * plate.sizes[t] else 0, rng.random(), frames[shot][t]))
     return [frame for *_, frame in sorted(found, key=lambda row: row[:2])]
 
 
@@ -238,14 +238,15 @@ def build_world(
     frames = start_frames(model, store)
     step = step_length(windows.shifts())
     known: dict[str, list] = {}
-    if isinstance(model, PoseLMA):
+    if isinstance(model.lma, PoseLMA):
         model.lma.decoder.sharpen(SHARPER)
-        device = next(model.parameters()).device
         edge = model.config.width, model.config.height  # an agent may leave the frame
         sides = np.quantile(windows.position, (GROUND, 1 - GROUND), axis=0).round(1).clip(0, edge)
         known["ground"] = sides.ravel().tolist()
         # looking for them takes seconds: once, not at every first reset
-        known["start_positions"] = Simulator(model, device, "float32").start(torch.from_numpy(frames)).position.tolist()
+        known["start_positions"] = (
+            Simulator(model, model.device, "float32").start(torch.from_numpy(frames)).position.tolist()
+        )
     return World(
         model,
         frames,
@@ -262,3 +263,24 @@ def build_world(
         provenance or {},
         usual_codes=usual_codes(statistics, step, codes),
     )
+
+
+def export_world(run: Run, model: Glass, store: Store, windows: WindowSet, minutes: dict[str, float]) -> World:
+    """Write a run's world.safetensors, and say how to use it."""
+    about = {
+        "data": store.source,
+        "minutes": minutes,
+        "argv": without_folders(sys.argv[1:]),
+        "torch": torch.__version__,
+    }
+    codes = model.config.codes
+    world = build_world(copy.deepcopy(model).cpu(), store, windows, run.config.code_names, about)
+    path = save_world(run.out / "world.safetensors", world)
+    print(f"world: {path} ({path.stat().st_size / 1e6:.1f} MB)", flush=True)
+    left_out = codes - world.config.codes
+    why = f"; {left_out} more explained nothing, or drew the same as another" if left_out else ""
+    print(f"  {world.config.codes} local actions{why}")
+    print(f"  gymnasium.make('Glass-v0', checkpoint='{path}')")
+    print(f"  glass_gym.register_world('MyGame-v0', '{path}')")
+    print(f"  glass-play --checkpoint {path}", flush=True)
+    return world

@@ -1,4 +1,4 @@
-"""LMA on held-out clips: free running and one step, against the frozen agent (Figs. 6 and 8; mIoU_RE of Table 3)."""
+"""LMA on held-out clips: free running and one step, against the static agent (Figs. 6 and 8; mIoU_RE of Table 3)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STEPS_RE = 12
 """Steps of mIoU_RE (the paper's W-Sprites clips have 12 frames)."""
 PROTOCOL = (
     "free running from frame 0, inferred codes, shifts by the tracker; "
-    "frozen = first foreground moved by the same shifts; MSE averaged over clips before any ratio"
+    "static = first foreground moved by the same shifts; MSE averaged over clips before any ratio"
 )
 
 
@@ -25,23 +25,23 @@ def animation(e: Evaluation) -> dict[str, Any]:
     free = e.rolled_out.free
     one_step = e.rolled_out.one_step
     real = layers[:, 1:]
-    frozen = clips.static(e.model.lma.view.follows)
+    static = clips.static(e.model.lma.view.follows)
     out: dict[str, Any] = {"clips": len(layers), "protocol": PROTOCOL}
     for step in (1, 5, HORIZON):
         at = step - 1
         error = squared(free[:, at], real[:, at])
-        still = squared(frozen[:, at], real[:, at])
+        still = squared(static[:, at], real[:, at])
         figures = {
             "foreground_mse": error,
-            "frozen_mse": still,
+            "static_mse": still,
             "ratio": error / still,
             "mask_iou": _mask_iou(free[:, at], real[:, at, 3:]),
-            "frozen_iou": _mask_iou(frozen[:, at], real[:, at, 3:]),
+            "frozen_iou": _mask_iou(static[:, at], real[:, at, 3:]),
         }
         if clips.true_masks is not None:
             truth = clips.true_masks[:, step]
             figures["true_mask_iou"] = _mask_iou(free[:, at], truth)
-            figures["true_frozen_iou"] = _mask_iou(frozen[:, at], truth)
+            figures["true_frozen_iou"] = _mask_iou(static[:, at], truth)
         out[f"step_{step}"] = figures
     out["one_step"] = {
         "foreground_mse": squared(one_step, real),
@@ -50,7 +50,7 @@ def animation(e: Evaluation) -> dict[str, Any]:
     }
     if clips.true_masks is not None:
         truth = clips.true_masks[:, 1 : STEPS_RE + 1].flatten(0, 1)
-        rows = {"free_running": free, "one_step": one_step, "frozen": frozen, "m_on_real_frames": real}
+        rows = {"free_running": free, "one_step": one_step, "static": static, "m_on_real_frames": real}
         out["miou_re"] = {
             f"{name}_{STEPS_RE}": _mask_iou(drawn[:, :STEPS_RE].flatten(0, 1), truth) for name, drawn in rows.items()
         }

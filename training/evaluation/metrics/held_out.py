@@ -54,7 +54,7 @@ class Clips:
     code_groups: np.ndarray | None
 
     def static(self, follows: bool) -> torch.Tensor:
-        """The frozen agent (N, T, 4, h, w): the first layer, moved by the same shifts and otherwise unchanged."""
+        """The static agent (N, T, 4, h, w): the first layer, moved by the same shifts and otherwise unchanged."""
         still = self.layers[:, :1].expand(-1, self.shifts.shape[1], -1, -1, -1)
         if follows:
             return still
@@ -101,7 +101,7 @@ def _analyse_video(
 ) -> None:
     span = slice(video.start, video.start + video.length)
     frames = frames_to_tensor(store.frames[span])
-    tracked = track(model, frames, settle=codes, grid=grid)
+    tracked = track(model, frames, refine=codes, grid=grid)
     moves = tracked.position.diff(dim=0)
     truth = store.masks(span.start, span.stop) if store.has_masks else None
     scene = _gma(model, store, video, frames, tracked, truth, found)

@@ -19,7 +19,7 @@ ROWS = 48
 STEPS = 20
 SAMPLES = (5, 10, 20)
 """Steps of play after which the agents are looked at."""
-REACH = 12
+MATCH_PX = 12
 """A drawn agent may lie this many px off the picture's place."""
 
 
@@ -56,9 +56,9 @@ def identity(e: Evaluation) -> dict[str, Any]:
 
 def distance(layer: Tensor, templates: Tensor) -> float:
     """From a layer (4, s, s), colour * mask in [-1, 1], to the nearest of `templates` (N, 4, h, w), as
-    :func:`in_colour` gives them, wherever it lies within REACH px: root mean square of 255."""
+    :func:`in_colour` gives them, wherever it lies within MATCH_PX px: root mean square of 255."""
     mask = layer[3:].float()
-    seen = F.pad(torch.cat([(layer[:3].float() + mask) / 2, mask])[None], (REACH,) * 4)
+    seen = F.pad(torch.cat([(layer[:3].float() + mask) / 2, mask])[None], (MATCH_PX,) * 4)
     overlap = F.conv2d(seen, templates)[0].flatten(1).amax(1)
     squared = seen.square().sum() - 2 * overlap + templates.square().sum((1, 2, 3))
     nearest = squared.argmin()

@@ -13,7 +13,7 @@ from ...data.sources import source_of
 from ...data.store import Store
 from .segmentation import centroids
 
-REACH = 4
+MATCH_PX = 4
 """Templates are tried at offsets of up to this many px about where the centres of mass agree."""
 
 
@@ -44,12 +44,12 @@ class PoseMatcher:
         seen = np.flatnonzero(masks.any((1, 2)))
         for part in np.array_split(seen, max(1, len(seen) // 64)) if len(seen) else []:
             centre = centroids(masks[part])
-            wide, corners = _crops(masks[part], centre, self.side + 2 * REACH)
+            wide, corners = _crops(masks[part], centre, self.side + 2 * MATCH_PX)
             wide = torch.from_numpy(wide).float()
             best = torch.full((len(part),), -1.0)
             where = np.zeros((len(part), 2))
-            for dy in range(2 * REACH + 1):
-                for dx in range(2 * REACH + 1):
+            for dy in range(2 * MATCH_PX + 1):
+                for dx in range(2 * MATCH_PX + 1):
                     crop = wide[:, dy : dy + self.side, dx : dx + self.side].flatten(1)
                     both = crop @ self.templates.T
                     either = wide.sum((1, 2))[:, None] + self.areas - both

@@ -39,14 +39,15 @@ def _surprise(e: Evaluation) -> torch.Tensor:
     codes = e.rolled_out.codes
     always = torch.ones(len(layers), dtype=torch.bool)
     layer = layers[:, 0]
-    state = e.model.lma.start_state(layer, e.clips.positions[:, 0])
+    state = e.model.lma.start_state(layer)
     out = []
     for t in range(shifts.shape[1]):
-        said = e.model.lma.code_prior(layer, state, shifts[:, t : t + 1])[:, 0]
+        said = e.model.lma.code_prior(state, shifts[:, t : t + 1])[:, 0]
         out.append(-said.gather(1, codes[:, t, None])[:, 0])
-        _, state = e.model.lma.animate(layer, state, shifts[:, t], e.model.lma.quantiser.embed(codes[:, t]))
+        vector = e.model.lma.quantiser.embed(codes[:, t])
+        _, state = e.model.lma.animate(layer, state, shifts[:, t], vector, e.clips.positions[:, t + 1])
         layer = layers[:, t + 1]
-        state = e.model.correct_state(state, layer, always)
+        state = e.model.lma.correct_state(state, layer, always)
     return torch.stack(out, 1)
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from .action_classifier import action_classifier
 from .actions import local_actions, transfer
 from .animation import animation
 from .control import simulator
 from .crispness import crispness
 from .evaluation import Evaluation
 from .identity import identity
-from .judge import judge
-from .life import life
+from .pose_transitions import pose_transitions
 from .prior import prior
 from .video import reconstruction
 
@@ -25,8 +25,8 @@ METRICS: dict[str, Metric] = {
     "transfer": transfer,
     "simulator": simulator,
     "crispness": crispness,
-    "life": life,
-    "judge": judge,
+    "pose_transitions": pose_transitions,
+    "action_classifier": action_classifier,
     "identity": identity,
     "prior": prior,
 }

@@ -16,7 +16,7 @@ from .evaluation import Evaluation
 
 POSES = 24
 """Clusters of real silhouettes."""
-REACH = 2
+SEARCH_PX = 2
 """A drawn silhouette may lie this many px off the real ones."""
 HELD = 12
 """Steps of a held arrow, where the ground has room for them."""
@@ -45,18 +45,18 @@ class PoseClusters:
         self.centres = torch.from_numpy(found.cluster_centers_).float()
 
     def __call__(self, layers: Tensor) -> np.ndarray:
-        """Layers (B, 4, s, s) -> the nearest cluster (B,), wherever the silhouette lies within REACH px."""
+        """Layers (B, 4, s, s) -> the nearest cluster (B,), wherever the silhouette lies within SEARCH_PX px."""
         side = layers.shape[-1]
-        wide = F.pad((layers[:, 3:] > 0.5).float(), (REACH,) * 4)
+        wide = F.pad((layers[:, 3:] > 0.5).float(), (SEARCH_PX,) * 4)
         best = torch.full((len(layers), len(self.centres)), torch.inf)
-        for y in range(2 * REACH + 1):
-            for x in range(2 * REACH + 1):
+        for y in range(2 * SEARCH_PX + 1):
+            for x in range(2 * SEARCH_PX + 1):
                 moved = wide[:, 0, y : y + side, x : x + side].flatten(1)
                 best = torch.minimum(best, torch.cdist(moved, self.centres))
         return best.argmin(1).numpy()
 
 
-def life(e: Evaluation) -> dict[str, Any]:
+def pose_transitions(e: Evaluation) -> dict[str, Any]:
     """Walks under held arrows against held-out video; and, where the source labels swings, the codes that swing."""
     layers = _windows(e, e.clips.layers.flatten(0, 1), e.clips.positions.flatten(0, 1))
     clusters = PoseClusters(layers)

@@ -68,7 +68,7 @@ class Judge(nn.Module):
         }
 
 
-def judge(e: Evaluation) -> dict[str, Any]:
+def action_classifier(e: Evaluation) -> dict[str, Any]:
     """Shares of windows whose direction and action are read rightly, free running under inferred codes.
 
     Beside them what the judge says of the real windows (no model can be measured above that), and of a frozen agent.

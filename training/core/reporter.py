@@ -1,0 +1,92 @@
+"""Progress bar, TensorBoard events and sample sheets of a run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from glass_gym.tools.time_left import TimeLeft
+
+from . import sheets
+from .stage import Stage
+from .trainer import Trainer
+
+
+class Reporter:
+    """Shows how a run goes.
+
+    Args:
+        out: the run's folder; sheets go to `samples`, events to `tensorboard`.
+        order: the names of all stages, to say what is left.
+        silent: say and write nothing, as all processes but the first.
+    """
+
+    def __init__(self, out: Path, order: Sequence[str], silent: bool = False):
+        self.out = out
+        self.order = list(order)
+        self.silent = silent
+        self.stage = ""
+        self.bar: tqdm | None = None
+        self.smooth: dict[str, float] = {}
+        self.time_left = TimeLeft(0)
+        if not silent:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(out / "tensorboard"))
+
+    def run(self, trainer: Trainer, stage: Stage, on_step=lambda stage, iteration, terms: None) -> None:
+        """Run a stage, and show it; arguments and errors as of :meth:`Trainer.run`."""
+
+        def step(stage: Stage, iteration: int, terms: dict[str, float]) -> None:
+            if not self.silent:
+                self._step(trainer, stage, iteration, terms)
+            on_step(stage, iteration, terms)
+
+        trainer.run(stage, step, lambda stage: self._sheet(trainer, stage))
+
+    def _step(self, trainer: Trainer, stage: Stage, iteration: int, terms: dict[str, float]) -> None:
+        if self.stage != stage.name or self.bar is None:
+            self.stage = stage.name
+            self.smooth = {}
+            self.time_left = TimeLeft(stage.iterations)
+            self.bar = tqdm(total=stage.iterations, initial=iteration, desc=stage.name, mininterval=2.0)
+        self.bar.update(1)
+        if (told := self.time_left.after(iteration)) is not None:
+            left = self.order[self.order.index(stage.name) + 1 :] if stage.name in self.order else []
+            then = f"; then: {', '.join(left)}" if left else ""
+            speed = f"{told[0]:.2g} steps a second on this machine, about {told[1]:.0f} minutes more"
+            tqdm.write(f"{stage.name}: {speed}{then}")
+        for key, value in terms.items():
+            self.smooth[key] = value if key not in self.smooth else 0.95 * self.smooth[key] + 0.05 * value
+        if iteration % 20 == 0:
+            self.bar.set_postfix({k: f"{v:.4f}" for k, v in self.smooth.items()}, refresh=False)
+            for key, value in terms.items():
+                self.writer.add_scalar(f"{stage.name}/{key}", value, iteration)
+        if iteration + 1 == stage.iterations:
+            self._sheet(trainer, stage, final=True)
+            self.bar.close()
+
+    def _sheet(self, trainer: Trainer, stage: Stage, final: bool = False) -> None:
+        """A sample sheet of the averaged weights."""
+        if self.silent:
+            return
+        done = stage.iterations if final else self.bar.n if self.bar else 0
+        with trainer.autocast():
+            picture = stage.sheet(trainer.average, done)
+        if picture is None:
+            return
+        name = "final" if final else time.strftime("%H%M%S")
+        sheets.save_picture(self.out / "samples" / f"{stage.name}-{name}.png", picture)
+        self.writer.add_image(stage.name, picture, done, dataformats="HWC")
+
+
+def logged_curves(out: Path) -> dict[str, list[tuple[int, float]]]:
+    """The loss curves in a run's TensorBoard events, by name: (step, value) each."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(out / "tensorboard"), {"scalars": 400, "images": 1})
+    events.Reload()
+    return {name: [(e.step, e.value) for e in events.Scalars(name)] for name in events.Tags()["scalars"]}

@@ -1,0 +1,157 @@
+"""What a trained GMA tells about options: theta and ranges while it trains, window, radius and hole after it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from glass_gym.model.gma import GMA
+from glass_gym.tensors.geometry import densest_point, dilate
+
+from ..core.run import Run
+from ..data.store import Store, Video, frames_to_tensor
+from ..footage.choices import CLIP, VIDEOS, multiple_of_8
+from .background import SHOT, estimate_background, shots_of
+from .pseudo_labels import PseudoLabels
+
+PROBES = (200, 350, 500)
+"""Steps of GMA after which its options are checked."""
+PROBED = 96
+"""Pairs of frames of a check."""
+FULL, AGREED = 0.7, 0.7
+"""theta is too small if M fills all that it allows in more than FULL of the frames, with an IoU below AGREED."""
+LOST, LONGER = 0.3, 300
+"""M has lost the agent below this IoU; pseudo-labels are used for so many steps more."""
+AT_LIMIT = 0.05
+"""Share of the moves at P_f's limit, from which on its range is doubled."""
+RING = 5
+"""Px around the mask in which a halo of the agent may be."""
+MARGINS = 4
+"""Hole margins that are tried: 0 to MARGINS - 1 px."""
+
+
+@torch.no_grad()
+def correct_options(run: Run, gma: GMA, store: Store, labels: PseudoLabels) -> dict[str, Any]:
+    """Check a GMA under training, and correct what was chosen wrongly; each finding is told.
+
+    Returns:
+        new values of "gma.theta", "foreground_range" and "gma.pseudo_label_steps"; empty where all is well.
+    """
+    config = run.config
+    theta = None if run.given.gma.theta is not None else config.gma.theta
+    rng = np.random.default_rng(0)
+    known = dict(zip(labels.frames.tolist(), labels.silhouettes, strict=True))
+    ends = {v.start + v.length - 1 for v in store.videos}
+    pairs = [n for n in sorted(known) if n + 1 in known and n not in ends]
+    if len(pairs) < 8:
+        return {}
+    device = next(gma.parameters()).device
+    index = np.sort(rng.choice(pairs, min(PROBED, len(pairs)), replace=False))
+    share, agree, reach = [], [], []
+    for part in np.array_split(index, max(1, len(index) // 16)):
+        frames = np.stack([store.frames[part], store.frames[part + 1]], 1)
+        motion = gma.analyse_pairs(frames_to_tensor(frames).to(device))
+        masks = motion.masks[:, 0, 0].float()
+        bits = np.unpackbits(np.stack([known[n] for n in part]), axis=1, count=store.height * store.width)
+        seen = torch.from_numpy(bits.reshape(masks.shape)).to(masks)
+        share.append(masks.mean((1, 2)))
+        agree.append((masks * seen).sum((1, 2)) / torch.maximum(masks, seen).sum((1, 2)).clamp(min=1))
+        changed = (frames[:, 0] != frames[:, 1]).any(-1).mean((1, 2)) > 0.1 * float(seen.mean())
+        reach.append(motion.foreground_shift.abs().amax(1)[torch.from_numpy(changed).to(device)])
+    full = float((torch.cat(share) > 0.97 * theta).float().mean()) if theta else 0.0
+    agreed = float(torch.cat(agree).median())
+    most = gma.config.foreground_range
+    at_limit = float((torch.cat(reach) > 0.9 * most).float().mean()) if any(map(len, reach)) else 0.0
+    found: dict[str, Any] = {}
+    if theta and full > FULL and agreed < AGREED and theta < 0.5:
+        why = f"corrected: M fills all that theta allowed in {full:.0%} of the frames, with an IoU of {agreed:.2f}"
+        found["gma.theta"] = run.choose("gma.theta", min(0.5, 1.5 * theta), why)
+    elif agreed < LOST:
+        steps = config.gma.pseudo_label_steps + LONGER
+        found["gma.pseudo_label_steps"] = steps
+        print(f"  gma.pseudo_label_steps = {steps}: corrected: M agrees with what moves by an IoU of {agreed:.2f}")
+    widest = min(store.height, store.width) // 2
+    if run.given.foreground_range is None and at_limit > AT_LIMIT and most < widest:
+        why = f"px; corrected: {at_limit:.0%} of the moves were at the limit of {most} px"
+        found["foreground_range"] = run.choose("foreground_range", min(2 * most, widest), why)
+    return found
+
+
+def choose_window(run: Run, gma: GMA, store: Store) -> None:
+    """Window, agent radius and hole margin, measured with a trained M, where the survey chose the options."""
+    run.reload()
+    if "foreground_range" not in run.values or "hole_margin" in run.values:
+        return
+    reach = measure_agents(gma, store)
+    if len(reach) >= 8:
+        far, usual = float(np.quantile(reach, 0.95)), float(np.quantile(reach, 0.5))
+        window = multiple_of_8(2 * far + 2, store.height, store.width)
+        run.choose("window", window, f"px; M's agent reaches {far:.0f} px")
+        run.choose("agent_radius", max(4, round(0.9 * usual)), f"px; usually it reaches {usual:.0f} px")
+    margin, why = best_hole_margin(gma, store)
+    run.choose("hole_margin", margin, why)
+
+
+@torch.no_grad()
+def measure_agents(gma: GMA, store: Store, count: int = 256) -> np.ndarray:
+    """How far the agent reaches from its densest point along either axis, px (N,), in random training frames, by M."""
+    from scipy import ndimage
+
+    videos = [v for v in store.videos if v.split == "train"] or store.videos
+    rng = np.random.default_rng(0)
+    device = next(gma.parameters()).device
+    index = np.sort([_random_frame(videos, rng) for _ in range(count)])
+    reach = []
+    for part in np.array_split(index, max(1, count // 32)):
+        masks = gma.mask(frames_to_tensor(store.frames[part]).to(device)).float()
+        centre = densest_point(masks, gma.config.agent_radius).cpu().numpy()
+        for mask, (x, y) in zip((masks[:, 0] > 0.5).cpu().numpy(), centre, strict=True):
+            blobs, _ = ndimage.label(ndimage.binary_dilation(mask, iterations=3))
+            own = mask & (blobs == blobs[round(float(y)), round(float(x))]) & (blobs > 0)
+            if own.sum() >= 8:
+                ys, xs = np.nonzero(own)
+                reach.append(max(np.quantile(np.abs(xs - x), 0.995), np.quantile(np.abs(ys - y), 0.995)))
+    return np.array(reach)
+
+
+def _random_frame(videos: Sequence[Video], rng: np.random.Generator) -> int:
+    video = videos[rng.integers(len(videos))]
+    return int(video.start + rng.integers(video.length))
+
+
+@torch.no_grad()
+def best_hole_margin(gma: GMA, store: Store) -> tuple[int, str]:
+    """By how many px the hole must exceed the mask, so that no halo of the agent stays in the background; and why.
+
+    The true background is known from the other frames of the shot (:func:`training.gma.background.estimate_background`).
+    """
+    videos = [v for v in store.videos if v.split == "train" and v.length >= 2 * CLIP] or store.videos
+    device = next(gma.parameters()).device
+    errors = []
+    for video in videos[:: max(1, len(videos) // VIDEOS)][:VIDEOS]:
+        frames = np.asarray(store.frames[video.start : video.start + min(video.length, SHOT)])
+        if not (shots := shots_of(frames)):
+            continue
+        plate = estimate_background(gma, frames[shots[0]])
+        some = list(range(0, len(plate.frames), max(1, len(plate.frames) // 3)))[:3]
+        pictures, known = (np.stack(x) for x in zip(*map(plate.at, some), strict=True))
+        truth = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(device)
+        images = frames_to_tensor(plate.frames[some]).to(device)
+        masks = gma.mask(images).float()
+        ring = dilate(masks, RING) * torch.from_numpy(known)[:, None].to(device)
+        if ring.sum() < 1:
+            continue
+        error = []
+        for margin in range(MARGINS):
+            background = (gma.inpaint_background(images, masks, margin).float() + 1) * 127.5
+            error.append(float(((background - truth).abs().mean(1, keepdim=True) * ring).sum() / ring.sum()))
+        errors.append(error)
+    if not errors:
+        return 0, "px; the background around the agent is never seen"
+    error = np.median(errors, 0)
+    best = int(error.argmin())
+    best = best if error[best] < 0.9 * error[0] else 0
+    return best, f"px more than the mask; N is off by {error[best]:.1f} of 255 there, by {error[0]:.1f} with 0"
