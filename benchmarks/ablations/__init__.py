@@ -1,1 +1,0 @@
-"""The paper's experiments, one change at a time. Parts that a row needs replace the product's."""
