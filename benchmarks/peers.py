@@ -1,126 +1,118 @@
-"""Other people's simulators beside ours, in one run (``glass-bench --against PATH``).
+"""Compare speeds: python -m benchmarks.peers --against ../diamond --num-envs 1 64
 
-A peer is a checkout. It is imported from its path, in a process of its own; none of its code is here. This file is that
-process's script, too, so it imports nothing of ours: what `glass_gym` is, the path decides.
+--against PATH measures this checkout and another one in turns, each in a process of its own. PATH is a checkout of
+DIAMOND or of another version of glass_gym. Both run on one machine at one time, because speeds differ by 2.5 times
+between virtual machines of one kind. --processes N measures how the speed grows with 1, 2, 4 ... N processes of ours.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-ROUNDS = 5
-"""Times that each is measured, in turns."""
-WARM = 5
-"""Steps before a first round."""
+import numpy as np
+from tabulate import tabulate
+from tqdm import tqdm
 
-Step = Callable[[], object]
+from benchmarks import peer_process
+from benchmarks.peer_process import PEERS
+from glass_gym.tools.bench import check_writable, env_of, machine, run_benchmark, world_parser, write_report
+
+ROUNDS = 5
+"""How often each side is measured, in turns."""
+OURS = Path(__file__).parents[1]
 
 
 class PeerError(ValueError):
     """A peer that cannot be measured; the message says why."""
 
 
-def glass_gym_step(rows: int, settings: dict[str, Any]) -> Step:
-    """Another version of this package: its vector environment, numpy out."""
-    import gymnasium as gym
-
-    import glass_gym  # noqa: F401  (registers the ids)
-
-    settings = dict(settings)
-    envs = gym.make_vec(settings.pop("id"), num_envs=rows, max_episode_steps=100, **settings)
-    envs.reset(seed=0)
-    envs.action_space.seed(0)
-    actions = [envs.action_space.sample() for _ in range(64)]
-    turn = iter(range(1 << 62))
-    return lambda: envs.step(actions[next(turn) % len(actions)])
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    parser = world_parser("python -m benchmarks.peers", __doc__ or "", (1, 64), "glass_peers.json")
+    one = parser.add_mutually_exclusive_group(required=True)
+    one.add_argument("--against", type=Path, metavar="PATH", help="a checkout to compare with")
+    one.add_argument("--processes", type=int, metavar="N", help="1 to N processes, each of the last --num-envs rows")
+    parser.add_argument("--seconds", type=float, default=4.0, help="how long each side is measured (default: 4)")
+    return run_benchmark(parser, argv, measure)
 
 
-def diamond_step(rows: int, settings: dict[str, Any]) -> Step:
-    """DIAMOND (Alonso et al. 2024): its sampler, 3 denoising steps of frames of 64 x 64 px, untrained weights.
-
-    As shipped in `config/`: 4 frames of the past, 64 channels at each of four sizes; channels last.
-
-    Returns:
-        a step of all rows.
-    """
-    import torch
-    from models.diffusion import (  # type: ignore[import-not-found]
-        Denoiser,
-        DenoiserConfig,
-        DiffusionSampler,
-        DiffusionSamplerConfig,
-        InnerModelConfig,
-    )
-
-    device = _device(settings)
-    inner = InnerModelConfig(3, 4, 256, [2, 2, 2, 2], [64, 64, 64, 64], [0, 0, 0, 0], 18)
-    denoiser = Denoiser(DenoiserConfig(inner, 0.5, 0.3)).to(device).to(memory_format=torch.channels_last).eval()
-    sampler = DiffusionSampler(denoiser, DiffusionSamplerConfig(3))
-    past = torch.rand(rows, 4, 3, 64, 64, device=device) * 2 - 1
-    actions = torch.randint(18, (rows, 4), device=device)
-
-    def step() -> object:
-        with torch.no_grad(), _autocast(settings, device):
-            frame = sampler.sample(past, actions)[0]
-        past[:, :-1] = past[:, 1:].clone()
-        past[:, -1] = frame
-        return frame.float().cpu()
-
-    return step
+def measure(arguments: argparse.Namespace) -> None:
+    """Measure, write the report and print its table."""
+    check_writable(arguments.out)
+    id, settings = env_of(arguments)
+    settings["id"] = id
+    report: dict[str, Any] = {"id": id, "machine": machine()}
+    if arguments.against:
+        rows = [compare(arguments.against, n, arguments.seconds, settings) for n in tqdm(arguments.num_envs)]
+        report |= {"against": str(arguments.against), "rows": rows}
+        heads = {"num_envs": "rows", "ours_fps": "ours", "peer_fps": rows[0]["peer"], "ratio": "ours / peer"}
+    else:
+        rows = scale(arguments.processes, arguments.num_envs[-1], arguments.seconds, settings)
+        report |= {"num_envs": arguments.num_envs[-1], "rows": rows}
+        heads = {"processes": "processes", "threads": "threads each", "fps": "frames per second"}
+    cells = [[row[key] for key in heads] for row in rows]
+    write_report(report, tabulate(cells, tuple(heads.values()), tablefmt="github", floatfmt=",.1f"), arguments.out)
 
 
-PEERS: dict[str, tuple[str, str, Callable[[int, dict[str, Any]], Step]]] = {
-    "glass_gym": ("glass_gym/__init__.py", ".", glass_gym_step),
-    "diamond": ("src/models/diffusion/denoiser.py", "src", diamond_step),
-}
-"""By name: a file that tells it, the folder that it imports from, and what makes a step of some rows."""
+def compare(path: Path, rows: int, seconds: float, settings: dict[str, Any]) -> dict[str, Any]:
+    """Frames per second of this checkout and a peer's, medians of rounds in turns, and their ratio.
 
-
-def kind_of(path: Path) -> str:
-    """What a checkout is of.
-
-    Returns:
-        a name in PEERS.
+    Each is measured for `seconds`, all rounds together; before that, it runs as long to fill its caches.
 
     Raises:
-        PeerError: nothing that is known here.
+        PeerError: the peer is unknown, or ends.
     """
-    for name, (file, _, _) in PEERS.items():
-        if (path / file).is_file():
-            return name
-    known = ", ".join(f"{name} ({file})" for name, (file, _, _) in PEERS.items())
-    raise PeerError(f"{path} is no checkout of a peer that is known here: {known}")
+    runners = {"ours": Runner(OURS, rows, settings)}
+    try:
+        runners["peer"] = Runner(path, rows, settings)
+        for runner in runners.values():
+            runner.time(seconds)
+        taken: dict[str, list[float]] = {name: [] for name in runners}
+        for _ in range(ROUNDS):
+            for name, runner in runners.items():
+                taken[name].append(runner.time(seconds / ROUNDS))
+        ours, peer = (rows / float(np.median(taken[name])) for name in ("ours", "peer"))
+    finally:
+        for runner in runners.values():
+            runner.close()
+    return {"num_envs": rows, "peer": runners["peer"].kind, "ours_fps": ours, "peer_fps": peer, "ratio": ours / peer}
 
 
-def _device(settings: dict[str, Any]) -> str:
-    import torch
+def scale(processes: int, rows: int, seconds: float, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Frames per second of 1, 2, 4, ... processes at once; each gets its share of the cores.
 
-    device = settings.get("device", "auto")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-
-
-def _autocast(settings: dict[str, Any], device: str) -> Any:
-    import torch
-
-    precision = settings.get("precision", "auto")
-    if precision == "float32":
-        return nullcontext()
-    return torch.autocast(torch.device(device).type, torch.bfloat16)
+    Raises:
+        ValueError: not 1 to 1024 processes.
+    """
+    if not 1 <= processes <= 1024:
+        raise ValueError(f"--processes takes 1 to 1024, got {processes}")
+    lines = []
+    for count in tqdm(sorted({*(1 << i for i in range(processes.bit_length())), processes}), unit="count"):
+        threads = max(1, machine()["cores"] // count)
+        runners = [Runner(OURS, rows, settings, threads) for _ in range(count)]
+        try:
+            for _ in range(2):  # caches fill in the first
+                for runner in runners:
+                    runner.ask(seconds)
+                taken = [runner.answer() for runner in runners]
+        finally:
+            for runner in runners:
+                runner.close()
+        lines.append({"processes": count, "threads": threads, "fps": round(sum(rows / t for t in taken), 1)})
+    return lines
 
 
 class Runner:
-    """A peer in its process, ready to step.
+    """A simulator in a process of its own, ready to step.
 
     Args:
-        path: of its checkout.
+        path: its checkout.
         rows: stepped at once.
         settings: `id`, `device`, `precision`, `checkpoint`, as far as it knows them.
         threads: of torch; 0: its own choice.
@@ -133,7 +125,7 @@ class Runner:
         self.kind = kind_of(path)
         source = (path / PEERS[self.kind][1]).resolve()
         self.process = subprocess.Popen(
-            [sys.executable, __file__, self.kind, str(rows), json.dumps(settings)],
+            [sys.executable, peer_process.__file__, self.kind, str(rows), json.dumps(settings)],
             cwd=source,
             env={**os.environ, "PYTHONPATH": str(source)} | ({"OMP_NUM_THREADS": str(threads)} if threads else {}),
             stdin=subprocess.PIPE,
@@ -149,15 +141,15 @@ class Runner:
         self.process.stdin.flush()
 
     def answer(self) -> float:
-        """Seconds a step (median) of what was asked for, when that is done."""
+        """Median seconds of a step, when what was asked for is done."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if line.startswith("{"):
                 return json.loads(line)["seconds"]
-        raise PeerError(f"{self.kind} ended with {self.process.wait()}; what it said is above")
+        raise PeerError(f"{self.kind} ended with {self.process.wait()}; its error is printed above")
 
     def time(self, seconds: float) -> float:
-        """Both."""
+        """Step for so long; median seconds of a step."""
         self.ask(seconds)
         return self.answer()
 
@@ -168,57 +160,18 @@ class Runner:
         self.process.wait(30)
 
 
-def compare(path: Path, rows: int, seconds: float, settings: dict[str, Any]) -> dict[str, Any]:
-    """Ours and a peer, measured in turns.
-
-    Args:
-        path: of the peer's checkout.
-        rows: stepped at once.
-        seconds: that each is stepped for, all rounds together; ours is stepped as long before, as a policy would.
-        settings: of :class:`Runner`.
-
-    Returns:
-        frames a second of both (medians of the rounds), and their ratio.
+def kind_of(path: Path) -> str:
+    """The name in PEERS of a checkout.
 
     Raises:
-        PeerError: the peer is unknown, or ends.
+        PeerError: not a known one.
     """
-    import numpy as np
-
-    runners = {"ours": Runner(Path(__file__).parents[1], rows, settings)}
-    try:
-        runners["peer"] = Runner(path, rows, settings)
-        for runner in runners.values():
-            runner.time(seconds)  # caches fill
-        taken: dict[str, list[float]] = {name: [] for name in runners}
-        for _ in range(ROUNDS):
-            for name, runner in runners.items():
-                taken[name].append(runner.time(seconds / ROUNDS))
-        ours, peer = (rows / float(np.median(taken[name])) for name in ("ours", "peer"))
-    finally:
-        for runner in runners.values():
-            runner.close()
-    return {"num_envs": rows, "peer": runners["peer"].kind, "ours_fps": ours, "peer_fps": peer, "ratio": ours / peer}
-
-
-def _serve(kind: str, rows: int, settings: dict[str, Any]) -> None:
-    """The process: every line of the input is for how many seconds to step."""
-    import statistics
-
-    step = PEERS[kind][2](rows, settings)
-    for _ in range(WARM):
-        step()
-    print(json.dumps({"seconds": 0}), flush=True)
-    for line in sys.stdin:
-        taken = []
-        end = time.perf_counter() + float(line)
-        while time.perf_counter() < end or not taken:
-            began = time.perf_counter()
-            step()
-            taken.append(time.perf_counter() - began)
-        print(json.dumps({"seconds": statistics.median(taken)}), flush=True)
+    for name, (file, _, _) in PEERS.items():
+        if (path / file).is_file():
+            return name
+    known = ", ".join(f"{name} ({file})" for name, (file, _, _) in PEERS.items())
+    raise PeerError(f"{path} is not the checkout of a known peer: {known}")
 
 
 if __name__ == "__main__":
-    sys.path.pop(0)  # this file's folder; PYTHONPATH has the peer's
-    _serve(sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]))
+    sys.exit(main())

@@ -1,7 +1,7 @@
-"""Footage of other people's worlds, with the agent's true mask: what the generality suite trains on and scores with.
+"""Footage of other simulators, with the agent's true mask, for benchmarks.generality.
 
-Videos are written as anybody's would be, .mp4 files in a folder; the truth lies beside that folder, for scoring only.
-Each world needs the package that it comes from (``pip install``: see :data:`WORLDS`).
+Videos are .mp4 files in a folder, as a user's would be. The true masks lie beside that folder and serve scoring only.
+Each world needs the package that it comes from, see :data:`WORLDS`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .arm import NEEDS, Arm
+from training.data.arm import NEEDS, Arm
 
 Episode = tuple[np.ndarray, ...]
-"""frames (T, H, W, 3) uint8, true masks (T, H, W) bool; of an agent that the edge cuts also what moves, (T, 2) px"""
+"""Frames (T, H, W, 3) uint8 and true masks (T, H, W) bool. For an agent that the frame's edge cuts, its mask does not
+tell how it moves; then also the position (T, 2) px of a part that is whole."""
+Recorder = Callable[[int, int], Iterator[Episode]]
+"""Called with the number of videos and a seed."""
 
 
 @dataclass(frozen=True)
@@ -25,36 +28,33 @@ class RecordedWorld:
     """A world to record.
 
     Attributes:
-        about: what it is a test of.
-        needs: what pip has to install.
-        record: (videos, seed) -> episodes.
+        about: what it tests.
+        needs: what to install with pip.
+        record: yields the episodes.
         fps: of the videos.
     """
 
     about: str
     needs: str
-    record: Callable[[int, int], Iterator[Episode]]
+    record: Recorder
     fps: int = 15
 
 
 def palette_mask(frames: np.ndarray, colours: list[tuple[int, int, int]], near: int = 8) -> np.ndarray:
-    """Pixels of frames (T, H, W, 3) within `near` of a colour in every channel: (T, H, W) bool."""
-    out = np.zeros(frames.shape[:-1], bool)
-    for colour in colours:
-        out |= (np.abs(frames.astype(int) - np.array(colour)) <= near).all(-1)
-    return out
+    """Pixels of frames (T, H, W, 3) that differ from one of the colours by at most `near` a channel: (T, H, W) bool."""
+    return np.any([(np.abs(frames.astype(int) - colour) <= near).all(-1) for colour in colours], axis=0)
 
 
 def largest_piece(masks: np.ndarray) -> np.ndarray:
-    """Masks (T, H, W) without what lies apart from their largest piece: others may have the agent's colours."""
+    """The largest connected piece of each mask (T, H, W): other objects may have the agent's colours."""
     from scipy import ndimage
 
     out = np.zeros_like(masks)
     for t, mask in enumerate(masks):
-        names, count = ndimage.label(ndimage.binary_dilation(mask, iterations=2))
+        pieces, count = ndimage.label(ndimage.binary_dilation(mask, iterations=2))
         if count:
-            sizes = ndimage.sum_labels(mask, names, np.arange(1, count + 1))
-            out[t] = mask & (names == 1 + int(sizes.argmax()))
+            sizes = ndimage.sum_labels(mask, pieces, np.arange(1, count + 1))
+            out[t] = mask & (pieces == 1 + int(sizes.argmax()))
     return out
 
 
@@ -65,7 +65,7 @@ def _held_actions(rng: np.random.Generator, actions: list[Any], low: int, high: 
 
 
 def tiles(videos: int, seed: int) -> Iterator[Episode]:
-    """MiniGrid: a triangle on an empty board turns and goes forward, a tile (32 px) at a time."""
+    """MiniGrid: a triangle on an empty board turns, and moves forward by a tile (32 px)."""
     import gymnasium
     import minigrid  # noqa: F401
 
@@ -81,34 +81,31 @@ def tiles(videos: int, seed: int) -> Iterator[Episode]:
             _, _, over, _, _ = env.step(rng.choice([0, 1, 2, 2, 2]))
             if over:
                 break
-        if len(frames) < 8:
-            continue
-        stack = np.stack(frames)
-        yield stack, palette_mask(stack, [(255, 0, 0)], 60)
+        if len(frames) >= 8:
+            stack = np.stack(frames)
+            yield stack, palette_mask(stack, [(255, 0, 0)], 60)
 
 
 def lander(videos: int, seed: int) -> Iterator[Episode]:
-    """LunarLander: a body that falls, turns and hovers under a clumsy pilot."""
+    """LunarLander: a body that falls, rotates and hovers; every tenth action is random."""
     import gymnasium
 
     env = gymnasium.make("LunarLander-v3", render_mode="rgb_array")
     for video in range(videos):
         rng = np.random.default_rng([seed, video])
-        seen, _ = env.reset(seed=int(rng.integers(2**31)))
-        goal = rng.uniform(-0.6, 0.6)
-        hover = rng.uniform(0.4, 1.0)
+        state, _ = env.reset(seed=int(rng.integers(2**31)))
+        goal, hover = rng.uniform(-0.6, 0.6), rng.uniform(0.4, 1.0)
         frames = []
         masks = []
         for step in range(240):
             if step % 30 == 0:
-                goal = rng.uniform(-0.6, 0.6)
-                hover = rng.uniform(0.3, 1.1)
-            x, y, vx, vy, angle, spin = seen[:6]
+                goal, hover = rng.uniform(-0.6, 0.6), rng.uniform(0.3, 1.1)
+            x, y, vx, vy, angle, spin = state[:6]
             tilt = np.clip(0.5 * (x - goal) + vx, -0.4, 0.4)
             turn = 0.5 * (tilt - angle) - spin
             lift = 0.5 * (hover - y) - 0.5 * vy
             action = 2 if lift > abs(turn) and lift > 0.05 else 3 if turn < -0.05 else 1 if turn > 0.05 else 0
-            seen, _, over, _, _ = env.step(action if rng.random() < 0.9 else int(rng.integers(4)))
+            state, _, over, _, _ = env.step(action if rng.random() < 0.9 else int(rng.integers(4)))
             if step % 3 == 0:
                 frames.append(np.asarray(env.render()))
                 masks.append(_lander_mask(env.unwrapped, *frames[-1].shape[:2]))
@@ -119,7 +116,7 @@ def lander(videos: int, seed: int) -> Iterator[Episode]:
 
 
 def _lander_mask(env: Any, height: int, width: int) -> np.ndarray:
-    """The polygons of the lander and its legs, as they are drawn, (H, W) bool."""
+    """The polygons of the lander and its legs as drawn, (H, W) bool."""
     picture = Image.new("1", (width, height))
     draw = ImageDraw.Draw(picture)
     for body in (env.lander, *env.legs):
@@ -130,7 +127,7 @@ def _lander_mask(env: Any, height: int, width: int) -> np.ndarray:
 
 
 def racing(videos: int, seed: int) -> Iterator[Episode]:
-    """CarRacing: the camera follows the car; the car stands still on the screen and everything else moves."""
+    """CarRacing: the camera follows the car, which stays in one place of the frame."""
     import gymnasium
 
     env = gymnasium.make("CarRacing-v3", render_mode="rgb_array", continuous=False)
@@ -144,17 +141,18 @@ def racing(videos: int, seed: int) -> Iterator[Episode]:
             if step >= 50 and step % 2 == 0:
                 frames.append(np.asarray(env.render()))
         stack = np.stack(frames)
-        red = palette_mask(stack, [(204, 0, 0)], 30)
-        yield stack, red
+        yield stack, palette_mask(stack, [(204, 0, 0)], 30)
 
 
-def _atari(name: str, colours: list[tuple[int, int, int]], actions: list[str], part: slice, skip: int):
+def _atari(name: str, colours: list[tuple[int, int, int]], actions: list[str], rows: slice) -> Recorder:
+    """An Atari game, of which some rows of the screen are kept; the agent has the given colours."""
+
     def record(videos: int, seed: int) -> Iterator[Episode]:
         import ale_py
         import gymnasium
 
         gymnasium.register_envs(ale_py)
-        env = gymnasium.make(f"ALE/{name}-v5", render_mode="rgb_array", frameskip=skip)
+        env = gymnasium.make(f"ALE/{name}-v5", render_mode="rgb_array", frameskip=4)
         meanings = env.unwrapped.get_action_meanings()  # type: ignore[attr-defined]
         known = [meanings.index(a) for a in actions]
         for video in range(videos):
@@ -165,20 +163,14 @@ def _atari(name: str, colours: list[tuple[int, int, int]], actions: list[str], p
             for step in range(110):
                 screen, _, over, _, info = env.step(next(held))
                 if step >= 30:
-                    frames.append(np.asarray(screen)[part])
+                    frames.append(np.asarray(screen)[rows])
                 if over or info.get("lives", 1) == 0:
                     break
-            if len(frames) < 16:
-                continue
-            stack = np.stack(frames)
-            yield stack, largest_piece(palette_mask(stack, colours))
+            if len(frames) >= 16:
+                stack = np.stack(frames)
+                yield stack, largest_piece(palette_mask(stack, colours))
 
     return record
-
-
-def arm(videos: int, seed: int) -> Iterator[Episode]:
-    """FetchReach: a shaded robot arm over a table, that comes into the frame from its edge."""
-    yield from Arm().videos(videos, seed)
 
 
 WALK = ["NOOP", "RIGHT", "LEFT", "RIGHT", "LEFT", "UP", "DOWN"]
@@ -188,27 +180,23 @@ WORLDS: dict[str, RecordedWorld] = {
     "kangaroo": RecordedWorld(
         "an animated walker among other moving things",
         "ale-py",
-        _atari("Kangaroo", [(223, 183, 85)], [*WALK, "RIGHTFIRE", "LEFTFIRE"], np.s_[24:184], 4),
+        _atari("Kangaroo", [(223, 183, 85)], [*WALK, "RIGHTFIRE", "LEFTFIRE"], np.s_[24:184]),
     ),
     "montezuma": RecordedWorld(
         "an animated walker and climber beside a rolling skull",
         "ale-py",
-        _atari("MontezumaRevenge", [(228, 111, 111), (200, 72, 72), (210, 182, 86)], WALK, np.s_[46:190], 4),
+        _atari("MontezumaRevenge", [(228, 111, 111), (200, 72, 72), (210, 182, 86)], WALK, np.s_[46:190]),
     ),
-    "arm": RecordedWorld("a shaded arm that is attached to the edge", NEEDS, arm),
+    "arm": RecordedWorld("a shaded arm that is attached to the edge", NEEDS, lambda n, seed: Arm().videos(n, seed)),
     "racing": RecordedWorld("a camera that follows the agent", "gymnasium[box2d]", racing),
 }
 
 
-def record_world(name: str, out: Path, videos: int = 60, seed: int = 0, progress=lambda done: None) -> Path:
-    """Record a world of :data:`WORLDS`: `out`/videos/000.mp4 ... and `out`/truth.npz (masks, packed bit by bit).
-
-    Returns:
-        the folder of the videos.
-    """
+def record_world(name: str, out: Path, videos: int, seed: int = 0, progress=lambda: None) -> None:
+    """Record a world of :data:`WORLDS`: `out`/videos/000.mp4 ... and `out`/truth.npz (masks as packed bits)."""
     import imageio.v3 as iio
 
-    folder = Path(out) / "videos"
+    folder = out / "videos"
     folder.mkdir(parents=True, exist_ok=True)
     truth = {}
     for index, (frames, masks, *moving) in enumerate(WORLDS[name].record(videos, seed)):
@@ -220,13 +208,12 @@ def record_world(name: str, out: Path, videos: int = 60, seed: int = 0, progress
             fps=WORLDS[name].fps,
             codec="libx264",
             macro_block_size=1,
-            # whole chroma: half of it smears an agent that is 8 px wide by 1 px, and the truth would not fit the video
+            # full chroma resolution: at half of it, the edge of an agent 8 px wide is off by 1 px from its true mask
             output_params=["-crf", "10", "-pix_fmt", "yuv444p", "-loglevel", "error"],
         )
         truth[f"{index:03d}"] = np.packbits(masks, axis=-1)
         truth["width"] = np.array(frames.shape[2])
         if moving:
             truth[f"{index:03d}.moving"] = moving[0]
-        progress(index + 1)
-    np.savez_compressed(Path(out) / "truth.npz", **truth)
-    return folder
+        progress()
+    np.savez_compressed(out / "truth.npz", **truth)

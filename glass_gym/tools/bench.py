@@ -1,8 +1,14 @@
 """glass-bench: how fast a world runs on this machine.
 
-Frames a second = rows x steps / seconds, warmed up for as long as they are measured, the device synchronised before the
-clock stops, resets included.
-Three columns as Isaac Lab reports them: step; step + policy; step + policy + learning.
+Each column adds one part of training a policy:
+  step                      the vector environment alone, frames as NumPy arrays ("torch out": as tensors on the device)
+  step + policy             a Stable-Baselines3 CnnPolicy chooses each action, on frames of half the size
+  step + policy + learning  whole PPO.learn() calls: 8 steps a row, 4 epochs, minibatches of 256
+The last two columns need Stable-Baselines3 (pip install 'glass-gym[agents]').
+
+Speeds are frames per second: rows x steps / seconds, resets included. A row is one environment of the vector
+environment; more rows are faster in all and slower each. Every cell runs for --seconds to warm up, and then for as long
+to be measured. Speeds differ between machines, also of one kind: compare figures of one machine only.
 """
 
 from __future__ import annotations
@@ -14,137 +20,141 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
+from tabulate import tabulate
+from tqdm import tqdm
 
+import glass_gym
 from glass_gym.wrappers import core_of
 
+BUNDLED = ("GlassTennis-v0", "GlassSprites-v0", "GlassArm-v0")
 SWEEP = (1, 4, 16, 64, 256, 1024)
-BUNDLED = ("GlassTennis-v1", "GlassSprites-v1", "GlassArm-v0")
-MAKES = 50
-"""Times that a soak of 10,000 steps makes and closes environments; a shorter one less often."""
 LIMIT = 100
-"""Time limit of an episode in every measurement."""
+"""Time limit of an episode in every measurement, steps."""
+COLUMNS = {
+    "num_envs": "rows",
+    "step_numpy_fps": "step",
+    "step_torch_fps": "step, torch out",
+    "step_policy_fps": "step + policy",
+    "step_policy_learning_fps": "step + policy + learning",
+    "step_ms": "ms a step",
+}
+EXAMPLES = """examples:
+  glass-bench                                                  all columns of GlassTennis-v0, 1 to 1024 rows; minutes
+  glass-bench --id GlassSprites-v0 --num-envs 64 --seconds 10  one row of the table, measured for longer
+  glass-bench --checkpoint runs/mine/world.safetensors         a world of your own
+  glass-bench --device cuda --out bench.json                   on a GPU
+  glass-bench --fingerprint                                    has a change moved a pixel? run it before and after"""
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        "glass-bench",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="examples:\n  glass-bench\n  glass-bench --id GlassSprites-v1 --num-envs 64 256 --seconds 10\n"
-        "  glass-bench --device cuda --out bench.json\n"
-        "  glass-bench --soak 10000 --num-envs 32\n"
-        "  glass-bench --against ../diamond --num-envs 1 64\n"
-        "  glass-bench --processes 4 --num-envs 64\n"
-        "  glass-bench --fingerprint",
-    )
-    parser.add_argument("--id", default="GlassTennis-v1", help="environment id (default: GlassTennis-v1)")
-    parser.add_argument("--checkpoint", help="a world of your own, for the id Glass-v0")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i (default: auto)")
-    parser.add_argument("--num-envs", type=int, nargs="+", default=list(SWEEP), help=f"rows (default: {SWEEP})")
-    parser.add_argument("--seconds", type=float, default=4.0, help="about how long each cell runs (default: 4)")
-    parser.add_argument("--precision", default="auto", help="auto, float32 or bfloat16 (default: auto)")
-    parser.add_argument("--out", type=Path, default=Path("glass_bench.json"), help="JSON; the Markdown goes beside it")
-    parser.add_argument(
-        "--fingerprint",
-        action="store_true",
-        help="instead: a hash of the frames of 100 random steps of seeds 0 to 3, of the bundled worlds (or of --id)",
-    )
-    parser.add_argument(
-        "--soak", type=int, metavar="STEPS", help="instead: so many random steps, watching memory, values and bounds"
-    )
-    parser.add_argument(
-        "--against",
-        type=Path,
-        metavar="PATH",
-        help="instead: a peer's checkout in turns with ours, steps alone (DIAMOND, or another version of glass_gym)",
-    )
-    parser.add_argument(
-        "--processes",
-        type=int,
-        metavar="N",
-        help="instead: steps of 1 to N processes at once, each with --num-envs rows",
-    )
+    parser = world_parser("glass-bench", f"{__doc__}\n{EXAMPLES}", SWEEP, "glass_bench.json")
+    what = """instead: print a SHA-256 of the frames of 100 random steps of seeds 0 to 3, for each bundled world, or for
+        the one that is given. Equal hashes on one machine mean that no pixel has changed; other machines round
+        differently"""
+    parser.add_argument("--seconds", type=float, default=4.0, help="how long a cell is measured (default: 4)")
+    parser.add_argument("--fingerprint", action="store_true", help=what)
+    return run_benchmark(parser, argv, lambda a: print_fingerprints(a) if a.fingerprint else report_speed(a))
+
+
+def world_parser(prog: str, about: str, rows: tuple[int, ...], out: str) -> argparse.ArgumentParser:
+    """A parser of the options that all benchmarks have; `rows` and `out` are defaults."""
+    parser = argparse.ArgumentParser(prog, description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--id", help=f"environment id (default: {BUNDLED[0]}, or Glass-v0 with --checkpoint)")
+    add("--checkpoint", help="a world of your own: a .safetensors file")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:i (default: auto)")
+    add("--precision", default="auto", help="auto, float32 or bfloat16 (default: auto)")
+    add("--num-envs", type=int, nargs="+", default=list(rows), help=f"rows (default: {' '.join(map(str, rows))})")
+    add("--out", type=Path, default=Path(out), help=f"JSON to write (default: {out})")
+    return parser
+
+
+def run_benchmark(
+    parser: argparse.ArgumentParser, argv: list[str] | None, work: Callable[[argparse.Namespace], None]
+) -> int:
+    """Parse the options and do the work; returns the exit status, 1 after an error that is told in one line."""
     arguments = parser.parse_args(argv)
-    if arguments.processes is not None and not 1 <= arguments.processes <= 1024:
-        parser.error("--processes must lie in 1 to 1024")
-    if min(arguments.num_envs) < 1 or not 0 < arguments.seconds < 86400:
+    if min(arguments.num_envs) < 1 or not 0 < getattr(arguments, "seconds", 1) < 86400:
         parser.error("--num-envs and --seconds must be positive")
-    if arguments.soak is not None and arguments.soak < 1:
-        parser.error("--soak takes a number of steps, 1 or more")
     try:
-        _run(arguments, BUNDLED if arguments.id == parser.get_default("id") else (arguments.id,))
+        work(arguments)
     except (ValueError, TypeError, OSError, gym.error.Error) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _run(arguments: argparse.Namespace, ids: tuple[str, ...]) -> None:
-    if arguments.fingerprint:
-        for id in ids:
-            print(id, fingerprint(id, **_settings(arguments)))
-        return
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(arguments.out.parent, os.W_OK) or arguments.out.is_dir():  # told before minutes are spent
-        raise OSError(f"{arguments.out} cannot be written; choose another --out")
-    if arguments.against:
-        report = against(arguments)
-        text = against_text(report)
-    elif arguments.processes:
-        report = scale(arguments)
-        text = scale_text(report)
-    elif arguments.soak:
-        report = soak(arguments)
-        text = soak_text(report)
-    else:
-        report = measure(arguments)
-        text = markdown(report)
-    arguments.out.write_text(json.dumps(report, indent=1) + "\n")
-    arguments.out.with_suffix(".md").write_text(text)
-    print(f"\n{text}\nwritten: {arguments.out} and {arguments.out.with_suffix('.md')}")
-
-
-def _settings(arguments: argparse.Namespace) -> dict:
+def env_of(arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    """The id of the environment, and its keyword arguments."""
     settings = {"device": arguments.device, "precision": arguments.precision}
-    return settings | ({"checkpoint": arguments.checkpoint} if arguments.checkpoint else {})
+    if arguments.checkpoint:
+        settings["checkpoint"] = arguments.checkpoint
+    return arguments.id or ("Glass-v0" if arguments.checkpoint else BUNDLED[0]), settings
 
 
-def measure(arguments: argparse.Namespace) -> dict:
-    """All cells -> the report."""
-    from tqdm import tqdm
+def check_writable(out: Path) -> None:
+    """Check, before minutes are spent, that a file can be written.
 
-    settings = _settings(arguments)
-    report = {"id": arguments.id, "checkpoint": arguments.checkpoint, "machine": machine(), "rows": []}
-    learns = _has_sb3()
-    if not learns:
+    Raises:
+        OSError: it cannot; the message says what to do.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(out.parent, os.W_OK) or out.is_dir():
+        raise OSError(f"{out} cannot be written; choose another --out")
+
+
+def write_report(report: dict[str, Any], text: str, out: Path) -> None:
+    """Write a report as JSON, and print its text."""
+    out.write_text(json.dumps(report, indent=1) + "\n")
+    print(f"\n{text}\nwritten: {out}")
+
+
+def print_fingerprints(arguments: argparse.Namespace) -> None:
+    """A line for each bundled world, or one for the world that is given."""
+    id, settings = env_of(arguments)
+    for each in (id,) if arguments.id or arguments.checkpoint else BUNDLED:
+        print(each, fingerprint(each, **settings))
+
+
+def report_speed(arguments: argparse.Namespace) -> None:
+    """Measure all cells, write the report and print its table."""
+    check_writable(arguments.out)
+    cells: list[Cell] = [time_steps, time_policy, time_learning]
+    if find_spec("stable_baselines3") is None:
         print("Stable-Baselines3 is not installed: only steps are measured (pip install 'glass-gym[agents]')")
-    kinds = ["step", *(["policy", "learning"] if learns else [])]
-    with tqdm(total=len(arguments.num_envs) * len(kinds), unit="cell", file=sys.stderr) as bar:
+        cells = cells[:1]
+    id, settings = env_of(arguments)
+    lines = []
+    with tqdm(total=len(arguments.num_envs) * len(cells), unit="cell", file=sys.stderr) as bar:
         for rows in arguments.num_envs:
-            line: dict = {"num_envs": rows}
-            for kind in kinds:
-                bar.set_description(f"{rows} rows, {kind}")
-                line |= CELLS[kind](arguments.id, rows, arguments.seconds, settings)
+            line: dict[str, Any] = {"num_envs": rows}
+            for cell in cells:
+                bar.set_description(f"{rows} rows, {cell.__name__.removeprefix('time_')}")
+                line |= cell(id, rows, arguments.seconds, settings)
                 bar.update()
-            report["rows"].append(line)
-    report |= {"device": line["device"], "precision": line["precision"], "peak_memory_mb": peak_memory(line["device"])}
-    for line in report["rows"]:
-        del line["device"], line["precision"]
-    return report
+            used = {key: line.pop(key) for key in ("device", "precision")}
+            lines.append(line)
+    report = {"id": id, "checkpoint": arguments.checkpoint, "machine": machine(), "rows": lines} | used
+    report["peak_memory_mb"] = peak_memory(used["device"])
+    write_report(report, markdown(report), arguments.out)
 
 
-def time_steps(id: str, rows: int, seconds: float, settings: dict) -> dict:
-    """The vector environment alone, NEXT_STEP, numpy out (on CUDA also torch out)."""
-    import gymnasium as gym
+Cell = Callable[[str, int, float, dict[str, Any]], dict[str, Any]]
+"""Called with the id, the rows, the seconds to measure for and the environment's keyword arguments."""
 
-    out: dict = {}
+
+def time_steps(id: str, rows: int, seconds: float, settings: dict[str, Any]) -> dict[str, Any]:
+    """Frames per second of the vector environment alone, NumPy and torch output; ms a step; device and precision."""
+    out: dict[str, Any] = {}
     for output in ("numpy", "torch"):
         envs = gym.make_vec(id, num_envs=rows, output=output, stagger=True, max_episode_steps=LIMIT, **settings)
         core = core_of(envs)
@@ -161,13 +171,13 @@ def time_steps(id: str, rows: int, seconds: float, settings: dict) -> dict:
     return out | {"device": str(core.device), "precision": str(core.simulator.precision).removeprefix("torch.")}
 
 
-def time_policy(id: str, rows: int, seconds: float, settings: dict) -> dict:
-    """Plus an SB3 CnnPolicy on frames of half size that chooses every action."""
-    model = _model(id, rows, settings)
+def time_policy(id: str, rows: int, seconds: float, settings: dict[str, Any]) -> dict[str, Any]:
+    """Frames per second with a policy that chooses every action."""
+    model = _ppo(id, rows, settings)
     env = model.get_env()
     observation: list[Any] = [env.reset()]
 
-    def step(_):
+    def step(_: int) -> None:
         action, _ = model.predict(observation[0], deterministic=False)
         observation[0] = env.step(action)[0]
 
@@ -176,9 +186,9 @@ def time_policy(id: str, rows: int, seconds: float, settings: dict) -> dict:
     return {"step_policy_fps": round(rows / timed, 1)}
 
 
-def time_learning(id: str, rows: int, seconds: float, settings: dict) -> dict:
-    """Plus PPO's updates (8 steps a row, 4 epochs, minibatches of 256): whole learn() calls."""
-    model = _model(id, rows, settings)
+def time_learning(id: str, rows: int, seconds: float, settings: dict[str, Any]) -> dict[str, Any]:
+    """Frames per second of whole learn() calls."""
+    model = _ppo(id, rows, settings)
     batch = model.n_steps * rows
     model.learn(batch)  # warm up
     began = time.perf_counter()
@@ -193,9 +203,7 @@ def time_learning(id: str, rows: int, seconds: float, settings: dict) -> dict:
 
 
 def fingerprint(id: str, seeds: int = 4, steps: int = 100, **settings: Any) -> str:
-    """A hash of everything that is seen in random play: what did not change a pixel does not change it.
-
-    It holds on one kind of machine: other kernels round otherwise.
+    """Hash all frames of random play, to tell whether a change moves a pixel. Other machines round differently.
 
     Args:
         id: of the environment.
@@ -206,8 +214,6 @@ def fingerprint(id: str, seeds: int = 4, steps: int = 100, **settings: Any) -> s
     Returns:
         SHA-256, hexadecimal.
     """
-    import gymnasium as gym
-
     frames = hashlib.sha256()
     for seed in range(seeds):
         env = gym.make(id, max_episode_steps=-1, **settings)
@@ -223,177 +229,29 @@ def fingerprint(id: str, seeds: int = 4, steps: int = 100, **settings: Any) -> s
     return frames.hexdigest()
 
 
-def soak(arguments: argparse.Namespace) -> dict:
-    """Many random steps of the first --num-envs rows, then five environments made and closed up to 50 times.
-
-    Returns:
-        the report: memory, open files and threads by step and by round, episodes, frames a second.
-
-    Raises:
-        ValueError: a value that is not finite, or an agent outside its bounds; the message names the step.
-    """
-    import gymnasium as gym
-    from tqdm import tqdm
-
-    rows = arguments.num_envs[0]
-    envs = gym.make_vec(arguments.id, num_envs=rows, max_episode_steps=LIMIT, **_settings(arguments))
-    core = core_of(envs)
-    frames, _ = envs.reset(seed=0)
-    envs.action_space.seed(0)
-    used = {}
-    ends = 0
-    began = time.perf_counter()
-    for step in tqdm(range(1, arguments.soak + 1), unit="step", file=sys.stderr):
-        frames, reward, terminated, truncated, infos = envs.step(envs.action_space.sample())
-        world = core.state.world
-        whole = all(bool(x.isfinite().all()) for x in (world.layer, world.position, *world.memory))
-        if not (whole and np.isfinite(reward).all() and np.isfinite(infos["distance"]).all()):
-            raise ValueError(f"step {step}: a value is not finite")
-        place = world.position
-        size = torch.tensor([core.width, core.height], device=core.device)
-        inside = bool(((place >= 0) & (place <= size)).all())
-        if not inside or frames.shape != envs.observation_space.shape or frames.dtype != np.uint8:
-            raise ValueError(f"step {step}: an agent or a frame is out of bounds")
-        ends += int((terminated | truncated).sum())
-        if step % 500 == 0:
-            used[step] = resources()
-    seconds = time.perf_counter() - began
-    envs.close()
-    made = {}
-    makes = max(1, min(MAKES, MAKES * arguments.soak // 10_000))
-    for number in tqdm(range(1, makes + 1), unit="round", file=sys.stderr):
-        _make_and_close(arguments.id, **_settings(arguments))
-        if number % max(1, makes // 10) == 0:
-            made[number] = resources()
-    return {
-        "id": arguments.id,
-        "num_envs": rows,
-        "steps": arguments.soak,
-        "episodes": ends,
-        "machine": machine(),
-        "fps": round(rows * arguments.soak / seconds, 1),
-        "steps_took": used,
-        "makes_took": made,
-    }
-
-
-def against(arguments: argparse.Namespace) -> dict:
-    """Ours and a peer in turns, for each number of rows.
-
-    Returns:
-        the report.
-
-    Raises:
-        PeerError: no peer that is known, or one that ends.
-    """
-    from tqdm import tqdm
-
-    from benchmarks.peers import compare
-
-    settings = {"id": arguments.id} | _settings(arguments)
-    rows = [
-        compare(arguments.against, n, arguments.seconds, settings) for n in tqdm(arguments.num_envs, file=sys.stderr)
-    ]
-    return {"id": arguments.id, "against": str(arguments.against), "machine": machine(), "rows": rows}
-
-
-def against_text(report: dict) -> str:
-    """Its table."""
-    lines = [f"{report['id']} and {report['rows'][0]['peer']}, in turns, frames a second", ""]
-    lines += ["| rows | ours | the peer | ours over the peer |", "|---:|---:|---:|---:|"]
-    for row in report["rows"]:
-        lines.append(f"| {row['num_envs']:,} | {row['ours_fps']:,.0f} | {row['peer_fps']:,.1f} | {row['ratio']:.1f} |")
-    return "\n".join(lines) + "\n"
-
-
-def scale(arguments: argparse.Namespace) -> dict:
-    """Steps of 1, 2, 4, ... processes at once, each one's share of the cores."""
-    from tqdm import tqdm
-
-    from benchmarks.peers import Runner
-
-    rows = arguments.num_envs[0]
-    settings = {"id": arguments.id} | _settings(arguments)
-    counts = sorted({*(1 << i for i in range(arguments.processes.bit_length())), arguments.processes})
-    cores = machine()["cores"]
-    lines = []
-    for count in tqdm(counts, unit="count", file=sys.stderr):
-        threads = max(1, cores // count)
-        runners = [Runner(Path(__file__).parents[1], rows, settings, threads) for _ in range(count)]
-        for _ in range(2):  # caches fill in the first
-            for runner in runners:
-                runner.ask(arguments.seconds)
-            taken = [runner.answer() for runner in runners]
-        lines.append({"processes": count, "threads": threads, "fps": round(sum(rows / t for t in taken), 1)})
-        for runner in runners:
-            runner.close()
-    return {"id": arguments.id, "num_envs": rows, "machine": machine(), "rows": lines}
-
-
-def scale_text(report: dict) -> str:
-    """Its table."""
-    lines = [f"{report['id']}, {report['num_envs']} rows a process, {report['machine']['cores']} cores", ""]
-    lines += ["| processes | threads each | frames a second |", "|---:|---:|---:|"]
-    lines += [f"| {row['processes']} | {row['threads']} | {row['fps']:,.0f} |" for row in report["rows"]]
-    return "\n".join(lines) + "\n"
-
-
-def _make_and_close(id: str, **settings: Any) -> None:
-    """Five environments, as people make them."""
-    import gymnasium as gym
-
-    made: list[Any] = [gym.make(id, obs_type=kind, render_mode="rgb_array", **settings) for kind in ("frame", "dict")]
-    made += [gym.make_vec(id, num_envs=4, **settings), gym.make_vec(id, num_envs=2, output="torch", **settings)]
-    made.append(gym.make(id, obs_type="position", **settings))
-    for env in made:
-        env.reset(seed=0)
-        env.step(env.action_space.sample())
-    for env in made:
-        env.close()
-
-
-def soak_text(report: dict) -> str:
-    """What a soak says."""
-    out = (
-        f"{report['id']}: {report['steps']:,} random steps of {report['num_envs']} rows ({report['episodes']:,} "
-        "episodes), all values finite, all agents inside\n"
-    )
-    for what, kind in (("steps", "steps_took"), ("times five environments made and closed", "makes_took")):
-        took = report[kind]
-        if len(took) > 1:
-            (first, before), *_, (last, after) = took.items()
-            words = [f"{name.replace('_', ' ')} {before[name]:.0f} then {after[name]:.0f}" for name in before]
-            out += f"- after {first} and {last} {what}: {', '.join(words)}\n"
-    return out
-
-
-CELLS = {"step": time_steps, "policy": time_policy, "learning": time_learning}
-
-
-def _model(id: str, rows: int, settings: dict) -> Any:
+def _ppo(id: str, rows: int, settings: dict[str, Any]) -> Any:
     from stable_baselines3 import PPO
 
     from glass_gym.sb3 import GlassVecEnv
     from glass_gym.wrappers.vector import DownscaleFrame
 
-    def halve(env):
+    def halve(env: Any) -> Any:
         core = core_of(env)
         return DownscaleFrame(env, (max(36, core.height // 2), max(36, core.width // 2)))
 
     env = GlassVecEnv(id, rows, wrappers=[halve], stagger=True, max_episode_steps=LIMIT, **settings)
-    device = core_of(env.env).device
     batch = min(256, 8 * rows)
-    return PPO("CnnPolicy", env, n_steps=8, batch_size=batch, n_epochs=4, device=device, seed=0)
+    return PPO("CnnPolicy", env, n_steps=8, batch_size=batch, n_epochs=4, device=core_of(env.env).device, seed=0)
 
 
-def _timed(step, seconds: float, device: torch.device) -> float:
+def _timed(step: Callable[[int], object], seconds: float, device: torch.device) -> float:
     """Seconds a step: the median over rounds of at least a fifth of the time, after as long a warm-up."""
     rounds = []
     count = 0
     warm = time.perf_counter() + seconds
-    while time.perf_counter() < warm or count < 3:  # layers are kept (glass_gym/drawn.py): the first steps are slower
+    while time.perf_counter() < warm or count < 3:  # the first steps are slower: the DecoderCache is empty
         step(count)
-        count = count + 1
+        count += 1
     _wait(device)
     began = time.perf_counter()
     while time.perf_counter() - began < seconds or not rounds:
@@ -401,8 +259,8 @@ def _timed(step, seconds: float, device: torch.device) -> float:
         steps = 0
         while time.perf_counter() - start < seconds / 5 or not steps:
             step(count)
-            count = count + 1
-            steps = steps + 1
+            count += 1
+            steps += 1
         _wait(device)
         rounds.append((time.perf_counter() - start) / steps)
     return float(np.median(rounds))
@@ -413,32 +271,15 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def resources() -> dict[str, float]:
-    """What this process holds: resident memory (MB), and where the system tells, open files and threads."""
-    out = {"resident_mb": resident_memory()}
-    if Path("/proc/self/fd").exists():
-        out["open_files"] = len(os.listdir("/proc/self/fd"))
-        out["threads"] = len(os.listdir("/proc/self/task"))
-    return out
-
-
-def _has_sb3() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("stable_baselines3") is not None
-
-
-def machine() -> dict:
-    """What the figures were measured on."""
-    from glass_gym import __version__
-
+def machine() -> dict[str, Any]:
+    """What figures are measured on: processor, cores, versions, GPU."""
     out = {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "glass_gym": __version__,
+        "glass_gym": glass_gym.__version__,
     }
     if torch.cuda.is_available():
         out["gpu"] = torch.cuda.get_device_name()
@@ -455,7 +296,7 @@ def _processor() -> str:
 
 
 def peak_memory(device: str) -> float:
-    """MB: of the GPU's allocations, or of this process."""
+    """Peak memory in MB: of the GPU's allocations, or of this process."""
     if device.startswith("cuda"):
         return round(torch.cuda.max_memory_allocated() / 1e6, 1)
     try:
@@ -466,42 +307,17 @@ def peak_memory(device: str) -> float:
     return round(peak / (1e6 if sys.platform == "darwin" else 1e3), 1)
 
 
-def resident_memory() -> float:
-    """MB that this process holds now (Linux; elsewhere the peak)."""
-    status = Path("/proc/self/statm")
-    if status.exists():
-        return round(int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
-    return peak_memory("cpu")
-
-
-COLUMNS = {
-    "num_envs": "rows",
-    "step_numpy_fps": "step",
-    "step_torch_fps": "step, torch out",
-    "step_policy_fps": "step + policy",
-    "step_policy_learning_fps": "step + policy + learning",
-    "step_ms": "ms a step",
-}
-
-
-def markdown(report: dict) -> str:
-    """The report as a table."""
+def markdown(report: dict[str, Any]) -> str:
+    """The report as a table, with a line above that says what was measured, and where."""
     where = report["machine"]
     on = where.get("gpu") if report["device"].startswith("cuda") else f"{where['cores']} cores of {where['processor']}"
     names = [key for key in COLUMNS if key in report["rows"][0]]
-    lines = [
-        f"{report['id']} on {on} ({report['precision']}, torch {where['torch']}), frames a second; "
-        f"peak memory {report['peak_memory_mb']:.0f} MB",
-        "",
-        "| " + " | ".join(COLUMNS[key] for key in names) + " |",
-        "|" + "---:|" * len(names),
-    ]
-    for row in report["rows"]:
-        cells = [
-            f"{row[key]:,}" if key == "num_envs" else f"{row[key]:,.{1 if key == 'step_ms' else 0}f}" for key in names
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    formats = {"num_envs": ",", "step_ms": ",.1f"}
+    cells = [[f"{row[key]:{formats.get(key, ',.0f')}}" for key in names] for row in report["rows"]]
+    heads = [COLUMNS[key] for key in names]
+    table = tabulate(cells, heads, tablefmt="github", disable_numparse=True, colalign=("right",) * len(names))
+    about = f"{report['id']} on {on} ({report['precision']}, torch {where['torch']}), frames per second; "
+    return f"{about}peak memory {report['peak_memory_mb']:.0f} MB\n\n{table}\n"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""glass-demo: roll a bundled world under a scripted walk and under random play; write a GIF and a contact sheet."""
+"""glass-demo: a scripted walk and random play in a world, written as a GIF and a contact sheet."""
 
 from __future__ import annotations
 
@@ -13,26 +13,32 @@ from tqdm import tqdm
 from glass_gym.worlds.action_space import ActionTable
 
 SCRIPT = (("right", 8), ("up", 4), ("left", 8), ("down", 4), ("stay", 4))
-"""The scripted walk: shift names and how many steps."""
+"""The scripted walk: names of shifts, and the number of steps of each."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns the exit status."""
     parser = argparse.ArgumentParser(
         "glass-demo",
-        description="Roll a learned world: a scripted walk, then each local action, then random play.",
-        epilog="Example: glass-demo --out my_demo --steps 60 --seed 3",
+        description="Play a world by itself: a scripted walk, then each local action, then random actions. "
+        "Writes world.gif, the film, and contact_sheet.png, 48 of its frames.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="examples:\n  glass-demo\n  glass-demo --checkpoint sprites --out sprites_demo\n"
+        "  glass-demo --checkpoint runs/mine/world.safetensors --steps 200 --seed 3",
     )
     parser.add_argument(
-        "--checkpoint", default="tennis-v1", help="bundled name or .safetensors file (default: tennis-v1)"
+        "--checkpoint",
+        default="tennis",
+        metavar="WORLD",
+        help="a bundled world (tennis, sprites, arm) or a .safetensors file (default: tennis)",
     )
-    parser.add_argument("--out", type=Path, default=Path("glass_demo"), help="folder to write (default: glass_demo)")
+    parser.add_argument("--out", type=Path, default=Path("glass_demo"), help="output folder (default: glass_demo)")
     parser.add_argument("--steps", type=int, default=60, help="steps of random play (default: 60)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of start frame, target and random play (default: 0)")
     arguments = parser.parse_args(argv)
 
     if arguments.steps < 0 or arguments.seed < 0:
-        parser.error("--steps and --seed are at least 0")
+        parser.error("--steps and --seed must be at least 0")
     from glass_gym.worlds.checkpoint import CheckpointError
 
     try:
@@ -44,7 +50,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def demonstrate(checkpoint: str, out: Path, steps: int, seed: int) -> None:
-    """Play, and write OUT/world.gif and OUT/contact_sheet.png.
+    """Play a world, write OUT/world.gif and OUT/contact_sheet.png, and print a summary.
+
+    Args:
+        checkpoint: a bundled world's name, or a .safetensors file.
+        out: the output folder.
+        steps: of random play.
+        seed: of start frame, target and random play.
 
     Raises:
         CheckpointError: no such world.
@@ -84,19 +96,23 @@ def demonstrate(checkpoint: str, out: Path, steps: int, seed: int) -> None:
     sheet.write_bytes(iio.imwrite("<bytes>", contact_sheet(frames), extension=".png"))
     print(f"world      {checkpoint}: {len(table.shifts)} shifts x {len(table.code_names)} local actions")
     print(f"played     {len(walk)} scripted and {len(play)} random steps, {reached} targets reached")
-    print(f"speed      {(len(walk) + len(play)) / seconds:.0f} frames a second, one world, rendering included")
+    print(f"speed      {(len(walk) + len(play)) / seconds:.0f} frames a second, one environment, rendering included")
     print(f"written    {gif}\n           {sheet}")
 
 
 def scripted_actions(table: ActionTable) -> list[tuple[int, int | None]]:
-    """A round, the world choosing the local actions (None), then every local action four times on the spot."""
+    """The scripted walk, then every local action four times while staying.
+
+    Returns:
+        pairs (shift, code); in the walk the code is None: the world chooses it.
+    """
     shifts = [table.shift_names.index(name) for name, count in SCRIPT for _ in range(count)]
     walk: list[tuple[int, int | None]] = [(shift, None) for shift in shifts]
     return walk + [(0, code) for code in range(len(table.code_names)) for _ in range(4)]
 
 
 def contact_sheet(frames: list[np.ndarray], columns: int = 6, rows: int = 8) -> np.ndarray:
-    """Evenly chosen frames side by side."""
+    """A grid (rows * H, columns * W, 3) uint8 of frames (H, W, 3), evenly spaced in time."""
     chosen = [frames[i] for i in np.linspace(0, len(frames) - 1, columns * rows).astype(int)]
     return np.concatenate([np.concatenate(chosen[r * columns : (r + 1) * columns], 1) for r in range(rows)], 0)
 

@@ -1,20 +1,16 @@
+"""python -m benchmarks.ablations."""
+
 import json
-import re
 
 import pytest
 import torch
 
-from benchmarks.ablations.queue import Queue, main
-from benchmarks.ablations.rows import LMA_ROWS, ROWS, tables
-from benchmarks.results_page import bars, report
+from benchmarks.ablations import ROWS, main, table
 from glass_gym.model.config import preset
-from glass_gym.model.glass import build_glass
+from glass_gym.model.glass import GMA_PARTS, build_gma
+from glass_gym.model.shift import CorrelationShift, RegressorShift
+from training.data.store import StoreWriter
 from training.data.wsprites import write_store
-
-
-def squeezed(text):
-    """Tables without the spaces that align them."""
-    return re.sub(" +", " ", text)
 
 
 @pytest.fixture(scope="module")
@@ -25,75 +21,78 @@ def sprites(tmp_path_factory):
 
 
 def command(sprites, out, *rows, **more):
-    options = [f"--{k.replace('_', '-')}={v}" for k, v in more.items()]
-    return main([str(sprites), "--out", str(out), "--rows", *rows, "--gma-iterations", "2", "--lma-iterations", "3",
-                 "--lma-frames", "8", "--loop.device", "cpu", *options])  # fmt: skip
+    options = [f"--{k}={v}" for k, v in more.items()]
+    return main(
+        [str(sprites), "--out", str(out), "--rows", *rows, "--iterations", "2", "--loop.device", "cpu", *options]
+    )
 
 
-def test_rows_finish_one_by_one_and_a_finished_row_is_not_run_again(sprites, tmp_path):
+def cells(text):
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+
+
+def test_rows_finish_one_by_one_and_a_finished_row_is_not_run_again(sprites, tmp_path, capsys):
     assert command(sprites, tmp_path, "gma-base") == 0
     first = (tmp_path / "rows" / "gma-base.json").stat().st_mtime_ns
-    assert command(sprites, tmp_path, "gma-base", "lma-base", "lma-gumbel", "caddy") == 0
+    assert command(sprites, tmp_path, "gma-base", "gma-regressor") == 0
     assert (tmp_path / "rows" / "gma-base.json").stat().st_mtime_ns == first
-    rows = {row["name"]: row for row in json.loads((tmp_path / "ablation.json").read_text())["rows"]}
-    assert set(rows) == {"gma-base", "lma-base", "lma-gumbel", "caddy"}
-    assert rows["lma-base"]["iterations"] == 3 and 0 <= rows["lma-base"]["nmi_g"] <= 1
-    assert rows["caddy"]["minutes"] > 0 and 0 <= rows["caddy"]["miou_re_free"] <= 1
-    table = (tmp_path / "ablation.md").read_text()
-    assert all(f"| {name} " in table for name in rows)
+    report = json.loads((tmp_path / "ablation.json").read_text())
+    rows = {row["name"]: row for row in report["rows"]}
+    assert set(rows) == {"gma-base", "gma-regressor"} and report["test_videos"] == 2
+    for row in rows.values():
+        assert row["iterations"] == 2 and row["minutes"] > 0 and 0 <= row["segmentation"]["miou"] <= 1
+        assert row["background_shift"]["mean"] >= 0 and row["foreground_shift_pairwise"]["pairs"] == 32
+    assert rows["gma-regressor"]["row"]["paper_parts"] == ["shift_foreground", "shift_background"]
+    assert {line[0] for line in cells(capsys.readouterr().out)} >= set(rows)
+    assert not (tmp_path / "ablation.md").exists()
 
 
 def test_an_interrupted_queue_goes_on(sprites, tmp_path, capsys):
-    assert command(sprites, tmp_path, "gma-base", max_minutes=0) == 3
-    assert "run the same command to go on" in capsys.readouterr().out
-    assert not (tmp_path / "rows" / "gma-base.json").exists() and (tmp_path / "gma-base" / "state.pt").exists()
+    assert command(sprites, tmp_path, "gma-base", **{"loop.max-minutes": 0}) == 3
+    assert "run the same command to continue" in capsys.readouterr().out
+    assert not (tmp_path / "rows" / "gma-base.json").exists()
+    state = torch.load(tmp_path / "gma-base" / "gma.pt", weights_only=True)
+    assert state["iteration"] == 1 and state["finished"] == []
     assert command(sprites, tmp_path, "gma-base") == 0
     assert json.loads((tmp_path / "rows" / "gma-base.json").read_text())["iterations"] == 2
+    assert torch.load(tmp_path / "gma-base" / "gma.pt", weights_only=True)["finished"] == ["gma"]
 
 
-def test_every_row_makes_a_model(sprites, tmp_path):
-    for row in LMA_ROWS:
-        changes = {"codes": 6, "window": 32, "agent_radius": 12} | row.config
-        model = build_glass(preset(row.preset, 48, 64, **changes), **row.parts)
-        assert all(getattr(model.config, key) == value for key, value in row.config.items())
-        side = (32, 32) if row.data == "window" else (48, 64)
-        layers, shifts = torch.rand(2, 3, 4, *side), torch.zeros(2, 2, 2)
-        found = model.eval().quantise(model.lma.directions(layers, shifts))
-        drawn = model.lma.rollout(layers, shifts, found.vector.unflatten(0, (2, 2)))
-        assert drawn[-1].layer.shape == (2, 4, *side) and torch.isfinite(drawn[-1].layer).all()
-        assert int(found.index.max()) < model.config.codes
+def test_a_row_that_needs_vgg_is_skipped_without_it(sprites, tmp_path, capsys):
+    assert command(sprites, tmp_path, "gma-vgg") == 0
+    assert "gma-vgg: skipped, it needs --vgg" in capsys.readouterr().err
+    assert json.loads((tmp_path / "ablation.json").read_text())["rows"] == []
+
+
+def test_rows_change_what_they_say():
+    assert len(ROWS) == 10
+    changed = {name: row.gma for name, row in ROWS.items()}
+    assert changed["gma-base"] == {} and changed["gma-no-recb"] == {"rec_b": 0.0}
+    assert changed["gma-paper"] == {"rec_j": 1.0, "size": 0.1, "binary_ramp": 0, "rate": 4e-4, "batch": 4}
+    kinds = {"gma-base": CorrelationShift, "gma-regressor": RegressorShift, "gma-paper": RegressorShift}
+    for name, kind in kinds.items():
+        row = ROWS[name]
+        parts = {part: GMA_PARTS["paper"][part] for part in row.paper_parts}
+        gma = build_gma(preset(row.architecture, 32, 48, window=16), **parts)
+        assert type(gma.shift_foreground) is type(gma.shift_background) is kind
 
 
 def test_an_unknown_row_lists_the_known_ones(sprites, tmp_path, capsys):
-    assert command(sprites, tmp_path, "lma-nothing") == 1
-    assert "no rows called lma-nothing" in capsys.readouterr().err
+    assert command(sprites, tmp_path, "gma-nothing") == 1
+    assert "no rows called gma-nothing; there are: gma-base, gma-no-recf" in capsys.readouterr().err
 
 
-def test_data_without_labels_is_refused(block_store, tmp_path, capsys):
-    assert main([str(block_store), "--out", str(tmp_path)]) == 1
-    assert "local_action" in capsys.readouterr().err
+def test_data_without_masks_is_refused(tmp_path, capsys):
+    writer = StoreWriter(tmp_path / "store", 32, 48, 1.0, "grey")
+    for split in ("train", "test"):
+        writer.add(split, split, torch.full((20, 32, 48, 3), 128, dtype=torch.uint8).numpy())
+    writer.close()
+    assert main([str(tmp_path / "store"), "--out", str(tmp_path / "out")]) == 1
+    assert "ablations need true masks and test videos of more than 15 frames" in capsys.readouterr().err
 
 
-def test_the_report_shows_what_the_json_says_and_what_is_not_measured(tmp_path):
-    real = {"segmentation": {"miou": 0.93}, "background_shift": {"mean": 0.5}}
-    text = report(tmp_path)
-    assert "not measured" in text
-    lines = squeezed(bars({"wsprites/evaluation.json": real}.get)).splitlines()
-    assert any("W-Sprites mIoU " in line and "0.93" in line and "| yes |" in line for line in lines)
-    assert any("background shift error" in line and "**no**" in line for line in lines)
-
-
-def test_the_report_has_the_tables_of_policies(tmp_path):
-    (tmp_path / "policies").mkdir()
-    row = {"success": 0.972, "success_95": [0.96, 0.981], "steps_ratio": 1.125, "return": 1.5, "episodes": 1000}
-    figures = {"command": "--algo ppo", "timesteps": 500_000, "minutes": 21.5}
-    figures["policies"] = {"policy": row, "random": row | {"steps_ratio": None}}
-    (tmp_path / "policies" / "ppo_tennis.json").write_text(json.dumps(figures))
-    text = squeezed(report(tmp_path))
-    assert "### ppo tennis" in text and "`--algo ppo`: 500,000 timesteps, 21.5 minutes" in text
-    assert "| policy | 97.2 % | 96.0 % to 98.1 % | 1.12 | 1.5 | 1,000 |" in text
-    assert "| random | 97.2 % | 96.0 % to 98.1 % | - | 1.5 | 1,000 |" in text
-
-
-def test_tables_leave_out_what_a_row_lacks():
-    assert tables([]).count("\n") == 5 and "caddy" in ROWS and Queue
+def test_the_table_has_known_rows_and_leaves_out_what_a_row_lacks():
+    measured = {"name": "gma-base", "iterations": 400, "minutes": 1.5936, "segmentation": {"miou": 0.86685}}
+    heads, _, row = cells(table([measured, {"name": "lma-gone", "nmi_g": 0.5}]))
+    assert heads == ["row", "what", "mIoU", "bg error px", "fg error px", "angle accuracy", "steps", "minutes"]
+    assert row[0] == "gma-base" and row[2:] == ["0.867", "-", "-", "-", "400", "1.6"]
