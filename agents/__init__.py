@@ -1,1 +1,1 @@
-"""Policies for learned worlds: train, watch, transfer to the real game. Run the modules with ``python -m``."""
+"""Policies for learned worlds: train them, watch them, transfer them to the real game. See docs/agents.md."""

@@ -1,6 +1,7 @@
-"""Watch a trained policy, or measure it: python -m agents.enjoy --env GlassTennis-v1
+"""Watch a trained policy in a window, or measure it: python -m agents.enjoy --env GlassTennis-v0
 
-Without --trained-agent or a run of your own in --folder, the policy that comes with this repository plays.
+It plays the policy given by --trained-agent, else that of the newest run in --folder, else the one that comes with this
+repository.
 """
 
 from __future__ import annotations
@@ -13,59 +14,45 @@ import gymnasium as gym
 
 import glass_gym  # noqa: F401  (registers the ids)
 from agents import evaluation
+from agents.command import make_parser, run_command
 from agents.evaluation_env import make_evaluation_env
 from agents.options import AgentError, changes_of, check_id, runs_of
-from glass_gym.env.render import DisplayError, Window
+from glass_gym.env.render import Window
 from glass_gym.play.play import Player
-from glass_gym.policy import ALGORITHMS, PolicyError, load_policy, policy_header
+from glass_gym.policy import ALGORITHMS, load_policy, policy_header
 from glass_gym.wrappers import core_of
 
 TRAINED = Path(__file__).with_name("trained")
 EXAMPLES = """examples:
-  python -m agents.enjoy --env GlassTennis-v1
-  python -m agents.enjoy --env GlassSprites-v1 --algo ppo -f logs --no-render --n-episodes 1000
-  python -m agents.enjoy --env GlassTennis-v1 --record best.gif --no-render"""
+  python -m agents.enjoy --env GlassTennis-v0
+  python -m agents.enjoy --env GlassSprites-v0 --algo ppo -f logs --no-render --n-episodes 1000
+  python -m agents.enjoy --env GlassTennis-v0 --record best.gif --no-render"""
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns the exit status."""
-    p = argparse.ArgumentParser(
-        "python -m agents.enjoy",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    p = make_parser("enjoy", __doc__, EXAMPLES)
     p.add_argument("--algo", default="ppo", choices=list(ALGORITHMS), help="algorithm (default: ppo)")
-    p.add_argument("--env", default="GlassTennis-v1", help="environment id (default: GlassTennis-v1)")
+    p.add_argument("--env", default="GlassTennis-v0", help="environment id (default: GlassTennis-v0)")
     p.add_argument("-f", "--folder", type=Path, default=Path("logs"), help="where runs are (default: logs)")
     p.add_argument("--exp-id", type=int, default=0, help="number of the run (default: the newest)")
     p.add_argument("--load-best", action="store_true", help="best_model.zip of the run instead of policy.safetensors")
     p.add_argument(
         "-i", "--trained-agent", type=Path, help="a policy: .safetensors, or .zip (unpickled: trust its source)"
     )
+    p.add_argument("--no-render", action="store_true", help="open no window; measure the policy and print a table")
+    p.add_argument("--n-episodes", type=int, default=100, help="episodes to show or to measure (default: 100)")
     p.add_argument(
-        "--no-render",
-        action="store_true",
-        help="no window: measure, and print a table (with a window only --out and --record measure)",
+        "--n-envs", type=int, default=16, help="environments side by side while it is measured (default: 16)"
     )
-    p.add_argument("--n-episodes", type=int, default=100, help="episodes to show and to measure (default: 100)")
-    p.add_argument("--n-envs", type=int, default=16, help="rows that play them (default: 16)")
-    p.add_argument("--record", type=Path, help="film of the best episode, .gif or .mp4")
-    p.add_argument("--stochastic", action="store_true", help="draw actions instead of taking the likeliest")
-    p.add_argument("--out", type=Path, help="write the figures as JSON (and .md)")
-    p.add_argument("--seed", type=int, default=30_000, help="of the first episode (default: 30000)")
+    p.add_argument("--record", type=Path, help="measure, and write a film of the best episode, .gif or .mp4")
+    p.add_argument("--stochastic", action="store_true", help="draw actions instead of taking the most likely one")
+    p.add_argument("--out", type=Path, help="measure, and write the figures as JSON")
+    p.add_argument("--seed", type=int, default=30_000, help="seed of the first episode (default: 30000)")
     p.add_argument(
-        "--env-kwargs", nargs="+", default=[], metavar="KEY:VALUE", help="change the environment's arguments"
+        "--env-kwargs", nargs="+", default=[], metavar="KEY:VALUE", help="arguments of the environment to change"
     )
-    arguments = p.parse_args(argv)
-    try:
-        enjoy(arguments)
-    except (AgentError, PolicyError, DisplayError, ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return run_command(enjoy, p.parse_args(argv))
 
 
 def enjoy(arguments: argparse.Namespace) -> None:
@@ -98,7 +85,7 @@ def watch(arguments: argparse.Namespace, path: Path) -> None:
     """Show `--n-episodes` episodes in a window.
 
     Raises:
-        DisplayError: no window opens.
+        DisplayError: no window can be opened.
     """
     kwargs = changes_of(arguments.env_kwargs)
     env = gym.make(arguments.env, **kwargs | {"render_mode": "rgb_array"})
@@ -118,7 +105,7 @@ def watch(arguments: argparse.Namespace, path: Path) -> None:
 
 
 def find_policy(arguments: argparse.Namespace) -> Path:
-    """The file that the options name: a given one, a run's, or the one that comes with the repository.
+    """The file of the policy that the options name.
 
     Raises:
         AgentError: there is none.

@@ -1,4 +1,4 @@
-"""How good is a policy: success, steps over the fewest possible, return; with random and greedy play beside it."""
+"""Measure a policy: success rate, steps, return; random and greedy play are measured beside it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import binomtest
 from tabulate import tabulate
 
 from agents.evaluation_env import EvaluationEnv
@@ -15,32 +14,34 @@ from glass_gym.play.play import Recorder
 from glass_gym.tools.time_left import TimeLeft
 
 FILMED = 4
-"""rows that are filmed for the best episode"""
+"""Environments that are filmed to find the best episode."""
+Z = 1.959964
+"""97.5 % quantile of the normal distribution, for 95 % intervals."""
 
 
 class RandomPolicy:
-    """The floor: uniform actions."""
+    """A lower bound: uniformly random actions."""
 
     def __init__(self, seed: int = 0):
         self.rng = np.random.default_rng(seed)
 
     def begin(self, rows=None) -> None:
-        """Nothing to forget."""
+        """Nothing is kept between episodes."""
 
     def act(self, env: EvaluationEnv) -> np.ndarray:
-        """(rows, 2)."""
+        """Actions, (B, 2)."""
         return self.rng.integers(0, env.table.nvec, (env.rows, 2))
 
 
 class GreedyPolicy:
-    """The ceiling: walks straight to where the task is, knowing both places."""
+    """An upper bound: knows the positions of agent and target, and walks straight to the target."""
 
     def begin(self, rows=None) -> None:
-        """Nothing to forget."""
+        """Nothing is kept between episodes."""
 
     def act(self, env: EvaluationEnv) -> np.ndarray:
-        """(rows, 2): the shift that ends nearest to the target, with the code that usually goes with it."""
-        after = env.position()[:, None] + env.table.shifts  # (rows, S, 2)
+        """Actions, (B, 2): the shift that ends nearest to the target, with the code most frequent for that shift."""
+        after = env.position()[:, None] + env.table.shifts  # (B, S, 2)
         shift = np.linalg.norm(after - env.heading()[:, None], axis=-1).argmin(1)
         usual = np.asarray(env.table.usual_codes)
         return np.stack([shift, usual[shift]], 1)
@@ -48,23 +49,29 @@ class GreedyPolicy:
 
 def confidence(successes: int, count: int) -> tuple[float, float]:
     """The 95 % confidence interval of a rate (Wilson 1927)."""
-    interval = binomtest(successes, count).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
+    rate = successes / count
+    middle = rate + Z**2 / (2 * count)
+    half = Z * math.sqrt(rate * (1 - rate) / count + (Z / (2 * count)) ** 2)
+    scale = 1 + Z**2 / count
+    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
 
 
 def evaluate(env: EvaluationEnv, policy, episodes: int = 1000, film: int = 0) -> dict:
-    """Play episodes; where that takes long, how long is told after the first seconds.
+    """Play episodes and measure them. Long evaluations say after some seconds how many minutes are left.
 
-    Every row plays equally many (or one more) to their end, so that short episodes are not favoured.
+    Each of the B environments plays the same number of episodes (or one more) to their ends. Otherwise short episodes,
+    which are mostly successful, would be counted more often.
 
     Args:
-        policy: has `begin(rows)` and `act(env)`.
-        episodes: how many.
-        film: keep the frames of the first so many rows' episodes; the best one is returned as `film`.
+        env: B environments to play in.
+        policy: has `begin(rows)` and `act(env)`, see :class:`glass_gym.policy.Policy`.
+        episodes: number of episodes.
+        film: number of environments that are filmed.
 
     Returns:
-        `success`, its 95 % interval, `steps_ratio` (steps of successful episodes over the fewest
-        possible, both summed), `steps` (mean of successful ones), `return`, `episodes`.
+        `success` (rate), `success_95` (its 95 % interval), `steps_ratio` (steps of successful episodes over the fewest
+        possible, both summed), `steps` (mean of successful episodes), `fewest_steps` (mean), `return` (mean),
+        `episodes`; with `film` also `film`, the frames of the best filmed episode.
     """
     quota = np.full(env.rows, episodes // env.rows) + (np.arange(env.rows) < episodes % env.rows)
     env.reset()
@@ -93,9 +100,8 @@ def evaluate(env: EvaluationEnv, policy, episodes: int = 1000, film: int = 0) ->
             if row in films and value[row] > best[0]:
                 best = (value[row], films[row])
         if told := time_left.after(len(kept)):
-            print(
-                f"{60 * told[0]:,.0f} episodes a minute on this machine: about {told[1]:.0f} minutes more", flush=True
-            )
+            speed = f"{60 * told[0]:,.0f} episodes a minute on this machine"
+            print(f"{speed}: about {told[1]:.0f} minutes left", flush=True)
         env.reset(done)
         policy.begin(done)
         fewest[done] = env.fewest_steps()[done]
@@ -111,8 +117,10 @@ def compare(make_env, policy, episodes: int, film: Path | None = None) -> dict[s
     """Figures of a policy, of random and of greedy play.
 
     Args:
-        make_env: makes an :class:`EvaluationEnv`; each player gets a new one.
-        film: where the film of the policy's best episode goes.
+        make_env: makes an :class:`EvaluationEnv`; each player gets its own.
+        policy: to measure.
+        episodes: number of episodes of each player.
+        film: file for a film of the policy's best episode.
     """
     figures = {}
     for name, player in {"policy": policy, "random": RandomPolicy(), "greedy": GreedyPolicy()}.items():
@@ -123,7 +131,7 @@ def compare(make_env, policy, episodes: int, film: Path | None = None) -> dict[s
 
 
 def summary(kept: list[tuple[bool, int, int, float]]) -> dict:
-    """Figures of episodes (reached, steps, fewest steps, return)."""
+    """Figures of episodes; each is (target reached, steps, fewest possible steps, return)."""
     reached, steps, fewest, returns = (np.array(column) for column in zip(*kept, strict=True))
     walked = reached & (fewest > 0)
     low, high = confidence(int(reached.sum()), len(reached))
@@ -140,7 +148,7 @@ def summary(kept: list[tuple[bool, int, int, float]]) -> dict:
 
 
 def table(rows: dict[str, dict]) -> str:
-    """Markdown of named figures."""
+    """Figures by name, as a Markdown table."""
     cells = []
     for name, row in rows.items():
         low, high = row["success_95"]
@@ -155,15 +163,14 @@ def table(rows: dict[str, dict]) -> str:
 
 
 def write(path: Path, figures: dict) -> Path:
-    """JSON, and the table beside it as Markdown; `figures["policies"]` are the rows."""
+    """Write figures as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(figures, indent=1) + "\n")
-    path.with_suffix(".md").write_text(table(figures["policies"]))
     return path
 
 
 def save_film(path: Path, frames: list[np.ndarray], fps: int = 12, scale: int = 2) -> Path:
-    """An episode as .gif or .mp4; the last frame stays a second."""
+    """Write an episode as .gif or .mp4; the last frame is held for a second."""
     recorder = Recorder(path, fps, scale)
     for frame in [*frames, *frames[-1:] * fps]:
         recorder.add(frame)

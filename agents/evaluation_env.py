@@ -1,4 +1,4 @@
-"""Rows of a game with a task that a policy is measured in: a learned world here, the real game in real_tennis.py."""
+"""Batches of environments with a task, to measure policies in: learned worlds here, ALE Tennis in real_tennis.py."""
 
 from __future__ import annotations
 
@@ -14,43 +14,44 @@ from glass_gym.worlds.action_space import ActionTable
 
 
 class EvaluationEnv(Protocol):
-    """What :func:`agents.evaluation.evaluate` needs. A row that is done stays so until it is reset."""
+    """What :func:`agents.evaluation.evaluate` needs: B environments, the rows of a batch. None is reset by itself."""
 
     rows: int
+    """B."""
     table: ActionTable
     limit: int
-    """Steps of an episode."""
+    """Time limit of an episode, steps."""
 
     def reset(self, mask: np.ndarray | None = None) -> None:
-        """Start the rows of a bool mask anew, or all."""
+        """Reset the environments of a (B,) bool mask, or all."""
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """One step under (rows, 2) -> rewards (rows,), succeeded (rows,) bool."""
+        """One step under actions (B, 2) -> rewards (B,), success (B,) bool."""
 
     def observe(self, obs_type: str, frame_size=None, channels_first: bool = False, shown: bool = True) -> Any:
         """As :meth:`glass_gym.env.core.GlassCore.observe`."""
 
     def position(self) -> np.ndarray:
-        """Where the agents are, (rows, 2) px."""
+        """Positions of the agents, (B, 2) px."""
 
     def heading(self) -> np.ndarray:
-        """Where somebody who knows everything would walk to, (rows, 2) px."""
+        """Where a player who knows all positions walks to, (B, 2) px."""
 
     def fewest_steps(self) -> np.ndarray:
-        """A lower bound of the steps to success from here, (rows,) int64."""
+        """A lower bound of the number of steps to success from here, (B,) int64."""
 
     def pictures(self) -> np.ndarray:
-        """The rows as people see them, (rows, H, W', 3) uint8."""
+        """Rendered frames, (B, H, W', 3) uint8."""
 
 
 class WorldEvaluationEnv:
-    """Rows of a glass_gym id.
+    """Environments of a learned world.
 
     Args:
         id: a registered id with a task.
-        rows: number of rows.
-        seed: of row 0; row i gets seed + i.
-        kwargs: of the id.
+        rows: B, the number of environments.
+        seed: of the first environment; environment i gets seed + i.
+        kwargs: of the id. Those that only change observations are ignored: a policy asks for its own.
     """
 
     def __init__(self, id: str, rows: int, seed: int = 0, **kwargs):
@@ -67,11 +68,11 @@ class WorldEvaluationEnv:
 
     @property
     def position_space(self) -> gym.spaces.Box:
-        """The core's."""
+        """That of the core."""
         return self.core.position_space
 
     def reset(self, mask=None) -> None:
-        """Start rows anew."""
+        """Reset the environments of a mask, or all."""
         self.env.reset(seed=self._seed, options=None if mask is None else {"reset_mask": mask})
         self._seed = None
 
@@ -81,31 +82,31 @@ class WorldEvaluationEnv:
         return reward, infos["is_success"]
 
     def observe(self, *args, **kwargs):
-        """The core's."""
+        """Observations of the core."""
         return self.core.observe(*args, **kwargs)
 
     def position(self) -> np.ndarray:
-        """The core's."""
+        """Positions of the agents."""
         return to_numpy(self.core.state.position)
 
     def heading(self) -> np.ndarray:
-        """The task's."""
+        """Where the task leads."""
         return to_numpy(self.core.task.heading(self.core.state.position, self.core.state.task))
 
     def fewest_steps(self) -> np.ndarray:
-        """The task's."""
+        """The task's lower bound."""
         return self.core.task.fewest_steps(self.position(), to_numpy(self.core.state.task))
 
     def pictures(self) -> np.ndarray:
-        """The rendered frames."""
+        """Rendered frames."""
         return self.core.render()
 
 
 def make_evaluation_env(id: str, rows: int, seed: int = 0, **kwargs) -> EvaluationEnv:
-    """Rows of an id to judge policies in; arguments that only change observations are left out.
+    """Environments of an id to measure policies in, see :class:`WorldEvaluationEnv`; of the real game at most eight.
 
     Raises:
-        ValueError: an environment without a task.
+        ValueError: the environment has no task.
     """
     if id == "RealTennis-v0":
         from agents.real_tennis import RealEvaluationEnv

@@ -1,4 +1,4 @@
-"""From names to objects: hyperparameters, environments and models for Stable-Baselines3."""
+"""Hyperparameter files and command lines -> environments and models of Stable-Baselines3 (SB3)."""
 
 from __future__ import annotations
 
@@ -13,29 +13,34 @@ from glass_gym.policy import CLASSES, model_class
 from glass_gym.wrappers import vector
 
 HYPERPARAMETERS = Path(__file__).with_name("hyperparams")
-"""ALGO.yml each, as RL Zoo reads them."""
+"""Folder of a file ALGO.yml for each algorithm, in RL Zoo's format."""
 LARGEST_FILE = 1 << 20
-OFF_POLICY = ("dqn", "qrdqn")
-USUAL_OBSERVATION = dict.fromkeys(OFF_POLICY, "position")
-"""What an entry ID is for; ID/OBSERVATION is for others. All that are not here: frame."""
+"""Most bytes of such a file."""
+DEFAULT_OBSERVATION = {"ppo": "frame", "dqn": "position"}
+"""The observation that an entry ID is for. Entries for others are called ID/OBSERVATION."""
 NOT_FOR_THE_MODEL = ("n_timesteps", "n_envs", "env_wrapper", "env_kwargs")
+"""Hyperparameters that the SB3 model does not take."""
 WRAPPERS = "glass_gym.wrappers."
 
 
 class AgentError(ValueError):
-    """What was asked for cannot be done; the message names the value and the fix."""
+    """An option cannot be used; the message names its value and what to do."""
 
 
 def hyperparameters(
     id: str, algorithm: str, obs_type: str, changes: dict[str, Any] | None = None, file: Path | None = None
 ) -> dict[str, Any]:
-    """The entry of an id and an observation, with changes.
+    """The hyperparameters of an id and an observation.
 
     Args:
-        file: in RL Zoo's format; None: ours.
+        id: of the environment.
+        algorithm: a key of ALGORITHMS.
+        obs_type: what the policy observes.
+        changes: values that replace those of the file.
+        file: a file in RL Zoo's format; None: agents/hyperparams/ALGO.yml.
 
     Raises:
-        AgentError: no such file or entry; the message lists what there is.
+        AgentError: there is no such file or entry; the message lists the entries.
     """
     import yaml
 
@@ -44,12 +49,12 @@ def hyperparameters(
         with Path(file).open("rb") as source:
             text = source.read(LARGEST_FILE + 1)
         if len(text) > LARGEST_FILE:
-            raise AgentError(f"{file}: longer than {LARGEST_FILE} bytes; no file of hyperparameters")
+            raise AgentError(f"{file}: longer than {LARGEST_FILE} bytes; not a file of hyperparameters")
         entries = yaml.safe_load(text)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise AgentError(f"{file}: cannot be read ({str(error)[:200]})") from None
     known = [str(key) for key in entries if not str(key).startswith(".")] if isinstance(entries, dict) else []
-    wanted = id if obs_type == USUAL_OBSERVATION.get(algorithm, "frame") else f"{id}/{obs_type}"
+    wanted = id if obs_type == DEFAULT_OBSERVATION[algorithm] else f"{id}/{obs_type}"
     if wanted not in known:
         raise AgentError(f"{file}: no entry {wanted!r}; there are: {', '.join(known)[:400] or 'none'}")
     settings = entries[wanted]
@@ -59,13 +64,13 @@ def hyperparameters(
 
 
 def checked(settings: dict[str, Any]) -> dict[str, Any]:
-    """Hyperparameters that are ours; those of the algorithm are checked when it is made.
+    """Check the hyperparameters that are not the model's. SB3 checks the others when it makes the model.
 
     Raises:
-        AgentError: of another type, or out of range; the message names the value.
+        AgentError: a value has another type or is out of range; the message names it.
     """
     if odd := [key for key in settings if not isinstance(key, str)]:
-        raise AgentError(f"hyperparameters are named by words, got {odd[0]!r}")
+        raise AgentError(f"names of hyperparameters must be text, got {odd[0]!r}")
     for name in ("n_timesteps", "n_envs"):
         value = settings.get(name, 1)
         if isinstance(value, float) and value == value // 1:  # 1e5 in YAML
@@ -91,12 +96,12 @@ def checked(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def arguments_of(text: str) -> dict[str, Any]:
-    """``dict(net_arch=[64], activation_fn=nn.ReLU)``, which RL Zoo evaluates -> a dict; classes become their names.
+    """Read ``dict(net_arch=[64], activation_fn=nn.ReLU)`` as a dict, with the names of classes in place of classes.
 
-    Nothing is evaluated here.
+    RL Zoo evaluates this text. Here nothing is evaluated.
 
     Raises:
-        AgentError: no such call, or a value that is neither plain nor a class.
+        AgentError: the text is no such call, or a value is neither a literal nor a class.
     """
     try:
         call = ast.parse(text.strip(), mode="eval").body
@@ -117,10 +122,10 @@ def _value_of(node: ast.expr) -> Any:
 
 
 def changes_of(pairs: list[str]) -> dict[str, Any]:
-    """``["n_steps:64", "policy_kwargs:{net_arch: [32]}"]`` -> a dict; values are YAML.
+    """Read ``["n_steps:64", "policy_kwargs:{net_arch: [32]}"]`` as a dict; values are YAML.
 
     Raises:
-        AgentError: a pair without a colon, or a value that is not YAML.
+        AgentError: a pair has no colon, or its value is not YAML.
     """
     import yaml
 
@@ -137,7 +142,7 @@ def changes_of(pairs: list[str]) -> dict[str, Any]:
 
 
 def schedule(value):
-    """``lin_0.001`` -> a learning rate that falls linearly to 0; numbers stay."""
+    """``lin_0.001`` -> a schedule that falls linearly from 0.001 to 0; a number stays as it is."""
     if not isinstance(value, str):
         return value
     kind, _, first = value.partition("_")
@@ -151,10 +156,10 @@ def schedule(value):
 
 
 def check_id(id: str) -> None:
-    """Find out that an id is registered.
+    """Check that an id is registered.
 
     Raises:
-        AgentError: it is not; the message lists ours.
+        AgentError: it is not; the message lists the ids of this repository.
     """
     import agents.real_tennis  # noqa: F401  (registers RealTennis-v0)
 
@@ -164,20 +169,23 @@ def check_id(id: str) -> None:
 
 
 def is_batched(id: str) -> bool:
-    """Whether an id's rows are one batched world."""
+    """Whether one batched environment steps all environments of an id."""
     check_id(id)
     return gym.spec(id).vector_entry_point is not None
 
 
 def make_env(id: str, n_envs: int, seed: int | None = None, wrappers: list[str] | None = None, **kwargs: Any):
-    """A VecEnv for SB3 with episode statistics: one batched world, or rows of any other environment.
+    """A VecEnv for SB3 that counts returns and lengths of episodes: a batched world, or any other environment n times.
 
     Args:
-        wrappers: names from :mod:`glass_gym.wrappers.vector`.
+        id: a registered id.
+        n_envs: number of environments.
+        seed: of the first environment.
+        wrappers: names of classes in :mod:`glass_gym.wrappers.vector`.
         kwargs: of the id.
 
     Raises:
-        AgentError: an unknown id.
+        AgentError: the id is unknown.
     """
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.vec_env import VecMonitor
@@ -192,10 +200,10 @@ def make_env(id: str, n_envs: int, seed: int | None = None, wrappers: list[str] 
 
 
 def make_model(algorithm: str, settings: dict[str, Any], env, **kwargs: Any):
-    """An SB3 model of an entry of hyperparameters.
+    """An SB3 model with the given hyperparameters.
 
     Raises:
-        AgentError: an entry that the algorithm does not take.
+        AgentError: the algorithm does not take them.
     """
     kind = model_class(algorithm)
     settings = {key: value for key, value in settings.items() if key not in NOT_FOR_THE_MODEL} | kwargs
@@ -215,20 +223,13 @@ def make_model(algorithm: str, settings: dict[str, Any], env, **kwargs: Any):
         settings["replay_buffer_class"] = HerReplayBuffer
     try:
         return kind(env=env, **settings)
-    except (
-        TypeError,
-        ValueError,
-        AssertionError,
-        AttributeError,
-        KeyError,
-        RuntimeError,
-    ) as error:  # whatever SB3 says
+    except (TypeError, ValueError, AssertionError, AttributeError, KeyError, RuntimeError) as error:  # all by SB3
         why = f"{type(error).__name__}: {str(error)[:300]}"
         raise AgentError(f"{algorithm} does not take these hyperparameters ({why})") from None
 
 
 def runs_of(log_folder: Path, algorithm: str, id: str) -> dict[int, Path]:
-    """The runs LOG_FOLDER/ALGO/ID_N, by N, oldest first."""
+    """The run folders LOG_FOLDER/ALGO/ID_N by their numbers N, oldest first."""
     found = (Path(log_folder) / algorithm).glob(f"{id}_*")
     numbered = {path.name.rpartition("_")[2]: path for path in found}
     return dict(sorted((int(number), path) for number, path in numbered.items() if number.isdigit()))

@@ -1,8 +1,8 @@
-"""PPO (Schulman et al. 2017) in one file; frames never leave the device: python -m agents.ppo_torch
+"""PPO (Schulman et al. 2017) in one file; frames stay on the device: python -m agents.ppo_torch
 
-The world steps in batches of tensors, the policy reads them where they are, and nothing waits for the host inside a
-roll-out. The networks are Stable-Baselines3's actor-critic, so that the policy is saved, watched and measured like any
-other: OUT/policy.safetensors, OUT/evaluation.json.
+The world steps in batches of tensors, and the policy reads them on the same device, so that no frame is copied to the
+host during a rollout. The networks are Stable-Baselines3's actor-critic: the policy is saved, watched and measured like
+any other. Writes OUT/policy.safetensors, OUT/evaluation.json and OUT/best_episode.gif.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from tqdm import tqdm
 
 import glass_gym  # noqa: F401  (registers the ids)
 from agents import evaluation
+from agents.command import make_parser, run_command
 from agents.evaluation_env import make_evaluation_env
 from glass_gym.policy import Policy, save_policy
 
 
 @dataclass
 class Settings:
-    """PPO's numbers."""
+    """Hyperparameters of PPO."""
 
     n_envs: int = 64
     n_steps: int = 32
@@ -45,18 +46,18 @@ class Settings:
 
 @dataclass
 class Rollout:
-    """(n_steps, n_envs, ...) tensors of what happened."""
+    """What happened in a rollout, tensors (n_steps, n_envs, ...)."""
 
     observations: Tensor
     actions: Tensor
     log_probs: Tensor
     values: Tensor
     rewards: Tensor
-    ends: Tensor  # the step ended an episode
+    ends: Tensor  # 1 where the step ended an episode, else 0
 
     @classmethod
     def empty(cls, settings: Settings, observation: Tensor) -> Rollout:
-        """Memory for one roll-out."""
+        """Allocate a rollout."""
         shape = (settings.n_steps, settings.n_envs)
         device = observation.device
         numbers = [torch.zeros(shape, device=device) for _ in range(4)]
@@ -68,7 +69,7 @@ class Rollout:
 
 
 def make_policy(env, learning_rate: float, device):
-    """SB3's actor-critic over keypoints, and an object that :func:`save_policy` can write."""
+    """SB3's actor-critic on :class:`glass_gym.sb3.GlassExtractor`, and an object that :func:`save_policy` can write."""
     from stable_baselines3.common.policies import ActorCriticCnnPolicy
     from stable_baselines3.common.vec_env import VecTransposeImage
 
@@ -82,35 +83,39 @@ def make_policy(env, learning_rate: float, device):
     )
 
 
-def seen(frames: Tensor) -> Tensor:
-    """(B, H, W, 3) -> (B, 3, H, W) without a copy: in memory channels stay last, as convolutions like it."""
+def channels_first(frames: Tensor) -> Tensor:
+    """(B, H, W, 3) -> (B, 3, H, W) as a view; memory stays channels last, which is fast for convolutions."""
     return frames.permute(0, 3, 1, 2)
 
 
 @torch.no_grad()
 def collect(env, policy, rollout: Rollout, observation: Tensor, settings: Settings) -> Tensor:
-    """Fill a roll-out; returns the next observation.
+    """Fill a rollout; returns the next observation.
 
-    An episode that the time limit cut is worth the value of its last state more, as if it stood still once.
+    Where the time limit cut an episode, the discounted value of the state before the last step is added to its reward.
+    It stands for the value of the last state, whose observation is not evaluated.
     """
     for t in range(settings.n_steps):
-        actions, values, log_probs = policy(seen(observation))
+        actions, values, log_probs = policy(channels_first(observation))
         rollout.observations[t] = observation
         rollout.actions[t] = actions
         rollout.values[t] = values[:, 0]
         rollout.log_probs[t] = log_probs
         observation, reward, terminated, truncated, _ = env.step(actions)
-        late = truncated & ~terminated
-        rollout.rewards[t] = reward + settings.gamma * values[:, 0] * late
+        cut = truncated & ~terminated
+        rollout.rewards[t] = reward + settings.gamma * values[:, 0] * cut
         rollout.ends[t] = (terminated | truncated).float()
     return observation
 
 
 def advantages(rollout: Rollout, last: Tensor, gamma: float, lam: float) -> Tensor:
-    """Generalised advantage estimates (Schulman et al. 2016, eq. 16), (n_steps, n_envs).
+    """Generalised advantage estimates (Schulman et al. 2016, Eq. 16), (n_steps, n_envs).
 
     Args:
+        rollout: rewards, values and ends of episodes.
         last: (n_envs,) values of the states after the last step.
+        gamma: discount.
+        lam: lambda of the estimates.
     """
     out = torch.zeros_like(rollout.rewards)
     running = torch.zeros_like(last)
@@ -124,7 +129,7 @@ def advantages(rollout: Rollout, last: Tensor, gamma: float, lam: float) -> Tens
 
 
 def update(policy, optimiser, rollout: Rollout, advantage: Tensor, settings: Settings) -> None:
-    """Several epochs of clipped policy gradient (eq. 9 of the PPO paper) over shuffled batches."""
+    """Some epochs of the clipped objective of PPO (Eq. 9 of the paper) over shuffled batches."""
     returns = (advantage + rollout.values).flatten()
     advantage = advantage.flatten()
     parts = (rollout.observations, rollout.actions, rollout.log_probs)
@@ -132,7 +137,7 @@ def update(policy, optimiser, rollout: Rollout, advantage: Tensor, settings: Set
     for _ in range(settings.n_epochs):
         for index in torch.randperm(len(returns), device=returns.device).split(settings.batch_size):
             values, log_prob, entropy = policy.evaluate_actions(
-                seen(observations.index_select(0, index)), actions[index]
+                channels_first(observations.index_select(0, index)), actions[index]
             )
             gain = advantage[index]
             gain = (gain - gain.mean()) / (gain.std() + 1e-8)
@@ -149,15 +154,16 @@ def update(policy, optimiser, rollout: Rollout, advantage: Tensor, settings: Set
             optimiser.step()
 
 
-def train(arguments: argparse.Namespace, settings: Settings) -> None:
-    """Train, save, measure."""
+def train(arguments: argparse.Namespace) -> None:
+    """Train a policy, save it and measure it."""
+    settings = Settings(**{name: getattr(arguments, name) for name in vars(Settings())})
     torch.manual_seed(arguments.seed)
     env = gym.make_vec(
         arguments.env,
         num_envs=settings.n_envs,
         output="torch",
         autoreset_mode=AutoresetMode.SAME_STEP,
-        stagger=True,
+        stagger=True,  # episodes start at different ages: they do not all reach the time limit in one step
         frame_size=tuple(arguments.frame_size),
         device=arguments.device,
     )
@@ -176,7 +182,7 @@ def train(arguments: argparse.Namespace, settings: Settings) -> None:
             policy.set_training_mode(False)
             observation = collect(env, policy, rollout, observation, settings)
             with torch.no_grad():
-                last = policy.predict_values(seen(observation))[:, 0]
+                last = policy.predict_values(channels_first(observation))[:, 0]
             policy.set_training_mode(True)
             update(policy, optimiser, rollout, advantages(rollout, last, settings.gamma, settings.gae_lambda), settings)
             done += chunk
@@ -209,26 +215,20 @@ def train(arguments: argparse.Namespace, settings: Settings) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns the exit status."""
-    p = argparse.ArgumentParser(
-        "python -m agents.ppo_torch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    p = make_parser("ppo_torch", __doc__)
+    p.add_argument("--env", default="GlassTennis-v0", help="environment id (default: GlassTennis-v0)")
+    p.add_argument(
+        "-n", "--n-timesteps", type=int, default=100_000, help="steps of all environments together (default: 100000)"
     )
-    p.add_argument("--env", default="GlassTennis-v1", help="environment id (default: GlassTennis-v1)")
-    p.add_argument("-n", "--n-timesteps", type=int, default=100_000, help="steps of all rows (default: 100000)")
     p.add_argument("--frame-size", type=int, nargs=2, default=(24, 40), help="height, width px (default: 24 40)")
     p.add_argument("--final-episodes", type=int, default=1000, help="episodes of the evaluation (default: 1000)")
     p.add_argument("--max-minutes", type=float, default=float("inf"), help="stop training after this time")
     p.add_argument("--out", type=Path, default=Path("logs/ppo_torch"), help="folder (default: logs/ppo_torch)")
     p.add_argument("--device", default="auto", help="of world and policy: auto, cpu, cuda (default: auto)")
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=int, default=0, help="seed of all random numbers (default: 0)")
     for name, default in vars(Settings()).items():
         p.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default, help=f"(default: {default})")
-    arguments = p.parse_args(argv)
-    try:
-        train(arguments, Settings(**{name: getattr(arguments, name) for name in vars(Settings())}))
-    except (gym.error.Error, ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command(train, p.parse_args(argv))
 
 
 if __name__ == "__main__":

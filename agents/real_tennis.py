@@ -1,8 +1,8 @@
-"""The real game: reach a target in ALE Tennis, in the dress of ``GlassTennis-v1``.
+"""The real game, ALE Tennis, as an environment like ``GlassTennis-v0``: reach a target in the near half court.
 
-Spaces, target, reward and time limit are those of the learned world, so that a policy moves from one to the other as it
-is. The near half court goes through the preprocessing of the recordings (rows 96..191, native resolution, four game
-frames a step); a shift is the joystick's direction; codes press the fire button or nothing.
+Spaces, target, reward and time limit are those of the learned world, so a policy plays in both without any change. The
+frame is the near half court, rows 96 to 191 of the picture, as in the recordings that the world was trained on. A step
+is four game frames. A shift is a direction of the joystick; chosen codes press the fire button, the others nothing.
 """
 
 from __future__ import annotations
@@ -33,41 +33,50 @@ from glass_gym.worlds.ale_tennis import (
 from glass_gym.worlds.pictures import stretch
 
 STEP = 4.0
-"""px that the player runs in a step"""
+"""Distance that the player runs in a step, px."""
 JOYSTICK = (0, 3, 6, 2, 7, 4, 9, 5, 8)
-"""ALE's actions in the order of the compass: stay, right, up-right, up, ..."""
+"""ALE's actions in the order of the shifts: stay, right, up-right, up, ..."""
 FIRE = (1, 11, 14, 10, 15, 12, 17, 13, 16)
-"""the same with the button"""
+"""The same, with the fire button."""
 BODY = (5.6, 79.3)
-"""px: the body's middle is (RAM x + 5.6, 79.3 - RAM y). Its x is 2.2 or 8.6 right of RAM's, as the player faces."""
-REACH = ((20, 144), (24, 80))
-"""px, x and y: where targets may be, so that the player can come within their radius"""
+"""The centre of the player is taken to be (RAM x + 5.6, 79.3 - RAM y) px. In x it is 2.2 or 8.6 px right of RAM's x,
+depending on where the player faces, which RAM does not say; 5.6 is about the middle of both."""
+TARGET_AREA = ((20, 144), (24, 80))
+"""Range of x and of y of targets, px; the player can come within the radius of each."""
 AGENT, OPPONENT = PINK, BLUE
-"""colours of the side lines before whom they play"""
+"""Colours of the two players. The side lines of a half court have the colour of its player."""
 FREE_STEPS = 16
-"""a rally's beginning counts as a start if the player can then run for so many steps"""
+"""The beginning of a rally is recorded as a start if the player can then run for so many steps."""
 WALK = 6
-"""an episode starts up to so many steps from there"""
+"""An episode begins 1 to so many random steps after a recorded start."""
 LIMIT = 100
+"""Time limit of an episode, steps."""
 EVALUATION_STARTS = 1
-"""`starts_seed` of evaluations; policies train from the matches of 0"""
+"""`starts_seed` of evaluations. Policies train with 0, on the starts of other matches."""
 
 
 class RealTennis(gym.Env):
     """Reach the target in ALE Tennis.
 
-    An episode begins in a rally in which the agent plays the near court, and the game goes on whatever happens: balls
-    fly by, points end, the players are put back to their places and stand still until the serve.
+    An episode begins in a rally in which the agent plays the near court. The game is not stopped for it: balls fly by
+    and points end. After a point the players are put back to their places, and stand still until the serve.
 
     Args:
-        codes: K, local actions of the learned world.
-        fire_codes: codes that press the button. Pressing serves; without it a game stands still when the agent serves.
+        codes: K, the number of local actions of the learned world.
+        fire_codes: codes (0 to K-1) that press the fire button. The button serves; without it the game stands still
+            when the agent has to serve.
         obs_type: ``"frame"``, ``"position"`` or ``"dict"``, as in the learned world.
-        frame_size: (height, width) px of observed frames.
-        reward, target_radius: see :class:`ReachTask`.
-        starts: how many rally beginnings to start from.
-        starts_seed: of the matches that they are from.
-        channels_first: observed frames are (3, H, W).
+        frame_size: (height, width) px of observed frames; None: (96, 160).
+        reward: see :class:`ReachTask`.
+        target_radius: see :class:`ReachTask`, px.
+        starts: number of recorded starts.
+        starts_seed: seed of the random matches that the starts are recorded from.
+        channels_first: observed frames are (3, H, W) instead of (H, W, 3).
+        render_mode: ``"rgb_array"`` or None.
+
+    Raises:
+        ImportError: ale-py is not installed.
+        ValueError: no such `obs_type`.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012
@@ -110,12 +119,12 @@ class RealTennis(gym.Env):
 
     @property
     def position(self) -> np.ndarray:
-        """(2,) float32 px, where the player of the near court is."""
+        """Position of the player of the near court, (2,) float32 px."""
         memory = self.ale.getRAM()
         return np.array([memory[RAM_NEAR_X] + BODY[0], BODY[1] - memory[RAM_NEAR_Y]], np.float32)
 
     def near(self) -> bool:
-        """Whether the agent plays the near court: its side lines wear the player's colour."""
+        """Whether the agent plays the near court, by the colour of its side lines."""
         lines = self._screenshot()[LINES].reshape(-1, 3)
         mine, theirs = ((lines == colour).all(-1).sum() for colour in (AGENT, OPPONENT))
         return bool(mine > theirs)
@@ -125,12 +134,12 @@ class RealTennis(gym.Env):
         return self._screen
 
     def act(self, shift: int, fire: bool) -> None:
-        """Hold a direction of the joystick, and perhaps the button, for a step."""
+        """Hold a direction of the joystick for a step, with the fire button or without."""
         for _ in range(FRAMESKIP):
             self.ale.act((FIRE if fire else JOYSTICK)[shift])
 
     def free_to_run(self) -> bool:
-        """Whether from here the player runs up and down, or left and right, as told; the game is put back."""
+        """Whether the player follows the joystick in the next steps. They are only tried: the game is put back."""
         here = self.ale.cloneState()
         free = True
         for turn in range(FREE_STEPS):
@@ -143,15 +152,15 @@ class RealTennis(gym.Env):
     # --- the environment -------------------------------------------------------------------------------------------
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
-        """Start in a rally. Options: `target` (x, y) px."""
+        """Start an episode in a rally. Options: `target`, (x, y) px; without it the target is random."""
         super().reset(seed=seed)
         bank = record_starts(*self.starts)
         self.ale.restoreState(bank[int(self.np_random.integers(len(bank)))])
         shift = int(self.np_random.integers(9))
-        for _ in range(1 + int(self.np_random.integers(WALK))):  # the screen follows the state
+        for _ in range(1 + int(self.np_random.integers(WALK))):  # the screen is drawn by the first
             self.act(shift, False)
         numbers = torch.from_numpy(self.np_random.random((1, 2 * TRIES)))
-        (left, right), (top, bottom) = REACH
+        (left, right), (top, bottom) = TARGET_AREA
         corner = np.array([left, top], np.float32)
         agent = [(torch.from_numpy(self.position - corner)[None], MIN_DISTANCE)]
         drawn = sample_places(numbers, bottom - top, right - left, 0.0, agent)[0].numpy() + corner
@@ -159,7 +168,7 @@ class RealTennis(gym.Env):
         return self._observation(), self._info()
 
     def step(self, action):
-        """One step under (shift, code); four frames of the game."""
+        """One step under (shift index, code): four frames of the game."""
         shift, code = (int(v) for v in action)
         before = self.position
         self.act(shift, code in self.fire_codes)
@@ -171,7 +180,7 @@ class RealTennis(gym.Env):
 
     @property
     def _goal(self) -> dict[str, torch.Tensor]:
-        """The task's state, one row."""
+        """The task's state, a batch of one."""
         return {"target": torch.from_numpy(self.target)[None]}
 
     def _info(self) -> dict:
@@ -185,12 +194,12 @@ class RealTennis(gym.Env):
         }
 
     def frame(self, shown: bool = True) -> torch.Tensor:
-        """(1, 3, 96, 160) uint8, the near half court, with the target or without."""
+        """The near half court, (1, 3, 96, 160) uint8, with the target drawn in it or without."""
         court = torch.from_numpy(self._screenshot()[TOP : TOP + HEIGHT].copy()).permute(2, 0, 1)[None]
         return self.task.draw(court, self._goal) if shown else court
 
     def observe(self, obs_type: str, frame_size=None, channels_first: bool = False, shown: bool = True):
-        """As :meth:`glass_gym.env.core.GlassCore.observe`, for one row."""
+        """As :meth:`glass_gym.env.core.GlassCore.observe`, a batch of one."""
         position = np.concatenate([self.position, self.target])[None]
         if obs_type == "position":
             return position
@@ -202,13 +211,17 @@ class RealTennis(gym.Env):
         return {key: value[0] for key, value in seen.items()} if isinstance(seen, dict) else seen[0]
 
     def render(self) -> np.ndarray:
-        """The near half court as people see it, with the target, (96, 256, 3) uint8."""
+        """The near half court with the target, stretched to square pixels, (96, 256, 3) uint8."""
         return stretch(to_numpy(self.frame())[0].transpose(1, 2, 0), PIXEL_ASPECT)
 
 
 @functools.cache
 def record_starts(count: int, seed: int) -> list:
-    """Play random matches, and keep the beginnings of rallies: our player is near, and free to run for a while.
+    """Play random matches, and record beginnings of rallies in which the agent is near and can run for some steps.
+
+    Args:
+        count: number of starts.
+        seed: of the random play.
 
     Returns:
         ALE states, for any game of this process.
@@ -234,11 +247,11 @@ def record_starts(count: int, seed: int) -> list:
 
 
 class RealEvaluationEnv:
-    """Rows of the real game, for :func:`agents.evaluation.evaluate`; they start from matches of their own.
+    """Games for :func:`agents.evaluation.evaluate`. They start from other matches than those of training.
 
     Args:
-        rows: number of games.
-        seed: of row 0; row i gets seed + i.
+        rows: B, the number of games.
+        seed: of the first game; game i gets seed + i.
         kwargs: of :class:`RealTennis`.
     """
 
@@ -251,7 +264,7 @@ class RealEvaluationEnv:
         self._seed: int | None = seed
 
     def reset(self, mask=None) -> None:
-        """Start rows anew."""
+        """Reset the games of a mask, or all."""
         for row, game in enumerate(self.games):
             if mask is None or mask[row]:
                 game.reset(seed=None if self._seed is None else self._seed + row)
@@ -263,26 +276,26 @@ class RealEvaluationEnv:
         return np.array([p[1] for p in played]), np.array([p[2] for p in played])
 
     def observe(self, *args, **kwargs):
-        """Stacked rows."""
+        """Observations of all games, stacked."""
         seen = [game.observe(*args, **kwargs) for game in self.games]
         if isinstance(seen[0], dict):
             return {key: np.concatenate([one[key] for one in seen]) for key in seen[0]}
         return np.concatenate(seen)
 
     def position(self) -> np.ndarray:
-        """Where the players are, (rows, 2) px."""
+        """Positions of the players, (B, 2) px."""
         return np.stack([game.position for game in self.games])
 
     def heading(self) -> np.ndarray:
-        """Their targets, (rows, 2) px."""
+        """Their targets, (B, 2) px."""
         return np.stack([game.target for game in self.games])
 
     def fewest_steps(self) -> np.ndarray:
-        """Straight there, (rows,)."""
+        """A lower bound of the steps to the targets, (B,)."""
         return self.games[0].task.fewest_steps(self.position(), {"target": self.heading()})
 
     def pictures(self) -> np.ndarray:
-        """(rows, 96, 256, 3) uint8."""
+        """Rendered frames, (B, 96, 256, 3) uint8."""
         return np.stack([game.render() for game in self.games])
 
 
@@ -291,7 +304,7 @@ def _load():
         import ale_py
         from ale_py.roms import get_rom_path
     except ImportError:
-        raise ImportError("the real game needs ale-py: pip install 'glass-gym[train]'") from None
+        raise ImportError("the real game needs ale-py: pip install -e '.[agents,train]'") from None
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     ale = ale_py.ALEInterface()
     ale.setFloat("repeat_action_probability", 0.0)

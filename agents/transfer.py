@@ -1,7 +1,8 @@
-"""A policy from the learned world in the real game: python -m agents.transfer --out docs/results/policies/transfer.json
+"""Play a policy of the learned world in the real game: python -m agents.transfer --out transfer.json
 
-Plays the same policy in GlassTennis-v1 and in ALE Tennis (agents/real_tennis.py), beside random and greedy play and,
-with --direct, a policy that was trained in the real game. Writes the table, and a film of both worlds side by side.
+Plays the same policy in GlassTennis-v0 and in ALE Tennis (agents/real_tennis.py). Random and greedy play are measured
+beside it and, with --direct, a policy that was trained in the real game. Writes the figures, and a film of both worlds
+side by side. The real game needs ale-py, from the extra `train`.
 """
 
 from __future__ import annotations
@@ -14,45 +15,38 @@ from typing import Any
 import numpy as np
 
 from agents import evaluation
+from agents.command import make_parser, run_command
 from agents.enjoy import TRAINED
 from agents.evaluation_env import WorldEvaluationEnv, make_evaluation_env
 from agents.real_tennis import RealEvaluationEnv
-from glass_gym.policy import Policy, PolicyError, load_policy
+from glass_gym.policy import Policy, load_policy
 
 REAL = "RealTennis-v0"
-LEARNED = "GlassTennis-v1"
+LEARNED = "GlassTennis-v0"
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns the exit status."""
-    p = argparse.ArgumentParser(
-        "python -m agents.transfer", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = make_parser("transfer", __doc__)
     p.add_argument(
-        "--policy", type=Path, default=TRAINED / LEARNED / "ppo.safetensors", help="default: the bundled one"
+        "--policy", type=Path, default=TRAINED / LEARNED / "ppo.safetensors", help="default: the bundled policy"
     )
     p.add_argument(
         "--direct",
         type=Path,
         default=TRAINED / REAL / "ppo.safetensors",
-        help="a policy trained in the real game; left out if there is none",
+        help="a policy trained in the real game; left out if there is none (default: the bundled one)",
     )
-    p.add_argument("--episodes", type=int, default=200, help="episodes of each row of the table (default: 200)")
-    p.add_argument("--rows", type=int, default=8, help="games side by side (default: 8)")
-    p.add_argument("--fire-codes", type=int, nargs="*", help="codes that press the button (default: all)")
-    p.add_argument("--seed", type=int, default=40_000)
-    p.add_argument("--out", type=Path, default=Path("transfer.json"), help="figures; .md and .gif go beside it")
-    arguments = p.parse_args(argv)
-    try:
-        transfer(arguments)
-    except (PolicyError, ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    p.add_argument("--episodes", type=int, default=200, help="episodes of each player (default: 200)")
+    p.add_argument("--n-envs", type=int, default=8, help="games side by side (default: 8)")
+    p.add_argument("--fire-codes", type=int, nargs="*", help="codes (0 to K-1) that press the button (default: all)")
+    p.add_argument("--seed", type=int, default=40_000, help="seed of the first episode (default: 40000)")
+    p.add_argument("--out", type=Path, default=Path("transfer.json"), help="figures; the film is called like it, .gif")
+    return run_command(transfer, p.parse_args(argv))
 
 
-def transfer(arguments: argparse.Namespace) -> dict[str, dict]:
-    """Measure, print, write; returns the rows of the table."""
+def transfer(arguments: argparse.Namespace) -> None:
+    """Measure all players; print and write the figures, and film the policy."""
     policy = load_policy(arguments.policy)
     real = _buttons(policy, arguments.fire_codes)
     play = {
@@ -66,30 +60,29 @@ def transfer(arguments: argparse.Namespace) -> dict[str, dict]:
         play["real game, trained in it"] = (REAL, direct, _buttons(direct, arguments.fire_codes))
     figures = {}
     for name, (id, player, kwargs) in play.items():
-        env = make_evaluation_env(id, arguments.rows, arguments.seed, **kwargs)
+        env = make_evaluation_env(id, arguments.n_envs, arguments.seed, **kwargs)
         figures[name] = evaluation.evaluate(env, player, arguments.episodes)
         print(f"{name}: {figures[name]['success']:.1%}", flush=True)
     about = {"policy": _named(arguments.policy), "fire_codes": real["fire_codes"], "command": " ".join(sys.argv[1:])}
     print(evaluation.table(figures) + str(evaluation.write(arguments.out, about | {"policies": figures})))
     print(evaluation.save_film(arguments.out.with_suffix(".gif"), side_by_side(policy, real, arguments.seed)))
-    return figures
 
 
 def _named(policy: Path) -> str:
-    """Where a policy lies in this checkout; one from elsewhere by its name."""
+    """Path of a policy in this checkout; of one from elsewhere only its name."""
     checkout = TRAINED.parent.parent.resolve()
     policy = policy.resolve()
     return str(policy.relative_to(checkout)) if policy.is_relative_to(checkout) else policy.name
 
 
 def _buttons(policy: Policy, fire_codes: list[int] | None) -> dict[str, Any]:
-    """The real game with as many local actions as a policy has; which of them press the button (default: all)."""
+    """Arguments of the real game: as many local actions as the policy has, and which of them press the fire button."""
     codes = int(policy.model.action_space.nvec[1])
     return {"codes": codes, "fire_codes": tuple(range(codes) if fire_codes is None else fire_codes)}
 
 
 def side_by_side(policy, real: dict, seed: int, episodes: int = 3, pause: int = 6) -> list[np.ndarray]:
-    """The same targets from the same frames: left in the learned world, right in the real game."""
+    """Frames of the learned world (left) and the real game (right), from the same starts to the same targets."""
     frames = []
     game = RealEvaluationEnv(1, seed, **real)
     world = WorldEvaluationEnv(LEARNED, 1, seed)

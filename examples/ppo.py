@@ -1,4 +1,4 @@
-"""Stable-Baselines3's PPO on generated frames.
+"""PPO of Stable-Baselines3 on generated frames.
 
 pip install "glass-gym[agents]"
 python examples/ppo.py 100000
@@ -12,7 +12,8 @@ from stable_baselines3.common.vec_env import VecMonitor
 from glass_gym.sb3 import GlassExtractor, GlassVecEnv
 
 steps = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
-env = VecMonitor(GlassVecEnv("GlassTennis-v1", num_envs=64, frame_size=(24, 40), stagger=True, seed=0))
+# stagger: the episodes start at different ages, so that they do not all reach the time limit in one step
+env = VecMonitor(GlassVecEnv("GlassTennis-v0", num_envs=64, frame_size=(24, 40), stagger=True, seed=0))
 model = PPO(
     "CnnPolicy",
     env,

@@ -1,4 +1,4 @@
-"""RLlib's PPO; each env runner holds one batched world. On several machines: start Ray on each, then the same script.
+"""PPO of RLlib; each env runner holds one batched world. For several machines start Ray on each, then run this script.
 
 pip install "glass-gym[scale]"
 python examples/rllib_ppo.py --runners 2 --iterations 50
@@ -15,21 +15,22 @@ from ray.tune.registry import register_env
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--runners", type=int, default=2, help="processes that play")
-parser.add_argument("--rows", type=int, default=16, help="environments of each")
+parser.add_argument("--envs", type=int, default=16, help="environments in each of them")
 parser.add_argument("--iterations", type=int, default=50)
-parser.add_argument("--steps", type=int, default=2048, help="of all runners, an iteration")
-parser.add_argument("--learners", type=int, default=0, help="processes with a GPU that learn; 0: this one, on the CPU")
+parser.add_argument("--steps", type=int, default=2048, help="steps of all runners in an iteration")
+parser.add_argument(
+    "--learners", type=int, default=0, help="processes with a GPU that learn; 0: learn here, on the CPU"
+)
 arguments = parser.parse_args()
 
 
 def world(context):
-    """All rows of one env runner, in one network call a step."""
+    """All environments of one env runner; one network call steps them all."""
     import glass_gym  # noqa: F401
 
-    env = gym.make_vec("GlassTennis-v1", num_envs=context.get("num_envs", 1), frame_size=(48, 80), stagger=True)
-    return RescaleObservation(
-        DtypeObservation(env, np.float32), np.float32(0), np.float32(1)
-    )  # RLlib's networks want floats
+    env = gym.make_vec("GlassTennis-v0", num_envs=context.get("num_envs", 1), frame_size=(48, 80), stagger=True)
+    # RLlib's networks take floats in [0, 1]
+    return RescaleObservation(DtypeObservation(env, np.float32), np.float32(0), np.float32(1))
 
 
 register_env("glass", world)
@@ -38,7 +39,7 @@ config = (
     .environment("glass")
     .env_runners(
         num_env_runners=arguments.runners,
-        num_envs_per_env_runner=arguments.rows,
+        num_envs_per_env_runner=arguments.envs,
         gym_env_vectorize_mode=gym.VectorizeMode.VECTOR_ENTRY_POINT,
     )
     .learners(num_learners=arguments.learners, num_gpus_per_learner=1 if arguments.learners else 0)

@@ -1,4 +1,4 @@
-"""64 worlds whose frames never leave the device: random play with torch in and torch out.
+"""Random play in 64 environments, with tensors in and out: no frame leaves the device.
 
 python examples/torch_batch.py
 """
@@ -8,7 +8,7 @@ import torch
 
 import glass_gym  # noqa: F401
 
-envs = gym.make_vec("GlassTennis-v1", num_envs=64, output="torch", frame_size=(48, 80), device="auto")
+envs = gym.make_vec("GlassTennis-v0", num_envs=64, output="torch", frame_size=(48, 80), device="auto")
 frames, infos = envs.reset(seed=0)  # (64, 48, 80, 3) uint8, on the device
 shifts, codes = envs.single_action_space.nvec.tolist()
 returns = torch.zeros(64, device=frames.device)

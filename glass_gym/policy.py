@@ -1,7 +1,7 @@
-"""Trained Stable-Baselines3 policies: as functions of a core, and as files without pickle.
+"""Policies trained with Stable-Baselines3 (SB3): how they act in a world, and a file format without pickle.
 
-`model.save` of SB3 writes a zip of pickles, and loading one can run code. :func:`save_policy` writes the same policy as
-one .safetensors file: weights, and JSON that names classes from a fixed table.
+`model.save` of SB3 writes a zip of pickles, and loading a pickle can run code. :func:`save_policy` writes a policy as
+one .safetensors file instead: the weights, and a JSON header that may only name the classes of a fixed table.
 """
 
 from __future__ import annotations
@@ -21,14 +21,8 @@ from glass_gym.tensors.convert import to_numpy
 from glass_gym.worlds.checkpoint import FORMAT_VERSION, write_atomically
 from glass_gym.worlds.headers import PolicyHeader, Version, read_header
 
-ALGORITHMS = {
-    "ppo": ("stable_baselines3", "PPO"),
-    "a2c": ("stable_baselines3", "A2C"),
-    "dqn": ("stable_baselines3", "DQN"),
-    "recurrent_ppo": ("sb3_contrib", "RecurrentPPO"),
-    "qrdqn": ("sb3_contrib", "QRDQN"),
-}
-"""Names as in RL Zoo's --algo; HER is dqn."""
+ALGORITHMS = {"ppo": "PPO", "dqn": "DQN"}
+"""Name (as in RL Zoo's --algo) -> class of Stable-Baselines3. Hindsight replay (HER) belongs to dqn."""
 CLASSES = {
     "ReLU": "torch.nn",
     "Tanh": "torch.nn",
@@ -39,7 +33,7 @@ CLASSES = {
     "CombinedExtractor": "stable_baselines3.common.torch_layers",
     "GlassExtractor": "glass_gym.sb3",
 }
-"""What a policy file may name, and where it lives."""
+"""Class that a policy file may name -> module that it is imported from."""
 ARGUMENTS = {
     "net_arch",
     "activation_fn",
@@ -48,41 +42,36 @@ ARGUMENTS = {
     "features_extractor_kwargs",
     "share_features_extractor",
     "normalize_images",
-    "lstm_hidden_size",
-    "n_lstm_layers",
-    "shared_lstm",
-    "enable_critic_lstm",
-    "lstm_kwargs",
-    "n_quantiles",
 }
-"""Arguments of a policy that are kept; optimisers are not."""
+"""Arguments of an SB3 policy that a file keeps. Those of the optimiser are left out."""
 LARGEST_LAYER = 4096
+"""Largest number in a file's policy arguments, such as a layer's width."""
 LARGEST_OBSERVATION = 1 << 22
+"""Most values in an observation of a file's policy."""
 
 
 class PolicyError(ValueError):
-    """A policy that cannot be used here; the message names the file and why."""
+    """A policy cannot be read, written or used in this world; the message says which and why."""
 
 
 def load_policy(path: str | Path, algorithm: str = "ppo", core: GlassCore | None = None) -> Policy:
-    """Load a policy: .safetensors from :func:`save_policy`, or an SB3 zip.
+    """Load a policy from a .safetensors file of :func:`save_policy` or from an SB3 zip.
 
-    A zip is unpickled, which can run code: load only zips that you trust. A .safetensors file is only data.
+    A .safetensors file is only data. A zip is unpickled, which can run code: load only zips that you trust.
 
     Args:
         path: the file.
-        algorithm: of a zip; a key of ALGORITHMS.
-        core: where it shall act; checked against the policy's spaces.
+        algorithm: of a zip: a key of ALGORITHMS. A .safetensors file names its own.
+        core: check that the policy's spaces fit this world; None: no check.
 
     Returns:
-        a policy that acts in all rows of a core.
+        a policy that acts in all environments of a core at once.
 
     Raises:
-        PolicyError: no such file or algorithm, SB3 is not installed, a damaged or foreign file, or a policy that does
-            not fit the world.
+        PolicyError: there is no such file or algorithm, SB3 is not installed, the file is damaged or of another kind,
+            or the policy's spaces do not fit the world.
     """
     path = Path(path)
-    known_algorithm(algorithm)
     if not path.is_file():
         raise PolicyError(f"{path}: no such policy file")
     policy = Policy(_read(path) if path.suffix == ".safetensors" else read_zip(path, algorithm))
@@ -94,37 +83,39 @@ def load_policy(path: str | Path, algorithm: str = "ppo", core: GlassCore | None
     return policy
 
 
-def known_algorithm(algorithm: str) -> None:
-    """Raise PolicyError if it is no key of ALGORITHMS."""
-    if algorithm not in ALGORITHMS:
-        raise PolicyError(f"no algorithm called {algorithm!r}; there are: {', '.join(ALGORITHMS)}")
-
-
 def model_class(algorithm: str) -> Any:
-    """The SB3 class of a key of ALGORITHMS.
+    """The SB3 class of an algorithm.
+
+    Args:
+        algorithm: a key of ALGORITHMS.
 
     Returns:
         the class.
 
     Raises:
-        PolicyError: unknown, or not installed.
+        PolicyError: the algorithm is unknown, or SB3 is not installed.
     """
-    known_algorithm(algorithm)
-    package, name = ALGORITHMS[algorithm]
+    if algorithm not in ALGORITHMS:
+        raise PolicyError(f"no algorithm called {algorithm!r}; there are: {', '.join(ALGORITHMS)}")
     try:
-        return getattr(importlib.import_module(package), name)
+        import stable_baselines3
     except ImportError:
-        raise PolicyError(f"{algorithm} needs {package}: pip install 'glass-gym[agents]'") from None
+        raise PolicyError("policies need stable_baselines3: pip install 'glass-gym[agents]'") from None
+    return getattr(stable_baselines3, ALGORITHMS[algorithm])
 
 
 def read_zip(path: Path, algorithm: str) -> Any:
-    """The SB3 model of a zip (which is unpickled: trust its source), to act and not to learn: without replay memory.
+    """Load the SB3 model of a zip to act with, without its replay buffer. The zip is unpickled: trust its source.
+
+    Args:
+        path: the zip.
+        algorithm: a key of ALGORITHMS.
 
     Returns:
         the model.
 
     Raises:
-        PolicyError: not a zip of that algorithm.
+        PolicyError: the file is no zip of that algorithm.
     """
     kind = model_class(algorithm)
     unneeded = {"replay_buffer_class": None, "replay_buffer_kwargs": {}, "buffer_size": 1}
@@ -138,19 +129,19 @@ def read_zip(path: Path, algorithm: str) -> Any:
 
 
 def save_policy(path: str | Path, model: Any, algorithm: str, provenance: dict | None = None) -> Path:
-    """Write an SB3 model's policy (not its optimiser or buffers) as .safetensors.
+    """Write the policy of an SB3 model as a .safetensors file, without its optimiser and buffers.
 
     Args:
-        path: the file, .safetensors.
+        path: the file; its name ends in .safetensors.
         model: an SB3 model of a class in ALGORITHMS.
-        algorithm: its key.
-        provenance: how it was made, JSON.
+        algorithm: the key of that class.
+        provenance: how the policy was made; anything that JSON can hold.
 
     Returns:
-        the file.
+        the file's path.
 
     Raises:
-        PolicyError: the policy uses something that a file cannot name.
+        PolicyError: the policy has a class, an argument or a space that the format does not know.
     """
     from safetensors.torch import save
 
@@ -167,7 +158,7 @@ def save_policy(path: str | Path, model: Any, algorithm: str, provenance: dict |
     seen = set()
     for key, value in model.policy.state_dict().items():
         if key.startswith("q_net_target") or value.data_ptr() in seen:
-            continue  # shared parts are written once
+            continue  # a tensor that has several names is written once
         seen.add(value.data_ptr())
         tensors[key] = value.detach().cpu().contiguous()
     path = Path(path)
@@ -213,8 +204,8 @@ def _arguments_in(arguments: dict) -> dict:
     return out
 
 
-def _weights_asked_for(policy: str, arguments: dict, space: gym.Space) -> int:
-    """At least so many weights does a policy have, by its arguments: told before memory is taken for them."""
+def _least_weights(policy: str, arguments: dict, space: gym.Space) -> int:
+    """A lower bound of the number of weights that these arguments ask for, found before any memory is allocated."""
     kwargs = arguments.get("features_extractor_kwargs") or {}
     extractor = arguments.get("features_extractor_class")
     inputs = gym.spaces.flatdim(space)
@@ -226,14 +217,13 @@ def _weights_asked_for(policy: str, arguments: dict, space: gym.Space) -> int:
         widest = max(widest, int(layers[0]) if layers else 0)
     if extractor is None and policy.startswith("Mlp"):
         total += inputs * widest
-    elif extractor is None or extractor.__name__ == "NatureCNN":  # strides of 8 in all, 64 channels
-        total += inputs // 3 * int(kwargs.get("features_dim", 512)) if policy.startswith("Cnn") else 0
-    hidden = int(arguments.get("lstm_hidden_size", 0))
-    return total + 8 * hidden**2 * int(arguments.get("n_lstm_layers", 1))
+    elif (extractor is None or extractor.__name__ == "NatureCNN") and policy.startswith("Cnn"):
+        total += inputs // 3 * int(kwargs.get("features_dim", 512))  # its strides multiply to 8, it has 64 channels
+    return total
 
 
 def _numbers(value: Any, depth: int = 0) -> list:
-    """All numbers in nested lists and dicts."""
+    """All numbers in a value that may nest lists and dicts."""
     if isinstance(value, bool) or value is None or isinstance(value, str):
         return []
     if isinstance(value, (int, float)):
@@ -275,13 +265,16 @@ def _space_in(data: dict, depth: int = 0) -> gym.Space:
 
 
 def policy_header(path: str | Path) -> dict:
-    """What a policy file says of itself: algorithm, spaces, provenance.
+    """Read the header of a policy file; the weights are not loaded.
+
+    Args:
+        path: a .safetensors file of :func:`save_policy`.
 
     Returns:
-        the header, as it was written.
+        the header: format version, algorithm, policy class and its arguments, spaces, provenance.
 
     Raises:
-        PolicyError: damaged, foreign or newer.
+        PolicyError: the file is damaged, of another kind, or of another format version.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -289,19 +282,18 @@ def policy_header(path: str | Path) -> dict:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise PolicyError(f"{path}: not a whole .safetensors file ({error}); copy or export it again") from None
+        raise PolicyError(f"{path}: not a whole .safetensors file ({error}); copy it or write it again") from None
     if "glass_policy" not in metadata:
         raise PolicyError(f"{path}: a .safetensors file, but no policy (no 'glass_policy' metadata)")
     try:
         version = read_header(metadata["glass_policy"], Version).format_version
         if version != FORMAT_VERSION:
-            fix = "upgrade glass_gym" if version > FORMAT_VERSION else "export it again"
-            raise PolicyError(f"{path}: format {version}, this glass_gym reads {FORMAT_VERSION}; {fix}")
+            raise PolicyError(f"{path}: format {version}, this glass_gym reads {FORMAT_VERSION}; upgrade glass_gym")
         return read_header(metadata["glass_policy"], PolicyHeader).model_dump()
     except PolicyError:
         raise
     except ValueError as error:
-        raise PolicyError(f"{path}: {error}; export it again") from None
+        raise PolicyError(f"{path}: {error}; write it again with save_policy") from None
 
 
 def _read(path: Path):
@@ -318,9 +310,9 @@ def _read(path: Path):
             raise ValueError(f"its policy is called {header['policy']!r}; there are: {', '.join(known)}")
         spaces = [_space_in(header[key]) for key in ("observation_space", "action_space")]
         arguments = _arguments_in(header["arguments"])
-        size = _weights_asked_for(header["policy"], arguments, spaces[0])
-        if size > 4 * path.stat().st_size:  # a weight takes four bytes of it
-            raise ValueError(f"its arguments ask for about {size:.0f} weights, more than the file holds")
+        size = _least_weights(header["policy"], arguments, spaces[0])
+        if size > 4 * path.stat().st_size:  # a weight takes four bytes of the file
+            raise ValueError(f"its arguments ask for about {size} weights, more than the file holds")
         policy = known[header["policy"]](*spaces, lambda _: 0.0, **arguments)
         missing, unexpected = policy.load_state_dict(load_file(path), strict=False)
         own = policy.state_dict()
@@ -330,9 +322,9 @@ def _read(path: Path):
             raise ValueError(f"weights do not fit: missing {lost[:3]}, unexpected {unexpected[:3]}")
         if odd := [key for key, value in own.items() if value.is_floating_point() and not value.isfinite().all()]:
             raise ValueError(f"{odd[0]} holds numbers that are not finite")
-    except Exception as error:  # whatever a foreign file brings about
+    except Exception as error:  # a file from elsewhere can raise anything in SB3 and torch
         why = " ".join(str(error).split())[:300] or type(error).__name__
-        raise PolicyError(f"{path}: damaged or foreign ({why}); export it again") from None
+        raise PolicyError(f"{path}: damaged or foreign ({why}); write it again with save_policy") from None
     policy.set_training_mode(False)
     return policy
 
@@ -341,11 +333,14 @@ def _read(path: Path):
 
 
 class Policy:
-    """Acts in all rows of a core; whatever it was trained to observe is made for it.
+    """Chooses the actions of all environments of a core.
+
+    The core makes the observations that the model was trained on (frames of its size, positions, goals), whatever the
+    environment itself observes. Models that stack frames get the last frames of each environment.
 
     Args:
-        model: an SB3 model or policy.
-        deterministic: take the likeliest action, or draw.
+        model: an SB3 model or policy without recurrent state.
+        deterministic: take the most likely action; False draws one from the policy's distribution.
     """
 
     def __init__(self, model: Any, deterministic: bool = True):
@@ -354,16 +349,26 @@ class Policy:
         self.begin()
 
     def begin(self, rows: np.ndarray | None = None) -> None:
-        """New episodes, in all rows or in those of a bool mask: forget recurrent state and stacked frames."""
+        """Say that new episodes begin, so that no stacked frames of earlier ones are used.
+
+        Args:
+            rows: (B,) bool: in which environments of the core; None: in all.
+        """
         if rows is None:
-            self._memory = None
             self._first = None
             self._frames = {}
         elif self._first is not None:
             self._first = self._first | np.asarray(rows, bool)
 
     def check(self, core: GlassCore) -> None:
-        """Raise PolicyError if the policy's spaces do not fit the core."""
+        """Check that the policy's spaces fit a core.
+
+        Args:
+            core: the core to act in.
+
+        Raises:
+            PolicyError: other actions than the world's, or an observation that the world cannot give.
+        """
         space = self.model.action_space
         count = int(np.prod(core.table.nvec))
         flat = hasattr(space, "n") and space.n == count
@@ -373,18 +378,23 @@ class Policy:
         self._plan(core)
 
     def act(self, core: GlassCore) -> np.ndarray:
-        """(rows, 2) int64: shift and code of each row."""
+        """Choose an action for each of the core's B environments.
+
+        Args:
+            core: its state is observed, and left as it is.
+
+        Returns:
+            (B, 2) int64: shift index and code of each.
+        """
         if self._first is None:
             self._first = np.ones(core.rows, bool)
-        action, self._memory = self.model.predict(
-            self._observation(core), state=self._memory, episode_start=self._first, deterministic=self.deterministic
-        )
+        action, _ = self.model.predict(self._observation(core), deterministic=self.deterministic)
         self._first = np.zeros(core.rows, bool)
         action = np.asarray(action)
         return core.table.unflatten(action) if action.ndim == 1 else action
 
     def _plan(self, core: GlassCore) -> dict:
-        """How to make each part of the observation: name -> (kind, shape)."""
+        """What the policy observes: name of each part -> (``"position"`` or ``"frame"``, shape)."""
         space = self.model.observation_space
         parts = dict(space.spaces) if hasattr(space, "spaces") else {"": space}
         plan = {}
@@ -395,9 +405,7 @@ class Policy:
             elif len(shape) == 3 and (shape[0] % 3 == 0 or shape[2] % 3 == 0):
                 plan[name] = ("frame", shape)
             else:
-                raise PolicyError(
-                    f"it observes {name or 'something'} of shape {shape}, which this world does not offer"
-                )
+                raise PolicyError(f"it observes {name or 'something'} of shape {shape}; this world does not offer that")
         return plan
 
     def _observation(self, core: GlassCore):
@@ -416,7 +424,7 @@ class Policy:
         return out[""] if "" in out else out
 
     def _stacked(self, name: str, frame: np.ndarray, channels: int, axis: int) -> np.ndarray:
-        """The last frames side by side, oldest first; zeros before an episode's first."""
+        """The last frames along the channel axis, oldest first; zeros stand for frames before an episode's first."""
         count = channels // 3
         if count == 1 or self._first is None:
             return frame

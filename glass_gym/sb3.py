@@ -1,4 +1,4 @@
-"""Stable-Baselines3 over a core: GlassVecEnv, a rollout buffer on the device, features of observations."""
+"""Learned worlds for Stable-Baselines3 (SB3): a VecEnv, a rollout buffer on the device, and feature extractors."""
 
 from __future__ import annotations
 
@@ -27,30 +27,35 @@ except ImportError as error:
 
 
 class GlassVecEnv(VecEnv):
-    """A batched world for Stable-Baselines3; one network call steps all rows.
+    """A batch of environments of one world as SB3's VecEnv. One network call steps all of them.
 
-    Frames are (3, H, W), as SB3's CNNs want them. A done row is reset at once; its infos hold `terminal_observation`,
-    `TimeLimit.truncated` and `is_success`.
+    Observed frames are (3, H, W) uint8, as SB3's CNNs expect. When an episode ends, its environment is reset in the
+    same step; its info holds `terminal_observation`, `TimeLimit.truncated` and `is_success`.
 
     Example:
         >>> from stable_baselines3 import PPO
         >>> from glass_gym.sb3 import GlassVecEnv
-        >>> env = GlassVecEnv("GlassTennis-v1", num_envs=16, frame_size=(48, 80))
+        >>> env = GlassVecEnv("GlassTennis-v0", num_envs=16, frame_size=(48, 80))
         >>> model = PPO("CnnPolicy", env).learn(1000)  # doctest: +SKIP
 
     Args:
-        id: a registered id.
-        num_envs: rows.
-        wrappers: of :mod:`glass_gym.wrappers.vector`, applied in order (DQN: FlattenAction; HER: GoalObservation).
-        output: ``"numpy"``; or ``"torch"``: observations are a dict of tensors that stay on the device (a frame alone
-            becomes ``{"frame": ...}``), for ``MultiInputPolicy`` with :class:`DeviceRolloutBuffer`.
-        seed: of row 0; row i gets seed + i.
-        kwargs: of the id and of :class:`GlassVectorEnv` (``stagger=True`` spreads the first time limits).
+        id: a registered id of a learned world.
+        num_envs: number of environments.
+        wrappers: classes of :mod:`glass_gym.wrappers.vector`, applied in this order (DQN needs FlattenAction, HER also
+            GoalObservation).
+        output: ``"numpy"``, or ``"torch"``: an observation is a dict of tensors that stay on the device, for
+            ``MultiInputPolicy`` with :class:`DeviceRolloutBuffer`. A frame alone becomes ``{"frame": ...}``.
+        seed: of the first environment; environment i gets seed + i. None: not reproducible.
+        kwargs: of the id and of :class:`GlassVectorEnv`. ``stagger=True`` starts the first episodes at
+            different ages, so that the environments do not all reach their time limits in the same step.
+
+    Raises:
+        TypeError: the id is not a learned world, or takes no such argument.
     """
 
     def __init__(
         self,
-        id: str = "GlassTennis-v1",
+        id: str = "GlassTennis-v0",
         num_envs: int = 8,
         wrappers: Sequence[Callable[[VectorEnv], VectorEnv]] = (),
         output: str = "numpy",
@@ -81,7 +86,11 @@ class GlassVecEnv(VecEnv):
             self.seed(seed)
 
     def reset(self):
-        """All rows anew, with what `seed` and `set_options` left."""
+        """Reset all environments, with the seeds and options that `seed` and `set_options` set for this reset.
+
+        Returns:
+            the first observations, (B, ...) for B environments.
+        """
         unset = all(seed is None for seed in self._seeds)
         observations, infos = self.env.reset(seed=None if unset else self._seeds, options=_merged(self._options))
         self.reset_infos = self._split(to_numpy(infos))
@@ -90,11 +99,19 @@ class GlassVecEnv(VecEnv):
         return self._named(observations)
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Keep the actions."""
+        """Keep the actions for :meth:`step_wait`.
+
+        Args:
+            actions: (B, 2) integers: shift index and code of each environment; (B,) with FlattenAction.
+        """
         self._actions = actions
 
     def step_wait(self):
-        """Step, and reset what is done."""
+        """Step all B environments, and reset those whose episodes ended.
+
+        Returns:
+            observations (B, ...), rewards (B,) float32, done (B,) bool, and a list of B info dicts.
+        """
         observations, reward, terminated, truncated, infos = self.env.step(self._actions)
         reward, terminated, truncated, infos = (to_numpy(x) for x in (reward, terminated, truncated, infos))
         done = terminated | truncated
@@ -116,29 +133,38 @@ class GlassVecEnv(VecEnv):
         return {self._name: observations} if self._name else observations
 
     def _split(self, infos: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-        """Arrays -> one dict a row, Python scalars for scalars."""
+        """Infos as arrays of all environments -> one dict for each, with Python numbers for single values."""
         keys = [key for key in infos if not key.startswith("_")]
         columns = [infos[key].tolist() if infos[key].ndim == 1 else list(infos[key].copy()) for key in keys]
         return [dict(zip(keys, values, strict=True)) for values in zip(*columns, strict=True)]
 
-    # --- SB3's way to reach through ----------------------------------------------------------------------------
+    # --- attributes and methods, as SB3 asks for them ----------------------------------------------------------
 
     def get_attr(self, attr_name: str, indices=None) -> list[Any]:
-        """An attribute of the environment (all rows share it), once an index."""
+        """Get an attribute, once for each index. All indices share one batched environment, so the values are equal."""
         return [self._find(attr_name)] * len(self._indices(indices))
 
     def set_attr(self, attr_name: str, value: Any, indices=None) -> None:
-        """Set an attribute for all rows; some rows alone cannot have another."""
+        """Set an attribute for all environments of the batch.
+
+        Args:
+            attr_name: its name.
+            value: its value.
+            indices: None, or all of them.
+
+        Raises:
+            ValueError: only some of the indices are named; they share one batched environment.
+        """
         if len(self._indices(indices)) != self.num_envs:
-            raise ValueError(f"the rows share one environment: set {attr_name!r} for all of them (indices=None)")
+            raise ValueError(f"the batch is one environment: set {attr_name!r} for all indices (indices=None)")
         setattr(self.env.unwrapped, attr_name, value)
 
     def env_method(self, method_name: str, *args: Any, indices=None, **kwargs: Any) -> list[Any]:
-        """Call a method once; its result once an index."""
+        """Call a method of the batched environment once, and return its result for each index."""
         return [self._find(method_name)(*args, **kwargs)] * len(self._indices(indices))
 
     def env_is_wrapped(self, wrapper_class, indices=None) -> list[bool]:
-        """Whether a vector wrapper of that class is on."""
+        """Whether a vector wrapper of that class is applied, once for each index."""
         env: Any = self.env
         found = False
         while env is not env.unwrapped:
@@ -156,24 +182,25 @@ class GlassVecEnv(VecEnv):
         return list(self._get_indices(indices))
 
     def get_images(self) -> list[np.ndarray]:
-        """One frame (H, W', 3) uint8 a row, pixel aspect applied."""
+        """The frame of each environment, (H, W', 3) uint8, stretched to square pixels."""
         return list(self.env.unwrapped.core.render())
 
     def close(self) -> None:
-        """Let go of the world."""
+        """Close the environment."""
         self.env.close()
 
 
 class DeviceRolloutBuffer(DictRolloutBuffer):
-    """SB3's rollout buffer for dicts, with observations kept as tensors on the policy's device.
+    """SB3's rollout buffer for dict observations, which stay tensors on the policy's device.
 
-    ``PPO("MultiInputPolicy", GlassVecEnv(..., output="torch"), rollout_buffer_class=DeviceRolloutBuffer)``
+    Example:
+        ``PPO("MultiInputPolicy", GlassVecEnv(..., output="torch"), rollout_buffer_class=DeviceRolloutBuffer)``
     """
 
     observations: Any
 
     def reset(self) -> None:
-        """Empty it."""
+        """Empty the buffer, and allocate the observations as tensors."""
         super().reset()
         self.observations = {
             key: torch.zeros(value.shape, dtype=torch.from_numpy(value[:0]).dtype, device=self.device)
@@ -181,7 +208,13 @@ class DeviceRolloutBuffer(DictRolloutBuffer):
         }
 
     def add(self, obs, *args: Any, **kwargs: Any) -> None:
-        """Keep a step; observations are tensors (rows, ...)."""
+        """Add one step of all B environments.
+
+        Args:
+            obs: dict of tensors (B, ...).
+            args: as SB3's buffer takes them: actions, rewards, episode starts, values, log probabilities.
+            kwargs: likewise.
+        """
         for key, kept in self.observations.items():
             kept[self.pos] = torch.as_tensor(obs[key], device=self.device)
         kept = self.observations
@@ -190,7 +223,7 @@ class DeviceRolloutBuffer(DictRolloutBuffer):
         self.observations = kept
 
     def to_torch(self, array, copy: bool = True) -> torch.Tensor:
-        """Tensors are there already."""
+        """An array as a tensor on the device; a tensor is returned as it is."""
         return array if isinstance(array, torch.Tensor) else super().to_torch(array, copy)
 
     def _get_samples(self, batch_inds: np.ndarray, env=None):
@@ -203,19 +236,20 @@ class DeviceRolloutBuffer(DictRolloutBuffer):
 
 
 class KeypointCNN(BaseFeaturesExtractor):
-    """Frames -> where things are: convolutions, then each map's mean place under a spatial softmax.
+    """Frames -> keypoints: convolutions, then the mean position (x, y) of each feature map under a spatial softmax.
 
-    Reaching a target asks where, not what; a spatial softmax (Levine et al. 2016, "End-to-end training of deep
-    visuomotor policies", sec. 5.1) keeps just that, with a tenth of NatureCNN's weights. Maps are normalised first, so
-    that from the first step each looks at what stands out to it, and not at the middle of everything.
+    A policy that walks to a target needs to know where things are. A spatial softmax (Levine et al. 2016, "End-to-end
+    training of deep visuomotor policies", Sec. 5.1) keeps only that, with few weights: 6,944, where NatureCNN has
+    469,664 for frames of 48 x 80 px. Each map is normalised over its positions before the softmax. Without this the
+    maps are nearly flat at first, and all keypoints lie in the middle of the frame.
 
     Args:
-        observation_space: Box (3 n, H, W) uint8. 24 x 40 px learn as well as 48 x 80, in half of the time.
-        channels: C, number of maps and of keypoints.
+        observation_space: Box (3 n, H, W) uint8: n frames.
+        channels: C, number of feature maps and so of keypoints.
     """
 
     FINE = 384
-    """Places of the largest maps of half of a frame's size."""
+    """Maps have half the frame's height and width if that is at most so many positions, else a quarter."""
 
     def __init__(self, observation_space: gym.spaces.Box, channels: int = 32):
         planes, height, width = observation_space.shape
@@ -237,7 +271,7 @@ class KeypointCNN(BaseFeaturesExtractor):
         self.register_buffer("places", torch.stack([x, y], -1).flatten(0, 1), persistent=False)  # (places, 2)
 
     def forward(self, observations: Tensor) -> Tensor:
-        """(B, 3 n, H, W) in [0, 1] -> (B, 2 C) in [-1, 1]."""
+        """(B, 3 n, H, W) in [0, 1] -> (B, 2 C) keypoints: x and y of each in [-1, 1], from the left and the top."""
         precision = pick_precision("auto", observations.device)
         reduced = precision != torch.float32 and not torch.compiler.is_compiling()  # exported graphs are in float32
         with torch.autocast(observations.device.type, precision, enabled=reduced):
@@ -248,14 +282,16 @@ class KeypointCNN(BaseFeaturesExtractor):
 
 
 class GlassExtractor(BaseFeaturesExtractor):
-    """Features of any observation of a world: frames through :class:`KeypointCNN`, positions scaled to the frame.
+    """Features of any observation of a world: frames through :class:`KeypointCNN`, positions scaled to [-1, 1].
 
-    ``PPO("CnnPolicy", env, policy_kwargs={"features_extractor_class": GlassExtractor})``; also for ``MlpPolicy``
-    (positions) and ``MultiInputPolicy`` (dicts, goals).
+    It fits ``CnnPolicy`` (frames), ``MlpPolicy`` (positions) and ``MultiInputPolicy`` (dicts, goals).
+
+    Example:
+        ``PPO("CnnPolicy", env, policy_kwargs={"features_extractor_class": GlassExtractor})``
 
     Args:
-        observation_space: a Box of frames (3 n, H, W) or positions (n,), or a Dict of them.
-        channels: keypoints a frame.
+        observation_space: a Box of frames (3 n, H, W) or of positions (n,) px, or a Dict of such boxes.
+        channels: number of keypoints in each frame.
     """
 
     def __init__(self, observation_space: gym.Space, channels: int = 32):
@@ -266,14 +302,21 @@ class GlassExtractor(BaseFeaturesExtractor):
         super().__init__(observation_space, 2 * channels * len(frames) + sum(p.shape[0] for p in places.values()))
         self.frames = nn.ModuleDict({f"of_{key}": KeypointCNN(part, channels) for key, part in frames.items()})
         self.keys = (*frames, *places)
-        for key, part in places.items():  # the space is three frames wide: what lies in the frame becomes [-1, 1]
+        for key, part in places.items():  # the space spans three frames, so that the frame itself is scaled to [-1, 1]
             low = torch.from_numpy(part.low)
             high = torch.from_numpy(part.high)
             self.register_buffer(f"middle_{key}", (low + high) / 2, persistent=False)
             self.register_buffer(f"half_{key}", (high - low) / 6, persistent=False)
 
     def forward(self, observations) -> Tensor:
-        """A batch of observations, frames in [0, 1] -> (B, features)."""
+        """Compute features.
+
+        Args:
+            observations: a tensor, or a dict of tensors: frames (B, 3 n, H, W) in [0, 1], positions (B, n) px.
+
+        Returns:
+            (B, features): keypoints in [-1, 1] of each frame, then the scaled positions.
+        """
         parts = observations if isinstance(observations, dict) else {"": observations}
         return torch.cat([self._features(key, parts[key]) for key in self.keys], 1)
 
@@ -284,8 +327,8 @@ class GlassExtractor(BaseFeaturesExtractor):
 
 
 def _merged(options: list[dict]) -> dict:
-    """One dict of options a row -> one dict of arrays."""
+    """A dict of options for each environment -> one dict of arrays."""
     keys = set(options[0])
     if any(set(one) != keys for one in options):
-        raise ValueError("set_options: give every row the same options (or one dict for all)")
+        raise ValueError("set_options: give every environment the same options (or one dict for all)")
     return {key: np.stack([np.asarray(one[key]) for one in options]) for key in keys}

@@ -1,5 +1,6 @@
-"""The yardstick of policies, by hand and on a court of pure arithmetic."""
+"""Evaluation of policies, checked by hand and in an environment of pure arithmetic."""
 
+import json
 import re
 
 import numpy as np
@@ -62,7 +63,7 @@ def test_the_fewest_steps_by_hand(target, steps):
 def test_the_interval_of_a_rate_by_hand():
     low, high = confidence(95, 100)
     assert (round(low, 4), round(high, 4)) == (0.8882, 0.9785)  # as in any table of Wilson's interval
-    assert confidence(0, 10)[0] == 0 and confidence(10, 10)[1] == 1
+    assert confidence(0, 10)[0] == pytest.approx(0) and confidence(10, 10)[1] == pytest.approx(1)
 
 
 def test_greedy_play_takes_the_fewest_steps_and_random_play_rarely_arrives():
@@ -111,8 +112,9 @@ def test_figures_by_hand():
     assert figures["return"] == 1.0 and figures["fewest_steps"] == 3.75
 
 
-def test_the_table_is_written_beside_the_figures(tmp_path):
-    figures = summary([(True, 5, 4, 1.25)] * 2)
-    path = evaluation.write(tmp_path / "deep" / "evaluation.json", {"policies": {"policy": figures}})
-    table = re.sub(" +", " ", path.with_suffix(".md").read_text())
-    assert "| policy | 100.0% | 34.2% to 100.0% | 1.25 | 5.00 | 1.25 | 2 |" in table
+def test_figures_are_written_and_shown_as_a_table(tmp_path):
+    figures = {"policy": summary([(True, 5, 4, 1.25)] * 2)}
+    path = evaluation.write(tmp_path / "deep" / "evaluation.json", {"policies": figures})
+    assert json.loads(path.read_text())["policies"] == figures and len(list(path.parent.iterdir())) == 1
+    shown = re.sub(" +", " ", evaluation.table(figures))
+    assert "| policy | 100.0% | 34.2% to 100.0% | 1.25 | 5.00 | 1.25 | 2 |" in shown

@@ -48,7 +48,7 @@ def test_the_command_writes_a_table(tiny_world, tmp_path):
     }
     gym.register("Tiny-v0", kwargs={"checkpoint": str(path)}, max_episode_steps=6, **entry)
     try:
-        small = "--env Tiny-v0 --episodes 2 --rows 2 --samples 4 --horizon 2"
+        small = "--env Tiny-v0 --episodes 2 --n-envs 2 --samples 4 --horizon 2"
         assert plan.main([*small.split(), "--out", str(tmp_path / "plan.json")]) == 0
     finally:
         gym.registry.pop("Tiny-v0")

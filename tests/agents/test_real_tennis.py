@@ -1,4 +1,4 @@
-"""The real game in the learned world's dress."""
+"""The real game as an environment like the learned world."""
 
 import numpy as np
 import pytest

@@ -15,7 +15,7 @@ from glass_gym.policy import load_policy
 RESULTS = Path(__file__).parents[2] / "docs" / "results" / "policies"
 
 
-COME_ALONG = [("GlassTennis-v1", "ppo_tennis"), ("GlassSprites-v1", "ppo_sprites"), ("GlassArm-v0", "ppo_arm")]
+COME_ALONG = [("GlassTennis-v0", "ppo_tennis"), ("GlassSprites-v0", "ppo_sprites"), ("GlassArm-v0", "ppo_arm")]
 
 
 @pytest.mark.parametrize(("id", "name"), COME_ALONG)

@@ -1,0 +1,42 @@
+"""What the commands of agents/ share: their parser, and errors in one line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+import gymnasium as gym
+
+from glass_gym.env.render import DisplayError
+
+INSTALL = "pip install -e '.[agents]'"
+
+
+def make_parser(module: str, description: str, examples: str = "") -> argparse.ArgumentParser:
+    """The parser of ``python -m agents.MODULE``; its help says what to install."""
+    return argparse.ArgumentParser(
+        f"python -m agents.{module}",
+        description=f"{description}\nIt needs Stable-Baselines3: {INSTALL}",
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def run_command(work: Callable[[argparse.Namespace], int | None], arguments: argparse.Namespace) -> int:
+    """Do the work of a command, and print an error in one line.
+
+    Returns:
+        the exit status: what `work` returns (None: 0); 1 after an error, 2 if a package is missing, 130 after Ctrl-C.
+    """
+    try:
+        return work(arguments) or 0
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+    except ModuleNotFoundError as error:
+        print(f"error: this command needs {error.name}: {INSTALL}", file=sys.stderr)
+        return 2
+    except (ValueError, OSError, ImportError, DisplayError, gym.error.Error) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
