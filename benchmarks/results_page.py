@@ -42,7 +42,7 @@ INTRO = """# Results
 `python -m benchmarks.results_page` writes this page from the JSON files in `docs/results/`, which the commands that
 measured them wrote. All figures were measured on 2 CPU cores; **none was measured on a GPU.** Tennis, Sprites and Arm
 are the bundled worlds. W-Sprites is a world of real LPC sheets, measured on characters that training did not see; it is
-not bundled.
+not bundled. [Notes](notes.md) lists what was tried and not adopted.
 
 ## Beside the paper
 
@@ -223,10 +223,9 @@ def sources(worlds: Mapping[str, Figures]) -> str:
     lines = []
     for world, figures in worlds.items():
         if "data" in figures:
+            pairs = value(figures, "codes/pairs")
             line = f"- {world}: {figures['data']}, split {figures['split']}, `{WORLDS[world]}/evaluation.json`"
-            if pairs := value(figures, "codes/pairs"):
-                line += f", NMI and CON of {pairs:,} pairs"
-            lines.append(f"{line}; checkpoint `{figures['checkpoint_sha256'][:16]}`")
+            lines.append(line + f"; NMI and CON of {number(pairs)} pairs" * (pairs is not None))
     return "\n".join(lines)
 
 

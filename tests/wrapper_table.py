@@ -1,4 +1,4 @@
-"""Gymnasium's wrappers over our environments, tried one by one: python -m tests.wrapper_table --out wrappers.md
+"""Gymnasium's wrappers over our environments, tried one by one: python -m tests.wrapper_table --out wrappers.json
 
 Single environments and vector ones, each autoreset mode and output; fifteen steps over ends of episodes. A cell says
 "works", "over ArrayConversion" (ArrayConversion(envs, torch, numpy) below it works, and takes tensors to the host), or
@@ -8,6 +8,7 @@ why the wrapper refuses, in its own words.
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -21,7 +22,6 @@ import torch
 from gymnasium import wrappers as single
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import vector
-from tabulate import tabulate
 from tqdm import tqdm
 
 from glass_gym.worlds.checkpoint import World, load_world
@@ -223,36 +223,16 @@ def vector_table(world: World, folder: Path, progress: Callable[[], Any] = lambd
     return found
 
 
-def markdown(singles: dict[str, str], vectors: dict[str, dict[str, str]]) -> str:
-    """Two tables, and what refused below each."""
-    reasons: list[str] = []
-
-    def cell(answer: str) -> str:
-        kind, refused, reason = answer.partition("refused: ")
-        if not refused:
-            return kind
-        if reason not in reasons:
-            reasons.append(reason)
-        return f"refused [{reasons.index(reason) + 1}]"
-
-    columns = list(next(iter(vectors.values())))
-    one = tabulate([[n, cell(a)] for n, a in singles.items()], ("wrapper", "single"), tablefmt="github")
-    rows = [[name, *(cell(answers[c]) for c in columns)] for name, answers in vectors.items()]
-    many = tabulate(rows, ("wrapper", *columns), tablefmt="github")
-    why = [f"{number}. `{reason}`" for number, reason in enumerate(reasons, 1)]
-    return "\n".join([one, "", many, "", "Refused with:", "", *why, ""])
-
-
 def main(argv: list[str] | None = None) -> int:
     """The command; returns the exit status."""
     p = argparse.ArgumentParser("python -m tests.wrapper_table", description=__doc__)
-    p.add_argument("--out", type=Path, default=Path("wrappers.md"), help="the tables (default: wrappers.md)")
+    p.add_argument("--out", type=Path, default=Path("wrappers.json"), help="the results (default: wrappers.json)")
     out = p.parse_args(argv).out
     with tempfile.TemporaryDirectory() as folder, tqdm(unit="wrapper") as bar:
-        world, count = load_world("tennis-v1"), lambda: bar.update(1)
+        world, count = load_world("tennis"), lambda: bar.update(1)
         tables = single_table(world, Path(folder), count), vector_table(world, Path(folder), count)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(markdown(*tables))
+    out.write_text(json.dumps(dict(zip(("single", "vector"), tables, strict=True)), indent=1) + "\n")
     print(f"wrote {out}")
     return 0
 

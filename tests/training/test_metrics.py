@@ -5,8 +5,7 @@ import torch
 from training.data.sources import source_of
 from training.data.store import Store, StoreWriter
 from training.evaluation.metrics.actions import mutual_information
-from training.evaluation.metrics.images import picture_errors
-from training.evaluation.metrics.learned import fid, frechet_distance, fvd
+from training.evaluation.metrics.images import fid, frechet_distance, picture_errors
 from training.evaluation.metrics.poses import PoseMatcher, matcher_of
 
 
@@ -101,11 +100,3 @@ def test_fid_over_ones_own_features_is_our_frechet_distance():
     )
     wanted = frechet_distance(*(x.float().mean((2, 3)).double().numpy() for x in (a, b)))
     assert fid(a, b, Colours()) == pytest.approx(wanted, rel=1e-2)
-
-
-def test_fvd_of_equal_videos_is_zero_and_of_others_is_not():
-    torch.manual_seed(0)
-    videos = torch.randint(0, 256, (6, 4, 3, 16, 16), dtype=torch.uint8)
-    network = lambda x: x.mean((2, 3, 4))  # noqa: E731
-    assert fvd(videos, videos, network) == pytest.approx(0, abs=1e-6)
-    assert fvd(videos // 2, videos, network) > 0.01

@@ -1,8 +1,8 @@
 """Measure a world: glass-evaluate tennis tennis --cache data --out evaluation.json
 
-Everything is measured on held-out videos. Free running means from frame 0, without frame 0. The static baseline of every
-LMA figure is the first foreground, moved by the same shifts and otherwise unchanged. Figures go to OUT (JSON), contact
-sheets and curves into its folder; tables are printed.
+All figures are measured on held-out videos. "Free running" starts from frame 0 and sees no later frame; frame 0 itself
+is not scored. The static baseline of LMA's figures is the first foreground, moved by the same shifts and otherwise
+unchanged. All figures go to OUT (JSON), contact sheets and curves into its folder; the main figures are printed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tabulate import tabulate
 
 from glass_gym.model.config import GlassConfig
 from glass_gym.model.glass import Glass, build_gma, build_lma
@@ -34,8 +33,9 @@ from ..data.store import DataError, Store
 from ..gma.perceptual import load_features
 from .figures import FIGURES, draw_layers
 from .metrics.evaluation import Evaluation
-from .metrics.held_out import HORIZON
+from .metrics.held_out import HORIZON, held_out_videos
 from .metrics.registry import METRICS
+from .tables import markdown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,20 +92,17 @@ def run(config: EvaluateConfig) -> int:
 
 
 def evaluate(world: World, store: Store, config: EvaluateConfig) -> dict[str, Any]:
-    """All figures as a nested dict; sheets are written beside `config.out`.
+    """All figures as a nested dict; contact sheets are written beside `config.out`.
 
     Raises:
         DataError: no video is long enough.
-        ValueError: a part that there is not.
+        ValueError: `config.only` names an unknown part.
     """
     if unknown := set(config.only) - set(METRICS):
         raise ValueError(f"--only takes {', '.join(METRICS)}, got {', '.join(sorted(unknown))}")
-    videos = [v for v in store.videos if v.split == config.split and v.length > HORIZON] or [
-        v for v in store.videos if v.length > HORIZON
-    ]
+    videos = held_out_videos(store, config.videos, config.split)
     if not videos:
         raise DataError(f"{store.root}: no video has the {HORIZON + 1} frames of an evaluation clip")
-    videos = videos[:: max(1, len(videos) // config.videos)][: config.videos]
     features = load_features(config.vgg, "cpu")
     e = Evaluation(world, store, videos, features, config.rollouts, config.seed, config.learned, config.split)
     with torch.inference_mode():
@@ -116,9 +113,7 @@ def evaluate(world: World, store: Store, config: EvaluateConfig) -> dict[str, An
             return result | {"training_minutes": world.provenance["minutes"]}
         minutes = (time.monotonic() - began) / 60
         if minutes > 0.5 and not config.only:
-            print(
-                f"the layers took {minutes:.0f} minutes on this machine; the other parts take about as long", flush=True
-            )
+            print(f"the layers took {minutes:.0f} minutes; the other parts take about as long", flush=True)
         for name, metric in METRICS.items():
             if not config.only or name in config.only:
                 result[name] = metric(e)
@@ -127,25 +122,13 @@ def evaluate(world: World, store: Store, config: EvaluateConfig) -> dict[str, An
 
 
 def load_state(path: Path) -> World:
-    """A run's GMA (averaged weights) beside an untrained LMA, without what only an exported world has."""
+    """A run's gma.pt as a world: the averaged GMA, an untrained LMA, no start frames."""
     state = read_state(path, torch.device("cpu"))
     config = GlassConfig.from_dict(state["config"])
     gma = build_gma(config)
     gma.load_state_dict(state["average"])
     model = Glass(gma, build_lma(config)).eval()
     return World(model, np.empty((0,)), (1.0, 1.0), (), provenance={"minutes": dict(state["minutes"])})
-
-
-def markdown(result: dict[str, Any], depth: int = 2) -> str:
-    """Nested figures as Markdown tables."""
-    lines = []
-    plain = [(k, f"{v:.4g}" if isinstance(v, float) else v) for k, v in result.items() if not isinstance(v, dict)]
-    if plain:
-        lines.append(tabulate(plain, ("what", "value"), tablefmt="github", disable_numparse=True))
-    for key, value in result.items():
-        if isinstance(value, dict):
-            lines += ["", f"{'#' * min(6, depth)} {key}", "", markdown(value, depth + 1)]
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Contact sheets and curves of an evaluation, one function for each of its parts."""
+"""Contact sheets and curves of an evaluation, one function for each metric that has one."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ import torch
 from ..core.sheets import curves, grid, layers_sheet, save_picture, to_picture
 from ..gma.stage import sample_pairs
 from .metrics.evaluation import Evaluation
+from .metrics.pose_transitions import HELD
 from .metrics.probe import SimulatorProbe
 
 RED = np.array([255, 0, 0])
 GREEN = np.array([0, 255, 0])
-HELD = 12
-"""Steps of a held arrow."""
+
+
+def _rows(count: int, *clips: torch.Tensor) -> list[list[np.ndarray]]:
+    """`count` clips of each (N, T, 4, h, w), evenly spread, as rows of pictures: those of the same index together."""
+    chosen = np.linspace(0, len(clips[0]) - 1, count).astype(int)
+    return [[to_picture(x[:3]) for x in clip[n]] for n in chosen for clip in clips]
 
 
 def draw_layers(e: Evaluation, folder: Path) -> None:
@@ -26,12 +31,8 @@ def draw_layers(e: Evaluation, folder: Path) -> None:
 
 def draw_animation(e: Evaluation, folder: Path) -> None:
     """free_running.png: real foregrounds above, drawn ones below."""
-    layers = e.clips.layers
-    rows = []
-    for n in np.linspace(0, len(layers) - 1, 8).astype(int):
-        rows.append([to_picture(x[:3]) for x in layers[n]])
-        rows.append([to_picture(layers[n, 0, :3])] + [to_picture(x[:3]) for x in e.rolled_out.free[n]])
-    save_picture(folder / "free_running.png", grid(rows))
+    drawn = torch.cat([e.clips.layers[:, :1], e.rolled_out.free], 1)
+    save_picture(folder / "free_running.png", grid(_rows(8, e.clips.layers, drawn)))
 
 
 def draw_video(e: Evaluation, folder: Path) -> None:
@@ -45,24 +46,17 @@ def draw_video(e: Evaluation, folder: Path) -> None:
 
 
 def draw_codes(e: Evaluation, folder: Path) -> None:
-    """local_actions.png: each code 12 times on the spot, three agents a code; three real clips last (Figs. 16-18)."""
-    rows = []
-    for clip in e.code_clips:
-        for n in (0, len(clip) // 3, 2 * len(clip) // 3):
-            rows.append([to_picture(x[:3]) for x in clip[n]])
-    for n in np.linspace(0, len(e.clips.layers) - 1, 3).astype(int):
-        rows.append([to_picture(x[:3]) for x in e.clips.layers[n, : len(rows[0])]])
-    save_picture(folder / "local_actions.png", grid(rows))
+    """local_actions.png: each code 12 times, three agents a code; last, three real clips (Figs. 16-18)."""
+    agents = [len(e.code_clips[0]) * n // 3 for n in range(3)]
+    rows = [row for clips in e.code_clips for row in _rows(3, clips[agents])]
+    save_picture(folder / "local_actions.png", grid([*rows, *_rows(3, e.clips.layers[:, : len(rows[0])])]))
 
 
 def draw_transfer(e: Evaluation, folder: Path) -> None:
-    """transfer.png: a clip above, its actions from another first frame below (Figs. 5, 11, 12)."""
+    """transfer.png: a clip above; below, its actions from another first frame (Figs. 5, 11, 12)."""
     t = e.transferred
-    rows = []
-    for n in np.linspace(0, len(t.donor) - 1, min(4, len(t.donor))).astype(int):
-        rows.append([to_picture(x[:3]) for x in t.donor[n]])
-        rows.append([to_picture(t.target[n, 0, :3])] + [to_picture(x[:3]) for x in t.drawn[n]])
-    save_picture(folder / "transfer.png", grid(rows))
+    drawn = torch.cat([t.target[:, :1], t.drawn], 1)
+    save_picture(folder / "transfer.png", grid(_rows(min(4, len(drawn)), t.donor, drawn)))
 
 
 def draw_simulator(e: Evaluation, folder: Path) -> None:
@@ -75,8 +69,8 @@ def draw_simulator(e: Evaluation, folder: Path) -> None:
 
 
 def draw_crispness(e: Evaluation, folder: Path) -> None:
-    """held_arrows.png: four starts, right 12 times and left 12 times, no digit pressed; real clips that do, below."""
-    middle = e.probe.placed(e.probe.simulator.width / 2).rows(torch.linspace(0, len(e.probe.start) - 1, 4).long())
+    """held_arrows.png: four starts, 12 steps right, 12 left under the prior; below, real clips that do."""
+    middle = e.probe.start_at(e.probe.simulator.width / 2).rows(torch.linspace(0, len(e.probe.start) - 1, 4).long())
     states = [middle, *e.probe.hold(middle, ["right"] * HELD + ["left"] * HELD)]
     rows = [[to_picture(state.layer[n, :3]) for state in states] for n in range(len(middle))]
     across = e.clips.shifts[:, :HELD, 0].sum(1)
@@ -87,8 +81,8 @@ def draw_crispness(e: Evaluation, folder: Path) -> None:
 
 
 def global_actions(probe: SimulatorProbe, steps: int = 4) -> np.ndarray:
-    """Each direction from a few starts (Figs. 7, 13-15): the agent before in red, after in green."""
-    start = probe.placed(probe.simulator.width / 2).rows(torch.linspace(0, len(probe.start) - 1, 4).long())
+    """Each direction from four starts (Figs. 7, 13-15): the agent before in red, after `steps` steps in green."""
+    start = probe.start_at(probe.simulator.width / 2).rows(torch.linspace(0, len(probe.start) - 1, 4).long())
     rows = [[frame] for frame in probe.simulator.frames(start).numpy()]
     for name in probe.table.shift_names:
         after = probe.go(start, [(name, 0)] * steps)

@@ -1,13 +1,13 @@
-"""report.html: how good a world is, each part beside what doing nothing would score; one file that needs no other."""
+"""report.html: the quality of a world, each figure beside a baseline; one file that loads no other."""
 
 from __future__ import annotations
 
 import base64
+import dataclasses
 import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,115 +22,89 @@ from ..core.sheets import grid, to_picture
 from ..data.store import Store, frames_to_tensor
 from .metrics.animation import animation
 from .metrics.evaluation import Evaluation
-from .metrics.held_out import HORIZON
+from .metrics.held_out import HORIZON, held_out_videos
+from .metrics.pose_transitions import HELD
 from .metrics.prior import prior
+from .tables import number, value
 
 VIDEOS = 24
 """Held-out videos that are measured."""
 ROLLOUTS = 32
-"""Walks of random play."""
-HELD = 12
-"""Steps of a held arrow in the film."""
+"""Rollouts of random play."""
 GOOD, FAIR = 0.35, 0.7
-"""Error over the naive one's: up to here a part is good, or fair."""
+"""Largest error over the baseline's of a good and of a fair figure."""
 EXACT = 0.001
-"""A mean squared error, of [-1, 1], that nobody can see: four of 255."""
+"""A mean squared error, of [-1, 1], that is invisible: about 4 of 255."""
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse } td, th { padding: .25rem .75rem; border-bottom: 1px solid #ddd; text-align: left }
 img { image-rendering: pixelated; max-width: 100%; border: 1px solid #ddd } pre { background: #f4f4f4; padding: 1rem }
-.good { color: #17803d } .fair { color: #9a6700 } .weak { color: #c0262d }
+.good { --verdict: #17803d } .fair { --verdict: #9a6700 } .weak { --verdict: #c0262d }
+td:nth-child(2), td:nth-child(4) { color: var(--verdict) }
 """
+FREE = "squared error of the drawn agent, which sees no real frame after the first; static: its first picture, moved"
+SCORES = (
+    *((f"agent after {n} free-running steps", f"lma/step_{n}/foreground_mse", f"lma/step_{n}/static_mse",
+       "static agent", FREE) for n in (1, 5, HORIZON)),
+    ("prior over local actions", "prior/nats", "prior/table_of_shift", "table of shifts",
+     "nats a step: how badly the prior predicts the local actions of real agents; the table counts them by shift"),
+    ("control error at step 50, px", "play/control/step_50/rmse_px", "step", "does not move",
+     "distance between the commanded and the measured step in random play; moving limbs count as error"),
+)  # fmt: skip
+"""Scores: the figure, the baseline's figure, the baseline, and what the figure means."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """A part's figure, beside that of the naive way to do it.
+    """A figure of a world beside that of a baseline.
 
     Attributes:
         part: what was measured.
-        value, naive: figures, in words.
-        verdict: "good", "fair" or "weak"; "" where there is nothing to compare.
-        meaning: what it says to a person.
+        value, baseline: figures, as text.
+        verdict: "good", "fair" or "weak"; "" if nothing was measured.
+        meaning: of the figure, in plain words.
     """
 
     part: str
     value: str
-    naive: str
+    baseline: str
     verdict: str
     meaning: str
 
 
 def verdict(ratio: float) -> str:
-    """Of an error over the naive one's."""
+    """Of an error over the baseline's."""
     return "good" if ratio <= GOOD else "fair" if ratio <= FAIR else "weak"
 
 
 @torch.inference_mode()
 def scores(world: World, store: Store) -> tuple[list[Score], Evaluation | None]:
-    """Measure a world on held-out videos: a minute or two.
+    """Measure a world on held-out videos; takes a minute or two.
 
     Returns:
-        the scores, and what they were computed from; None where no video is long enough for LMA to be measured.
+        the scores, and the evaluation; None if no video is long enough to measure LMA.
     """
-    out = [_gma(world, store)]
-    held = [v for v in store.videos if v.split != "train" and v.length > HORIZON]
-    videos = held or [v for v in store.videos if v.length > HORIZON]
+    out = [_composed(world, store)]
+    videos = held_out_videos(store, VIDEOS, "val", "test")
     if not videos:
-        out.append(Score("animation", "not measured", "", "", f"no video has {HORIZON + 1} frames"))
-        return out, None
-    videos = videos[:: max(1, len(videos) // VIDEOS)][:VIDEOS]
+        return [*out, Score("animation", "not measured", "", "", f"no video has {HORIZON + 1} frames")], None
     e = Evaluation(world, store, videos, rollouts=ROLLOUTS, split=videos[0].split)
-    figures = animation(e)
-    for step in (1, 5, HORIZON):
-        at = figures[f"step_{step}"]
-        out.append(
-            Score(
-                f"agent after {step} free steps",
-                f"{at['foreground_mse']:.4f}",
-                f"{at['static_mse']:.4f} (static)",
-                "good" if at["foreground_mse"] < EXACT else verdict(at["ratio"]),
-                "squared error of the drawn agent; the static one is the first picture of it, moved along",
-            )
-        )
-    if world.model.lma.prior is not None and world.config.codes > 1:
-        nats = prior(e)
-        out.append(
-            Score(
-                "prior over local actions",
-                f"{nats['nats']:.2f} nats",
-                f"{nats['table_of_shift']:.2f} (table of shifts)",
-                verdict(nats["nats"] / max(1e-6, nats["table_of_shift"])),
-                "how surprised it is by what real agents do next",
-            )
-        )
-    present = e.play.figures["present"]["step_100"]
-    control = e.play.figures["control"]["step_50"].get("rmse_px", float("nan"))
-    out.append(
-        Score(
-            "one agent after 100 random steps",
-            f"{present:.0%}",
-            "",
-            "good" if present >= 0.95 else "fair" if present >= 0.8 else "weak",
-            "share of walks in which M finds exactly one agent of plausible size",
-        )
-    )
-    step = max(world.step)
-    out.append(
-        Score(
-            "obeys at step 50",
-            f"{control:.1f} px off",
-            f"{step:.0f} px (does not move)",
-            verdict(control / max(1e-6, step)),
-            "how far a step ends from where it was sent, as M sees it; limbs that move count, too",
-        )
-    )
-    return out, e
+    figures = {"lma": animation(e), "prior": prior(e), "play": e.play.figures, "step": max(world.step)}
+    for part, path, baseline_path, baseline, meaning in SCORES:
+        measured, other = value(figures, path), value(figures, baseline_path)
+        if measured is not None and other:
+            exact = path.endswith("mse") and measured < EXACT
+            grade = "good" if exact else verdict(measured / other)
+            out.append(Score(part, number(measured), f"{number(other)} ({baseline})", grade, meaning))
+    present = value(figures, "play/present/step_100")
+    grade = "good" if present >= 0.95 else "fair" if present >= 0.8 else "weak"
+    meaning = "share of the rollouts of random play in which M finds exactly one agent of plausible size"
+    return [*out, Score("one agent after 100 random steps", number(present), "", grade, meaning)], e
 
 
-def _gma(world: World, store: Store) -> Score:
-    """The next frame composed of the moved layers, against the copied one, on pixels that change."""
+def _composed(world: World, store: Store) -> Score:
+    """The next frame composed of the moved layers, against a copy of the frame, on pixels that change."""
     videos = [v for v in store.videos if v.split != "train" and v.length >= 2] or store.videos
     error = 0.0
     copied = 0.0
@@ -142,18 +116,13 @@ def _gma(world: World, store: Store) -> Score:
         error += float(((motion.composed - pairs[:, 1]).abs() * change).sum())
         copied += float((change * change).sum())
     ratio = error / max(1e-6, copied)
-    return Score(
-        "next frame from moved layers",
-        f"{ratio:.2f}",
-        "1 (a copy)",
-        verdict(ratio),
-        "error where the picture changes, of moving the agent over the background",
-    )
+    meaning = "error on the pixels that change, when the agent's layer is moved over the background"
+    return Score("next frame from moved layers", number(ratio), "1 (copy of the frame)", verdict(ratio), meaning)
 
 
 @torch.inference_mode()
 def film(e: Evaluation) -> list[np.ndarray]:
-    """Frames of a few agents that go right, left, up and down as far as the world lets them, nobody pressing a code."""
+    """Frames of four agents under held arrows, right, left, up and down; local actions come from the prior."""
     start = e.probe.start.rows(torch.linspace(0, len(e.probe.start) - 1, 4).long())
     arrows = [name for name in ("right", "left", "up", "down") if name in e.probe.table.shift_names]
     states = [start, *e.probe.hold(start, [name for name in arrows for _ in range(HELD)])]
@@ -161,89 +130,72 @@ def film(e: Evaluation) -> list[np.ndarray]:
 
 
 def report_world(run: Run, world: World, store: Store) -> list[Score]:
-    """Measure a run's world, print the score card, and write report.html."""
-    samples = run.out / "samples"
-    refined = samples / "refine-final.png"
-    pictures = [("What was seen to move", samples / "survey.png")]
-    pictures.append(("Layers (GMA)", refined if refined.exists() else samples / "gma-final.png"))
-    page = run.out / "report.html"
-    minutes = world.provenance["minutes"]
-    found = write_report(page, world, store, run.values, run.why, minutes, pictures, logged_curves(run.out))
+    """Measure a run's world, print the scores, and write report.html into its folder."""
+    world.model.eval()
+    found, e = scores(world, store)
     for score in found:
-        print(f"  {score.part}: {score.value}" + f" (naive: {score.naive})" * bool(score.naive), score.verdict)
+        print(f"  {score.part}: {score.value}" + f" (baseline: {score.baseline})" * bool(score.baseline), score.verdict)
+    page = run.out / "report.html"
+    page.write_text(_page(run, world, store, found, e))
     print(f"report: {page}")
     return found
 
 
-def write_report(
-    path: Path,
-    world: World,
-    store: Store,
-    values: Mapping[str, Any],
-    why: Mapping[str, str],
-    minutes: dict[str, float],
-    pictures: Sequence[tuple[str, Path]] = (),
-    curves: dict[str, list[tuple[int, float]]] | None = None,
-) -> list[Score]:
-    """Measure a world and write the page.
+def options_used(run: Run) -> list[tuple[str, Any, str]]:
+    """Name, value and reason of every option that was chosen for a run or differs from its default."""
+    used = _flat(dataclasses.asdict(run.config))
+    default = _flat(dataclasses.asdict(type(run.given)(data=run.given.data)))
+    names = [*run.why, *(name for name in used if name not in run.why and used[name] != default[name])]
+    return [(name, used.get(name, run.values.get(name)), run.why.get(name, "given")) for name in names]
 
-    Args:
-        path: of the page.
-        world: trained.
-        store: what it was trained on.
-        values, why: the options that were chosen, or given instead, and the reasons.
-        minutes: of each stage.
-        pictures: captions and PNGs to show.
-        curves: of training, (step, value) each.
 
-    Returns:
-        the scores.
-    """
-    world.model.eval()
-    found, e = scores(world, store)
-    parts = [f"<h1>{html.escape(store.source or store.kind)}</h1>"]
+def _flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name, option in options.items():
+        out |= _flat(option, f"{prefix}{name}.") if isinstance(option, dict) else {prefix + name: option}
+    return out
+
+
+def _page(run: Run, world: World, store: Store, found: Sequence[Score], e: Evaluation | None) -> str:
     shift = " x ".join(f"{s:g}" for s in world.step)
-    parts.append(
-        f"<p>{store.width}x{store.height} px, a step of {shift} px, {world.config.codes} local actions, "
-        f"trained in {sum(minutes.values()):.0f} minutes "
-        f"({', '.join(f'{name} {m:.0f}' for name, m in minutes.items())}).</p>"
-    )
-    rows = "".join(
-        f"<tr><td>{s.part}</td><td class='{s.verdict}'>{s.value}</td><td>{s.naive}</td>"
-        f"<td class='{s.verdict}'>{s.verdict}</td><td>{s.meaning}</td></tr>"
-        for s in found
-    )
-    parts.append(f"<h2>Score card</h2><table><tr><th>part<th>it<th>naive<th><th>what it says</tr>{rows}</table>")
-    name = html.escape(str(path.parent / "world.safetensors"))
-    parts.append(
+    minutes = world.provenance["minutes"]
+    name = html.escape(str(run.out / "world.safetensors"))
+    parts = [
+        f"<h1>{html.escape(store.source or store.kind)}</h1>",
+        f"<p>{store.width}x{store.height} px, a step of {shift} px, {world.config.codes} local actions, trained in "
+        f"{sum(minutes.values()):.0f} minutes ({', '.join(f'{stage} {m:.0f}' for stage, m in minutes.items())}).</p>",
+        "<h2>Score card</h2>",
+        _table(("part", "this world", "baseline", "", "meaning"), map(dataclasses.astuple, found)),
         f"<h2>Use it</h2><pre>env = gymnasium.make('Glass-v0', checkpoint='{name}')\n"
-        f"glass_gym.register_world('MyGame-v0', '{name}')\nglass-play --checkpoint {name}</pre>"
-    )
+        f"glass_gym.register_world('MyGame-v0', '{name}')\nglass-play --checkpoint {name}</pre>",
+    ]
     if e is not None:
         parts.append(f"<h2>Held arrows</h2><p>Right, left, up, down.</p>{_gif(film(e))}")
         shown = [[to_picture(x[:3]) for x in clip[0]] for clip in e.code_clips]
         caption = ", ".join(html.escape(name) for name in world.code_names)
-        parts.append(f"<h2>Local actions</h2><p>Each 12 times on the spot: {caption}.</p>{_png(grid(shown))}")
-        _, real = e.reconstruction
-        drawn, _ = e.reconstruction
-        pairs = []
-        for n in range(min(3, len(real))):
-            pairs += [list(real[n][::3]), list(drawn[n][::3])]
-        parts.append(f"<h2>Held-out video</h2><p>Real above, drawn below.</p>{_png(grid(pairs, scale=1))}")
-    for caption, file in pictures:
-        if file.exists():
-            parts.append(f"<h2>{html.escape(caption)}</h2>{_png(np.asarray(Image.open(file).convert('RGB')))}")
-    if curves:
+        parts.append(f"<h2>Local actions</h2><p>Each 12 times with zero shift: {caption}.</p>{_png(grid(shown))}")
+        pairs = [list(clip[::3]) for both in zip(*reversed(e.reconstruction), strict=True) for clip in both]
+        parts.append(f"<h2>Held-out video</h2><p>Real above, drawn below.</p>{_png(grid(pairs[:6], scale=1))}")
+    layers = "refine" if (run.out / "samples" / "refine-final.png").exists() else "gma"
+    for caption, file in (("Survey: what moves", "survey"), ("Layers (GMA)", f"{layers}-final")):
+        if (path := run.out / "samples" / f"{file}.png").exists():
+            parts.append(f"<h2>{caption}</h2>{_png(np.asarray(Image.open(path).convert('RGB')))}")
+    if curves := logged_curves(run.out):
         parts.append(f"<h2>Training</h2>{_curves(curves)}")
-    if why:
-        chosen = "".join(
-            f"<tr><td>{html.escape(k)}</td><td>{html.escape(str(values.get(k)))}</td><td>{html.escape(reason)}</td></tr>"
-            for k, reason in why.items()
-        )
-        parts.append(f"<h2>Options that were chosen or given</h2><table>{chosen}</table>")
+    parts.append("<h2>Options that were chosen or given</h2><p>All others had their defaults (config.json).</p>")
+    parts.append(_table(("option", "value", "reason"), options_used(run)))
     page = f"<!doctype html><meta charset='utf-8'><title>A learned world</title><style>{STYLE}</style>"
-    path.write_text(page + "\n".join(parts) + "\n")
-    return found
+    return page + "\n".join(parts) + "\n"
+
+
+def _table(headers: Iterable[str], rows: Iterable[Sequence[Any]]) -> str:
+    """An HTML table; a row's class is its verdict."""
+    lines = ["<tr>" + "".join(f"<th>{header}</th>" for header in headers) + "</tr>"]
+    for row in rows:
+        kind = next((cell for cell in row if cell in ("good", "fair", "weak")), "")
+        cells = (f"<td>{html.escape(number(cell))}</td>" for cell in row)
+        lines.append(f"<tr class='{kind}'>{''.join(cells)}</tr>")
+    return f"<table>{''.join(lines)}</table>"
 
 
 def _png(picture: np.ndarray) -> str:

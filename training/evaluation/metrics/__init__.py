@@ -1,1 +1,1 @@
-"""Figures of a world, one family a file; none of them draws or writes. :mod:`training.evaluation.evaluate` runs them by name."""
+"""Metrics of a world, one family a file; :mod:`.registry` has them by name. None of them draws or writes."""

@@ -1,4 +1,4 @@
-"""Local actions: usage, mutual information with true labels (Table 3), what each does, and transfer (Fig. 5)."""
+"""Local actions: usage, mutual information with true labels (Table 3), effects, and transfer (Fig. 5)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .evaluation import EFFECT_STEPS, Evaluation
 
 
 def local_actions(e: Evaluation) -> dict[str, Any]:
-    """Usage on held-out pairs, mutual information with labels, and what each code does to a standing agent."""
+    """Usage of the codes on held-out videos, mutual information with true labels, and the effect of each code."""
     clips = e.clips
     assert clips.codes is not None
     out: dict[str, Any] = {"usage": usage(clips.codes, e.world.config.codes)}
@@ -21,7 +21,7 @@ def local_actions(e: Evaluation) -> dict[str, Any]:
 
 
 def transfer(e: Evaluation) -> dict[str, Any]:
-    """Actions decoded from one clip, played on the first frame of another: does A read them back?"""
+    """Plays the actions of one clip from the first frame of another; the share of the codes that A reads back."""
     t = e.transferred
     again = e.model.lma.infer_codes(torch.cat([t.target[:, :1], t.drawn], 1), t.shifts)
     own = e.model.lma.infer_codes(t.target, t.shifts)
@@ -33,7 +33,7 @@ def transfer(e: Evaluation) -> dict[str, Any]:
 
 
 def code_effect(e: Evaluation) -> dict[str, Any]:
-    """Each code 12 times from every start with zero shift: does the picture change, and does A read the code back?"""
+    """Repeats each code 12 times from every start with zero shift: change of the picture, and share read back by A."""
     each = {}
     ends = []
     for code, (name, clip) in enumerate(zip(e.world.code_names, e.code_clips, strict=True)):
@@ -52,7 +52,7 @@ def code_effect(e: Evaluation) -> dict[str, Any]:
 
 
 def agreement(layers: torch.Tensor) -> float:
-    """Mean IoU of the agents' silhouettes with one another, centres of mass aligned: consistent across agents."""
+    """Mean IoU of the silhouettes of layers (B, 4, h, w) with one another, centres of mass aligned."""
     masks = layers[:, 3] > 0.5
     height, width = masks.shape[1:]
     mass = masks.sum((1, 2)).clamp_min(1)
@@ -79,11 +79,11 @@ def usage(codes: np.ndarray, count: int) -> dict:
 def mutual_information(
     codes: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None, shifts: np.ndarray | None = None
 ) -> dict[str, float]:
-    """NMI_G over all pairs; with `groups` (characters) NMI_S averaged over them and CON = NMI_S - NMI_G.
+    """NMI_G over all pairs; with `groups` (characters) NMI_S averaged over them, and CON = NMI_S - NMI_G (Table 3).
 
-    NMI of few pairs is too large by chance. So NMI_S is also taken over random groups of the same sizes: codes that
-    mean the same for everybody reach that value, and `con_corrected` = NMI_S - NMI_S of random groups is 0 for them.
-    With `shifts` (N, 2) px also NMI given the global action: within each direction of motion, averaged over pairs.
+    NMI of few pairs is too large by chance. NMI_S is therefore also taken over random groups of the same sizes. For
+    codes that mean the same in every group, `con_corrected` = NMI_S - NMI_S of random groups is 0. With `shifts`
+    (N, 2) px, NMI is also taken within each direction of motion and averaged over pairs.
     """
     from sklearn.metrics import normalized_mutual_info_score as nmi
 
@@ -98,7 +98,7 @@ def mutual_information(
         out["con_corrected"] = out["nmi_s"] - out["nmi_s_random_groups"]
         out["pairs_a_group"] = float(len(codes) / len(np.unique(groups)))
     if shifts is not None:
-        ways = np.where(np.abs(shifts) > 0.5, np.sign(shifts), 0) @ [3, 1]
-        parts = [(w == ways) for w in np.unique(ways)]
+        directions = np.where(np.abs(shifts) > 0.5, np.sign(shifts), 0) @ [3, 1]
+        parts = [(d == directions) for d in np.unique(directions)]
         out["nmi_given_shift"] = float(sum(nmi(labels[p], codes[p]) * p.mean() for p in parts))
     return out

@@ -1,4 +1,4 @@
-"""LMA on held-out clips: free running and one step, against the static agent (Figs. 6 and 8; mIoU_RE of Table 3)."""
+"""LMA on held-out clips: free running and one step, beside the static baseline (Figs. 6 and 8; mIoU_RE of Table 3)."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ PROTOCOL = (
 
 
 def animation(e: Evaluation) -> dict[str, Any]:
-    """Errors and silhouettes at steps 1, 5 and 15, and one step from real frames."""
+    """Errors and silhouettes, free running at steps 1, 5 and 15, and of single steps from real frames."""
     clips = e.clips
-    layers = e.clips.layers
+    layers = clips.layers
     free = e.rolled_out.free
     one_step = e.rolled_out.one_step
     real = layers[:, 1:]
@@ -36,12 +36,12 @@ def animation(e: Evaluation) -> dict[str, Any]:
             "static_mse": still,
             "ratio": error / still,
             "mask_iou": _mask_iou(free[:, at], real[:, at, 3:]),
-            "frozen_iou": _mask_iou(static[:, at], real[:, at, 3:]),
+            "static_iou": _mask_iou(static[:, at], real[:, at, 3:]),
         }
         if clips.true_masks is not None:
             truth = clips.true_masks[:, step]
             figures["true_mask_iou"] = _mask_iou(free[:, at], truth)
-            figures["true_frozen_iou"] = _mask_iou(static[:, at], truth)
+            figures["true_static_iou"] = _mask_iou(static[:, at], truth)
         out[f"step_{step}"] = figures
     out["one_step"] = {
         "foreground_mse": squared(one_step, real),
@@ -58,6 +58,7 @@ def animation(e: Evaluation) -> dict[str, Any]:
 
 
 def squared(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Mean squared difference of the colours of layers (..., 4, h, w)."""
     return float((a[..., :3, :, :] - b[..., :3, :, :]).square().mean())
 
 

@@ -1,4 +1,4 @@
-"""The simulator's obedience and endurance, as figures."""
+"""Does the simulated agent go where it is sent, and does it last? Figures of :mod:`.probe`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .probe import cycle, detector_noise, walk_right
 
 
 def simulator(e: Evaluation) -> dict[str, Any]:
-    """Walks, cycles and random play, and what the detectors say about real video."""
+    """Control error, presence and drift of the simulator, and the detectors' own error on real video."""
     return {
         "starts": len(e.probe.start),
         "detectors_on_real_video": detector_noise(e.probe, e.store, e.videos),

@@ -1,4 +1,4 @@
-"""Is what is drawn crisp? Presence, control and squared errors cannot see blur; these can."""
+"""Is the drawn agent crisp? Presence, control error and squared error do not show blur; these figures do."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ...data.sources import source_of
 from .evaluation import Evaluation
 from .probe import SimulatorProbe
 
-AGENT = 24
-"""A pixel belongs to the agent if it differs from the row's background by more than this, in summed RGB."""
-PURE = 60.0
-"""A pixel has a colour of the palette if it is nearer than this to it, Euclidean RGB."""
+AGENT_DIFFERENCE = 24
+"""A pixel belongs to the agent if it differs from the background by more than this, in summed RGB."""
+PALETTE_DISTANCE = 60.0
+"""A pixel has a palette colour if it is within this distance of it, Euclidean RGB."""
 ROWS = 32
 HELD, PLAYED = 10, 200
 """Steps of each held arrow, and of random play."""
@@ -25,7 +25,7 @@ PLAY_SAMPLES = (1, 2, 5, 10, 20, 50, 100, 150, 200)
 
 
 def crispness(e: Evaluation) -> dict[str, Any]:
-    """Blend share, where the source knows its palette; and gradient energy over the nearest real layers."""
+    """Gradient energy over that of real layers; and the blend share, if the source gives the agent's palette."""
     out: dict[str, Any] = {"gradient_energy": gradient_energy(e)}
     palette = source_of(e.store).palette
     if palette is not None:
@@ -34,42 +34,36 @@ def crispness(e: Evaluation) -> dict[str, Any]:
 
 
 def blend_share(frames: np.ndarray, backgrounds: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Share of the agent's pixels that wear none of its colours.
+    """Share of the agent's pixels that have none of its true colours.
 
     Args:
         frames: (N, H, W, 3) uint8.
-        backgrounds: (N, H, W, 3) uint8, what is behind the agents.
+        backgrounds: (N, H, W, 3) uint8, without the agents.
         palette: (P, 3), the agents' true colours.
 
     Returns:
         (N,), nan where there is no agent.
     """
     frames = frames.astype(np.float32)
-    agent = np.abs(frames - backgrounds.astype(np.float32)).sum(-1) > AGENT
+    agent = np.abs(frames - backgrounds.astype(np.float32)).sum(-1) > AGENT_DIFFERENCE
     distance = np.linalg.norm(frames[..., None, :] - palette, axis=-1).min(-1)
     count = agent.sum((1, 2))
-    mixed = (agent & (distance > PURE)).sum((1, 2))
+    mixed = (agent & (distance > PALETTE_DISTANCE)).sum((1, 2))
     return np.where(count > 0, mixed / np.maximum(count, 1), np.nan)
 
 
 def blend_shares(probe: SimulatorProbe, palette: np.ndarray, seed: int) -> dict[str, Any]:
-    """Blend shares of the start frames (real), of held arrows, and of random play; of 32 rows."""
+    """Blend shares of the start frames (real), under held arrows, and in random play, from 32 starts."""
     rows = np.arange(ROWS) % len(probe.start)
     start = probe.start.rows(torch.from_numpy(rows))
-    behind = start.background.permute(0, 2, 3, 1).numpy()
+    backgrounds = start.background.permute(0, 2, 3, 1).numpy()
 
     def share(state: WorldState) -> np.ndarray:
-        return blend_share(probe.simulator.frames(state).numpy(), behind, palette)
+        return blend_share(probe.simulator.frames(state).numpy(), backgrounds, palette)
 
     held = [share(state) for state in probe.hold(start, ["right"] * HELD + ["left"] * HELD, seed)]
-    played = []
-    state = start
-    rng = np.random.default_rng(seed)
-    for step in range(1, PLAYED + 1):
-        state = probe.simulator.step(state, *probe.random_actions(rng, ROWS))
-        if step in PLAY_SAMPLES:
-            played.append(share(state))
-    real = blend_share(probe.world.start_frames[rows], behind, palette)
+    played = [share(state) for n, state in enumerate(probe.play(start, PLAYED, seed), 1) if n in PLAY_SAMPLES]
+    real = blend_share(probe.world.start_frames[rows], backgrounds, palette)
     kinds = {"real": real, "held_arrows": np.concatenate(held), "random_play": np.concatenate(played)}
     return {
         "rows": ROWS,
@@ -78,30 +72,23 @@ def blend_shares(probe: SimulatorProbe, palette: np.ndarray, seed: int) -> dict[
 
 
 def gradient_energy(e: Evaluation) -> dict[str, Any]:
-    """Mean gradient magnitude inside the mask of drawn layers, over that of the nearest real ones; 1 is as crisp.
+    """Mean gradient magnitude inside the mask of drawn layers over that of the nearest real layers; 1: equally crisp.
 
-    Drawn: free running on held-out clips, last step; and after 50 steps of random play. Real: all layers of the clips,
-    the nearest by squared distance.
+    Drawn layers are the last step of free-running held-out clips, and those after 50 steps of random play. The nearest
+    real layer is the one of the clips with the least squared distance.
     """
     real = e.clips.layers.flatten(0, 1)
     real = real[:: max(1, len(real) // 2000)]
-    drawn = {"free_running": e.rolled_out.free[:, -1], "random_play": _played(e.probe, e.seed)}
+    *_, played = e.probe.play(e.probe.start, 50, e.seed)
+    drawn = {"free_running": e.rolled_out.free[:, -1], "random_play": played.layer}
     return {
         name: float(_energy(layers).mean() / _energy(_nearest(layers, real)).mean()) for name, layers in drawn.items()
     }
 
 
-def _played(probe: SimulatorProbe, seed: int, steps: int = 50) -> Tensor:
-    rng = np.random.default_rng(seed)
-    state = probe.start
-    for _ in range(steps):
-        state = probe.simulator.step(state, *probe.random_actions(rng, len(state)))
-    return state.layer
-
-
 def _nearest(layers: Tensor, real: Tensor) -> Tensor:
-    far = torch.cdist(layers.flatten(1).float(), real.flatten(1).float())
-    return real[far.argmin(1)]
+    distance = torch.cdist(layers.flatten(1).float(), real.flatten(1).float())
+    return real[distance.argmin(1)]
 
 
 def _energy(layers: Tensor) -> Tensor:

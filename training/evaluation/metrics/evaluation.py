@@ -1,4 +1,4 @@
-"""An evaluation: a world and held-out videos, and what several figures and pictures are computed from, each once."""
+"""An evaluation: a world, held-out videos, and the rollouts that figures and pictures share, each made once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .held_out import HORIZON, Clips, analyse
 from .probe import Play, SimulatorProbe, random_play
 
 EFFECT_STEPS = 12
-"""How often a code is applied to see what it does."""
+"""Repetitions of a code whose effect is measured."""
 
 
 @dataclass
@@ -44,12 +44,17 @@ class Transferred:
     codes: torch.Tensor
 
 
+def infer_actions(model: Glass, layers: torch.Tensor, shifts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes (N, T) of clips (N, T + 1, 4, h, w) under shifts (N, T, 2) px, and their vectors (N, T, C)."""
+    found = model.lma.quantise(model.lma.directions(layers, shifts))
+    return found.index.unflatten(0, shifts.shape[:2]), found.vector.unflatten(0, shifts.shape[:2])
+
+
 def roll_out(
     model: Glass, layers: torch.Tensor, shifts: torch.Tensor, position: torch.Tensor | None = None
 ) -> RolledOut:
-    """Draw clips (N, T + 1, 4, h, w), that begin at (N, 2) px, under their own inferred actions."""
-    found = model.lma.quantise(model.lma.directions(layers, shifts))
-    codes, vectors = (x.unflatten(0, shifts.shape[:2]) for x in (found.index, found.vector))
+    """Draw clips (N, T + 1, 4, h, w) under their own inferred actions; `position` (N, 2) px is that of frame 0."""
+    codes, vectors = infer_actions(model, layers, shifts)
     always = torch.ones(shifts.shape[:2], dtype=torch.bool)
     free, once = (
         torch.stack([d.layer for d in model.lma.rollout(layers, shifts, vectors, teacher, position=position)], 1)
@@ -58,40 +63,34 @@ def roll_out(
     return RolledOut(codes, free, once)
 
 
+@dataclass(eq=False)
 class Evaluation:
-    """What metrics and figures are given.
+    """The input of all metrics and figures.
 
-    Args:
-        world: measured; without start frames (a run's state) only its GMA.
+    Attributes:
+        world: is measured; only its GMA if it has no start frames.
         store: of the videos.
         videos: held out.
         features: VGG features for distances, or None.
         rollouts: of random play.
         seed: of random play.
-        networks: also run LPIPS and FID.
-        split: of the videos, for pictures.
+        networks: also measure LPIPS and FID.
+        split: of the videos from which pictures are made.
     """
 
-    def __init__(
-        self,
-        world: World,
-        store: Store,
-        videos: Sequence[Video],
-        features: VggFeatures | None = None,
-        rollouts: int = 256,
-        seed: int = 0,
-        networks: bool = False,
-        split: str = "test",
-    ):
-        self.world = world
-        self.model = world.model
-        self.store = store
-        self.videos = videos
-        self.features = features
-        self.rollouts = rollouts
-        self.seed = seed
-        self.networks = networks
-        self.split = split
+    world: World
+    store: Store
+    videos: Sequence[Video]
+    features: VggFeatures | None = None
+    rollouts: int = 256
+    seed: int = 0
+    networks: bool = False
+    split: str = "test"
+
+    @property
+    def model(self) -> Glass:
+        """The world's."""
+        return self.world.model
 
     @functools.cached_property
     def _analysed(self) -> tuple[dict[str, Any], Clips | None]:
@@ -118,14 +117,14 @@ class Evaluation:
 
     @functools.cached_property
     def rolled_out(self) -> RolledOut:
-        """The clips, drawn."""
+        """The clips, drawn under their own inferred actions."""
         return roll_out(self.model, self.clips.layers, self.clips.shifts, self.clips.positions[:, 0])
 
     @functools.cached_property
     def reconstruction(self) -> tuple[np.ndarray, np.ndarray]:
         """Whole frames of the clips, drawn free running, and the real ones, (N, T, H, W, 3) uint8 each.
 
-        The drawn agent stands over the first background, moved by the estimated shifts.
+        The agent is drawn over the inpainted first background, moved by the estimated shifts.
         """
         drawn = []
         real = []
@@ -146,20 +145,19 @@ class Evaluation:
 
     @functools.cached_property
     def transferred(self) -> Transferred:
-        """Actions decoded from clips, played on the first frames of others (64 pairs at most)."""
+        """Actions inferred from clips, played from the first frames of other clips; 64 pairs at most."""
         count = min(64, len(self.clips.layers))
         donor = self.clips.layers[:count]
         shifts = self.clips.shifts[:count]
         target = donor.roll(count // 2, 0)
         begins = self.clips.positions[:count, 0].roll(count // 2, 0)
-        found = self.model.lma.quantise(self.model.lma.directions(donor, shifts))
-        codes, vectors = (x.unflatten(0, shifts.shape[:2]) for x in (found.index, found.vector))
+        codes, vectors = infer_actions(self.model, donor, shifts)
         drawn = torch.stack([d.layer for d in self.model.lma.rollout(target, shifts, vectors, position=begins)], 1)
         return Transferred(donor, target, drawn, shifts, codes)
 
     @functools.cached_property
     def code_clips(self) -> list[torch.Tensor]:
-        """Each code 12 times from every start, on the spot: (S, 13, 4, h, w) each."""
+        """Each code 12 times from every start with zero shift: (S, 13, 4, h, w) each."""
         start = self.probe.start
         out = []
         for code in range(self.world.config.codes):

@@ -1,4 +1,4 @@
-"""Held-out clips: what GMA says about them (Tables 1 and 2), and layers to measure LMA on."""
+"""Held-out clips: the figures of GMA (Tables 1 and 2), and the layers that LMA is measured on."""
 
 from __future__ import annotations
 
@@ -34,10 +34,9 @@ class Clips:
         shifts: (N, T, 2) px, by the tracker.
         positions: (N, T + 1, 2) px.
         starts: (N,) frames of the store.
-        background: (N, T, 2) px, steps of the scene.
+        background: (N, T, 2) px, shifts of the background.
         true_masks: (N, T + 1, 1, h, w), or None.
-        labels, groups: (N, T) true local actions and characters, or None.
-        codes, code_shifts, code_labels, code_groups: of every step of the whole videos; None where there are none.
+        codes, code_shifts, code_labels, code_groups: of every step of the whole videos, or None.
     """
 
     layers: torch.Tensor
@@ -46,20 +45,25 @@ class Clips:
     starts: np.ndarray
     background: torch.Tensor
     true_masks: torch.Tensor | None
-    labels: np.ndarray | None
-    groups: np.ndarray | None
     codes: np.ndarray | None
     code_shifts: np.ndarray | None
     code_labels: np.ndarray | None
     code_groups: np.ndarray | None
 
     def static(self, follows: bool) -> torch.Tensor:
-        """The static agent (N, T, 4, h, w): the first layer, moved by the same shifts and otherwise unchanged."""
+        """The static baseline (N, T, 4, h, w): the first layer, moved by the same shifts and otherwise unchanged."""
         still = self.layers[:, :1].expand(-1, self.shifts.shape[1], -1, -1, -1)
-        if follows:
+        if follows:  # the window moves instead
             return still
         moved = translate(still.flatten(0, 1), self.shifts.cumsum(1).flatten(0, 1))
         return moved.unflatten(0, still.shape[:2])
+
+
+def held_out_videos(store: Store, count: int, *splits: str) -> list[Video]:
+    """Up to `count` videos with the frames of a clip, evenly spread; of all splits if these have none."""
+    long_enough = [v for v in store.videos if v.length > HORIZON]
+    videos = [v for v in long_enough if v.split in splits] or long_enough
+    return videos[:: max(1, len(videos) // count)][:count]
 
 
 def analyse(
@@ -76,9 +80,9 @@ def analyse(
         model: with a trained GMA.
         store: of the videos.
         videos: held out.
-        clips: cut them.
-        codes: LMA is trained, too: infer local actions.
-        grid: px of a cell, in a grid world.
+        clips: whether to cut clips.
+        codes: whether to infer local actions; LMA must be trained.
+        grid: (x, y) px of a cell, in a grid world.
     """
     found: dict[str, list] = defaultdict(list)
     time_left = TimeLeft(len(videos))
@@ -104,7 +108,7 @@ def _analyse_video(
     tracked = track(model, frames, refine=codes, grid=grid)
     moves = tracked.position.diff(dim=0)
     truth = store.masks(span.start, span.stop) if store.has_masks else None
-    scene = _gma(model, store, video, frames, tracked, truth, found)
+    background = _gma(model, store, video, frames, tracked, truth, found)
     if not clips:
         return
     layers = model.lma.view.cut(frames, tracked.masks, tracked.position)
@@ -112,14 +116,14 @@ def _analyse_video(
     if truth is not None:
         mask = torch.from_numpy(truth)[:, None].float()
         true_layers = model.lma.view.cut(torch.ones_like(mask).expand(-1, 3, -1, -1), mask, tracked.position)[:, 3:]
-    source = source_of(store)
-    known = {"labels": source.local_actions(store, video), "groups": source.characters(store, video)}
-    labels = {name: values for name, values in known.items() if values is not None}
     if codes:
+        source = source_of(store)
         found["codes"].append(model.lma.infer_codes(layers[None], moves[None])[0].numpy())
         found["code_shifts"].append(moves.numpy())
-        for name, label in labels.items():
-            found[f"code_{name}"].append(label)
+        if (labels := source.local_actions(store, video)) is not None:
+            found["code_labels"].append(labels)
+        if (groups := source.characters(store, video)) is not None:
+            found["code_groups"].append(groups)
     for begin in range(0, video.length - HORIZON, HORIZON + 1):
         part = slice(begin, begin + HORIZON + 1)
         steps = slice(begin, begin + HORIZON)
@@ -127,20 +131,18 @@ def _analyse_video(
         found["shifts"].append(moves[steps])
         found["positions"].append(tracked.position[part])
         found["starts"].append(span.start + begin)
-        found["background"].append(scene[steps])
+        found["background"].append(background[steps])
         if true_layers is not None:
             found["true_masks"].append(true_layers[part])
-        for name, label in labels.items():
-            found[name].append(label[steps])
 
 
 def _gma(model: Glass, store: Store, video: Video, frames, tracked, truth, found: dict[str, list]) -> torch.Tensor:
-    """What GMA says about a video, into `found`; returns the scene's steps (T - 1, 2) px."""
+    """Adds GMA's figures of a video to `found`; returns the shifts of the background (T - 1, 2) px."""
     raw = tracked.raw_masks
     pairs = torch.stack([frames[:-1], frames[1:]], 1)
     pair_masks = torch.stack([raw[:-1], raw[1:]], 1)
     estimate = model.gma.shift_foreground(pairs, pair_masks).float().numpy()
-    scene = model.gma.shift_background(pairs, 1 - pair_masks).float()
+    background = model.gma.shift_background(pairs, 1 - pair_masks).float()
     if truth is not None:
         kept = (tracked.masks[:, 0] > 0.5).numpy()
         found["iou"].append(iou((raw[:, 0] > 0.5).numpy(), truth))
@@ -154,11 +156,11 @@ def _gma(model: Glass, store: Store, video: Video, frames, tracked, truth, found
         found["tracked"].append(tracked.position.diff(dim=0).numpy())
         found["pairwise"].append(estimate)
         found["true"].append(move)
-    true_scene = source.background_shifts(store, video)
-    if true_scene is not None:
-        found["scene"].append(scene.numpy())
-        found["true_scene"].append(true_scene)
-    return scene
+    true_background = source.background_shifts(store, video)
+    if true_background is not None:
+        found["estimated_background"].append(background.numpy())
+        found["true_background"].append(true_background)
+    return background
 
 
 def _figures(found: dict[str, list]) -> dict[str, Any]:
@@ -176,29 +178,18 @@ def _figures(found: dict[str, list]) -> dict[str, Any]:
         true = np.concatenate(found["true"])
         out["foreground_shift_pairwise"] = shift_errors(np.concatenate(found["pairwise"]), true)
         out["foreground_shift_tracked"] = shift_errors(np.concatenate(found["tracked"]), true)
-    if found["scene"]:
-        out["background_shift"] = shift_errors(np.concatenate(found["scene"]), np.concatenate(found["true_scene"]))
+    if found["true_background"]:
+        estimated = np.concatenate(found["estimated_background"])
+        out["background_shift"] = shift_errors(estimated, np.concatenate(found["true_background"]))
     return out
 
 
 def _clips(found: dict[str, list]) -> Clips:
-    def joined(name: str) -> np.ndarray | None:
-        return np.concatenate(found[name]) if found[name] else None
-
-    return Clips(
-        layers=torch.stack(found["layers"]),
-        shifts=torch.stack(found["shifts"]),
-        positions=torch.stack(found["positions"]),
-        starts=np.array(found["starts"]),
-        background=torch.stack(found["background"]),
-        true_masks=torch.stack(found["true_masks"]) if found["true_masks"] else None,
-        labels=np.stack(found["labels"]) if found["labels"] else None,
-        groups=np.stack(found["groups"]) if found["groups"] else None,
-        codes=joined("codes"),
-        code_shifts=joined("code_shifts"),
-        code_labels=joined("code_labels"),
-        code_groups=joined("code_groups"),
-    )
+    of_clips = ("layers", "shifts", "positions", "background", "true_masks")
+    of_videos = ("codes", "code_shifts", "code_labels", "code_groups")
+    parts: dict[str, Any] = {name: torch.stack(found[name]) if found[name] else None for name in of_clips}
+    parts |= {name: np.concatenate(found[name]) if found[name] else None for name in of_videos}
+    return Clips(starts=np.array(found["starts"]), **parts)
 
 
 def _mean(parts: list[np.ndarray]) -> float:
@@ -206,5 +197,5 @@ def _mean(parts: list[np.ndarray]) -> float:
 
 
 def finite(reduce: Callable[[np.ndarray], Any], values: np.ndarray) -> float | None:
-    """A statistic as a float; None where nothing was measured."""
+    """A statistic of measured values as a float; None if all are nan."""
     return float(reduce(values)) if np.isfinite(values).any() else None

@@ -1,4 +1,4 @@
-"""Shifts: errors in px, and directions."""
+"""Errors of estimated shifts (Table 2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the agent live? Held arrows must walk as real agents do, and a swing must have a code."""
+"""Do poses follow one another as in real video? Held arrows against held-out clips, and the codes that swing."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from .evaluation import Evaluation
 POSES = 24
 """Clusters of real silhouettes."""
 SEARCH_PX = 2
-"""A drawn silhouette may lie this many px off the real ones."""
+"""Largest offset between a drawn silhouette and a real one, px."""
 HELD = 12
-"""Steps of a held arrow, where the ground has room for them."""
+"""Steps of a held arrow, if the ground has room for them."""
 ROWS = 256
-"""Walks: each start several times, for the prior draws."""
-SEEN = 10
-"""Poses left less often than this are not compared."""
+"""Walks; each start is used several times, because codes are drawn from the prior."""
+LEAST = 10
+"""Poses with fewer transitions than this are not compared."""
 SWING_STEPS = 3
-"""A code swings if a swing is seen within so many steps."""
+"""A code swings if a swing is seen within this many steps."""
 
 
 class PoseClusters:
-    """Clusters of real silhouettes, to name the pose of any.
+    """Clusters of real silhouettes; the pose of a layer is its nearest cluster.
 
     Args:
         layers: (N, 4, s, s), real.
@@ -45,19 +45,19 @@ class PoseClusters:
         self.centres = torch.from_numpy(found.cluster_centers_).float()
 
     def __call__(self, layers: Tensor) -> np.ndarray:
-        """Layers (B, 4, s, s) -> the nearest cluster (B,), wherever the silhouette lies within SEARCH_PX px."""
+        """Layers (B, 4, s, s) -> the nearest cluster (B,), at the best offset within SEARCH_PX px."""
         side = layers.shape[-1]
-        wide = F.pad((layers[:, 3:] > 0.5).float(), (SEARCH_PX,) * 4)
+        padded = F.pad((layers[:, 3:] > 0.5).float(), (SEARCH_PX,) * 4)
         best = torch.full((len(layers), len(self.centres)), torch.inf)
         for y in range(2 * SEARCH_PX + 1):
             for x in range(2 * SEARCH_PX + 1):
-                moved = wide[:, 0, y : y + side, x : x + side].flatten(1)
+                moved = padded[:, 0, y : y + side, x : x + side].flatten(1)
                 best = torch.minimum(best, torch.cdist(moved, self.centres))
         return best.argmin(1).numpy()
 
 
 def pose_transitions(e: Evaluation) -> dict[str, Any]:
-    """Walks under held arrows against held-out video; and, where the source labels swings, the codes that swing."""
+    """p(next pose | pose) under held arrows against held-out clips; if the source labels swings, how codes swing."""
     layers = _windows(e, e.clips.layers.flatten(0, 1), e.clips.positions.flatten(0, 1))
     clusters = PoseClusters(layers)
     real = clusters(layers).reshape(e.clips.layers.shape[:2])
@@ -65,20 +65,19 @@ def pose_transitions(e: Evaluation) -> dict[str, Any]:
     out: dict[str, Any] = {"clusters": len(clusters.centres)}
     least = 0.5 * e.world.step[0]
     distances = []
-    floors = []
     for name, sign in (("right", 1), ("left", -1)):
-        start = e.probe.placed(_with_room(e, sign))
+        start = e.probe.start_at(_with_room(e, sign))
         start = start.rows(torch.from_numpy(np.arange(ROWS) % len(start)))
         held = [start, *e.probe.hold(start, [name] * HELD, e.seed)]
         drawn = np.stack([clusters(_windows(e, s.layer, s.position)) for s in held], 1)  # (rows, HELD + 1)
         went = torch.stack([s.position[:, 0] for s in held], 1).diff(dim=1).numpy()
-        walks = sign * went > least  # at the edge of the ground the agent stops, which no real one does
+        walks = sign * went > least  # not at the edge of the ground, where the agent stops
         goes = sign * moves[..., 0] > least
         before, after = real[:, :-1][goes], real[:, 1:][goes]
         table = _transitions(before, after, len(clusters.centres))
         made = _transitions(drawn[:, :-1][walks], drawn[:, 1:][walks], len(clusters.centres))
         distances.append(total_variation(made, table))
-        floors.append(total_variation(*(_transitions(before[i::2], after[i::2], len(table)) for i in (0, 1))))
+        halves = (_transitions(before[i::2], after[i::2], len(table)) for i in (0, 1))
         walked = [poses[steps] for poses, steps in zip(drawn[:, 1:], walks, strict=True) if steps.any()]
         counts = np.array([np.bincount(poses, minlength=len(table)) for poses in walked])
         out[name] = {
@@ -86,7 +85,7 @@ def pose_transitions(e: Evaluation) -> dict[str, Any]:
             "distinct_poses": float((counts > 0).sum(1).mean()) if walked else None,
             "share_of_the_commonest": float((counts.max(1) / counts.sum(1)).mean()) if walked else None,
             "next_pose_total_variation": distances[-1],
-            "of_two_halves_of_the_real_steps": floors[-1],
+            "of_two_halves_of_the_real_steps": total_variation(*halves),
         }
     known = [d for d in distances if d is not None]
     out["next_pose_total_variation"] = float(np.mean(known)) if known else None
@@ -97,7 +96,7 @@ def pose_transitions(e: Evaluation) -> dict[str, Any]:
 
 
 def _with_room(e: Evaluation, sign: int) -> float:
-    """Px, a column from which there is room for a held arrow's steps: the middle, or as far back as the ground is."""
+    """The column, px, at which a held arrow starts: the middle, or further back if the ground would end too early."""
     middle = e.probe.simulator.width / 2
     left, _, right, _ = e.probe.simulator.ground
     ahead = right - middle if sign > 0 else middle - left
@@ -106,7 +105,7 @@ def _with_room(e: Evaluation, sign: int) -> float:
 
 
 def _windows(e: Evaluation, layers: Tensor, position: Tensor) -> Tensor:
-    """What is about the agents of layers (B, 4, h, w) at positions (B, 2) px: (B, 4, s, s)."""
+    """Windows (B, 4, s, s) of layers (B, 4, h, w) around positions (B, 2) px."""
     if e.model.lma.view.follows:
         return layers
     side = e.world.config.window
@@ -114,12 +113,12 @@ def _windows(e: Evaluation, layers: Tensor, position: Tensor) -> Tensor:
 
 
 def total_variation(made: np.ndarray, real: np.ndarray) -> float | None:
-    """Distance of p(next | pose) of two tables of counts (P, P), over poses that both have, weighted by the real ones.
+    """Total variation of p(next | pose) between two tables of counts (P, P), averaged over the real poses.
 
     Returns:
-        in [0, 1]; None where no pose is in both.
+        in [0, 1]; None if no pose occurs often enough in both.
     """
-    both = (made.sum(1) >= SEEN) & (real.sum(1) >= SEEN)
+    both = (made.sum(1) >= LEAST) & (real.sum(1) >= LEAST)
     if not both.any():
         return None
     p, q = (t[both] / t[both].sum(1, keepdims=True) for t in (made, real))
@@ -133,7 +132,7 @@ def _transitions(before: np.ndarray, after: np.ndarray, count: int) -> np.ndarra
 
 
 def _swings(e: Evaluation, clusters: PoseClusters, real: np.ndarray, label: np.ndarray) -> dict[str, Any]:
-    """Poses that are mostly labelled as swings, and how many starts show one soon under each code."""
+    """Poses that are mostly labelled as swings, and the share of the starts that reach one, by code."""
     share = [label[real == k].mean() if (real == k).any() else 0.0 for k in range(len(clusters.centres))]
     swings = np.flatnonzero(np.array(share) > 0.5)
     by_code = []

@@ -1,7 +1,7 @@
-"""Where an agent stands, whatever its pose: its silhouette is matched against real silhouettes of known position.
+"""The position of an agent in any pose: its silhouette is matched with real silhouettes of known position.
 
-The centre of mass moves when an arm is raised or a racket changes hands, although nobody takes a step. A template
-says which pose it is *and* where that pose's anchor lies, so a change of pose is not mistaken for a move.
+The centre of mass moves when an arm is raised, although the agent takes no step. A template gives both the pose and its
+anchor, so that a change of pose does not count as a move.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ...data.store import Store
 from .segmentation import centroids
 
 MATCH_PX = 4
-"""Templates are tried at offsets of up to this many px about where the centres of mass agree."""
+"""Templates are tried at offsets of up to this many px from where the centres of mass agree."""
 
 
 class PoseMatcher:
@@ -22,9 +22,9 @@ class PoseMatcher:
 
     Args:
         masks: (N, H, W) bool, real silhouettes.
-        anchors: (N, 2) px, where the agent stands in each, in whole px up to one common fraction.
-        side: px; a silhouette is compared inside a square of this side about its centre of mass.
-        templates: how many of the silhouettes are kept, spread evenly: of too few, none is like a rare pose.
+        anchors: (N, 2) px, the agent's position in each; all have the same fraction of a px.
+        side: px of the square around the centre of mass in which silhouettes are compared.
+        templates: number of silhouettes that are kept, spread evenly; with too few, rare poses have no match.
     """
 
     def __init__(self, masks: np.ndarray, anchors: np.ndarray, side: int, templates: int = 2000):
@@ -38,7 +38,7 @@ class PoseMatcher:
         self.areas = self.templates.sum(1)
 
     def __call__(self, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Masks (B, H, W) bool -> positions (B, 2) px and the IoU (B,) of the best match; nan and 0 where empty."""
+        """Masks (B, H, W) bool -> positions (B, 2) px and the IoU (B,) of the best match; nan and 0 if empty."""
         position = np.full((len(masks), 2), np.nan)
         quality = np.zeros(len(masks))
         seen = np.flatnonzero(masks.any((1, 2)))
@@ -64,7 +64,7 @@ class PoseMatcher:
 
 
 def _crops(masks: np.ndarray, centre: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Squares about centres (N, 2): (N, side, side) bool, and their top-left corners (N, 2) px (x, y)."""
+    """Squares around centres (N, 2) px: (N, side, side) bool, and their top-left corners (N, 2) px, (x, y)."""
     corner = np.floor(np.nan_to_num(centre)).astype(int) - side // 2
     padded = np.pad(masks, ((0, 0), (side, side), (side, side)))
     out = np.stack(
@@ -77,7 +77,7 @@ def _crops(masks: np.ndarray, centre: np.ndarray, side: int) -> tuple[np.ndarray
 
 
 def matcher_of(store: Store, side: int, videos: int = 150) -> PoseMatcher | None:
-    """A matcher from training videos with true masks and positions; None where the store has none."""
+    """A matcher from training videos with true masks and positions; None if the store has none."""
     chosen = [v for v in store.videos if v.split == "train"]
     chosen = chosen[:: max(1, len(chosen) // videos)]
     source = source_of(store)

@@ -1,4 +1,4 @@
-"""Is the prior over local actions worth its head? Nats a step on held-out clips, against a table of counts."""
+"""How well does the prior predict local actions? Nats a step on held-out clips, beside tables of counts."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from .evaluation import Evaluation
 
 
 def prior(e: Evaluation) -> dict[str, Any]:
-    """-log p(code | state, shift) of the inferred codes, real frames before every step; empty without a prior.
+    """Mean -log p(code | state, shift) of the inferred codes, given real frames up to each step; empty without a prior.
 
-    The tables count (shift, code before -> code), or (shift -> code), on half of the clips and are scored on the other
-    half, in turns; shifts are the nine directions of the world's step.
+    The baselines are tables of counts, (shift, code before) -> code and shift -> code, counted on one half of the clips
+    and scored on the other, both ways. Shifts are the nine directions of the world's step.
     """
     if e.model.lma.prior is None:
         return {}
     codes = e.rolled_out.codes.numpy()  # (N, T)
     count = e.world.config.codes
     direction = _directions(e.clips.shifts.numpy(), 0.5 * np.asarray(e.world.step))
-    before = np.concatenate([np.full((len(codes), 1), count), codes[:, :-1]], 1)  # none before the first step
+    before = np.concatenate([np.full((len(codes), 1), count), codes[:, :-1]], 1)  # the first step has none
     shares = np.bincount(codes.ravel(), minlength=count) / codes.size
     return {
         "nats": float(_surprise(e).mean()),
@@ -42,8 +42,8 @@ def _surprise(e: Evaluation) -> torch.Tensor:
     state = e.model.lma.start_state(layer)
     out = []
     for t in range(shifts.shape[1]):
-        said = e.model.lma.code_prior(state, shifts[:, t : t + 1])[:, 0]
-        out.append(-said.gather(1, codes[:, t, None])[:, 0])
+        log_p = e.model.lma.code_prior(state, shifts[:, t : t + 1])[:, 0]
+        out.append(-log_p.gather(1, codes[:, t, None])[:, 0])
         vector = e.model.lma.quantiser.embed(codes[:, t])
         _, state = e.model.lma.animate(layer, state, shifts[:, t], vector, e.clips.positions[:, t + 1])
         layer = layers[:, t + 1]
@@ -52,17 +52,17 @@ def _surprise(e: Evaluation) -> torch.Tensor:
 
 
 def _directions(shifts: np.ndarray, least: np.ndarray) -> np.ndarray:
-    """Shifts (..., 2) px -> one of nine: each axis goes back, stays or goes on by at least `least` px."""
-    ways = np.where(np.abs(shifts) > least, np.sign(shifts), 0).astype(int) + 1
-    return 3 * ways[..., 1] + ways[..., 0]
+    """Shifts (..., 2) px -> one of nine directions; an axis moves if its shift is more than `least` (2,) px."""
+    signs = np.where(np.abs(shifts) > least, np.sign(shifts), 0).astype(int) + 1
+    return 3 * signs[..., 1] + signs[..., 0]
 
 
-def _table(codes: np.ndarray, known: np.ndarray, kinds: int, count: int) -> float:
-    """Nats of codes (N, T) under counts of what is known (N, T), each half of the clips by the other's, plus one."""
+def _table(codes: np.ndarray, known: np.ndarray, rows: int, count: int) -> float:
+    """Nats of codes (N, T) under a table of counts, plus one, of codes given `known` (N, T) below `rows`."""
     halves = np.arange(len(codes)) % 2
     surprises = []
     for half in (0, 1):
-        table = np.ones((kinds, count))
+        table = np.ones((rows, count))
         np.add.at(table, (known[halves == half].ravel(), codes[halves == half].ravel()), 1)
         chance = table / table.sum(1, keepdims=True)
         surprises.append(-np.log(chance[known[halves != half], codes[halves != half]]).ravel())

@@ -1,11 +1,11 @@
-"""The simulator under a probe: do its frames still mean something after a long walk?
+"""Control error, presence and drift of a simulator over long play.
 
-Everything is measured on composed frames by a detector that knows nothing of the simulator's bookkeeping.
+All is measured on composed frames, by a detector that does not see the simulator's state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,14 +34,14 @@ PICTURED = (50, 200)
 
 @dataclass
 class SimulatorProbe:
-    """A world, its start states, and the detectors that look at its frames.
+    """A world, its start states, and the detectors that measure its frames.
 
     Attributes:
         world, simulator, table: the world, and its actions.
         start: a state for every start frame.
-        detector: finds agents.
-        context: what the detector keeps in mind about each start frame, or None.
-        matcher: positions by templates, or None.
+        detector: finds agents in frames.
+        context: of the detector, a row for each start frame, or None.
+        matcher: finds positions by templates, or None.
         features: VGG features, or None.
     """
 
@@ -76,7 +76,7 @@ class SimulatorProbe:
         return self.detector(frames, None if self.context is None else self.context[rows])
 
     def position(self, found: Detections) -> tuple[np.ndarray, np.ndarray | None]:
-        """Where the agents stand, px (B, 2), and the best template's IoU (B,); else by centre of mass, and None."""
+        """Positions (B, 2) px and the best template's IoU (B,); without templates the centre of mass, and None."""
         return (found.centroid, None) if self.matcher is None else self.matcher(found.largest)
 
     def plausible(self, found: Detections) -> np.ndarray:
@@ -85,7 +85,7 @@ class SimulatorProbe:
         return (found.pieces == 1) & (found.area >= low) & (found.area <= high)
 
     def distance(self, a: torch.Tensor, b: torch.Tensor) -> np.ndarray:
-        """Feature distance of images (B, 3 or 4, h, w): VGG-HED where there are weights, else mean squared colour."""
+        """Distance of images (B, 3 or 4, h, w): of VGG-HED features if there are weights, else mean squared colour."""
         a = a[:, :3].float()
         b = b[:, :3].float()
         if self.features is None:
@@ -97,11 +97,18 @@ class SimulatorProbe:
         return torch.cat(parts).numpy()
 
     def go(self, state: WorldState, actions: Sequence[tuple[str, int]]) -> WorldState:
-        """The state after actions (name of the shift, code), the same for all rows."""
+        """The state after actions (name of the shift, code), the same ones in all rows."""
         for name, code in actions:
             shift = torch.from_numpy(self.table.shifts[[self.table.shift_names.index(name)]]).expand(len(state), 2)
             state = self.simulator.step(state, shift, torch.full((len(state),), code))
         return state
+
+    def play(self, state: WorldState, steps: int, seed: int) -> Iterator[WorldState]:
+        """The states after each of `steps` independent random actions."""
+        rng = np.random.default_rng(seed)
+        for _ in range(steps):
+            state = self.simulator.step(state, *self.random_actions(rng, len(state)))
+            yield state
 
     def random_actions(self, rng: np.random.Generator, rows: int) -> tuple[Tensor, Tensor]:
         """Independent actions of rows: shifts (rows, 2) px and codes (rows,) int64."""
@@ -109,9 +116,9 @@ class SimulatorProbe:
         return torch.from_numpy(self.table.shifts[action[:, 0]]), torch.from_numpy(action[:, 1])
 
     def hold(self, state: WorldState, arrows: Sequence[str], seed: int = 0) -> list[WorldState]:
-        """The states after each of the held arrows (names of shifts), nobody saying which local action.
+        """The states after each of the held arrows (names of shifts).
 
-        As in the player: drawn from the prior, or in a world without one the usual code.
+        Local actions are chosen as in the player: drawn from the prior; without a prior, the usual code of the shift.
         """
         rng = np.random.default_rng(seed)
         states = []
@@ -120,27 +127,27 @@ class SimulatorProbe:
             shift = torch.from_numpy(self.table.shifts[[index]]).expand(len(state), 2)
             code = torch.full((len(state),), self.table.usual_codes[index])
             if self.simulator.has_prior:
-                chances = self.simulator.code_prior(state, shift[:, None])[:, 0].double().cumsum(1)
-                code = (chances < torch.from_numpy(rng.random((len(state), 1)))).sum(1).clamp(max=chances.shape[1] - 1)
+                until = self.simulator.code_prior(state, shift[:, None])[:, 0].double().cumsum(1)
+                code = (until < torch.from_numpy(rng.random((len(state), 1)))).sum(1).clamp(max=until.shape[1] - 1)
             state = self.simulator.step(state, shift, code)
             states.append(state)
         return states
 
-    def placed(self, x: float) -> WorldState:
-        """All start states, moved to a column (px) from which there is room to walk."""
+    def start_at(self, x: float) -> WorldState:
+        """All start states, moved to column `x` px."""
         position = self.start.position.clone()
         position[:, 0] = x
         return self.simulator.place(self.start, position)
 
     def silhouettes(self, state: WorldState) -> np.ndarray:
-        """(B, H, W) bool: where the agents are drawn."""
+        """Where the agents are drawn: (B, H, W) bool."""
         blank = torch.zeros_like(state.background)
         white = torch.cat([torch.ones_like(state.layer[:, :3]) * state.layer[:, 3:], state.layer[:, 3:]], 1)
         return (self.world.model.lma.view.draw(white, blank, state.position)[:, 0] > 127).numpy()
 
 
 def detector_noise(probe: SimulatorProbe, store: Store, videos: Sequence[Video]) -> dict[str, Any]:
-    """What the detectors say about *real* video, where the truth is known: no model can be measured below this."""
+    """The detectors' own error on real video with known shifts: the lowest control error that can be measured."""
     if probe.matcher is None:
         return {}
     source = source_of(store)
@@ -159,7 +166,7 @@ def detector_noise(probe: SimulatorProbe, store: Store, videos: Sequence[Video])
 
 
 def spread(error: np.ndarray) -> dict[str, float]:
-    """Root mean square, 95th percentile and share within half a px, of errors (N,) px that are known."""
+    """Root mean square, 95th percentile and share within half a px of errors (N,) px; those not finite are left out."""
     error = error[np.isfinite(error)]
     if not len(error):
         return {"steps": 0}
@@ -191,28 +198,25 @@ def random_play(probe: SimulatorProbe, rollouts: int, seed: int) -> Play:
     play = probe.start.rows(torch.from_numpy(rows))
     before_found = probe.detect(play, rows)
     before_place, _ = probe.position(before_found)
-    presence = {}
-    control = {}
-    centre = {}
-    quality = {}
-    drift = {}
+    seen: dict[int, dict[str, Any]] = {}
     frames = {}
     for step in tqdm(range(1, max(CURVE) + 1), desc="random play", leave=False):
         shift, code = probe.random_actions(rng, rollouts)
         before = play.position
-        expected = probe.simulator.clamp(before + shift, before)
+        moved = (probe.simulator.clamp(before + shift, before) - before).numpy()
         play = probe.simulator.step(play, shift, code)
         if step not in CURVE and step + 1 not in CURVE:
             continue
         found = probe.detect(play, rows)
         place, likeness = probe.position(found)
         if step in CURVE:
-            moved = (expected - before).numpy()
-            centre[step] = np.linalg.norm(found.centroid - before_found.centroid - moved, axis=1)
-            control[step] = np.linalg.norm(place - before_place - moved, axis=1)
-            presence[step] = float(probe.plausible(found).mean())
-            quality[step] = None if likeness is None else float(likeness.mean())
-            drift[step] = float((play.layer[:, 3].sum((1, 2)) / play.mass.clamp_min(1)).mean())
+            seen[step] = {
+                "present": float(probe.plausible(found).mean()),
+                "control": spread(np.linalg.norm(place - before_place - moved, axis=1)),
+                "centre": spread(np.linalg.norm(found.centroid - before_found.centroid - moved, axis=1)),
+                "likeness": None if likeness is None else float(likeness.mean()),
+                "mass": float((play.layer[:, 3].sum((1, 2)) / play.mass.clamp_min(1)).mean()),
+            }
             if step in PICTURED:
                 frames[step] = probe.simulator.frames(play.rows(slice(0, 16))).numpy()
         before_found = found
@@ -221,25 +225,25 @@ def random_play(probe: SimulatorProbe, rollouts: int, seed: int) -> Play:
         "rollouts": rollouts,
         "detector": type(probe.detector).__name__,
         "control_by": "template" if probe.matcher else "centre of mass",
-        "control": {f"step_{s}": spread(control[s]) for s in STEPS},
-        "control_by_centre_of_mass": {f"step_{s}": spread(centre[s]) for s in STEPS},
-        "present": {f"step_{s}": presence[s] for s in STEPS},
+        "control": {f"step_{s}": seen[s]["control"] for s in STEPS},
+        "control_by_centre_of_mass": {f"step_{s}": seen[s]["centre"] for s in STEPS},
+        "present": {f"step_{s}": seen[s]["present"] for s in STEPS},
         "curves": {
             "step": list(CURVE),
-            "present": [presence[s] for s in CURVE],
-            "control_rmse_px": [spread(control[s]).get("rmse_px") for s in CURVE],
-            "silhouette_iou_with_nearest_real": [quality[s] for s in CURVE],
-            "mask_mass_over_start": [drift[s] for s in CURVE],
+            "present": [seen[s]["present"] for s in CURVE],
+            "control_rmse_px": [seen[s]["control"].get("rmse_px") for s in CURVE],
+            "silhouette_iou_with_nearest_real": [seen[s]["likeness"] for s in CURVE],
+            "mask_mass_over_start": [seen[s]["mass"] for s in CURVE],
         },
     }
     if probe.matcher is not None:
         figures["real_silhouettes"] = len(probe.matcher.templates)
-        figures["worst_silhouette_iou"] = min(q for q in quality.values() if q is not None)
+        figures["worst_silhouette_iou"] = min(at["likeness"] for at in seen.values())
     return Play(figures, frames)
 
 
 def walk_right(probe: SimulatorProbe, steps: int = 8) -> dict[str, Any]:
-    """Steps right with the neutral code: achieved over commanded displacement, where the walk stays in the frame."""
+    """Achieved over commanded displacement of steps right with code 0, from starts with room for the walk."""
     rows = np.arange(len(probe.start))
     right = probe.table.shift_names.index("right")
     commanded = steps * float(probe.table.shifts[right, 0])
@@ -259,8 +263,8 @@ def walk_right(probe: SimulatorProbe, steps: int = 8) -> dict[str, Any]:
 
 
 def cycle(probe: SimulatorProbe, steps: int = 10) -> dict[str, Any]:
-    """Go right n, left n, against standing 2 n steps: how far is the agent from its start frame?"""
-    start = probe.placed(float(probe.simulator.config.agent_radius))
+    """Drift of the picture: distance to the start after n steps right and n left, beside 2 n steps of standing."""
+    start = probe.start_at(float(probe.simulator.config.agent_radius))
     around = probe.go(start, [("right", 0)] * steps + [("left", 0)] * steps)
     stood = probe.go(start, [("stay", 0)] * 2 * steps)
     went, stayed = (probe.distance(x.layer, start.layer) for x in (around, stood))

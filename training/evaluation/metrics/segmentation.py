@@ -1,4 +1,4 @@
-"""Masks: intersection over union, and the distance of centroids."""
+"""Intersection over union and centres of mass of masks (Table 1)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def iou(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """IoU of bool masks (N, H, W) -> (N,); 1 where both are empty."""
+    """IoU of bool masks (N, H, W) -> (N,); 1 if both are empty."""
     both = (predicted & true).sum((1, 2))
     either = (predicted | true).sum((1, 2))
     return np.where(either > 0, both / np.maximum(either, 1), 1.0)
@@ -19,7 +19,7 @@ def soft_iou(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
 
 
 def centroids(masks: np.ndarray) -> np.ndarray:
-    """Centres of mass (N, 2) px, (x, y), of masks (N, H, W); nan where empty."""
+    """Centres of mass (N, 2) px, (x, y), of masks (N, H, W); nan if empty."""
     mass = masks.sum((1, 2)).astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         x = (masks.sum(1) * np.arange(masks.shape[2])).sum(1) / mass

@@ -1,4 +1,4 @@
-"""Whole frames of held-out clips, drawn free running: pictures, and ADD / MDR of a detector (Table 5)."""
+"""Whole frames of held-out clips, drawn free running: PSNR, SSIM, L1, and a detector's ADD and MDR (Table 5)."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ import torch
 from glass_gym.tensors.convert import to_images
 
 from ...data.sources import source_of
-from . import learned
 from .evaluation import Evaluation
 from .held_out import HORIZON, finite
-from .images import picture_errors
+from .images import fid, frechet_distance, lpips, picture_errors
 
 
 def reconstruction(e: Evaluation) -> dict[str, Any]:
-    """Picture errors; ADD, the distance of detections in real and reconstructed frames, px; and MDR, the share of real
-    detections that the reconstruction lacks."""
+    """Picture errors, ADD and MDR.
+
+    ADD is the mean distance, px, of the detections in real and drawn frames; MDR is the share of the real detections
+    that are missing in the drawn frames.
+    """
     drawn, real = e.reconstruction  # (N, T, H, W, 3)
     out: dict[str, Any] = {}
     for step in (1, 5, HORIZON):
@@ -35,11 +37,11 @@ def reconstruction(e: Evaluation) -> dict[str, Any]:
     out["detection"] = _detection(e, flat, true)
     if e.features is not None:
         sample = np.linspace(0, len(flat) - 1, min(512, len(flat))).astype(int)
-        a, b = (learned.pooled_features(e.features, x[sample]) for x in (flat, true))
-        out["vgg_hed_frechet_distance"] = learned.frechet_distance(a, b)
+        parts = [[e.features(p)[-1].mean((2, 3)) for p in _planes(x[sample]).split(32)] for x in (flat, true)]
+        out["vgg_hed_frechet_distance"] = frechet_distance(*(torch.cat(p).numpy() for p in parts))
     if e.networks:
-        out["lpips"] = learned.lpips(_planes(flat), _planes(true))
-        out["fid"] = learned.fid(*(torch.from_numpy(x).permute(0, 3, 1, 2) for x in (flat, true)))
+        out["lpips"] = lpips(_planes(flat), _planes(true))
+        out["fid"] = fid(torch.from_numpy(flat).permute(0, 3, 1, 2), torch.from_numpy(true).permute(0, 3, 1, 2))
     return out
 
 
