@@ -19,18 +19,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from glass_gym.export.onnx import RUNTIME_VERSION
+from glass_gym.export.page import RUNTIME_VERSION
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
 )
 
 WEBGPU = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan")
-"""Chromium's options for a graphics card that the processor plays."""
+"""Chromium's options for a graphics card emulated by the CPU."""
 
 
 class Files(http.server.SimpleHTTPRequestHandler):
-    """Any static host."""
+    """A static web server."""
 
     extensions_map = http.server.SimpleHTTPRequestHandler.extensions_map | {
         ".mjs": "text/javascript",
@@ -38,7 +38,7 @@ class Files(http.server.SimpleHTTPRequestHandler):
     }
 
     def log_message(self, *_):
-        """Nothing."""
+        """Log nothing."""
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def served(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def page_of(url: str, arguments: Sequence[str] = (), **options) -> Iterator:
-    """A page of headless Chromium; `page.said` are its errors, `page.asked` all addresses that it asked for."""
+    """A page in headless Chromium; `page.said` holds its errors, `page.asked` all addresses that it requested."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -64,7 +64,7 @@ def page_of(url: str, arguments: Sequence[str] = (), **options) -> Iterator:
 
 
 def opened(context, url: str):
-    """A page of a browser's context that notes what it says and asks for."""
+    """A new page of a browser's context that records its errors and requests."""
     page = context.new_page()
     page.said, page.asked = [], []
     page.on("pageerror", lambda error: page.said.append(str(error)))
@@ -75,7 +75,7 @@ def opened(context, url: str):
 
 
 def until(page, condition: str, seconds: float = 60) -> None:
-    """Wait for an expression to be true. (Playwright's own would be evaluated in the page, which forbids that.)"""
+    """Wait for an expression to be true. (Playwright's own function would use eval, which the page forbids.)"""
     over = time.monotonic() + seconds
     while not page.evaluate(f"Boolean({condition})"):
         assert time.monotonic() < over, f"{condition} never came true; the page says {page.inner_text('body')[:500]!r}"
@@ -83,12 +83,12 @@ def until(page, condition: str, seconds: float = 60) -> None:
 
 
 def wait_until_ready(page, seconds: float = 120) -> None:
-    """Until the world is loaded and each local action has its film."""
+    """Wait until the world is loaded and each local action has its film."""
     until(page, "globalThis.glass?.ready", seconds)
 
 
 def runtime(folder: Path) -> Path | None:
-    """onnxruntime-web by npm, or None where there is none to be had."""
+    """onnxruntime-web from npm; None if it cannot be fetched."""
     npm = shutil.which("npm")
     file = folder / f"onnxruntime-web-{RUNTIME_VERSION}.tgz"
     if npm and not file.exists():

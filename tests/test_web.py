@@ -1,4 +1,4 @@
-"""A page of glass-export in headless Chromium: it walks, acts, arrives, replays, and asks nobody else for anything."""
+"""The pages of glass-export and glass-play --web in headless Chromium; they request nothing from other servers."""
 
 import base64
 from pathlib import Path
@@ -12,7 +12,8 @@ pytest.importorskip("playwright")
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from glass_gym.export.onnx import onnx as export
+from glass_gym.export.onnx import TOLERANCE, core_of_world
+from glass_gym.export.page import write_page
 from glass_gym.worlds.checkpoint import load_world
 from tests import browser
 
@@ -26,10 +27,10 @@ def site(tmp_path_factory, made_once):
     runtime = browser.runtime(tmp_path_factory.mktemp("npm"))
     if not runtime:
         pytest.skip("needs npm, to fetch onnxruntime-web")
-    policy = ROOT / "agents" / "trained" / "GlassTennis-v1" / "ppo.safetensors"
+    policy = ROOT / "agents" / "trained" / "GlassTennis-v0" / "ppo.safetensors"
 
     def fill(folder):
-        export.write_page([load_world("tennis-v1")], folder, runtime, [policy], webgpu=True)
+        write_page([load_world("tennis")], folder, runtime, [policy], webgpu=True)
 
     with browser.served(made_once("site", fill)) as url:
         yield url
@@ -37,7 +38,7 @@ def site(tmp_path_factory, made_once):
 
 @pytest.fixture
 def page(site):
-    with browser.page_of(f"{site}#world=tennis-v1&seed=5", viewport={"width": 1100, "height": 860}) as page:
+    with browser.page_of(f"{site}#world=tennis&seed=5", viewport={"width": 1100, "height": 860}) as page:
         browser.wait_until_ready(page)
         yield page
         assert page.said == [] and all(url.startswith((site, "blob:", "data:")) for url in page.asked)
@@ -60,15 +61,15 @@ PLAY = """([index, actions]) => glass.exclusive(async () => {
 @pytest.mark.parametrize("engine", ["WebAssembly", pytest.param("WebGPU", marks=pytest.mark.slow)])
 def test_frames_are_torchs(engine, site):
     arguments = browser.WEBGPU if engine == "WebGPU" else ()
-    with browser.page_of(f"{site}#world=tennis-v1&seed=5&engine=webgpu", arguments) as page:
+    with browser.page_of(f"{site}#world=tennis&seed=5&engine=webgpu", arguments) as page:
         browser.until(page, "globalThis.glass?.game?.frame", 120)
         assert page.evaluate("glass.engine") == engine and page.said == []
-        check_frames(page, 5 if engine == "WebGPU" else 50)  # the card is played by the processor here: a second a step
+        check_frames(page, 5 if engine == "WebGPU" else 50)  # an emulated card takes a second a step
 
 
 def check_frames(page, steps):
-    world = load_world("tennis-v1")
-    core = export.core_of_world(world)
+    world = load_world("tennis")
+    core = core_of_world(world)
     simulator = core.simulator
     rng = np.random.default_rng(0)
     actions = np.stack([rng.integers(9, size=steps), rng.integers(world.config.codes, size=steps)], 1)
@@ -81,26 +82,28 @@ def check_frames(page, steps):
         true = simulator.frames(state)[0].numpy().astype(int)
         seen = np.frombuffer(base64.b64decode(text), np.uint8).reshape(true.shape)
         drawn = (true != state.background[0].permute(1, 2, 0).numpy()).any(-1)
-        assert drawn.any() and np.abs(seen - true)[drawn].mean() < export.CLOSE
+        assert drawn.any() and np.abs(seen - true)[drawn].mean() < TOLERANCE
 
 
 def test_a_person_walks_acts_and_arrives(page):
-    place = lambda: np.array(page.evaluate("glass.game.place"))  # noqa: E731
+    position = lambda: np.array(page.evaluate("glass.game.position"))  # noqa: E731
     page.evaluate("glass.game.aim([150, 90])")
-    before = place()
+    before = position()
     page.keyboard.down("ArrowLeft")
     browser.until(page, "glass.game.steps > 12")
     browser.until(page, "document.querySelector('#human figcaption').textContent.includes('left')")
     page.keyboard.up("ArrowLeft")
-    assert place()[0] < before[0] - 10 and abs(place()[1] - before[1]) < 1
+    assert position()[0] < before[0] - 10 and abs(position()[1] - before[1]) < 1
     codes = page.evaluate("glass.world.about.code_names.length")
-    for digit in range(1, codes + 1):
-        page.keyboard.down(str(digit))
-        browser.until(page, f"glass.game.last && glass.game.last[1] === {digit - 1}")
-        page.keyboard.up(str(digit))
-    page.keyboard.press(str(codes + 1))
-    assert f"no such local action, this world has {codes}" in page.inner_text("#message")
-    here = place()
+    for code in range(codes):  # key k is code k
+        page.keyboard.down(str(code))
+        browser.until(page, f"glass.game.last && glass.game.last[1] === {code}")
+        page.keyboard.up(str(code))
+    page.keyboard.press(str(codes))
+    assert f"no local action {codes}: this world has 0 to {codes - 1}" in page.inner_text("#message")
+    names = page.evaluate("glass.world.about.code_names")
+    assert page.locator("#codes button").all_inner_texts() == [f"{k}: {name}" for k, name in enumerate(names)]
+    here = position()
     page.evaluate(f"glass.game.aim([{here[0] + 20}, {here[1]}])")
     page.keyboard.down("ArrowRight")
     browser.until(page, "glass.game.reached > 0")
@@ -146,7 +149,7 @@ def test_a_link_plays_the_same_game_again(page, site):
 
 
 def test_any_picture_starts_a_game_and_one_without_an_agent_says_so(page, tmp_path):
-    start = load_world("tennis-v1").start_frames[3]
+    start = load_world("tennis").start_frames[3]
     Image.fromarray(start).save(tmp_path / "start.png")
     page.evaluate("glass.game.reached = 5")
     page.set_input_files("#picture", tmp_path / "start.png")
@@ -176,7 +179,7 @@ def test_a_clip_is_saved(page, tmp_path):
     download.value.save_as(tmp_path / "clip.webm")
     assert (tmp_path / "clip.webm").read_bytes()[
         :4
-    ] == b"\x1aE\xdf\xa3" and download.value.suggested_filename == "tennis-v1.webm"
+    ] == b"\x1aE\xdf\xa3" and download.value.suggested_filename == "tennis.webm"
 
 
 @pytest.fixture
@@ -187,12 +190,12 @@ def remote():
 
     import gymnasium as gym
 
-    from glass_gym.play.play import play
+    from glass_gym.play import play
     from glass_gym.play.remote import WebWindow
     from glass_gym.policy import load_policy
 
-    env = gym.make("GlassTennis-v1", render_mode="rgb_array", max_episode_steps=-1)
-    agent = load_policy(ROOT / "agents" / "trained" / "GlassTennis-v1" / "ppo.safetensors", core=env.unwrapped.core)
+    env = gym.make("GlassTennis-v0", render_mode="rgb_array", max_episode_steps=-1)
+    agent = load_policy(ROOT / "agents" / "trained" / "GlassTennis-v0" / "ppo.safetensors", core=env.unwrapped.core)
     player = play.Player(env, None, agent, fps=30)
     player.agent_plays = False
     player.reset(0)
@@ -224,6 +227,9 @@ def test_the_page_of_glass_play_has_what_the_exported_one_has(remote, tmp_path):
     name = player.table.code_names[1]
     browser.until(page, f"document.querySelector('figcaption').textContent.includes({name!r})")
     page.locator("#codes button").nth(1).dispatch_event("pointerup")
+    page.keyboard.down("0")
+    browser.until(page, f"document.querySelector('figcaption').textContent.includes({player.table.code_names[0]!r})")
+    page.keyboard.up("0")
     page.click("#pause")
     browser.until(page, "document.querySelector('#pause').textContent === 'go on'")
     assert player.paused

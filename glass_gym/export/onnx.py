@@ -1,21 +1,17 @@
-"""glass-export: a world as ONNX, or as a page that any static host serves.
+"""A world as ONNX graphs, and the same world run by ONNX Runtime.
 
-  glass-export tennis-v1 --onnx tennis_onnx
-  glass-export tennis-v1 sprites-v1 arm --web site --runtime onnxruntime-web-1.30.0.tgz
-
-ONNX: four graphs share one file of weights, world.json says what goes in and out, and ONNX Runtime is compared with
-torch before anything is called done. A page needs onnxruntime-web beside it: `npm pack onnxruntime-web@1.30.0`, once.
+:func:`export_onnx` writes four graphs, one file with the weights that they share, and world.json, which describes
+them. :class:`OnnxWorld` runs them, and :func:`compare` measures how far their frames are from torch's.
+:func:`export_policy` adds a trained policy as a fifth graph.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import shutil
-import sys
-import tarfile
+import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,27 +28,44 @@ from glass_gym.tasks.reach import ReachTask
 from glass_gym.tensors.convert import to_bytes, to_images
 from glass_gym.tensors.drawing import draw_rings, observed_frames
 from glass_gym.tensors.geometry import densest_point
-from glass_gym.worlds.checkpoint import CheckpointError, World, load_world
+from glass_gym.worlds.checkpoint import World
 
 if TYPE_CHECKING:
     import onnx
 
 FORMAT = 1
+"""Version of world.json; the page reads no other."""
 OPSET = 18
-ROWS = 2
-"""Rows of the example that graphs are traced with; they run with any number."""
-SHARED = 256
-"""Bytes from which a weight goes into the shared file."""
-CLOSE = 2.0
-"""Grey levels, in the mean where an agent is drawn, by which ONNX Runtime may differ from torch."""
+"""ONNX operator set of the graphs."""
+EXAMPLE_ROWS = 2
+"""Batch size of the example inputs that the graphs are traced with. The graphs accept any batch size."""
+SHARED_BYTES = 256
+"""Weights of at least this many bytes go into the shared file; smaller ones stay in the graph."""
+TOLERANCE = 2.0
+"""Largest accepted difference between ONNX Runtime's and torch's frames: grey levels, mean over the agent's pixels."""
 
 
 class ExportError(RuntimeError):
-    """What keeps a world from being exported; the message says what to do."""
+    """A world or policy that cannot be exported; the message says what to do."""
+
+
+def need_packages(extra: str, *packages: str) -> None:
+    """Check that packages are installed.
+
+    Args:
+        extra: the extra of glass-gym that installs them.
+        packages: names to import.
+
+    Raises:
+        ExportError: some are missing; it names them and the extra.
+    """
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        raise ExportError(f"this needs {', '.join(missing)}: pip install 'glass-gym[{extra}]'")
 
 
 class Graph(nn.Module):
-    """One of a world's functions, as a module that can be traced.
+    """One function of a world, as a module that torch can trace.
 
     Args:
         simulator: of the world, float32, on the CPU.
@@ -68,13 +81,13 @@ class Graph(nn.Module):
 
 
 class Segment(Graph):
-    """Frames (B, H, W, 3) uint8 -> masks (B, H, W), backgrounds (B, H, W, 3) uint8, centres (B, 2) px."""
+    """Find agents: frames (B, H, W, 3) uint8 -> masks (B, H, W), backgrounds (B, H, W, 3) uint8, centres (B, 2) px."""
 
     inputs = ("frame",)
     outputs = ("mask", "background", "centre")
 
     def forward(self, frame: Tensor) -> tuple[Tensor, ...]:
-        """As :meth:`Simulator.start`, up to where the agents are."""
+        """The first part of :meth:`Simulator.start`: mask, inpainted background, the agent's centre."""
         images = to_images(frame.permute(0, 3, 1, 2))
         masks = self.model.gma.mask(images).float()
         background = to_bytes(self.model.gma.inpaint_background(images, masks).float())
@@ -83,28 +96,32 @@ class Segment(Graph):
 
 
 class Begin(Graph):
-    """Frames, masks and places (B, 2) px of layers -> the first state, and how badly the model draws it (B,)."""
+    """Start an episode: frames, masks and positions (B, 2) px of the layers -> the state, and the drawing error (B,).
 
-    inputs = ("frame", "mask", "place")
+    The drawing error is the squared error of the first layer as the model redraws it; 0 in the paper's model. The
+    position with the least error is the best of several.
+    """
+
+    inputs = ("frame", "mask", "position")
 
     def __init__(self, simulator: Simulator, memories: int):
         super().__init__(simulator)
         self.outputs = ("layer", *(f"memory_{i}" for i in range(memories)), "error")
 
-    def forward(self, frame: Tensor, mask: Tensor, place: Tensor) -> tuple[Tensor, ...]:
-        """As :meth:`Simulator.start`, once the places are known; the least error says which of many fits best."""
+    def forward(self, frame: Tensor, mask: Tensor, position: Tensor) -> tuple[Tensor, ...]:
+        """The second part of :meth:`Simulator.start`: the layer at a position, and the LMA's first state."""
         images = to_images(frame.permute(0, 3, 1, 2))
-        layer = self.model.lma.view.cut(images, mask[:, None], place)
+        layer = self.model.lma.view.cut(images, mask[:, None], position)
         lma = self.model.lma
         memory = lma.start_state(layer)
         error = layer.new_zeros(1).expand(layer.shape[0])
         if isinstance(lma, PoseLMA):
-            error = (lma.draw(memory, place).layer - layer).square().sum((1, 2, 3))
+            error = (lma.draw(memory, position).layer - layer).square().sum((1, 2, 3))
         return layer, *(m.clone() for m in memory), error.clone()
 
 
 class Step(Graph):
-    """A state, its place and background, shifts (B, 2) px, codes (B,) -> the next state, its place, and the frame."""
+    """One step: state, positions, backgrounds, shifts (B, 2) px, codes (B,) -> next state, next positions, frames."""
 
     def __init__(self, simulator: Simulator, memories: int):
         super().__init__(simulator)
@@ -113,7 +130,7 @@ class Step(Graph):
         self.outputs = (*state, "next_position", "frame")
 
     def forward(self, layer: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-        """As :meth:`Simulator.step` and :meth:`Simulator.frames`."""
+        """As :meth:`Simulator.step`, then :meth:`Simulator.frames`."""
         *memory, position, background, shift, code = rest
         view = self.model.lma.view
         expected = self.simulator.clamp(position + shift, position)
@@ -126,7 +143,7 @@ class Step(Graph):
 
 
 class Prior(Graph):
-    """A state and shifts (B, N, 2) px -> p(code | state, shift) (B, N, K)."""
+    """The prior: a state and shifts (B, N, 2) px -> p(code | state, shift), (B, N, K)."""
 
     outputs = ("probability",)
 
@@ -144,44 +161,43 @@ def export_onnx(world: World, folder: str | Path, progress: Callable[[str], Any]
     """Write a world as ONNX.
 
     Args:
-        world: any architecture.
-        folder: gets segment.onnx, begin.onnx, step.onnx, prior.onnx (in a world with a prior), weights.bin, which they
-            share, start_frames.png (the start frames, one below the other) and world.json.
-        progress: called with the name of what is made next.
+        world: of either architecture.
+        folder: gets segment.onnx, begin.onnx, step.onnx, prior.onnx (if the world has a prior), weights.bin, which the
+            graphs share, start_frames.png (the start frames, one below the other) and world.json.
+        progress: called with the name of each graph before it is traced.
 
     Returns:
-        what world.json says.
+        the content of world.json: sizes, actions, start positions, and each graph's inputs and outputs.
 
     Raises:
         ExportError: a package is missing, or torch cannot trace the model.
     """
-    _need("onnx", "onnxscript")
+    need_packages("export", "onnx", "onnxscript")
     folder = Path(folder)
     core = core_of_world(world)
     simulator, first = core.simulator, core.starts.states
-    rows = first.rows(slice(0, ROWS)) if len(first) >= ROWS else first.rows(torch.zeros(ROWS, dtype=torch.long))
-    memory = [m.clone() for m in simulator.model.lma.start_state(rows.layer)]  # without the cache's part
+    count = EXAMPLE_ROWS
+    rows = first.rows(slice(0, count)) if len(first) >= count else first.rows(torch.zeros(count, dtype=torch.long))
+    memory = [m.clone() for m in simulator.model.lma.start_state(rows.layer)]  # of the LMA, not of the DecoderCache
     memories = len(memory)
-    frames = torch.from_numpy(world.start_frames[:1]).expand(ROWS, -1, -1, -1).contiguous()
-    masks = torch.zeros(ROWS, simulator.height, simulator.width)
+    frames = torch.from_numpy(world.start_frames[:1]).expand(count, -1, -1, -1).contiguous()
+    masks = torch.zeros(count, simulator.height, simulator.width)
     background = rows.background.permute(0, 2, 3, 1).contiguous()
-    shifts = torch.zeros(ROWS, 2)
+    shifts = torch.zeros(count, 2)
+    codes = torch.zeros(count, dtype=torch.long)
     state = (rows.layer, *memory)
-    made: dict[str, tuple[Graph, tuple[Tensor, ...]]] = {
+    graphs: dict[str, tuple[Graph, tuple[Tensor, ...]]] = {
         "segment": (Segment(simulator), (frames,)),
         "begin": (Begin(simulator, memories), (frames, masks, rows.position)),
-        "step": (
-            Step(simulator, memories),
-            (*state, rows.position, background, shifts, torch.zeros(ROWS, dtype=torch.long)),
-        ),
+        "step": (Step(simulator, memories), (*state, rows.position, background, shifts, codes)),
     }
     if simulator.has_prior:
-        made["prior"] = (Prior(simulator, memories), (*state, torch.zeros(ROWS, 9, 2)))
+        graphs["prior"] = (Prior(simulator, memories), (*state, torch.zeros(count, 9, 2)))
     folder.mkdir(parents=True, exist_ok=True)
     weights = SharedWeights(folder / "weights.bin")
     about = describe(core)
     about["graphs"] = {}
-    for name, (graph, example) in made.items():
+    for name, (graph, example) in graphs.items():
         progress(name)
         model = _trace(graph, example)
         weights.take(model)
@@ -194,12 +210,12 @@ def export_onnx(world: World, folder: str | Path, progress: Callable[[str], Any]
 
 
 def core_of_world(world: World) -> GlassCore:
-    """One row of a world as it is exported: float32, on the CPU, with the task ``"reach"``."""
+    """A world as it is exported: one row, float32, on the CPU, with the task ``"reach"``."""
     return GlassCore(world, 1, device="cpu", precision="float32", task="reach")
 
 
 def describe(core: GlassCore) -> dict[str, Any]:
-    """What whoever runs the graphs has to know: sizes, actions, where agents start and may go, the task's numbers."""
+    """What a program needs to run the graphs: sizes, actions, start positions, the ground, the task's numbers."""
     world, simulator, table, task = core.world, core.simulator, core.table, core.task
     assert isinstance(task, ReachTask)
     first = core.starts.states
@@ -232,7 +248,7 @@ def describe(core: GlassCore) -> dict[str, Any]:
 
 
 def _write_graph(model: onnx.ModelProto, folder: Path, name: str) -> dict[str, Any]:
-    """Write a graph; returns what world.json says of it."""
+    """Write a graph and return its entry for world.json: file, inputs and outputs."""
     (folder / f"{name}.onnx").write_bytes(model.SerializeToString())
     sides = {"inputs": model.graph.input, "outputs": model.graph.output}
     shapes = {side: {value.name: _shape(value) for value in values} for side, values in sides.items()}
@@ -246,12 +262,14 @@ def _shape(value: Any) -> dict[str, Any]:
     return {"type": kinds[tensor.elem_type], "shape": shape}
 
 
-def _trace(graph: Graph | Acting, example: tuple[Tensor, ...]) -> onnx.ModelProto:
+def _trace(graph: Graph | PolicyGraph, example: tuple[Tensor, ...]) -> onnx.ModelProto:
+    """Trace a module with a free batch size; its inputs and outputs keep their names."""
     rows = torch.export.Dim("rows", min=1, max=1 << 16)
-    asked = torch.export.Dim("shifts", min=1, max=1 << 10)
-    shapes = [{0: rows, 1: asked} if name == "shifts" else {0: rows} for name in graph.inputs]
-    variadic = not isinstance(graph, (Segment, Begin, Acting))
+    count = torch.export.Dim("shifts", min=1, max=1 << 10)
+    shapes = [{0: rows, 1: count} if name == "shifts" else {0: rows} for name in graph.inputs]
+    variadic = not isinstance(graph, (Segment, Begin, PolicyGraph))
     dynamic = (shapes[0], tuple(shapes[1:])) if variadic else tuple(shapes)
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)  # "no torchvision"
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
@@ -278,13 +296,14 @@ def _trace(graph: Graph | Acting, example: tuple[Tensor, ...]) -> onnx.ModelProt
 
 
 class SharedWeights:
-    """One file of weights for several graphs; equal ones are written once.
+    """One file with the weights of several graphs. Equal weights are stored once.
 
     Args:
         path: of the file.
     """
 
-    ALIGNED = 64
+    ALIGNMENT = 64
+    """Each weight starts at a multiple of so many bytes."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -292,16 +311,16 @@ class SharedWeights:
         self.known: dict[bytes, tuple[int, int]] = {}
 
     def take(self, model: onnx.ModelProto) -> None:
-        """Move a graph's weights to the file."""
+        """Move a graph's weights into the file; the graph keeps references to them."""
         import onnx
         from onnx import numpy_helper
 
         for tensor in model.graph.initializer:
             raw = numpy_helper.to_array(tensor).tobytes()
-            if len(raw) < SHARED:
+            if len(raw) < SHARED_BYTES:
                 continue
             if raw not in self.known:
-                self.file.write(b"\0" * (-self.file.tell() % self.ALIGNED))
+                self.file.write(b"\0" * (-self.file.tell() % self.ALIGNMENT))
                 self.known[raw] = self.file.tell(), len(raw)
                 self.file.write(raw)
             offset, length = self.known[raw]
@@ -313,20 +332,23 @@ class SharedWeights:
                 tensor.external_data.add(key=key, value=str(value))
 
     def close(self) -> None:
-        """The file is whole."""
+        """Close the file, once all graphs were taken."""
         self.file.close()
 
 
 class OnnxWorld:
-    """An exported world in ONNX Runtime, on the CPU: what a page does, in Python.
+    """An exported world, run by ONNX Runtime on the CPU. The web page does the same in JavaScript.
 
     Args:
-        folder: of :func:`export_onnx`.
-        threads: of ONNX Runtime; 0: its own choice.
+        folder: written by :func:`export_onnx`.
+        threads: of ONNX Runtime; 0: its default.
+
+    Raises:
+        ExportError: onnxruntime is not installed.
     """
 
     def __init__(self, folder: str | Path, threads: int = 0):
-        _need("onnxruntime")
+        need_packages("export", "onnxruntime")
         folder = Path(folder)
         import onnxruntime
 
@@ -341,22 +363,40 @@ class OnnxWorld:
         self.memories = sum(name.startswith("memory_") for name in self.about["graphs"]["step"]["inputs"])
 
     def run(self, graph: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
-        """One call of a graph, by names."""
+        """Call a graph with inputs by name; inputs that it does not have are ignored. Returns its outputs by name."""
         session = self.sessions[graph]
         known = {value.name for value in session.get_inputs()}
         names = [value.name for value in session.get_outputs()]
         out = session.run(names, {key: value for key, value in inputs.items() if key in known})
         return {name: np.asarray(value) for name, value in zip(names, out, strict=True)}
 
-    def start(self, frames: np.ndarray, place: np.ndarray) -> dict[str, np.ndarray]:
-        """The state of frames (B, H, W, 3) uint8 whose layers are at places (B, 2) px."""
-        seen = self.run("segment", frame=frames)
-        begun = self.run("begin", frame=frames, mask=seen["mask"], place=place.astype(np.float32))
+    def start(self, frames: np.ndarray, position: np.ndarray) -> dict[str, np.ndarray]:
+        """Start episodes.
+
+        Args:
+            frames: (B, H, W, 3) uint8, of the world's size.
+            position: (B, 2) px, the positions of the agents' layers in them.
+
+        Returns:
+            the state, arrays of B rows by name.
+        """
+        position = position.astype(np.float32)
+        found = self.run("segment", frame=frames)
+        begun = self.run("begin", frame=frames, mask=found["mask"], position=position)
         begun.pop("error")
-        return begun | {"position": place.astype(np.float32), "background": seen["background"]}
+        return begun | {"position": position, "background": found["background"]}
 
     def step(self, state: dict[str, np.ndarray], shift: np.ndarray, code: np.ndarray) -> tuple[dict, np.ndarray]:
-        """The next state, and its frames (B, H, W, 3) uint8, under shifts (B, 2) px and codes (B,)."""
+        """One step.
+
+        Args:
+            state: of B rows.
+            shift: (B, 2) px, positive right and down.
+            code: (B,) integers, local actions.
+
+        Returns:
+            the next state, and its frames (B, H, W, 3) uint8.
+        """
         out = self.run("step", **state, shift=shift.astype(np.float32), code=code.astype(np.int64))
         frame = out.pop("frame")
         kept = {"background": state["background"]}
@@ -364,17 +404,17 @@ class OnnxWorld:
 
 
 def compare(world: World, folder: str | Path, steps: int = 100, rows: int = 4, seed: int = 0) -> list[float]:
-    """How far ONNX Runtime and torch (float32) are apart under the same random actions.
+    """How far ONNX Runtime's frames are from torch's (float32) under the same random actions.
 
     Args:
-        world: what was exported ...
-        folder: ... to this folder.
-        steps: how many.
-        rows: episodes.
-        seed: of the start frames and actions.
+        world: the world that was exported.
+        folder: the folder that it was exported to.
+        steps: steps of each episode.
+        rows: episodes, played at once.
+        seed: of the start frames and the actions.
 
     Returns:
-        after each step, the mean difference of the frames where an agent is drawn, in grey levels.
+        for each step, the mean absolute difference in grey levels, over the pixels where an agent is drawn.
     """
     rng = np.random.default_rng(seed)
     core = core_of_world(world)
@@ -382,29 +422,29 @@ def compare(world: World, folder: str | Path, steps: int = 100, rows: int = 4, s
     exported = OnnxWorld(folder)
     index = rng.integers(core.starts.count, size=rows)
     state = core.starts.at(torch.from_numpy(index))
-    mine = exported.start(world.start_frames[index], state.position.numpy())
+    other = exported.start(world.start_frames[index], state.position.numpy())
     shifts = np.asarray(exported.about["shifts"], np.float32)
-    off = []
+    differences = []
     for _ in range(steps):
         shift, code = shifts[rng.integers(len(shifts), size=rows)], rng.integers(world.config.codes, size=rows)
         state = simulator.step(state, torch.from_numpy(shift), torch.from_numpy(code))
-        mine, frame = exported.step(mine, shift, code)
-        true = simulator.frames(state).numpy()
-        drawn = (true != mine["background"]).any(-1) | (frame != mine["background"]).any(-1)
-        apart = np.abs(frame.astype(int) - true)[drawn]
-        off.append(float(apart.mean()) if apart.size else 0.0)
-    return off
+        other, frame = exported.step(other, shift, code)
+        expected = simulator.frames(state).numpy()
+        drawn = (expected != other["background"]).any(-1) | (frame != other["background"]).any(-1)
+        difference = np.abs(frame.astype(int) - expected)[drawn]
+        differences.append(float(difference.mean()) if difference.size else 0.0)
+    return differences
 
 
-# --- a policy ---------------------------------------------------------------------------------------------------
+# --- policies ---------------------------------------------------------------------------------------------------
 
 
-class Acting(nn.Module):
-    """Frames (B, H, W, 3) uint8 and targets (B, 2) px -> a policy's likeliest actions (B, 2) int64.
+class PolicyGraph(nn.Module):
+    """A policy: frames (B, H, W, 3) uint8 and targets (B, 2) px -> the most likely actions (B, 2) int64.
 
     Args:
-        policy: of Stable-Baselines3's actor-critic kind, on frames or on frames and positions.
-        radius: of the ring that shows the target, px.
+        policy: an actor-critic policy of Stable-Baselines3 (PPO, A2C) whose observation is the frame.
+        radius: of the ring that marks the target in the frame, px.
 
     Raises:
         ExportError: another kind of policy.
@@ -418,17 +458,19 @@ class Acting(nn.Module):
         net = getattr(policy.model, "policy", policy.model)
         space = net.observation_space
         if not hasattr(net, "action_net") or hasattr(net, "lstm_actor"):
-            raise ExportError(f"a page plays policies of PPO and A2C, not {type(net).__name__}")
+            raise ExportError(f"only policies of PPO and A2C can be exported, not {type(net).__name__}")
         shape = tuple(getattr(space, "shape", None) or ())
         if len(shape) != 3 or shape[0] != 3 or not hasattr(net.action_space, "nvec"):
-            raise ExportError(f"a page plays policies that see a frame and choose a pair, not {space}")
+            raise ExportError(
+                f"only policies that map a frame to (shift, code) can be exported; this one observes {space}"
+            )
         self.net = net
         self.radius = radius
         self.size = shape[1:]
         self.counts = [int(n) for n in net.action_space.nvec]
 
     def forward(self, frame: Tensor, target: Tensor) -> Tensor:
-        """Draw the target, look, act."""
+        """Draw the target into the frame, resize it as the policy observes it, take the most likely action."""
         shown = draw_rings(frame.permute(0, 3, 1, 2).contiguous(), target, self.radius)
         seen = observed_frames(shown, self.size, channels_first=True)
         features = self.net.extract_features(seen, self.net.pi_features_extractor)
@@ -438,189 +480,29 @@ class Acting(nn.Module):
 
 
 def export_policy(world: World, folder: Path, path: Path) -> None:
-    """Add a policy to an exported world: policy.onnx, and what world.json says of it.
+    """Add a policy to an exported world: writes policy.onnx and its entry in world.json.
 
     Args:
-        world: where it acts.
-        folder: of :func:`export_onnx`.
-        path: .safetensors of :func:`glass_gym.policy.save_policy`.
+        world: that it acts in.
+        folder: written by :func:`export_onnx`.
+        path: .safetensors file of :func:`glass_gym.policy.save_policy`.
 
     Raises:
-        ExportError: a policy that a page cannot play, or that another world is for.
+        ExportError: a package is missing, the policy cannot be exported, or it does not fit the world.
     """
-    _need("stable_baselines3")
+    need_packages("agents", "stable_baselines3")
     from glass_gym.policy import PolicyError, load_policy
 
-    core = GlassCore(world, ROWS, device="cpu", precision="float32")
+    core = GlassCore(world, EXAMPLE_ROWS, device="cpu", precision="float32")
     try:
         policy = load_policy(path, core=core)
     except PolicyError as error:
         raise ExportError(str(error)) from None
     about = json.loads((folder / "world.json").read_text())
-    acting = Acting(policy, about["reach"]["radius"])
-    if acting.counts != [len(about["shifts"]), len(about["code_names"])]:
-        raise ExportError(f"{path}: it chooses among {acting.counts}, {world.name} has other actions")
-    frames = torch.from_numpy(world.start_frames[:1]).expand(ROWS, -1, -1, -1).contiguous()
-    model = _trace(acting, (frames, torch.zeros(ROWS, 2)))
+    graph = PolicyGraph(policy, about["reach"]["radius"])
+    if graph.counts != [len(about["shifts"]), len(about["code_names"])]:
+        raise ExportError(f"{path}: the policy has {graph.counts} actions; those of {world.name} are others")
+    frames = torch.from_numpy(world.start_frames[:1]).expand(EXAMPLE_ROWS, -1, -1, -1).contiguous()
+    model = _trace(graph, (frames, torch.zeros(EXAMPLE_ROWS, 2)))
     about["graphs"]["policy"] = _write_graph(model, folder, "policy")
     (folder / "world.json").write_text(json.dumps(about, indent=1) + "\n")
-
-
-# --- a page -----------------------------------------------------------------------------------------------------
-
-PAGE = Path(__file__).parent / "web"
-RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
-"""What a page needs of onnxruntime-web's dist/ ..."""
-WEBGPU = ("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm")
-"""... and what it needs besides to use a graphics card."""
-RUNTIME_VERSION = "1.30.0"
-LARGEST_RUNTIME = 64 << 20
-FIX = (
-    f"fetch it once with `npm pack onnxruntime-web@{RUNTIME_VERSION}` and name the file: "
-    f"--runtime onnxruntime-web-{RUNTIME_VERSION}.tgz"
-)
-
-
-def write_page(
-    worlds: Sequence[World],
-    folder: Path,
-    runtime: Path,
-    policies: Sequence[Path] = (),
-    progress: Callable[[str], Any] = lambda what: None,
-    webgpu: bool = False,
-) -> Path:
-    """Write a folder that any static host serves.
-
-    Args:
-        worlds: what can be played in it.
-        folder: gets index.html and all that it needs.
-        runtime: onnxruntime-web: the .tgz of `npm pack`, its unpacked folder, or its dist/.
-        policies: of the worlds in the same order; fewer: the rest have none.
-        progress: called with what is made next.
-        webgpu: use a graphics card where the browser offers one; 27 MB more, which other browsers do not load.
-
-    Returns:
-        the page.
-
-    Raises:
-        ExportError: no such runtime; nothing is written.
-    """
-    parts = _runtime(runtime, RUNTIME + WEBGPU * webgpu)
-    names = [world.name or "world" for world in worlds]
-    if len(set(names)) != len(names):
-        raise ExportError(f"worlds of one name cannot be told apart: {', '.join(names)}")
-    for name, raw in parts.items():
-        (folder / "runtime").mkdir(parents=True, exist_ok=True)
-        (folder / "runtime" / name).write_bytes(raw)
-    for file in PAGE.iterdir():
-        if file.is_file():
-            shutil.copyfile(file, folder / file.name)
-    for index, (world, name) in enumerate(zip(worlds, names, strict=True)):
-        export_onnx(world, folder / "worlds" / name, lambda what, name=name: progress(f"{name}: {what}"))
-        if index < len(policies):
-            progress(f"{name}: policy")
-            export_policy(world, folder / "worlds" / name, policies[index])
-    (folder / "worlds.json").write_text(json.dumps(names) + "\n")
-    (folder / "runtime.json").write_text(json.dumps({"webgpu": webgpu}) + "\n")
-    return folder / "index.html"
-
-
-def _runtime(path: Path, needed: Sequence[str] = RUNTIME) -> dict[str, bytes]:
-    """The files of onnxruntime-web that a page needs, by name; its licence too, where it is there."""
-    found: dict[str, bytes] = {}
-    wanted = {*needed, "LICENSE"}
-    try:
-        if path.is_file():
-            with tarfile.open(path) as archive:
-                for member in archive:  # only read: nothing is unpacked, whatever the names say
-                    name = Path(member.name).name
-                    if name in wanted and member.isfile() and member.size <= LARGEST_RUNTIME:
-                        found[name] = archive.extractfile(member).read()  # type: ignore[union-attr]
-        else:
-            for name in wanted:
-                for file in (path / name, path / "dist" / name):
-                    if file.is_file() and file.stat().st_size <= LARGEST_RUNTIME:
-                        found[name] = file.read_bytes()
-    except (OSError, tarfile.TarError) as error:
-        raise ExportError(f"{path}: cannot be read ({error}); {FIX}") from None
-    if missing := [name for name in needed if name not in found]:
-        raise ExportError(f"{path}: no onnxruntime-web ({', '.join(missing)} is not there); {FIX}")
-    return found
-
-
-def _need(*packages: str) -> None:
-    from importlib.util import find_spec
-
-    missing = [name for name in packages if find_spec(name) is None]
-    if missing:
-        raise ExportError(f"this needs {', '.join(missing)}: pip install 'glass-gym[export]'")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status."""
-    p = argparse.ArgumentParser(
-        "glass-export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    p.add_argument("worlds", nargs="+", metavar="WORLD", help="bundled names or .safetensors files")
-    p.add_argument("--onnx", type=Path, metavar="DIR", help="write the world as ONNX (several: a folder each)")
-    p.add_argument("--web", type=Path, metavar="DIR", help="write a page to play the worlds in")
-    p.add_argument(
-        "--runtime", type=Path, metavar="PATH", help=f"onnxruntime-web: a .tgz of npm pack, or a folder ({FIX})"
-    )
-    p.add_argument(
-        "--webgpu",
-        action="store_true",
-        help="--web: use a graphics card where the browser offers one (27 MB more, which other browsers do not load)",
-    )
-    p.add_argument(
-        "--policy",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="trained policies (PPO or A2C on frames, .safetensors) of the worlds, in their order",
-    )
-    p.add_argument("--steps", type=int, default=100, help="random steps of the comparison with torch (default: 100)")
-    arguments = p.parse_args(argv)
-    if not (arguments.onnx or arguments.web):
-        p.error("say what to write: --onnx DIR or --web DIR")
-    if arguments.steps < 1:
-        p.error("--steps is at least 1")
-    if len(arguments.policy) > len(arguments.worlds):
-        p.error(f"{len(arguments.policy)} policies for {len(arguments.worlds)} worlds")
-    if arguments.web and not arguments.runtime:
-        p.error(f"--web needs onnxruntime-web: {FIX}")
-
-    def tell(what: str) -> None:
-        print(what, flush=True)
-
-    try:
-        worlds = [load_world(name) for name in arguments.worlds]
-        if arguments.onnx:
-            for index, world in enumerate(worlds):
-                folder = arguments.onnx if len(worlds) == 1 else arguments.onnx / world.name
-                export_onnx(world, folder, lambda what, world=world: tell(f"{world.name}: {what}"))
-                if index < len(arguments.policy):
-                    export_policy(world, folder, arguments.policy[index])
-                _check(world, folder, arguments.steps)
-        if arguments.web:
-            page = write_page(worlds, arguments.web, arguments.runtime, arguments.policy, tell, arguments.webgpu)
-            for world in worlds:
-                _check(world, arguments.web / "worlds" / (world.name or "world"), arguments.steps)
-            tell(f"{page}: serve it, for example: python -m http.server -d {arguments.web}")
-    except (CheckpointError, ExportError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _check(world: World, folder: Path, steps: int) -> None:
-    off = compare(world, folder, steps)
-    size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
-    print(f"{folder}: {size:.1f} MB; {max(off):.3f} grey levels from torch at most, over {steps} random steps")
-    if max(off) > CLOSE:
-        raise ExportError(f"{folder}: ONNX Runtime's frames differ by {max(off):.2f} grey levels from torch's")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

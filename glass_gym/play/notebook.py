@@ -1,4 +1,4 @@
-"""show: an environment to play in a notebook's output."""
+"""show: play an environment in a notebook."""
 
 from __future__ import annotations
 
@@ -10,19 +10,25 @@ from glass_gym.play.play import Player, web_window
 
 
 def show(env: Any, fps: float = 15, height: int = 560, **kwargs: Any) -> Any:
-    """Play an environment in a notebook's output, in the browser that shows the notebook.
+    """Play an environment in the output of a notebook cell. Needs ``pip install "glass-gym[web]"``.
 
-    The environment is stepped in a thread until :meth:`WebWindow.close`, or until the kernel ends. Browser and kernel
-    have to be on one machine, or the port has to be forwarded.
+    A thread steps the environment until `show(...).window.close()` is called or the kernel ends. The browser must run
+    on the kernel's machine, or the port must be forwarded.
+
+    Example:
+        >>> import gymnasium as gym, glass_gym
+        >>> env = gym.make("GlassTennis-v0", render_mode="rgb_array", max_episode_steps=-1)
+        >>> glass_gym.show(env)  # doctest: +SKIP
 
     Args:
-        env: of gym.make, ``render_mode="rgb_array"``.
+        env: a glass_gym environment, made by gym.make with ``render_mode="rgb_array"``.
         fps: steps a second.
         height: of the output, px.
-        kwargs: of :class:`glass_gym.play.Player`.
+        kwargs: further arguments of :class:`glass_gym.play.play.Player`.
 
     Returns:
-        an IPython.display.IFrame; its `window` is the :class:`WebWindow`, its `player` the Player.
+        an IPython.display.IFrame. Its attribute `window` is the :class:`glass_gym.play.remote.WebWindow`, `player` the
+        Player.
 
     Raises:
         DisplayError: a package is missing.
@@ -30,7 +36,7 @@ def show(env: Any, fps: float = 15, height: int = 560, **kwargs: Any) -> Any:
     try:
         from IPython.display import IFrame
     except ImportError:
-        raise DisplayError("glass_gym.show is for notebooks (pip install notebook); else: glass-play --web") from None
+        raise DisplayError("glass_gym.show needs a notebook: pip install notebook, or use glass-play --web") from None
     player = Player(env, None, fps=fps, **kwargs)
     player.reset()
     window = player.window = web_window(player, "glass_gym")

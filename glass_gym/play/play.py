@@ -1,4 +1,4 @@
-"""glass-play: walk through a learned world with the keyboard, or watch an agent do it."""
+"""glass-play: play a learned world with the keyboard, or watch a trained agent play it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from glass_gym.play.remote import WebWindow
     from glass_gym.policy import Policy
 
-KEYS = """arrows  walk (two arrows: diagonal)
+KEYS = """arrows  walk (two arrows: diagonally)
 {}
 space   pause           n  one step       r    reset
 click   set the target  a  human / agent  + -  speed
@@ -32,92 +33,122 @@ v       record video    s  save picture   q    quit
 h ?     this help"""
 HINT = "arrows walk   {} act   click target   h all keys   q quit"
 SPEEDS = (1, 2, 4, 8, 15, 30, 60)
-WAYS = {name: COMPASS[name] for name in ARROWS}
+"""Steps a second that the keys + and - choose from."""
+ARROW_KEYS = {name: COMPASS[name] for name in ARROWS}
 SHIFT_KEYS = ("left shift", "right shift")
 MESSAGE_SECONDS = 2.5
+"""How long a message is shown."""
 FILM = 8
-"""Steps of a local action's film."""
+"""Steps in the film of a local action."""
+DIGITS = 10
+"""Local actions with a digit key; as many more have one together with the shift key."""
+
+
+def plain_key(key: str) -> str:
+    """A key's name in pygame without the brackets of the number pad: "[3]" is "3"."""
+    return key[1:-1] if len(key) == 3 and key[0] + key[2] == "[]" else key
+
+
+def digit_of(key: str) -> int | None:
+    """The number on a digit key, by its name in pygame; None for other keys."""
+    key = plain_key(key)
+    return int(key) if len(key) == 1 and key in "0123456789" else None
 
 
 def digit_keys(codes: int) -> str:
-    """The digits of a world of so many local actions."""
-    return "1..9 0" if codes > 9 else f"1..{codes}" if codes > 1 else "1"
+    """The digit keys of a world with so many local actions: key k plays local action k."""
+    return f"0..{min(codes, DIGITS) - 1}" if codes > 1 else "0"
 
 
 def digits(codes: int) -> str:
-    """Those, and what they do."""
-    return f"{digit_keys(codes):<8}local action" + "s" * (codes > 1) + ", with shift: from 11" * (codes > 10)
+    """The line about digit keys in the help."""
+    more = f", with shift: {DIGITS}..{min(codes, 2 * DIGITS) - 1}" if codes > DIGITS else ""
+    return f"{digit_keys(codes):<8}the local action with that number{more}"
 
 
 @dataclass
 class Controls:
-    """Keys -> (shift, code). A key tapped between two steps counts in the next step, even if it was let go before.
+    """The keys that make an action (shift, code).
+
+    A key that is pressed and released between two steps still counts in the next step.
 
     Attributes:
-        held: keys that are down.
-        tapped: keys pressed since the last step.
-        digit: the digit pressed last.
-        ten: the shift key is down: digits count from 10.
+        held: keys that are down: names of arrows, and numbers of local actions.
+        tapped: those that were pressed since the last step.
+        code: the local action pressed last; -1: none yet.
+        ten: the keyboard's shift key is down: digits count from 10.
     """
 
     held: set[str] = field(default_factory=set)
     tapped: set[str] = field(default_factory=set)
-    digit: str = ""
+    code: int = -1
     ten: bool = False
 
     def press(self, key: str) -> bool:
-        """A key went down. Returns whether it is one of ours."""
-        key = key.strip("[]")  # pygame names the number pad's keys "[1]"
+        """A key, by its name in pygame, went down. Returns whether it belongs to an action."""
+        key = plain_key(key)
         if key in SHIFT_KEYS:
             self.ten = True
             return True
-        if key.isdigit():
-            key = str((int(key) or 10) + 10 * self.ten)
-            self.digit = key
-        elif key not in WAYS:
+        digit = digit_of(key)
+        if digit is not None:
+            self.code = digit + DIGITS * self.ten
+            key = str(self.code)
+        elif key not in ARROW_KEYS:
             return False
         self.held.add(key)
         self.tapped.add(key)
         return True
 
     def release(self, key: str) -> None:
-        """A key went up; an empty name lets all go."""
-        key = key.strip("[]")
-        self.ten = self.ten and key not in SHIFT_KEYS and bool(key)
-        self.held = {held for held in self.held if key and held != key and not _same_digit(held, key)}
+        """A key went up; an empty name releases all keys."""
+        if not key:
+            self.held = set()
+            self.ten = False
+            return
+        key = plain_key(key)
+        self.ten = self.ten and key not in SHIFT_KEYS
+        digit = digit_of(key)  # the shift key may have changed since it went down
+        gone = {key} if digit is None else {str(digit), str(digit + DIGITS)}
+        self.held = self.held - gone
 
     def action(self, table: ActionTable, choose: Callable[[int], int] | None = None) -> np.ndarray:
-        """(shift, code) of what is held or was tapped; consumes the taps.
+        """The action of the keys that are held or were tapped; forgets the taps.
 
         Args:
             table: of the world's actions.
-            choose: gives the code of a shift where no digit says one; default: the one that usually goes with it.
+            choose: gives the local action for a shift if no digit is pressed; default: the shift's usual one.
 
         Returns:
-            (2,) int64.
+            (shift, code), (2,) int64.
         """
         keys = self.held | self.tapped
         self.tapped = set()
-        dx, dy = (sum(WAYS[key][axis] for key in keys & set(WAYS)) for axis in (0, 1))
+        dx, dy = (sum(ARROW_KEYS[key][axis] for key in keys & set(ARROW_KEYS)) for axis in (0, 1))
         shift = table.shift_for(dx, dy)
-        code = int(self.digit) - 1 if self.digit in keys and self.digit else -1
+        code = self.code if str(self.code) in keys else -1
         if not 0 <= code < len(table.code_names):
             code = choose(shift) if choose else table.usual_codes[shift]
         return np.array([shift, code])
 
 
 class Recorder:
-    """Writes frames to .mp4 or .gif through imageio.
+    """Writes frames to a .mp4 or .gif file.
 
     Args:
-        path: the ending decides the format.
+        path: of the file; the suffix decides the format.
         fps: frames a second.
-        scale: whole px a frame px.
+        scale: an integer; frames are enlarged so many times.
+
+    Raises:
+        ImportError: a .mp4 without the package imageio-ffmpeg.
     """
 
     def __init__(self, path: Path, fps: float, scale: int = 2):
         import imageio.v2 as iio
 
+        if path.suffix == ".mp4" and not find_spec("imageio_ffmpeg"):
+            raise ImportError(f"{path}: a .mp4 needs imageio-ffmpeg: pip install 'glass-gym[play]', or record a .gif")
         self.path = path
         self.scale = scale
         self.count = 0
@@ -128,7 +159,7 @@ class Recorder:
             self._writer = iio.get_writer(path, fps=fps, macro_block_size=2)
 
     def add(self, frame: np.ndarray) -> None:
-        """One frame (H, W, 3) uint8."""
+        """Append a frame, (H, W, 3) uint8."""
         self._writer.append_data(frame.repeat(self.scale, 0).repeat(self.scale, 1))
         self.count += 1
 
@@ -138,15 +169,16 @@ class Recorder:
 
 
 class Player:
-    """The loop: events in, steps, frames out. One tick is one screen refresh.
+    """The game loop: read events, step the environment, show the frame.
 
     Args:
-        env: made by gym.make with render_mode="rgb_array"; any glass_gym id.
-        window: where it is shown; None: set it before :meth:`run`.
-        agent: a :class:`glass_gym.policy.Policy`, or None.
+        env: a glass_gym environment, made by gym.make with render_mode="rgb_array".
+        window: shows the frames and reports events: :class:`glass_gym.env.render.Window`, or
+            :class:`glass_gym.play.remote.WebWindow`. None: set the attribute before :meth:`run`.
+        agent: a trained policy that can play; None: there is none.
         fps: steps a second.
-        start_frame: start every episode from this picture.
-        folder: where recordings and pictures go.
+        start_frame: (h, w, 3) uint8, a picture that every episode starts from; None: a random start frame.
+        folder: where recordings and pictures are saved.
     """
 
     def __init__(
@@ -183,7 +215,7 @@ class Player:
         self._over = False
 
     def reset(self, seed: int | None = None, picture: np.ndarray | None = None) -> None:
-        """Start an episode; from a picture, if there is one."""
+        """Start an episode; from a picture (h, w, 3) uint8, if one is given."""
         options = dict(self.options) if picture is None else {"start_frame": picture}
         _, self.info = self.env.reset(seed=seed, options=options)
         self.steps = 0
@@ -195,7 +227,7 @@ class Player:
         self.frame = self.env.render()
 
     def run(self, max_steps: int | None = None, max_episodes: int | None = None) -> None:
-        """Until the user quits, or after so many steps or episodes."""
+        """Play until the user quits, or for so many steps or episodes."""
         steps = max_steps or sys.maxsize
         episodes = max_episodes or sys.maxsize
         while self.running and self.total < steps and self.episodes < episodes:
@@ -204,7 +236,7 @@ class Player:
             self.record()
 
     def tick(self) -> None:
-        """Handle events, step unless paused, show the newest frame, wait for the next."""
+        """Handle events, step unless paused, show the frame, and wait until the next one is due."""
         for event in self.window.poll():
             self.handle(event)
         if self.running and (not self.paused or self._once):
@@ -214,7 +246,7 @@ class Player:
         self.fps_now = self.window.wait(self.fps)
 
     def step(self) -> None:
-        """One step of the world by whoever plays; an episode that is over starts anew instead."""
+        """One step, with the action of the person or the agent. After the end of an episode, reset instead."""
         self.total += 1
         if self._over:
             self.reset()
@@ -234,17 +266,17 @@ class Player:
             self._try("recording stopped", lambda: recorder.add(self.frame))
 
     def _finish(self, success: bool) -> None:
-        """Count an episode that is over."""
+        """Count an episode that has ended."""
         if not success:
             self.say(f"time is up after {self.steps} steps")
             return
         self.reached += 1
         record = self.best is not None and self.steps < self.best
         self.best = min(self.steps, self.best or self.steps)
-        self.say(f"arrived after {self.steps} steps{', your best' if record else ''}")
+        self.say(f"target reached after {self.steps} steps{', your best' if record else ''}")
 
     def handle(self, event: Event) -> None:
-        """One event."""
+        """Handle one event."""
         if event.kind == "quit":
             self.running = False
         elif event.kind == "release":
@@ -257,13 +289,13 @@ class Player:
             self.start_from(event.file)
         elif event.kind == "press" and not self.controls.press(event.key):
             self.command(event.key)
-        elif event.kind == "press" and event.key.strip("[]").isdigit():
-            codes = len(self.table.code_names)
-            if int(self.controls.digit) > codes:
-                self.say(f"{self.controls.digit}: no such local action, this world has {codes} (1..{codes})")
+        elif event.kind == "press" and digit_of(event.key) is not None:
+            last = len(self.table.code_names) - 1
+            if self.controls.code > last:
+                self.say(f"no local action {self.controls.code}: this world has 0 to {last}")
 
     def command(self, key: str) -> None:
-        """Keys that are not actions."""
+        """Handle a key that is not part of an action."""
         if key in ("q", "escape"):
             self.running = False
         elif key == "space":
@@ -292,7 +324,7 @@ class Player:
             self.fps = max((s for s in SPEEDS if s < self.fps), default=SPEEDS[0])
 
     def aim(self, place: tuple[float, float]) -> None:
-        """Move the target to a place in the shown frame."""
+        """Move the target to (x, y) px of the shown frame, which is as wide as the pixel aspect makes it."""
         x = place[0] / self.core.world.pixel_aspect
         y = place[1]
         if self.core.task is None:
@@ -303,12 +335,12 @@ class Player:
             self.frame = self.env.render()
 
     def start_from(self, file: bytes) -> None:
-        """Start an episode from a picture, an image file's bytes."""
+        """Start an episode from a picture, given as the bytes of an image file."""
         from glass_gym.worlds.pictures import read_picture
 
         try:
             self.reset(picture=read_picture(io.BytesIO(file)))
-        except ValueError as error:  # none that can be read, or no agent in it
+        except ValueError as error:  # not an image, or no agent in it
             self.say(str(error))
 
     def record(self, path: Path | None = None) -> None:
@@ -331,12 +363,12 @@ class Player:
             self.say(f"recording to {path}")
 
     def say(self, text: str) -> None:
-        """A line that the window shows for a while."""
+        """Show a message for MESSAGE_SECONDS."""
         self._message = text
         self._until = time.monotonic() + MESSAGE_SECONDS
 
     def lines(self) -> list[str]:
-        """The text below the frame."""
+        """The three lines of text below the frame."""
         who = "agent" if self.agent_plays else "you"
         what = self.table.describe(self.last) if self.last is not None else "-"
         state = "PAUSED" if self.paused else ("REC" if self.recorder else "")
@@ -346,21 +378,25 @@ class Player:
         best = f", best {self.best} steps" if self.best is not None else ""
         score = f"{distance}reached {self.reached}{best}   " if self.core.task is not None else ""
         hint = HINT.format(digit_keys(len(self.table.code_names)))
-        told = f"{self._message}   h all keys" if time.monotonic() < self._until else hint
+        message = f"{self._message}   h all keys" if time.monotonic() < self._until else hint
         counts = f"{step}   {score}{self.fps_now:4.1f}/{self.fps:g} fps"
-        return [f"{who}: {what}   {state}", counts, told]
+        return [f"{who}: {what}   {state}", counts, message]
 
     def page(self) -> list[str]:
-        """All keys, and what the digits do in this world."""
-        names = [f"{n}  {name}" for n, name in enumerate(self.table.code_names[:20], 1)]
+        """The help: all keys, and the local actions of this world by the number of their key."""
+        all_names = self.table.code_names
+        names = [f"{k}  {name}" for k, name in enumerate(all_names[: 2 * DIGITS])]
         width = max(map(len, names))
         rows = ["   ".join(name.ljust(width) for name in names[at : at + 3]) for at in range(0, len(names), 3)]
+        if len(all_names) > 2 * DIGITS:
+            rows.append(f"{2 * DIGITS}..{len(all_names) - 1} have no key")
+        chosen = "drawn from the world's prior" if self.core.simulator.has_prior else "the usual one of the direction"
         return [
-            *KEYS.format(digits(len(self.table.code_names))).splitlines(),
+            *KEYS.format(digits(len(all_names))).splitlines(),
             "",
             "local actions of this world:",
             *rows,
-            "no digit: what usually goes with the step",
+            f"without a digit, the local action is {chosen}",
         ]
 
     def _save(self, path: Path) -> None:
@@ -378,7 +414,7 @@ class Player:
         return path
 
     def _try(self, what: str, do) -> bool:
-        """Files fail (full disk, no encoder): say so and play on."""
+        """Run something that writes a file; if it fails (full disk, no encoder), show a message and go on playing."""
         try:
             do()
             return True
@@ -390,7 +426,11 @@ class Player:
 
 
 def films_of(core: GlassCore) -> list[np.ndarray]:
-    """What each local action does where row 0 is: (FILM, s, s, 3) uint8 each, about the agent. Nothing is changed."""
+    """A film of each local action, from the state of row 0. The core's state stays as it is.
+
+    Returns:
+        for each local action, (FILM, s, s, 3) uint8, centred on the agent.
+    """
     count = len(core.table.code_names)
     state = core.state.world.rows(torch.zeros(count, dtype=torch.long, device=core.device))
     side = min(core.height, core.width, 4 * core.world.config.agent_radius)
@@ -406,71 +446,90 @@ def films_of(core: GlassCore) -> list[np.ndarray]:
     return list(to_numpy(torch.stack(frames, 1)))
 
 
-def _same_digit(held: str, key: str) -> bool:
-    """Whether a held local action came from this digit, with the shift key or without."""
-    return held.isdigit() and key.isdigit() and int(held) % 10 == int(key)
-
-
 def _video_suffix() -> str:
-    """.mp4 where imageio has ffmpeg, else .gif."""
-    from importlib.util import find_spec
-
+    """.mp4 if imageio has ffmpeg, else .gif."""
     return ".mp4" if find_spec("imageio_ffmpeg") else ".gif"
+
+
+EPILOG = f"""keys:
+{KEYS.format(digits(2 * DIGITS))}
+
+examples:
+  glass-play                                              the Tennis world
+  glass-play GlassSprites-v0 --scale 5                    another world, frames five times as large
+  glass-play --checkpoint runs/mine/world.safetensors     a world of your own
+  glass-play --image photo.png --free                     start from a picture, without a target
+  glass-play --agent agents/trained/GlassTennis-v0/ppo.safetensors --record agent.mp4
+  glass-play --web --port 8000                            in a browser"""
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns the exit status."""
     parser = argparse.ArgumentParser(
         "glass-play",
-        description="Walk through a learned world.",
+        description="Play a learned world with the keyboard: walk to the target, act, start from any picture.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"keys:\n{KEYS.format(digits(20))}\n\nexamples:\n  glass-play\n  glass-play GlassSprites-v1 --scale 5\n"
-        "  glass-play --checkpoint runs/mine/world.safetensors --free\n  glass-play --image photo.png\n"
-        "  glass-play --agent agents/trained/GlassTennis-v1/ppo.safetensors --record best.mp4",
+        epilog=EPILOG,
     )
-    parser.add_argument("id", nargs="?", help="environment id (default: GlassTennis-v1, or Glass-v0 with --checkpoint)")
-    parser.add_argument("--checkpoint", help="a world of your own (.safetensors), for the id Glass-v0")
-    parser.add_argument("--image", type=Path, help="start from this picture; cropped and resized to the world's frame")
-    parser.add_argument("--free", action="store_true", help="no target: roam freely")
+    parser.add_argument(
+        "id",
+        nargs="?",
+        help="GlassTennis-v0, GlassSprites-v0, GlassArm-v0, or an id of your own "
+        "(default: GlassTennis-v0, or Glass-v0 with --checkpoint)",
+    )
+    parser.add_argument("--checkpoint", metavar="FILE", help="a world of your own, .safetensors, for the id Glass-v0")
+    parser.add_argument(
+        "--image",
+        type=Path,
+        metavar="FILE",
+        help="start from this picture; it is cropped and resized to the world's frame",
+    )
+    parser.add_argument("--free", action="store_true", help="no target: just walk around")
     parser.add_argument(
         "--agent",
         type=Path,
-        help="a policy: .safetensors (only data), or Stable-Baselines3's .zip (it is unpickled, "
-        "which can run code: trust its source)",
+        metavar="FILE",
+        help="watch this policy play: .safetensors, or a .zip of Stable-Baselines3 "
+        "(a zip is unpickled, which can run code: load only zips that you trust)",
     )
-    parser.add_argument("--algo", default="ppo", help="of a .zip: ppo, a2c, dqn, recurrent_ppo, qrdqn (default: ppo)")
-    parser.add_argument("--record", type=Path, metavar="FILE", help="record from the start, .mp4 or .gif")
-    parser.add_argument("--folder", type=Path, default=Path("."), help="for recordings and pictures (default: here)")
+    parser.add_argument("--algo", default="ppo", help="algorithm of a .zip: ppo or dqn (default: ppo)")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="record from the start, to a .mp4 or .gif file")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path("."),
+        help="where the keys v and s save recordings and pictures (default: the current folder)",
+    )
     parser.add_argument("--fps", type=float, default=15, help="steps a second (default: 15)")
-    parser.add_argument("--scale", type=int, help="screen px a frame px (default: fits the screen)")
-    parser.add_argument("--seed", type=int, help="of the first episode")
+    parser.add_argument(
+        "--scale", type=int, help="enlarge frames so many times (default: as large as the screen allows)"
+    )
+    parser.add_argument("--seed", type=int, help="seed of the first episode")
     parser.add_argument("--steps", type=int, help="quit after so many steps")
     parser.add_argument(
-        "--max-episode-steps",
-        type=int,
-        help="time limit of an episode (default: none; the id's with --agent)",
+        "--max-episode-steps", type=int, help="time limit of an episode (default: none; with --agent, that of the id)"
     )
     parser.add_argument(
         "--web",
         action="store_true",
-        help="in a browser instead of a window, for a machine without a screen; prints the address "
-        "(pip install 'glass-gym[web]')",
+        help="play in a browser instead of a window, for machines without a screen; prints the address "
+        "(needs pip install 'glass-gym[web]')",
     )
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="--web: where to listen; 0.0.0.0 lets other machines in (default: 127.0.0.1)",
+        help="with --web: the interface to listen on; 0.0.0.0 lets other machines connect (default: 127.0.0.1)",
     )
-    parser.add_argument("--port", type=int, default=0, help="--web: default: any that is free")
+    parser.add_argument("--port", type=int, default=0, help="with --web: the port (default: a free one)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i (default: auto)")
     arguments = parser.parse_args(argv)
     if not 0 <= arguments.port < 1 << 16:
-        parser.error(f"--port must lie in 0..65535, got {arguments.port}")
+        parser.error(f"--port must be between 0 and 65535, got {arguments.port}")
     if not arguments.fps > 0:
         parser.error(f"--fps must be positive, got {arguments.fps}")
     try:
         play(arguments)
-    except (DisplayError, ValueError, OSError) as error:
+    except (DisplayError, ImportError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -479,10 +538,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def web_window(player: Player, title: str, host: str = "127.0.0.1", port: int = 0) -> WebWindow:
-    """The page of a player that has been reset; arguments as :class:`glass_gym.play.remote.WebWindow` takes them.
+    """Serve a page for a player that has been reset.
+
+    Args:
+        player: what the page shows.
+        title: of the page.
+        host: the interface to listen on.
+        port: 0: a free one.
 
     Returns:
-        it, served.
+        the window, already served.
 
     Raises:
         DisplayError: a package is missing, or the port is taken.
@@ -494,12 +559,12 @@ def web_window(player: Player, title: str, host: str = "127.0.0.1", port: int = 
 
 
 def _window(player: Player, title: str, arguments: argparse.Namespace) -> Any:
-    """On the screen, or in a browser."""
+    """The window of a player: on the screen, or with --web in a browser."""
     size = player.frame.shape[:2]
     if not arguments.web:
         return Window(size, title, arguments.scale, lines=3)
     window = web_window(player, title, arguments.host, arguments.port)
-    print(f"open {window.url}\n(whoever has this address may play or watch; Ctrl-C ends)", flush=True)
+    print(f"open {window.url}\n(anybody with this address can play or watch; Ctrl-C ends)", flush=True)
     return window
 
 
@@ -516,10 +581,10 @@ def play(arguments: argparse.Namespace) -> None:
         kwargs["checkpoint"] = arguments.checkpoint
     if arguments.free:
         kwargs["task"] = None
-    limit = arguments.max_episode_steps or (None if arguments.agent else -1)  # -1: gym.make leaves the limit out
+    limit = arguments.max_episode_steps or (None if arguments.agent else -1)  # -1: no time limit
     if limit:
         kwargs["max_episode_steps"] = limit
-    name = arguments.id or ("Glass-v0" if arguments.checkpoint else "GlassTennis-v1")
+    name = arguments.id or ("Glass-v0" if arguments.checkpoint else "GlassTennis-v0")
     try:
         env = gym.make(name, **kwargs)
     except (gym.error.Error, TypeError) as error:
@@ -528,7 +593,7 @@ def play(arguments: argparse.Namespace) -> None:
     try:
         core_of(env)
     except TypeError:
-        raise ValueError(f"{name} is not a glass_gym world; for others there is gymnasium.utils.play") from None
+        raise ValueError(f"{name} is not a glass_gym world; use gymnasium.utils.play for other environments") from None
     window = None
     try:
         agent = load_policy(arguments.agent, arguments.algo, core_of(env)) if arguments.agent else None

@@ -1,7 +1,7 @@
-"""A window in a browser: the player's frames go out over a WebSocket, keys and clicks come in; one plays, others watch.
+"""A window in a browser, for machines without a screen and for notebooks.
 
-For machines without a screen, and for notebooks (:mod:`glass_gym.play.notebook`). Needs ``pip install "glass-gym[web]"``
-(starlette, uvicorn).
+Frames go to the browsers over a WebSocket; keys and clicks come back. The first browser plays, the others watch. Needs
+``pip install "glass-gym[web]"`` (starlette, uvicorn, websockets).
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from PIL import Image
 from glass_gym.env.render import DisplayError, Event
 
 MOST_VIEWERS = 32
-"""Browsers at once, the one that plays included; more are turned away."""
+"""Browsers at once, including the one that plays; further ones are refused."""
 LONGEST_MESSAGE = 1024
-"""Bytes of a message from a browser."""
-WAITING = 256
+"""Bytes of a message from a browser, at most."""
+MOST_EVENTS = 256
 """Events that wait for the player's next step; older ones are dropped."""
-MALFORMED = 8
-"""After so many messages that are no events a browser is disconnected."""
+MOST_MALFORMED = 8
+"""A browser that sends so many malformed messages is disconnected."""
 LARGEST_PICTURE = 16 << 20
-"""Bytes of a picture to start from."""
+"""Bytes of an uploaded picture, at most."""
 FILES = {"/": "index.html", "/remote.js": "remote.js", "/controls.js": "controls.js", "/style.css": "style.css"}
 PAGE = (b"player.js", b"remote.js")
-"""The page of :mod:`glass_gym.export.onnx`, but it is driven from here."""
+"""It is the page of :mod:`glass_gym.export.page` with another script: remote.js shows frames that are sent to it."""
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
-NOT_FROM_AFAR = {"q", "escape", "v", "s"}
-"""Keys that end the program or write files where it runs."""
+LOCAL_KEYS = {"q", "escape", "v", "s"}
+"""Keys that are ignored from browsers: they end the program, or write files on its machine."""
 POLICY, TRY_LATER = 1008, 1013
-"""Why a WebSocket is closed (RFC 6455)."""
-SAFE = {
+"""Status codes of a closed WebSocket (RFC 6455)."""
+HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -55,20 +55,20 @@ SAFE = {
 
 
 class WebWindow:
-    """As :class:`glass_gym.env.render.Window`, in browsers.
+    """A :class:`glass_gym.env.render.Window` that browsers show.
 
-    The first browser that comes plays, the others watch; when it leaves, the next one plays. The address holds a token:
-    whoever has it may come in.
+    The first browser plays and the others watch; when it leaves, the next one plays. The address contains an access
+    token: only browsers that have it can connect.
 
     Args:
         size: (height, width) px of the frames.
         title: of the page.
-        codes: names of the local actions, for buttons.
-        films: of each code, (T, s, s, 3) uint8, on its button (:func:`glass_gym.play.films_of`).
-        agent: whether there is one that could play.
-        fps: steps a second, at first.
-        host: the interface that is listened on; anything but 127.0.0.1 lets other machines in.
-        port: 0: any that is free.
+        codes: names of the local actions; each gets a button.
+        films: of the local actions, (T, s, s, 3) uint8 each, for the buttons (:func:`glass_gym.play.play.films_of`).
+        agent: whether the player has a trained agent, which the page can then switch to.
+        fps: steps a second at the start; the page can change them.
+        host: the interface to listen on; any but 127.0.0.1 lets other machines connect.
+        port: 0: a free one.
 
     Raises:
         DisplayError: a package is missing, or the port is taken.
@@ -89,24 +89,26 @@ class WebWindow:
         self.about = {"height": size[0], "width": size[1], "title": title, "codes": list(codes), "films": strips}
         self.about |= {"agent": agent, "fps": fps}
         self.token = secrets.token_urlsafe(24)
-        self._events: deque[Event] = deque(maxlen=WAITING)
+        self._events: deque[Event] = deque(maxlen=MOST_EVENTS)
         self._seen = 0
         self._frame: bytes | None = None
         self._number = 0
         self._viewers: list[Any] = []
-        self._pass = ""  # what the browser that plays shows with a picture
+        self._pass = ""  # proves, with an uploaded picture, that it comes from the browser that plays
         self._uploading = False
-        self._news: Any = None  # told when there is a new frame
+        self._news: Any = None  # a condition, notified of each new frame
         self._late = time.monotonic()
         self._fps = 0.0
         try:
+            import starlette  # noqa: F401
             import uvicorn
-        except ImportError:
-            raise DisplayError("a window in a browser needs pip install 'glass-gym[web]'") from None
+            import websockets  # noqa: F401
+        except ImportError as error:
+            raise DisplayError(f"playing in a browser needs {error.name}: pip install 'glass-gym[web]'") from None
         try:
             self._socket = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         except OSError as error:
-            raise DisplayError(f"nothing can be served on {host}:{port} ({error}); choose another --port") from None
+            raise DisplayError(f"cannot listen on {host}:{port} ({error}); choose another --port") from None
         self.port = self._socket.getsockname()[1]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}/?token={self.token}"
         config = uvicorn.Config(
@@ -136,7 +138,7 @@ class WebWindow:
     # --- the player's side -------------------------------------------------------------------------------------
 
     def poll(self) -> list[Event]:
-        """Everything that happened since the last call, in order."""
+        """The events since the last call, in order."""
         out = []
         with contextlib.suppress(IndexError):
             while True:
@@ -146,7 +148,7 @@ class WebWindow:
     def show(self, frame: np.ndarray, lines: Sequence[str] = (), page: Sequence[str] = ()) -> None:
         """Send a frame (h, w, 3) uint8, the lines below it and the page over it to all browsers.
 
-        A browser that is slow is sent the newest only.
+        A slow browser skips frames and gets the newest.
         """
         told = json.dumps({"lines": list(lines), "page": list(page), "seen": self._seen}).encode()
         message = len(told).to_bytes(4, "big") + told + _png(frame)
@@ -161,7 +163,11 @@ class WebWindow:
             asyncio.run_coroutine_threadsafe(publish(), self._loop)
 
     def wait(self, fps: float) -> float:
-        """Sleep until the next frame is due; returns the frames a second of late."""
+        """Sleep until the next frame is due.
+
+        Returns:
+            frames a second, a running mean.
+        """
         due = self._late + 1 / fps
         time.sleep(max(0.0, due - time.monotonic()))
         now = time.monotonic()
@@ -188,28 +194,30 @@ class WebWindow:
         async def file(request: Any) -> Any:
             name = FILES[request.url.path]
             if request.url.path == "/" and not self._knows(request.query_params.get("token")):
-                return PlainTextResponse("wrong token: open the address that glass-play printed\n", 403, headers=SAFE)
+                return PlainTextResponse(
+                    "wrong token: open the address that glass-play printed\n", 403, headers=HEADERS
+                )
             kind = TYPES[Path(name).suffix]
             text = (folder / name).read_bytes()
             if request.url.path == "/":
                 text = text.replace(*PAGE)
-            return Response(text, media_type=kind, headers=SAFE)
+            return Response(text, media_type=kind, headers=HEADERS)
 
         async def picture(request: Any) -> Any:
             if not self._may_play(request):
-                return PlainTextResponse("only who plays may start from a picture\n", 403, headers=SAFE)
+                return PlainTextResponse("only the browser that plays can start from a picture\n", 403, headers=HEADERS)
             if self._uploading or any(event.kind == "picture" for event in list(self._events)):
-                return PlainTextResponse("one picture at a time\n", 503, headers=SAFE)
+                return PlainTextResponse("one picture at a time\n", 503, headers=HEADERS)
             self._uploading = True
             try:
                 data = await _body(request)
             finally:
                 self._uploading = False
             if data is None:
-                text = f"a picture may have {LARGEST_PICTURE >> 20} MB\n"
-                return PlainTextResponse(text, 413, headers=SAFE | {"Connection": "close"})
+                text = f"the picture is larger than {LARGEST_PICTURE >> 20} MB\n"
+                return PlainTextResponse(text, 413, headers=HEADERS | {"Connection": "close"})
             self._events.append(Event("picture", file=data))
-            return Response(status_code=204, headers=SAFE)
+            return Response(status_code=204, headers=HEADERS)
 
         routes = [*(Route(path, file) for path in FILES), Route("/picture", picture, methods=["POST"])]
         return Starlette(routes=[*routes, WebSocketRoute("/socket", self._browser)])
@@ -226,7 +234,7 @@ class WebWindow:
         return token is not None and hmac.compare_digest(token.encode(), self.token.encode())
 
     async def _browser(self, socket: Any) -> None:
-        """One browser, from its first message to its last."""
+        """Serve one browser until it disconnects."""
         if _foreign(socket.headers) or not self._knows(socket.query_params.get("token")):
             await socket.close(POLICY)  # before it is accepted: HTTP 403
             return
@@ -243,16 +251,16 @@ class WebWindow:
                 await self._receive(socket)
             finally:
                 sending.cancel()
-        except Exception:  # a browser that goes away, however: the others play on
+        except Exception:  # however a browser disconnects, the others must not notice
             pass
         finally:
             if self._viewers and self._viewers[0] is socket:
-                self._events.append(Event("release"))  # whatever it held
+                self._events.append(Event("release"))  # all keys that it held
                 self._pass = ""
             self._viewers.remove(socket)
 
     async def _send(self, socket: Any) -> None:
-        """Every newest frame, and whether this browser plays."""
+        """Send the newest frames, and whether this browser plays."""
         sent, plays = 0, None
         while True:
             async with self._news:
@@ -269,18 +277,18 @@ class WebWindow:
             await socket.send_bytes(frame)
 
     async def _receive(self, socket: Any) -> None:
-        """Events of the browser that plays; what others say is not heard."""
-        odd = 0
-        while odd < MALFORMED:
+        """Take events from the browser that plays; those of others are ignored."""
+        malformed = 0
+        while malformed < MOST_MALFORMED:
             message = await socket.receive()
             if message["type"] != "websocket.receive":
                 return
             event = parse_event(message.get("text"))
             if event is None:
-                odd += 1
+                malformed += 1
                 continue
             number, event = event
-            if self._viewers[0] is socket and event.key not in NOT_FROM_AFAR:
+            if self._viewers[0] is socket and event.key not in LOCAL_KEYS:
                 self._events.append(event)
                 self._seen = number
         await socket.close(POLICY, "malformed messages")
@@ -293,7 +301,7 @@ def _png(picture: np.ndarray) -> bytes:
 
 
 async def _body(request: Any) -> bytes | None:
-    """What a request carries; None: more than a picture has."""
+    """The body of a request; None if it is larger than LARGEST_PICTURE."""
     data = b""
     async for part in request.stream():
         data += part
@@ -303,18 +311,18 @@ async def _body(request: Any) -> bytes | None:
 
 
 def _foreign(headers: Any) -> bool:
-    """Whether a request comes from another page."""
+    """Whether a request comes from a page of another origin."""
     origin = headers.get("origin")
     return origin is not None and urlsplit(origin).netloc != headers.get("host")
 
 
 def parse_event(text: str | None) -> tuple[int, Event] | None:
-    """Read a browser's message: ``{"number": 3, "kind": "press", "key": "left"}``.
+    """Parse a browser's message, such as ``{"number": 3, "kind": "press", "key": "left"}``.
 
-    A click has a `place`, [x, y] px, and a speed [steps a second, 0].
+    A click has a `place`, [x, y] px; the `place` of a speed is [steps a second, 0].
 
     Returns:
-        its number and the event; None where it is none.
+        the message's number and the event; None for a malformed message.
     """
     try:
         data = json.loads(text or "")

@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     """The command; returns the exit status."""
     parser = argparse.ArgumentParser(
         "glass-demo",
-        description="Play a world by itself: a scripted walk, then each local action, then random actions. "
+        description="Play a world by itself: a scripted walk, then each local action, then random actions.\n"
         "Writes world.gif, the film, and contact_sheet.png, 48 of its frames.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="examples:\n  glass-demo\n  glass-demo --checkpoint sprites --out sprites_demo\n"

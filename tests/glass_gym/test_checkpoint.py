@@ -63,9 +63,11 @@ def rewritten(path, **changes):
     return path
 
 
-def test_a_newer_format_asks_for_an_upgrade(tiny_world, tmp_path):
-    path = rewritten(save_world(tmp_path / "w.safetensors", tiny_world), format_version=99)
-    with pytest.raises(CheckpointError, match="format 99 is newer than 2; upgrade"):
+@pytest.mark.parametrize("version", [2, 99])
+def test_another_format_asks_for_an_upgrade(pose_world, tmp_path, version):
+    path = rewritten(save_world(tmp_path / "w.safetensors", pose_world), format_version=version)
+    message = rf"w\.safetensors: format {version}, this glass_gym reads 1; upgrade glass_gym"
+    with pytest.raises(CheckpointError, match=message):
         load_world(path)
 
 
@@ -96,24 +98,28 @@ BAD_HEADERS = [
     ({"usual_codes": [0] * 8 + ["a"]}, "usual_codes.8 is 'a': .*integer"),
     ({"statistics": []}, "statistics is .*object"),
     ({"statistics": {"x": [float("nan")]}}, "statistics holds nan"),
+    ({"statistics": {"start_positions": [[1.0, None]]}}, "start_positions are not"),
+    ({"statistics": {"start_positions": [["a", 2.0]]}}, "start_positions are not"),
+    ({"statistics": {"start_positions": [1.0, 2.0]}}, "start_positions are not"),
+    ({"statistics": {"start_positions": [[1.0, 1e9]]}}, "start_positions are not"),
     ({"provenance": None}, "provenance is None"),
     ({"format_version": "2"}, "format_version is '2'"),
-    ({"sha256": "0" * 64}, "its checksum is another"),
+    ({"sha256": "0" * 64}, "its checksum does not match"),
     ({"config": []}, "config is .*object"),
     ({"config": {"hidden": [1]}}, "config.hidden"),
 ]
 
 
 @pytest.mark.parametrize("changes,message", BAD_HEADERS, ids=lambda v: str(v)[:40])
-def test_every_field_of_a_header_is_checked(lean_world, tmp_path, changes, message):
-    path = rewritten(save_world(tmp_path / "w.safetensors", lean_world), **changes)
+def test_every_field_of_a_header_is_checked(pose_world, tmp_path, changes, message):
+    path = rewritten(save_world(tmp_path / "w.safetensors", pose_world), **changes)
     with pytest.raises(CheckpointError, match=rf"w\.safetensors: .*{message}"):
         load_world(path)
 
 
 @pytest.mark.parametrize("name", ["step", "pixel_aspect", "provenance", "statistics", "config", "code_names"])
-def test_a_missing_field_is_named(lean_world, tmp_path, name):
-    path = save_world(tmp_path / "w.safetensors", lean_world)
+def test_a_missing_field_is_named(pose_world, tmp_path, name):
+    path = save_world(tmp_path / "w.safetensors", pose_world)
     tensors, header = parts_of(path)
     save_file(tensors, path, metadata={"glass": json.dumps({k: v for k, v in header.items() if k != name})})
     with pytest.raises(CheckpointError, match=rf"w\.safetensors: {name}.* Field required"):
@@ -124,13 +130,13 @@ def test_a_missing_field_is_named(lean_world, tmp_path, name):
     "changes",
     [
         {"hidden": 0}, {"hidden": 1 << 40}, {"hidden": True}, {"hidden": 64.5}, {"agent_radius": -3}, {"window": 0},
-        {"bilinear_channels": 4096}, {"codes": 10**9}, {"poses": 10**7}, {"foreground_range": 0}, {"hole": 1e9},
+        {"bilinear_channels": 4096}, {"codes": 10**9}, {"poses": 10**7}, {"foreground_range": 0}, {"hole_margin": 1e9},
         {"quantiser": "os.system"}, {"architecture": "tiny"}, {"mask_channels": 48}, {"later": 1}, {"height": 10**6},
     ],
     ids=str,
 )  # fmt: skip
-def test_a_config_is_checked_before_memory_is_taken(lean_world, tmp_path, changes):
-    path = save_world(tmp_path / "w.safetensors", lean_world)
+def test_a_config_is_checked_before_memory_is_taken(pose_world, tmp_path, changes):
+    path = save_world(tmp_path / "w.safetensors", pose_world)
     _, header = parts_of(path)
     tracemalloc.start()
     with pytest.raises(CheckpointError, match=r"w\.safetensors: .*; copy or train it again"):
@@ -139,8 +145,8 @@ def test_a_config_is_checked_before_memory_is_taken(lean_world, tmp_path, change
     tracemalloc.stop()
 
 
-def test_a_header_that_is_no_header_is_an_error_of_ours(lean_world, tmp_path):
-    path = save_world(tmp_path / "w.safetensors", lean_world)
+def test_a_header_that_is_no_header_is_an_error_of_ours(pose_world, tmp_path):
+    path = save_world(tmp_path / "w.safetensors", pose_world)
     tensors, _ = parts_of(path)
     for text in ("", "[" * 100_000, "[1]", "null", "{", '{"format_version": 1e999}', "\x00", '{"format_version": 2}'):
         save_file(tensors, path, metadata={"glass": text})
@@ -149,8 +155,8 @@ def test_a_header_that_is_no_header_is_an_error_of_ours(lean_world, tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_weights_are_finite(lean_world, tmp_path, value):
-    path = save_world(tmp_path / "w.safetensors", lean_world)
+def test_weights_are_finite(pose_world, tmp_path, value):
+    path = save_world(tmp_path / "w.safetensors", pose_world)
     tensors, header = parts_of(path)
     name = next(k for k, v in tensors.items() if v.dtype == torch.float16)
     tensors[name].flatten()[0] = value
@@ -160,8 +166,8 @@ def test_weights_are_finite(lean_world, tmp_path, value):
 
 
 @pytest.mark.parametrize("kind", [torch.bool, torch.int8, torch.complex64, torch.float64])
-def test_weights_are_floats_of_half_or_single_precision(lean_world, tmp_path, kind):
-    path = save_world(tmp_path / "w.safetensors", lean_world)
+def test_weights_are_floats_of_half_or_single_precision(pose_world, tmp_path, kind):
+    path = save_world(tmp_path / "w.safetensors", pose_world)
     tensors, header = parts_of(path)
     name = next(k for k, v in tensors.items() if v.dtype == torch.float16)
     tensors[name] = tensors[name].to(kind)
@@ -170,8 +176,8 @@ def test_weights_are_floats_of_half_or_single_precision(lean_world, tmp_path, ki
         load_world(path)
 
 
-def test_any_changed_bit_is_noticed(lean_world, tmp_path):
-    path = save_world(tmp_path / "w.safetensors", lean_world)
+def test_any_changed_bit_is_noticed(pose_world, tmp_path):
+    path = save_world(tmp_path / "w.safetensors", pose_world)
     whole = path.read_bytes()
     rng = np.random.default_rng(0)
     for place in rng.integers(len(whole), size=60):
@@ -183,9 +189,9 @@ def test_any_changed_bit_is_noticed(lean_world, tmp_path):
         except CheckpointError:
             continue
         assert (
-            same.provenance != lean_world.provenance
-            or same.code_names != lean_world.code_names
-            or (same.statistics != lean_world.statistics)
+            same.provenance != pose_world.provenance
+            or same.code_names != pose_world.code_names
+            or (same.statistics != pose_world.statistics)
         ), place  # what people wrote is not under the checksum
 
 
@@ -195,8 +201,8 @@ def test_what_is_no_path_is_named(checkpoint):
         load_world(checkpoint)
 
 
-def test_a_file_of_before_checksums_is_read(lean_world, tmp_path):
-    path = save_world(tmp_path / "w.safetensors", lean_world)
+def test_a_file_without_a_checksum_is_read(pose_world, tmp_path):
+    path = save_world(tmp_path / "w.safetensors", pose_world)
     tensors, header = parts_of(path)
     save_file(tensors, path, metadata={"glass": json.dumps({k: v for k, v in header.items() if k != "sha256"})})
     assert load_world(path).step == (3.0, 2.0)

@@ -2,6 +2,7 @@ from dataclasses import fields
 
 import pytest
 
+from glass_gym.model import gma
 from glass_gym.model.config import GlassConfig, preset
 from glass_gym.model.glass import build_glass
 
@@ -16,14 +17,15 @@ COUNTED = {
 @pytest.mark.parametrize("part", COUNTED)
 def test_the_paper_preset_has_the_counted_parameters_within_one_percent(part):
     model = build_glass(GlassConfig.paper())
-    parts = [getattr(model, part)] + ([model.lma.quantiser] if part == "action" else [])
+    owner = model.gma if part in gma.PARTS else model.lma
+    parts = [getattr(owner, part)] + ([owner.quantiser] if part == "action" else [])
     count = sum(p.numel() for module in parts for p in module.parameters())
     assert abs(count - COUNTED[part]) <= 0.01 * COUNTED[part]
 
 
-def test_the_lean_preset_is_at_least_five_times_smaller_than_the_paper_one():
-    lean, paper = (sum(p.numel() for p in build_glass(c()).parameters()) for c in (GlassConfig.lean, GlassConfig.paper))
-    assert lean * 5 < paper
+def test_the_default_is_at_least_five_times_smaller_than_the_papers_model():
+    pose, paper = (sum(p.numel() for p in build_glass(c()).parameters()) for c in (GlassConfig.pose, GlassConfig.paper))
+    assert pose * 5 < paper
 
 
 @pytest.mark.parametrize(
@@ -31,7 +33,7 @@ def test_the_lean_preset_is_at_least_five_times_smaller_than_the_paper_one():
     [
         ({"height": 97}, "multiples of 8"),
         ({"window": 30}, "window must be a multiple of 8"),
-        ({"architecture": "huge"}, "architecture must be one of lean, token, paper"),
+        ({"architecture": "huge"}, "architecture must be one of pose, paper"),
         ({"codes": 0}, "codes must be a whole number from 1"),
         ({"architecture": "paper", "height": 104}, "multiples of 16"),
     ],
@@ -42,12 +44,12 @@ def test_a_size_that_the_model_cannot_take_is_named(changes, words):
 
 
 def test_an_unknown_preset_lists_the_known_ones():
-    with pytest.raises(ValueError, match="no preset called 'huge'; there are: lean, token, paper"):
+    with pytest.raises(ValueError, match="no preset called 'huge'; there are: pose, paper"):
         preset("huge", 96, 160)
 
 
 def test_a_config_survives_the_round_trip_through_plain_values():
-    config = GlassConfig.lean(64, 80, codes=5)
+    config = GlassConfig.pose(64, 80, codes=5)
     assert GlassConfig.from_dict(config.to_dict()) == config
     with pytest.raises(ValueError, match="unknown model settings"):
         GlassConfig.from_dict(config.to_dict() | {"wings": 2})

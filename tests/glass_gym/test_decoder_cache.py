@@ -1,4 +1,6 @@
-"""Layers that were drawn before, and frames composed on the host: as the reference path, only faster."""
+"""The cache of drawn layers and frames composed on the host: equal to the reference path, and faster."""
+
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ import torch
 
 from glass_gym.env.vector_env import GlassVectorEnv
 from glass_gym.model.glass import build_glass
+from glass_gym.model.lma import Drawn
 from glass_gym.simulator.decoder_cache import DecoderCache, hash_rows
 from glass_gym.simulator.simulator import Simulator
 from glass_gym.tensors.drawing import draw_rings
@@ -14,75 +17,81 @@ from tests.conftest import world_of
 
 
 class Artist:
-    """Draws (looks, pose) as a constant, and remembers what it drew."""
+    """An LMA whose D draws each pair of appearance and pose as one constant, and records the pairs."""
 
-    def __init__(self, looks):
-        self.looks = looks
+    view = SimpleNamespace(size=(2, 2))
+    config = SimpleNamespace(poses=8)
+    pose_codebook = SimpleNamespace(embed=lambda poses: poses)
+
+    def __init__(self):
         self.drawn = []
 
-    def __call__(self, rows, poses):
-        keys = list(zip(self.looks[rows].tolist(), poses.tolist(), strict=True))
-        self.drawn += keys
-        return torch.tensor([(10 * looks + pose) / 255 for looks, pose in keys])[:, None, None, None].expand(
-            -1, 4, 2, 2
-        )
+    def draw(self, state, position):
+        appearance, _, poses, _ = state
+        self.drawn += zip(appearance.tolist(), poses.tolist(), strict=True)
+        layers = ((10 * appearance + poses) / 255)[:, None, None, None].expand(-1, 4, 2, 2)
+        return Drawn(layers, layers[:, :3], layers[:, 3:], [])
 
 
-def ask(kept, looks, poses):
-    artist = Artist(torch.tensor(looks))
-    layers = kept(artist.looks, torch.tensor(poses), artist)
+def fetch(cache, appearances, poses):
+    """Fetch layers, check them, and return the pairs that were drawn for them."""
+    cache.lma.drawn.clear()
+    rows = torch.tensor(appearances)
+    layers = cache.fetch(rows, torch.tensor(poses), (rows, rows, rows, rows))
     assert layers.dtype == torch.float32
-    assert (layers[:, :, 1, 1] * 255).round().tolist() == [[10 * a + b] * 4 for a, b in zip(looks, poses, strict=True)]
-    return artist.drawn
+    wanted = [[10 * a + b] * 4 for a, b in zip(appearances, poses, strict=True)]
+    assert (layers[:, :, 1, 1] * 255).round().tolist() == wanted
+    return cache.lma.drawn
 
 
 @pytest.fixture
-def kept(monkeypatch):
-    monkeypatch.setattr("glass_gym.simulator.decoder_cache.AHEAD", 4)
-    return DecoderCache((2, 2), poses=8, most_bytes=4 * 4 * 4)
+def cache(monkeypatch):
+    """Room for four layers; one is drawn at once."""
+    monkeypatch.setattr("glass_gym.simulator.decoder_cache.BATCH_PIXELS", 4)
+    return DecoderCache(Artist(), most_bytes=4 * 4 * 4)
 
 
-def test_what_was_drawn_is_not_drawn_again(kept):
-    assert ask(kept, [1, 2, 1], [3, 3, 3]) == [(1, 3), (2, 3)]
-    assert ask(kept, [2, 1], [3, 3]) == []
+def test_what_was_drawn_is_not_drawn_again(cache):
+    assert fetch(cache, [1, 2, 1], [3, 3, 3]) == [(1, 3), (2, 3)]
+    assert fetch(cache, [2, 1], [3, 3]) == []
 
 
-def test_the_oldest_go_first_and_none_that_is_asked_for_now(kept):
-    ask(kept, [1, 1, 1, 1], [0, 1, 2, 3])
-    assert ask(kept, [1, 1, 1], [0, 4, 3]) == [(1, 4)]  # takes the place of (1, 0), which this step still shows
-    assert ask(kept, [1, 1], [1, 4]) == []
-    assert ask(kept, [1], [0]) == [(1, 0)]
+def test_the_oldest_go_first_and_none_that_is_asked_for_now(cache):
+    fetch(cache, [1, 1, 1, 1], [0, 1, 2, 3])
+    assert fetch(cache, [1, 1, 1], [0, 4, 3]) == [(1, 4)]  # takes the place of (1, 0), which this step still uses
+    assert fetch(cache, [1, 1], [1, 4]) == []
+    assert fetch(cache, [1], [0]) == [(1, 0)]
 
 
-def test_more_rows_than_are_kept_are_drawn_all_the_same(kept):
+def test_more_rows_than_are_kept_are_drawn_all_the_same(cache):
     everyone = list(range(6))
-    assert ask(kept, everyone, everyone) == list(zip(everyone, everyone, strict=True))
-    assert len(kept.slots) == kept.capacity == 4
+    assert fetch(cache, everyone, everyone) == list(zip(everyone, everyone, strict=True))
+    assert len(cache.slots) == cache.capacity == 4
 
 
-def test_poses_that_are_asked_for_often_are_drawn_ahead(monkeypatch):
-    monkeypatch.setattr("glass_gym.simulator.decoder_cache.AHEAD", 3 * 4)
-    kept = DecoderCache((2, 2), poses=8)
-    ask(kept, [1] * 6, [5, 5, 5, 6, 6, 7])
-    assert ask(kept, [2], [7]) == [(2, 7), (2, 5), (2, 6)]
-    assert ask(kept, [2, 2], [5, 6]) == []
+def test_poses_that_are_needed_often_are_drawn_ahead(monkeypatch):
+    monkeypatch.setattr("glass_gym.simulator.decoder_cache.BATCH_PIXELS", 3 * 4)
+    cache = DecoderCache(Artist())
+    fetch(cache, [1] * 6, [5, 5, 5, 6, 6, 7])
+    assert fetch(cache, [2], [7]) == [(2, 7), (2, 5), (2, 6)]
+    assert fetch(cache, [2, 2], [5, 6]) == []
 
 
-def test_rows_are_named_by_what_they_hold():
+def test_a_hash_depends_on_the_values_of_its_row_only():
     a = torch.randn(4, 3)
     a[2] = a[0]
-    names = hash_rows(a, torch.zeros(4, 1))
-    assert names[0] == names[2] and len(set(names.tolist())) == 3
-    assert torch.equal(names, hash_rows(a.clone(), torch.zeros(4, 1)))
+    hashes = hash_rows(a, torch.zeros(4, 1))
+    assert hashes[0] == hashes[2] and len(set(hashes.tolist())) == 3
+    assert torch.equal(hashes, hash_rows(a.clone(), torch.zeros(4, 1)))
 
 
-def test_a_world_plays_as_its_networks_say(tiny_token_config):
+def test_a_world_plays_as_its_networks_say(tiny_config):
     torch.manual_seed(0)
-    world = world_of(build_glass(tiny_token_config))
+    world = world_of(build_glass(tiny_config))
     fast = Simulator(world.model, "cpu", "float32")
     slow = Simulator(world.model, "cpu", "float32")
-    assert fast._drawn is not None
-    slow._drawn = None
+    assert isinstance(fast.lma, DecoderCache)
+    slow.lma = slow.model.lma
     a, b = (s.start(torch.from_numpy(world.start_frames)) for s in (fast, slow))
     generator = torch.Generator().manual_seed(0)
     for _ in range(30):
@@ -90,17 +99,17 @@ def test_a_world_plays_as_its_networks_say(tiny_token_config):
         code = torch.randint(0, world.config.codes, (len(a),), generator=generator)
         a, b = fast.step(a, shift, code), slow.step(b, shift, code)
         assert torch.equal(a.position, b.position)
-        assert all(torch.equal(x, y) for x, y in zip(a.memory, b.memory, strict=True))
+        assert all(torch.equal(x, y) for x, y in zip(a.memory[:-1], b.memory, strict=True))
         assert (a.layer - b.layer).abs().max() <= 1 / 127
         assert (fast.pictures(a).int() - slow.pictures(b).int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_a_simulator_made_in_inference_mode_goes_on_outside_and_the_other_way_round(tiny_token_config, first):
+def test_a_simulator_made_in_inference_mode_goes_on_outside_and_the_other_way_round(tiny_config, first):
     """As evaluations use it."""
     with torch.inference_mode(first):
-        simulator = Simulator(build_glass(tiny_token_config).eval(), "cpu")
-        frames = torch.randint(0, 256, (2, tiny_token_config.height, tiny_token_config.width, 3), dtype=torch.uint8)
+        simulator = Simulator(build_glass(tiny_config).eval(), "cpu")
+        frames = torch.randint(0, 256, (2, tiny_config.height, tiny_config.width, 3), dtype=torch.uint8)
         state = simulator.start(frames)
     for mode in (not first, first):
         with torch.inference_mode(mode):
@@ -109,9 +118,9 @@ def test_a_simulator_made_in_inference_mode_goes_on_outside_and_the_other_way_ro
                 simulator.pictures(state)
 
 
-def test_a_world_that_draws_by_place_keeps_nothing(tiny_token_config):
-    model = build_glass(tiny_token_config.replace(placed=True))
-    assert Simulator(model, "cpu")._drawn is None
+def test_a_decoder_that_gets_the_position_has_no_cache(tiny_config):
+    model = build_glass(tiny_config.replace(decoder_position=True))
+    assert Simulator(model, "cpu").lma is model.lma
 
 
 @pytest.mark.parametrize("last", [False, True])
@@ -127,7 +136,7 @@ def test_frames_are_composed_on_the_host_as_in_tensors(fraction, last, monkeypat
     drawn = {}
     for host in (False, True):
         for module in ("geometry", "drawing"):
-            monkeypatch.setattr(f"glass_gym.{module}.values_at_hand", lambda tensor, host=host: host)
+            monkeypatch.setattr(f"glass_gym.tensors.{module}.can_read_values", lambda tensor, host=host: host)
         blended = blend_windows(windows, frames, place)
         drawn[host] = blended, draw_rings(blended, place, 4.0, torch.tensor([True] * 5 + [False]))
     for slow, fast in zip(drawn[False], drawn[True], strict=True):
@@ -138,8 +147,8 @@ def test_frames_are_composed_on_the_host_as_in_tensors(fraction, last, monkeypat
     assert torch.equal(again, drawn[True][0])
 
 
-def test_states_and_frames_that_were_handed_out_stay_as_they_are(tiny_token_config):
-    envs = GlassVectorEnv(world_of(build_glass(tiny_token_config)), 3, max_episode_steps=3)
+def test_states_and_frames_that_were_handed_out_stay_as_they_are(tiny_config):
+    envs = GlassVectorEnv(world_of(build_glass(tiny_config)), 3, max_episode_steps=3)
     frames, _ = envs.reset(seed=0)
     state = envs.state()
     kept = [(frames, frames.copy())] + [(x.numpy(), x.numpy().copy()) for x in state.tensors()]

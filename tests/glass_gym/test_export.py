@@ -16,17 +16,19 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
-from glass_gym.export.onnx import (
+from glass_gym.export import (
     ExportError,
     OnnxWorld,
+    command,
     compare,
-    describe,
     export_onnx,
     export_policy,
-    main,
+    onnx,
+    page,
     write_page,
 )
-from glass_gym.export.onnx import onnx as export
+from glass_gym.export.command import main
+from glass_gym.export.onnx import core_of_world, describe
 from glass_gym.model.glass import build_glass
 from glass_gym.worlds.checkpoint import load_world, save_world
 from tests.conftest import world_of
@@ -34,15 +36,14 @@ from tests.conftest import world_of
 ROOT = Path(__file__).parents[2]
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("lean", "paper")]  # tracing takes its time
+SLOW = pytest.param("paper", marks=pytest.mark.slow)  # tracing takes its time
 
 
-@pytest.fixture(scope="module", params=["token", *SLOW])
-def exported(request, made_once, tiny_config, tiny_token_config, tiny_paper_config):
+@pytest.fixture(scope="module", params=["pose", SLOW])
+def exported(request, made_once, tiny_config, tiny_paper_config):
     """A tiny world of each architecture, where it was exported to, and what was said of it."""
     torch.manual_seed(0)
-    token = tiny_token_config.replace(prior_channels=8)
-    configs = {"lean": tiny_config, "token": token, "paper": tiny_paper_config}
+    configs = {"pose": tiny_config.replace(prior_channels=8), "paper": tiny_paper_config}
     world = world_of(build_glass(configs[request.param]).eval())
     folder = made_once(f"exported-{request.param}", lambda folder: export_onnx(world, folder))
     return world, folder, json.loads((folder / "world.json").read_text())
@@ -53,7 +54,7 @@ def runtime(tmp_path):
     """A stand-in for `npm pack onnxruntime-web`."""
     archive = tmp_path / "onnxruntime-web.tgz"
     with tarfile.open(archive, "w:gz") as out:
-        for name in (*export.RUNTIME, "LICENSE", "other.js"):
+        for name in (*page.RUNTIME, "LICENSE", "other.js"):
             (tmp_path / name).write_text(f"stand-in for {name}")
             out.add(tmp_path / name, f"package/dist/{name}")
     return archive
@@ -79,24 +80,26 @@ def test_a_difference_is_found(exported):
     with torch.no_grad():
         for parameter in changed.model.lma.decoder.parameters():
             parameter += 0.1
-    assert max(compare(changed, folder, 3, rows=2)) > export.CLOSE
+    assert max(compare(changed, folder, 3, rows=2)) > onnx.TOLERANCE
 
 
-def test_the_prior_and_the_place_of_a_first_window_are_torchs(exported):
+def test_the_prior_and_the_refined_position_are_torchs(exported):
     world, folder, about = exported
-    if world.config.architecture != "token":
-        pytest.skip("only token worlds look for the place")
-    simulator = export.core_of_world(world).simulator
+    assert about["refines_position"] == (world.config.architecture == "pose")
+    if not about["refines_position"]:
+        pytest.skip("the paper's model does not search for the position")
+    simulator = core_of_world(world).simulator
     frames = torch.from_numpy(world.start_frames[:2])
-    state = simulator.start(frames)  # looks for the place
+    state = simulator.start(frames)  # searches for the position
     mine = OnnxWorld(folder)
+    assert mine.memories == 4
     seen = mine.run("segment", frame=frames.numpy())
     offsets = np.array([(x, y) for y in range(-3, 4) for x in range(-3, 4)], np.float32)
     for row in range(2):
-        places = seen["centre"][row].round() + offsets
+        positions = seen["centre"][row].round() + offsets
         frame, mask = (np.repeat(x[row : row + 1], 49, 0) for x in (frames.numpy(), seen["mask"]))
-        errors = mine.run("begin", frame=frame, mask=mask, place=places.astype(np.float32))["error"]
-        assert np.array_equal(places[errors.argmin()], state.position[row].numpy())
+        errors = mine.run("begin", frame=frame, mask=mask, position=positions.astype(np.float32))["error"]
+        assert np.array_equal(positions[errors.argmin()], state.position[row].numpy())
     begun = mine.start(frames.numpy(), state.position.numpy())
     shifts = torch.tensor(about["shifts"]).expand(2, -1, -1)
     chances = mine.run("prior", **begun, shifts=shifts.numpy())["probability"]
@@ -104,11 +107,11 @@ def test_the_prior_and_the_place_of_a_first_window_are_torchs(exported):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["tennis-v1", "sprites-v1", "arm", "tennis", "sprites"])
+@pytest.mark.parametrize("name", ["tennis", "sprites", "arm"])
 def test_bundled_worlds_are_the_same_for_100_steps(name, tmp_path):
     world = load_world(name)
     export_onnx(world, tmp_path)
-    assert max(compare(world, tmp_path, 100)) < export.CLOSE
+    assert max(compare(world, tmp_path, 100)) < onnx.TOLERANCE
 
 
 def test_a_policy_acts_as_in_torch(tmp_path, monkeypatch):
@@ -120,10 +123,10 @@ def test_a_policy_acts_as_in_torch(tmp_path, monkeypatch):
     from glass_gym.policy import load_policy
 
     monkeypatch.setattr(sb3, "pick_precision", lambda *_: torch.float32)  # as exported policies are
-    world = load_world("tennis-v1")
-    about = describe(export.core_of_world(world)) | {"graphs": {}}
+    world = load_world("tennis")
+    about = describe(core_of_world(world)) | {"graphs": {}}
     (tmp_path / "world.json").write_text(json.dumps(about))
-    file = ROOT / "agents" / "trained" / "GlassTennis-v1" / "ppo.safetensors"
+    file = ROOT / "agents" / "trained" / "GlassTennis-v0" / "ppo.safetensors"
     export_policy(world, tmp_path, file)
     core = GlassCore(world, 6, device="cpu", precision="float32", task="reach")
     core.seed({row: row for row in range(6)})
@@ -137,23 +140,24 @@ def test_a_policy_acts_as_in_torch(tmp_path, monkeypatch):
         assert np.array_equal(exported.run(["action"], {"frame": frame, "target": target})[0], actions)
         core.advance(actions)
     with pytest.raises(ExportError, match="its actions are"):
-        export_policy(load_world("sprites-v1"), tmp_path, file)
+        export_policy(load_world("sprites"), tmp_path, file)
 
 
 def test_a_page_has_all_that_it_needs_and_nothing_from_elsewhere(tiny_world, runtime, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "export_onnx", lambda world, folder, progress: folder.mkdir(parents=True))
-    page = write_page([tiny_world], tmp_path / "site", runtime)
-    names = {path.relative_to(page.parent).as_posix() for path in page.parent.rglob("*") if path.is_file()}
-    assert names >= {f"runtime/{name}" for name in (*export.RUNTIME, "LICENSE")} and "runtime/other.js" not in names
-    assert json.loads((page.parent / "worlds.json").read_text()) == ["tiny"]
-    text = page.read_text()
+    monkeypatch.setattr(page, "export_onnx", lambda world, folder, progress: folder.mkdir(parents=True))
+    index = write_page([tiny_world], tmp_path / "site", runtime)
+    site = index.parent
+    names = {path.relative_to(site).as_posix() for path in site.rglob("*") if path.is_file()}
+    assert names >= {f"runtime/{name}" for name in (*page.RUNTIME, "LICENSE")} and "runtime/other.js" not in names
+    assert json.loads((site / "worlds.json").read_text()) == ["tiny"]
+    text = index.read_text()
     assert "default-src 'self'" in text and "connect-src 'self'" in text
-    for file in page.parent.glob("*.*"):
+    for file in site.glob("*.*"):
         assert not re.search(r"https?://", file.read_text()), file
     for mentioned in re.findall(r'(?:href|src)="([^"#:]+)"', text):
         assert mentioned in names
     for script in ("player.js", "glass.js"):
-        for mentioned in re.findall(r'from "\./([^"]+)"', (page.parent / script).read_text()):
+        for mentioned in re.findall(r'from "\./([^"]+)"', (site / script).read_text()):
             assert mentioned in names
 
 
@@ -161,14 +165,14 @@ def test_what_is_missing_is_named_before_anything_is_written(tiny_world, runtime
     file = save_world(tmp_path / "tiny.safetensors", tiny_world)
     site = tmp_path / "site"
     for wrong, words in (
-        (tmp_path / "nowhere", "no onnxruntime-web"),
+        (tmp_path / "nowhere", "not onnxruntime-web"),
         (file, "cannot be read"),
-        (tmp_path / "empty", "ort.wasm.min.mjs.*is not there"),
+        (tmp_path / "empty", "ort.wasm.min.mjs.*is missing"),
     ):
         (tmp_path / "empty").mkdir(exist_ok=True)
         assert main([str(file), "--web", str(site), "--runtime", str(wrong)]) == 1
         assert re.search(words + r".*npm pack onnxruntime-web@\d", capsys.readouterr().err.replace("\n", " "))
-    with pytest.raises(ExportError, match="cannot be told apart: tiny, tiny"):
+    with pytest.raises(ExportError, match="need different names, got: tiny, tiny"):
         write_page([tiny_world, tiny_world], site, runtime)
     assert not site.exists()
     for arguments in ([str(file)], [str(file), "--web", str(site)], [str(file), "--onnx", str(site), "--steps", "0"]):
@@ -181,12 +185,21 @@ def test_what_is_missing_is_named_before_anything_is_written(tiny_world, runtime
 def test_the_command_says_what_it_wrote(exported, tmp_path, capsys, monkeypatch):
     world, folder, _ = exported
     file = save_world(tmp_path / "tiny.safetensors", world)
-    monkeypatch.setattr(export, "export_onnx", lambda world, out, progress: shutil.copytree(folder, out))
+    monkeypatch.setattr(command, "export_onnx", lambda world, out, progress: shutil.copytree(folder, out))
     assert main([str(file), "--onnx", str(tmp_path / "out"), "--steps", "4"]) == 0
-    assert re.search(r"out: \d+\.\d MB; 0\.\d+ grey levels from torch at most, over 4", capsys.readouterr().out)
+    assert re.search(
+        r"out: \d+\.\d MB; differs from torch by at most 0\.\d+ grey levels over 4", capsys.readouterr().out
+    )
 
 
-def test_a_package_that_is_missing_is_named(tiny_world, tmp_path, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+def test_a_missing_extra_is_named_in_one_line(tiny_world, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(onnx, "find_spec", lambda name: None)
     with pytest.raises(ExportError, match=r"needs onnx, onnxscript: pip install 'glass-gym\[export\]'"):
         export_onnx(tiny_world, tmp_path / "out")
+    arguments = ["tennis", "--onnx", str(tmp_path / "out"), "--policy", "ppo.safetensors"]
+    assert main(arguments) == 1
+    needed = "error: this needs onnx, onnxscript, onnxruntime: pip install 'glass-gym[export]'\n"
+    assert capsys.readouterr().err == needed and not (tmp_path / "out").exists()
+    monkeypatch.setattr(onnx, "find_spec", lambda name: None if name == "stable_baselines3" else True)
+    assert main(arguments) == 1
+    assert capsys.readouterr().err == "error: this needs stable_baselines3: pip install 'glass-gym[agents]'\n"

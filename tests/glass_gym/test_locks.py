@@ -35,4 +35,4 @@ def test_trainings_do_not_share_a_run_folder(tmp_path, block_store, capsys):
     with alone(tmp_path):
         assert main([str(block_store), "--out", str(tmp_path)]) == 1
     assert f"process {os.getpid()} is at work there" in capsys.readouterr().err
-    assert not (tmp_path / "state.pt").exists()
+    assert not (tmp_path / "gma.pt").exists()

@@ -19,25 +19,27 @@ class Red(torch.nn.Module):
         return (frames[:, :1] > 0.5).float() * (frames[:, 1:2] < 0)
 
 
-class Carrier(torch.nn.Module):
-    """D: the foreground before, carried by the shift that the RNN was told."""
+class Mover(torch.nn.Module):
+    """D: the foreground before, moved by the shift that the RNN got."""
 
-    def __init__(self, model):
+    def __init__(self, lma):
         super().__init__()
-        self.told = []
-        model.lma.dynamics.register_forward_pre_hook(lambda _, arguments: self.told.append(arguments[2] * 4))
+        self.layer = self.shift = None
+        lma.encoder.register_forward_pre_hook(lambda _, arguments: setattr(self, "layer", arguments[0]))
+        lma.dynamics.register_forward_pre_hook(lambda _, arguments: setattr(self, "shift", arguments[2] * 4))
 
-    def forward(self, x, layer, half, actions, scales=True):
-        shift = self.told[-1].round().long()
-        moved = torch.stack([one.roll((int(dy), int(dx)), (1, 2)) for one, (dx, dy) in zip(layer, shift, strict=True)])
+    def forward(self, x, scales=False):
+        pairs = zip(self.layer, self.shift.round().long(), strict=True)
+        moved = torch.stack([one.roll((int(dy), int(dx)), (1, 2)) for one, (dx, dy) in pairs])
         return Drawn(moved, moved[:, :3], moved[:, 3:], [])
 
 
 class Nothing(torch.nn.Module):
     """D: an empty frame."""
 
-    def forward(self, x, layer, half, actions, scales=True):
-        return Drawn(layer * 0, layer[:, :3], layer[:, 3:], [])
+    def forward(self, x, scales=False):
+        layer = torch.zeros(len(x), 4, 32, 48)
+        return Drawn(layer, layer[:, :3], layer[:, 3:], [])
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def world(tiny_paper_config):
     torch.manual_seed(0)
     model = build_glass(tiny_paper_config)
     model.gma.mask = Red()
-    model.lma.decoder = Carrier(model)
+    model.lma.decoder = Mover(model.lma)
     made = world_of(model.eval())
     made.start_frames[:] = (30, 120, 40)
     made.start_frames[:, 10:16, 20:26] = (250, 20, 20)  # a red block about (22.5, 12.5)

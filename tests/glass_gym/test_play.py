@@ -13,7 +13,7 @@ import pytest
 pygame = pytest.importorskip("pygame")
 
 from glass_gym.env.render import DisplayError, Event, Window  # noqa: E402
-from glass_gym.play.play import play  # noqa: E402
+from glass_gym.play import play  # noqa: E402
 from glass_gym.worlds.action_space import ActionTable  # noqa: E402
 from glass_gym.worlds.checkpoint import save_world  # noqa: E402
 
@@ -52,18 +52,34 @@ def test_digits_are_codes_and_without_one_the_shifts_usual_code_is_used():
     controls = play.Controls()
     controls.press("left")
     assert controls.action(TABLE).tolist() == [5, 1]
-    controls.press("3")
+    controls.press("2")
     assert controls.action(TABLE).tolist() == [5, 2]
-    controls.release("3")
-    controls.press("[1]")
+    controls.release("2")
+    controls.press("[0]")
     assert controls.action(TABLE).tolist() == [5, 0]
-    controls.release("[1]")
+    controls.release("[0]")
     controls.press("9")
     assert controls.action(TABLE).tolist() == [5, 1]  # no such code
     controls.release("9")
-    assert controls.press("0") and controls.digit == "10"
-    controls.release("0")
-    assert not controls.press("q")
+    assert not any(map(controls.press, ("q", "[", "\u00b2", "12", "")))
+
+
+def test_with_shift_digits_are_codes_from_ten():
+    table = ActionTable.build((3, 2), tuple(f"code {k}" for k in range(21)))
+    controls = play.Controls()
+    controls.press("left shift")
+    controls.press("3")
+    assert controls.action(table).tolist() == [0, 13]
+    controls.release("left shift")
+    assert controls.action(table).tolist() == [0, 13]
+    controls.release("3")
+    assert controls.action(table).tolist() == [0, 0] and not controls.held
+
+
+def test_key_k_is_code_k_for_gymnasiums_player_as_well(tiny_world):
+    env = gym.make("Glass-v0", checkpoint=tiny_world)
+    for code in range(3):
+        assert env.unwrapped.get_keys_to_action()[(ord(str(code)),)].tolist() == [0, code]
 
 
 # --- the loop, over a window that is played by the test -------------------------------------------------------------
@@ -122,8 +138,9 @@ def test_the_window_says_how_to_walk_and_what_the_digits_do(tiny_world):
     p.run()
     assert "arrows walk" in p.window.texts[0][2] and "h all keys" in p.window.texts[0][2]
     page = "\n".join(p.window.pages[1])
-    assert all(f"{n}  {name}" in page for n, name in enumerate(p.table.code_names, 1)) and "record video" in page
-    assert "9: no such local action, this world has 3" in p.window.texts[2][2] and "h all keys" in p.window.texts[2][2]
+    assert "0..2 act" in p.window.texts[0][2] and "0..2    the local action with that number" in page
+    assert all(f"{k}  {name}" in page for k, name in enumerate(p.table.code_names)) and "record video" in page
+    assert "no local action 9: this world has 0 to 2" in p.window.texts[2][2] and "h all keys" in p.window.texts[2][2]
     assert p.window.pages[0] == [] and p.window.pages[2] and p.window.pages[3] == []
 
 
@@ -231,6 +248,12 @@ def test_no_screen_says_what_to_do(monkeypatch):
         Window((32, 77))
 
 
+def test_without_pygame_the_extra_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "pygame", None)
+    assert play.main(["--steps", "1"]) == 1
+    assert capsys.readouterr().err == "error: a window needs pygame: pip install 'glass-gym[play]'\n"
+
+
 def test_a_window_that_nobody_can_see_is_an_error(monkeypatch):
     pygame.display.quit()
     monkeypatch.setattr(pygame.display, "get_driver", lambda: "offscreen")
@@ -240,8 +263,10 @@ def test_a_window_that_nobody_can_see_is_an_error(monkeypatch):
 
 @pytest.mark.parametrize(
     ("codes", "said"),
-    [(1, "1       local action"), (9, "1..9    local actions"), (10, "1..9 0  local actions"),
-     (20, "1..9 0  local actions, with shift: from 11")],
+    [(1, "0       the local action with that number"), (9, "0..8    the local action with that number"),
+     (10, "0..9    the local action with that number"),
+     (12, "0..9    the local action with that number, with shift: 10..11"),
+     (25, "0..9    the local action with that number, with shift: 10..19")],
 )  # fmt: skip
 def test_the_help_names_the_digits_that_do_something(codes, said):
     assert play.digits(codes) == said
@@ -280,7 +305,7 @@ def test_the_command_watches_an_agent(tiny_world, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["GlassCricket-v0"], "Worlds here: Glass-v0, GlassArm-v0, GlassSprites-v0, GlassSprites-v1, GlassTennis-v0"),
+        (["GlassCricket-v0"], "Worlds here: Glass-v0, GlassArm-v0, GlassSprites-v0, GlassTennis-v0"),
         (["CartPole-v1"], "not a glass_gym world|unexpected keyword"),
         (["--image", "none.png"], "none.png: no such file"),
         (["--agent", "none.zip"], "none.zip: no such policy"), (["--device", "cuda:77"], "CUDA|counted from 0"),

@@ -3,6 +3,7 @@
 import base64
 import json
 import socket
+import sys
 import threading
 import time
 import urllib.error
@@ -24,7 +25,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.sync.client import connect
 
 from glass_gym.env.render import DisplayError, Event
-from glass_gym.play.play import notebook, play, remote
+from glass_gym.play import notebook, play, remote
 from glass_gym.play.remote import WebWindow, parse_event
 
 
@@ -136,7 +137,7 @@ def test_what_is_no_event_is_not_heard(text):
 
 def test_malformed_and_oversized_messages_end_a_browser_and_nothing_else(window):
     with connect(address(window)) as browser:
-        for _ in range(remote.MALFORMED):
+        for _ in range(remote.MOST_MALFORMED):
             browser.send("nonsense")
         with pytest.raises(ConnectionClosed):
             while True:
@@ -152,7 +153,7 @@ def test_malformed_and_oversized_messages_end_a_browser_and_nothing_else(window)
         for number in range(2000):
             browser.send(json.dumps({"number": number, "kind": "press", "key": "up"}))
         time.sleep(0.2)
-        assert len(window._events) <= remote.WAITING
+        assert len(window._events) <= remote.MOST_EVENTS
     assert lives(window)
 
 
@@ -254,7 +255,7 @@ def test_only_who_plays_starts_from_a_picture(window):
         assert events_of(window) == [Event("picture", file=b"abc")]
         big = b"x" * (remote.LARGEST_PICTURE + 1)
         try:
-            assert post(window, big, {"X-Glass-Pass": key}) == (413, "a picture may have 16 MB\n")
+            assert post(window, big, {"X-Glass-Pass": key}) == (413, "the picture is larger than 16 MB\n")
         except (ConnectionError, urllib.error.URLError):
             pass  # closed before all was sent
         assert post(window, b"abc", {"X-Glass-Pass": key})[0] == 204
@@ -296,19 +297,23 @@ def test_each_local_action_has_a_film(any_world):
         window.close()
 
 
-def test_it_is_said_where_to_look_and_what_is_missing(tmp_path, capsys, monkeypatch):
+def test_the_address_is_printed_and_what_is_missing_is_named(tmp_path, capsys, monkeypatch):
     taken = socket.create_server(("127.0.0.1", 0))
     port = taken.getsockname()[1]
-    with pytest.raises(DisplayError, match=rf"nothing can be served on 127\.0\.0\.1:{port}.*choose another --port"):
+    with pytest.raises(DisplayError, match=rf"cannot listen on 127\.0\.0\.1:{port}.*choose another --port"):
         WebWindow((8, 8), port=port)
     taken.close()
     assert play.main(["--web", "--steps", "2", "--fps", "60"]) == 0
     assert "open http://127.0.0.1:" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         play.main(["--web", "--port", "70000"])
-    monkeypatch.setitem(__import__("sys").modules, "uvicorn", None)
-    with pytest.raises(DisplayError, match=r"pip install 'glass-gym\[web\]'"):
-        WebWindow((8, 8))
+    assert "--port must be between 0 and 65535" in capsys.readouterr().err
+    for package in ("starlette", "uvicorn", "websockets"):
+        with monkeypatch.context() as context:
+            context.setitem(sys.modules, package, None)
+            assert play.main(["--web", "--steps", "2"]) == 1
+        said = capsys.readouterr().err
+        assert said == f"error: playing in a browser needs {package}: pip install 'glass-gym[web]'\n"
 
 
 def test_a_notebook_shows_a_world(tiny_world):

@@ -203,7 +203,7 @@ def test_row_i_is_the_same_for_1_and_16_environments(tiny_world):
     same_rows({"checkpoint": tiny_world, "precision": "float32"})
 
 
-@pytest.mark.parametrize("world", ["tennis-v1", "sprites-v1", "arm"])
+@pytest.mark.parametrize("world", ["tennis", "sprites", "arm"])
 def test_row_i_of_a_bundled_world_is_the_same_for_1_and_16_environments(world):
     same_rows({"checkpoint": world})
 
@@ -247,8 +247,8 @@ def test_the_agent_never_leaves_the_frame(tiny_world):
     assert (envs.core.state.world.position[:, 0] <= 48 - tiny_world.config.agent_radius).all()
 
 
-def test_an_agent_that_starts_at_the_edge_is_not_pushed_in(lean_world):
-    envs = GlassVectorEnv(lean_world, 3, **FREE)
+def test_an_agent_that_starts_at_the_edge_is_not_pushed_in(pose_world):
+    envs = GlassVectorEnv(pose_world, 3, **FREE)
     envs.reset(seed=0)
     envs.core.state.world.position[:] = torch.tensor([46.0, 3.0])  # bounds: 5..43, 5..27
     envs.step(np.array([[0, 0], [1, 0], [6, 0]]))  # stay, right, down-left (-3, 2)
@@ -258,10 +258,10 @@ def test_an_agent_that_starts_at_the_edge_is_not_pushed_in(lean_world):
 # --- torch output ---------------------------------------------------------------------------------------------------
 
 
-class HostLooks(TorchDispatchMode):
+class HostReads(TorchDispatchMode):
     """Records the operations that make the host wait for a device's values."""
 
-    LOOKS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "item", "unique")
+    READS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "item", "unique")
 
     def __init__(self):
         super().__init__()
@@ -270,7 +270,7 @@ class HostLooks(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
         indexed_by_mask = name == "index" and any(i is not None and i.dtype == torch.bool for i in args[1])
-        if name in self.LOOKS or indexed_by_mask:
+        if name in self.READS or indexed_by_mask:
             self.seen.append(name)
         return func(*args, **(kwargs or {}))
 
@@ -278,21 +278,21 @@ class HostLooks(TorchDispatchMode):
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
     for module in ("geometry", "drawing"):
-        monkeypatch.setattr(f"glass_gym.{module}.values_at_hand", lambda tensor: False)
+        monkeypatch.setattr(f"glass_gym.tensors.{module}.can_read_values", lambda tensor: False)
 
 
 @pytest.mark.parametrize("mode", [NEXT, SAME, OFF])
-def test_a_torch_step_never_looks_at_a_value(tiny_world, mode, as_on_a_gpu):
+def test_a_torch_step_never_reads_a_value_on_the_host(tiny_world, mode, as_on_a_gpu):
     envs = GlassVectorEnv(tiny_world, 3, max_episode_steps=2, output="torch", autoreset_mode=mode, obs_type="dict")
     envs.core.sync_free = True
-    envs.core.simulator._drawn = None
+    envs.core.simulator.lma = envs.core.simulator.model.lma  # without the cache, as on a GPU
     envs.reset(seed=0)
-    with HostLooks() as looks:
+    with HostReads() as reads:
         for _ in range(5):
             observation, reward, terminated, truncated, info = envs.step(torch.ones(3, 2, dtype=torch.long))
-        probe = list(looks.seen)
+        probe = list(reads.seen)
         bool(reward.sum() > -100)
-    assert probe == [] and looks.seen != []  # and the recorder does notice
+    assert probe == [] and reads.seen != []  # and the recorder does notice
     for value in (observation["frame"], reward, terminated, truncated, info["distance"]):
         assert isinstance(value, torch.Tensor) and value.device == envs.core.device and not value.is_inference()
 
@@ -355,7 +355,7 @@ def test_wrong_rows_are_named(tiny_world):
         envs.set_state(envs.state([0, 1]))
     with pytest.raises(ValueError, match="a mask of rows must have shape"):
         envs.state(np.array([True]))
-    tennis = GlassVectorEnv("tennis-v1", 3)
+    tennis = GlassVectorEnv("tennis", 3)
     tennis.reset(seed=0)
     with pytest.raises(ValueError, match="of another world"):
         envs.set_state(tennis.state())

@@ -1,10 +1,13 @@
-// What both pages have: where a pointer is in a frame, clips, films on buttons, a drop of a picture.
+// Controls of both pages: keys of local actions, pointer positions, the pad, buttons with films, clips, picture files.
 export const $ = (id) => document.getElementById(id);
-/** Names of the ways on the pad, row by row. */
+/** Labels of the pad's nine buttons, row by row. */
 const ARROWS = "↖↑↗← →↙↓↘";
 
-/** Where a pointer is in a canvas that is shown with object-fit: contain; [0..1, 0..1], or null beside it. */
-export function placeIn(canvas, event) {
+/** The local action of a digit key: key k is code k. Null for other keys. */
+export const codeOf = (key) => (/^[0-9]$/.test(key) ? Number(key) : null);
+
+/** A pointer's position in a canvas shown with object-fit: contain, as fractions [0..1, 0..1]; null outside. */
+export function positionIn(canvas, event) {
   const box = canvas.getBoundingClientRect();
   const ratio = Math.min(box.width / canvas.width, box.height / canvas.height);
   const size = [canvas.width * ratio, canvas.height * ratio];
@@ -13,7 +16,7 @@ export function placeIn(canvas, event) {
   return x < 0 || x > 1 || y < 0 || y > 1 ? null : [x, y];
 }
 
-/** A button that is held: `down` and `up` are called in turns. */
+/** A button that can be held: calls `down` when it is pressed and `up` when it is released. */
 function holdable(button, down, up) {
   let held = false;
   button.addEventListener("pointerdown", () => { held = true; button.classList.add("held"); down(); });
@@ -27,7 +30,7 @@ function holdable(button, down, up) {
   return button;
 }
 
-/** The nine buttons of the pad: `down` and `up` are told the way, [-1..1, -1..1]. */
+/** The pad's nine buttons: `down` and `up` get the direction, [-1..1, -1..1]. */
 export function makePad(down, up) {
   $("pad").replaceChildren(...Array.from(ARROWS, (arrow, i) => {
     const button = document.createElement("button");
@@ -38,17 +41,17 @@ export function makePad(down, up) {
   }));
 }
 
-/** A button with a film for each local action. */
+/** A button for each local action, with its key, its name and a canvas for its film. */
 export function makeCodes(names, down, up) {
   $("codes").replaceChildren(...names.map((name, k) => {
     const button = document.createElement("button");
-    button.append(document.createElement("canvas"), `${k < 9 ? `${k + 1} ` : ""}${name}`);
-    button.title = `local action ${name}`;
+    button.append(document.createElement("canvas"), k < 10 ? `${k}: ${name}` : name);
+    button.title = k < 10 ? `local action ${k}, ${name}: key ${k}` : `local action ${k}, ${name}`;
     return holdable(button, () => down(k, button), () => up(k, button));
   }));
 }
 
-/** The button that records a canvas and saves the clip. */
+/** The button that records the canvas and saves the clip. */
 export function makeClip(canvasOf, fpsOf, nameOf) {
   let recorder = null;
   $("clip").addEventListener("click", () => {
@@ -71,7 +74,7 @@ export function makeClip(canvasOf, fpsOf, nameOf) {
   });
 }
 
-/** Pictures that are chosen or dropped. */
+/** Call `take` with each picture file that is chosen or dropped. */
 export function onPicture(take) {
   $("picture").addEventListener("change", (event) => { if (event.target.files[0]) take(event.target.files[0]); });
   for (const kind of ["dragover", "dragleave", "drop"])

@@ -1,26 +1,26 @@
-// A world in the page: the graphs that glass-export wrote, run by ONNX Runtime. Frames are RGBA, places are px.
+// A world in the page: runs the graphs that glass-export wrote in ONNX Runtime. Frames are RGB bytes, positions px.
 const here = new URL("./", import.meta.url).href;
 const exported = await (await fetch(`${here}runtime.json`)).json();
-const wished = new URLSearchParams(location.hash.slice(1)).get("engine"); // wasm, webgpu, or whichever is fast
+const wished = new URLSearchParams(location.hash.slice(1)).get("engine"); // wasm, webgpu, or null: the faster one
 const adapter = exported.webgpu && wished !== "wasm" ? await (navigator.gpu?.requestAdapter() ?? null) : null;
-const played = adapter?.isFallbackAdapter ?? adapter?.info?.isFallbackAdapter; // by the processor: slow
-const gpu = adapter && (!played || wished === "webgpu");
+const emulated = adapter?.isFallbackAdapter ?? adapter?.info?.isFallbackAdapter; // a card emulated by the CPU is slow
+const gpu = adapter && (!emulated || wished === "webgpu");
 
-/** ONNX Runtime on the graphics card where there is one (and the page was exported for it), else in WebAssembly. */
+/** ONNX Runtime: on the graphics card if there is one and the page was exported with --webgpu, else in WebAssembly. */
 const ort = await import(`./runtime/ort.${gpu ? "webgpu" : "wasm"}.min.mjs`);
-/** Which of the two it is. */
+/** The name of the engine in use. */
 export const engine = gpu ? "WebGPU" : "WebAssembly";
 ort.env.wasm.wasmPaths = `${here}runtime/`;
-// threads need a page that is isolated (COOP and COEP headers); on any other host one thread does it
+// threads need an isolated page (COOP and COEP headers); without those headers there is one thread
 ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency || 1) : 1;
 ort.env.logLevel = "error";
 
-const REACH = 3; // a first window is moved by up to so many px, to where it is drawn best
-/** In a list of actions: the episode was begun anew. */
+const SEARCH_PX = 3; // refinePosition tries positions up to this far from the first guess
+const BATCH = 7; // positions that are tried at once
+/** An entry in a list of actions: the episode was restarted. */
 export const AGAIN = 0xffff;
-const BATCH = 7; // windows that are tried at once
 
-/** Numbers in [0, 1) that follow from a seed (mulberry32). */
+/** Random numbers in [0, 1) from a seed (mulberry32). */
 export class Random {
   constructor(seed) { this.state = seed >>> 0; }
   next() {
@@ -32,7 +32,7 @@ export class Random {
   }
 }
 
-/** No agent in a picture. */
+/** A picture in which the model finds no agent. */
 export class NoAgentError extends Error {}
 
 async function bytesOf(url) {
@@ -43,7 +43,7 @@ async function bytesOf(url) {
 
 const float = (data, shape) => new ort.Tensor("float32", Float32Array.from(data), shape);
 
-/** A world and what it can do; its states are objects of tensors with one row. */
+/** A world. A state is an object of tensors with one row. */
 export class World {
   /** Load worlds/NAME. */
   static async load(folder, tell = () => {}) {
@@ -71,7 +71,7 @@ export class World {
     return world;
   }
 
-  /** Call a graph; inputs that it does not know are left out. */
+  /** Call a graph; inputs that it does not have are ignored. */
   async run(name, inputs) {
     const session = this.sessions[name];
     const known = Object.fromEntries(session.inputNames.map((key) => [key, inputs[key]]));
@@ -86,49 +86,55 @@ export class World {
     return this.begin(this.starts[index], this.about.start_positions[index], this.about.start_origins[index]);
   }
 
-  /** The state of a picture (ImageData of the world's size), with its agent at a known place or wherever it is found. */
-  async begin(image, place = null, origin = null) {
+  /**
+   * The state of a picture (ImageData of the world's size). Without a known position, the agent is searched for;
+   * throws NoAgentError if there is none.
+   */
+  async begin(image, position = null, origin = null) {
     const { height, width } = this.about;
     const rgb = new Uint8Array(height * width * 3);
     for (let i = 0; i < height * width; i++) for (let c = 0; c < 3; c++) rgb[3 * i + c] = image.data[4 * i + c];
     const frame = new ort.Tensor("uint8", rgb, [1, height, width, 3]);
     const seen = await this.run("segment", { frame });
-    const known = place !== null;
+    const known = position !== null;
     const centre = seen.centre.data;
-    if (!known) place = this.about.settles ? [Math.round(centre[0]), Math.round(centre[1])] : [...centre];
-    if (!known && this.about.settles) place = await this.settle(frame, seen.mask, place);
-    const begun = await this.run("begin", { frame, mask: seen.mask, place: float(place, [1, 2]) });
+    if (!known) position = [...centre];
+    if (!known && this.about.refines_position)
+      position = await this.refinePosition(frame, seen.mask, position.map(Math.round));
+    const begun = await this.run("begin", { frame, mask: seen.mask, position: float(position, [1, 2]) });
     if (!known) this.check(begun.layer, seen.mask);
-    const state = { ...begun, position: float(place, [1, 2]), background: seen.background };
+    const state = { ...begun, position: float(position, [1, 2]), background: seen.background };
     delete state.error;
-    return { state, origin: origin ?? [centre[0] - place[0], centre[1] - place[1]], frame: rgb };
+    return { state, origin: origin ?? [centre[0] - position[0], centre[1] - position[1]], frame: rgb };
   }
 
-  /** Of the places about one, that from which the agent is drawn best. */
-  async settle(frame, mask, place) {
-    const offsets = [];
-    for (let y = -REACH; y <= REACH; y++) for (let x = -REACH; x <= REACH; x++) offsets.push([place[0] + x, place[1] + y]);
-    const many = (tensor, Kind) => {
+  /** The position within SEARCH_PX px from which the model draws the agent best. */
+  async refinePosition(frame, mask, position) {
+    const candidates = [];
+    for (let y = -SEARCH_PX; y <= SEARCH_PX; y++)
+      for (let x = -SEARCH_PX; x <= SEARCH_PX; x++) candidates.push([position[0] + x, position[1] + y]);
+    const repeat = (tensor, Kind) => {
       const data = new Kind(tensor.data.length * BATCH);
       for (let i = 0; i < BATCH; i++) data.set(tensor.data, i * tensor.data.length);
       return new ort.Tensor(tensor.type, data, [BATCH, ...tensor.dims.slice(1)]);
     };
-    const frames = many(frame, Uint8Array), masks = many(mask, Float32Array);
-    let best = Infinity, found = place;
-    for (let first = 0; first < offsets.length; first += BATCH) {
-      const some = offsets.slice(first, first + BATCH);
-      const { error } = await this.run("begin", { frame: frames, mask: masks, place: float(some.flat(), [BATCH, 2]) });
+    const frames = repeat(frame, Uint8Array), masks = repeat(mask, Float32Array);
+    let best = Infinity, found = position;
+    for (let first = 0; first < candidates.length; first += BATCH) {
+      const some = candidates.slice(first, first + BATCH);
+      const { error } = await this.run("begin", { frame: frames, mask: masks, position: float(some.flat(), [BATCH, 2]) });
       error.data.forEach((value, i) => { if (value < best) { best = value; found = some[i]; } });
     }
     return found;
   }
 
+  /** Throw NoAgentError if the window holds too little of the mask for an agent. */
   check(layer, mask) {
     const mass = massOf(layer), all = mask.data.reduce((a, b) => a + b, 0);
     const { least_mass: least, least_gathered: gathered, usual_mass: usual } = this.about;
     if (mass < least || mass < gathered * all)
-      throw new NoAgentError(`no agent found in this picture: the mask covers ${mass.toFixed(0)} px where there is most of it, ` +
-        `${(100 * mass / Math.max(all, 1e-6)).toFixed(0)} % of the whole; this world's agents cover about ${usual.toFixed(0)} px`);
+      throw new NoAgentError(`no agent found in this picture: the densest window of the mask covers ${mass.toFixed(0)} px, ` +
+        `${(100 * mass / Math.max(all, 1e-6)).toFixed(0)} % of the mask; this world's agents cover about ${usual.toFixed(0)} px`);
   }
 
   /** The next state and its frame (RGB bytes). */
@@ -148,7 +154,7 @@ export class World {
     return probability.data;
   }
 
-  /** What the exported policy does: [shift, code]. */
+  /** The action of the exported policy: [shift, code]. */
   async act(frame, target) {
     const { height, width } = this.about;
     const inputs = { frame: new ort.Tensor("uint8", frame, [1, height, width, 3]), target: float(target, [1, 2]) };
@@ -163,31 +169,31 @@ function massOf(layer) {
   return sum;
 }
 
-/** Episodes of one world: a target to walk to, counters, and what was done, so that it can be done again. */
+/** Episodes in one world: a target to walk to, counters, and a list of all actions, from which the game can be replayed. */
 export class Game {
   constructor(world, seed = 0) {
     this.world = world;
-    this.random = new Random(seed); // of episodes
-    this.chance = new Random(seed ^ 0x5bd1e995); // of codes that nobody presses: a replay draws none
+    this.random = new Random(seed); // start frames and targets
+    this.chance = new Random(seed ^ 0x5bd1e995); // codes drawn from the prior; a replay draws none
     this.reached = 0;
     this.best = null;
-    this.actions = []; // what was done, AGAIN where an episode was begun anew
-    this.clicks = []; // [how many actions before, x, y]
+    this.actions = []; // shift * K + code of each step; AGAIN where the episode was restarted
+    this.clicks = []; // [number of actions before it, x, y]
   }
 
-  /** Move the target. */
-  aim(place) {
-    this.target = place.map((x) => Math.round(x));
+  /** Move the target to [x, y] px. */
+  aim(position) {
+    this.target = position.map((x) => Math.round(x));
     this.clicks.push([this.actions.length, ...this.target]);
   }
 
-  /** Begin anew before the target is reached. */
+  /** Restart before the target is reached. */
   async again() {
     this.actions.push(AGAIN);
     await this.reset();
   }
 
-  /** A new episode from a start frame, or from a picture. */
+  /** A new episode from a random start frame, or from a picture. */
   async reset(image = null) {
     const { starts } = this.world;
     const index = Math.floor(this.random.next() * starts.length);
@@ -201,28 +207,29 @@ export class Game {
     this.target = this.draw();
   }
 
-  get place() {
+  /** The agent's position, [x, y] px. */
+  get position() {
     const { data } = this.state.position;
     return [data[0] + this.origin[0], data[1] + this.origin[1]];
   }
-  get distance() { return Math.hypot(this.place[0] - this.target[0], this.place[1] - this.target[1]); }
+  get distance() { return Math.hypot(this.position[0] - this.target[0], this.position[1] - this.target[1]); }
 
-  /** A target on the ground, far enough from the agent. */
+  /** A random target on the ground, at least reach.distance px from the agent if possible. */
   draw() {
     const { width, height, ground, reach } = this.world.about;
     const low = [Math.max(reach.margin, ground[0]), Math.max(reach.margin, ground[1])];
     const high = [Math.min(width - 1 - reach.margin, ground[2]), Math.min(height - 1 - reach.margin, ground[3])];
     let found = null, furthest = -1;
     for (let i = 0; i < 32; i++) {
-      const place = [0, 1].map((a) => low[a] + this.random.next() * Math.max(0, high[a] - low[a]));
-      const away = Math.max(...[0, 1].map((a) => Math.abs(place[a] - this.place[a])));
-      if (away >= reach.distance) return place;
-      if (away > furthest) { furthest = away; found = place; }
+      const target = [0, 1].map((a) => low[a] + this.random.next() * Math.max(0, high[a] - low[a]));
+      const away = Math.max(...[0, 1].map((a) => Math.abs(target[a] - this.position[a])));
+      if (away >= reach.distance) return target;
+      if (away > furthest) { furthest = away; found = target; }
     }
     return found;
   }
 
-  /** One step; code null: what the prior says, or what usually went with the shift. */
+  /** One step. Without a code, it is drawn from the prior, or in a world without one it is the shift's usual code. */
   async step(shift, code = null) {
     const { about } = this.world;
     if (code === null) {
@@ -248,11 +255,11 @@ export class Game {
     return this.over;
   }
 
-  /** The agent that came with the page. */
+  /** The action of the page's trained agent. */
   async act() { return this.world.act(this.frame, this.target); }
 }
 
-/** Actions <-> text for a link, two bytes each. */
+/** Actions <-> text for a link, two bytes an action. */
 export const pack = (actions) => btoa(String.fromCharCode(...actions.flatMap((a) => [a >> 8, a & 255])))
   .replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
 export function unpack(text) {

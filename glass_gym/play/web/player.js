@@ -1,14 +1,14 @@
-// The page: keys, touch, buttons, canvases. What a world is, glass.js knows.
-import { $, makeClip, makeCodes, makePad, onPicture, placeIn } from "./controls.js";
+// The page: keys, touch, buttons, canvases. The world itself is in glass.js.
+import { $, codeOf, makeClip, makeCodes, makePad, onPicture, positionIn } from "./controls.js";
 import { AGAIN, Game, NoAgentError, World, engine, pack, unpack } from "./glass.js";
 
 const LONGEST = 4000; // actions that a link may carry
-const FILM = 8; // steps of a code's film
+const FILM = 8; // steps of a local action's film
 const KEYS = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 const held = new Set(); // keys, and pointers on the pad as "pad:x,y"
-let code = null; // the local action that is held, or tapped since the last step
-let tapped = new Set(); // keys that came and went between two steps
+let code = null; // the local action that is held, or was tapped since the last step
+let tapped = new Set(); // keys pressed since the last step
 let world = null, human = null, agent = null, seed = 0, replay = null;
 let running = true, busy = false, turn = 0, films = [], ticks = [];
 
@@ -63,11 +63,11 @@ function show() {
   $("score").textContent = [...parts, `${(ticks.length / 2).toFixed(0)} frames a second, ${engine}`].join(" · ");
 }
 
-/** Each local action as a small film, made from where the game is. */
+/** A small film of each local action, starting from the game's state. */
 async function makeFilms(game) {
   const { width, height, agent_radius: radius, code_names: names } = world.about;
   const mine = ++turn;
-  const [first, at] = [game.state, game.place];
+  const [first, at] = [game.state, game.position];
   films = [];
   const side = Math.min(height, width, 4 * radius);
   for (let k = 0; k < names.length; k++) {
@@ -110,7 +110,7 @@ function wanted() {
   return [Math.sign(x), Math.sign(y)];
 }
 
-/** The row of the table that goes most in a direction. */
+/** The shift nearest to a direction. */
 export function shiftOf([x, y], shifts) {
   if (!x && !y) return 0;
   const size = shifts.reduce((m, s) => [Math.max(m[0], Math.abs(s[0])), Math.max(m[1], Math.abs(s[1]))], [1e-6, 1e-6]);
@@ -211,10 +211,10 @@ function who() {
 
 addEventListener("keydown", (event) => {
   if (event.target.matches("input, select") || event.ctrlKey || event.metaKey || event.altKey) return;
-  const digit = /^[1-9]$/.test(event.key) ? Number(event.key) - 1 : null;
+  const digit = codeOf(event.key);
   if (event.key in KEYS) { held.add(event.key); tapped.add(event.key); }
   else if (digit !== null && world && digit < world.about.code_names.length) holdCode(digit, $("codes").children[digit]);
-  else if (digit !== null) say(`${event.key}: no such local action, this world has ${world?.about.code_names.length ?? 0}`);
+  else if (digit !== null && world) say(`no local action ${digit}: this world has 0 to ${world.about.code_names.length - 1}`);
   else if (event.key === " ") $("pause").click();
   else if (event.key === "r") $("again").click();
   else return;
@@ -222,9 +222,10 @@ addEventListener("keydown", (event) => {
 });
 addEventListener("keyup", (event) => {
   held.delete(event.key);
-  if (/^[1-9]$/.test(event.key)) freeCode(Number(event.key) - 1, $("codes").children[Number(event.key) - 1]);
+  const digit = codeOf(event.key);
+  if (digit !== null) freeCode(digit, $("codes").children[digit]);
 });
-addEventListener("blur", () => { // keys let go elsewhere are never reported
+addEventListener("blur", () => { // the page is not told of keys released elsewhere
   held.clear();
   heldCodes.clear();
   for (const button of document.querySelectorAll(".held")) button.classList.remove("held");
@@ -237,9 +238,9 @@ for (const [id, of] of [["human", () => human], ["agent", () => agent]]) {
   $(id).querySelector("canvas").addEventListener("pointerdown", (event) => {
     const game = of();
     if (!game || replay) return;
-    const place = placeIn(event.target, event);
-    if (!place) return;
-    game.aim([place[0] * world.about.width, place[1] * world.about.height]);
+    const at = positionIn(event.target, event);
+    if (!at) return;
+    game.aim([at[0] * world.about.width, at[1] * world.about.height]);
     show();
   });
 }
@@ -261,7 +262,7 @@ $("who").addEventListener("change", () => { who(); show(); $("who").blur(); });
 makeClip(
   () => ($("human").hidden ? $("agent") : $("human")).querySelector("canvas"), () => Number($("fps").value), () => world.name);
 
-/** Where somebody sees the same game again. */
+/** A link that replays a game. */
 export function linkTo(game) {
   const parts = new URLSearchParams({ world: world.name, seed });
   if (game.actions.length) parts.set("actions", pack(game.actions.slice(0, LONGEST)));
@@ -332,7 +333,7 @@ async function begin() {
 }
 begin().then(tick, (error) => say(String(error.message ?? error)));
 
-// what tests and curious people use: the console can play, too
+// for tests and the browser's console
 globalThis.glass = {
   Game, World,
   get game() { return human; },

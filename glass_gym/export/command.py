@@ -1,0 +1,118 @@
+"""glass-export: write worlds as ONNX, or as a web page to play them in."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from glass_gym.export.onnx import TOLERANCE, ExportError, compare, export_onnx, export_policy, need_packages
+from glass_gym.export.page import GET_RUNTIME, write_page
+from glass_gym.worlds.checkpoint import CheckpointError, World, load_world
+
+DESCRIPTION = """Write worlds as ONNX (--onnx), or as a web page to play them in (--web).
+
+--onnx writes four graphs, one file with their weights, and world.json, which describes inputs, outputs and actions.
+--web writes a folder for any static web server. The worlds then run in the browser, in WebAssembly.
+Either way, ONNX Runtime is then compared with torch over random steps; a difference is an error."""
+EXAMPLES = """examples:
+  glass-export tennis --onnx tennis_onnx
+  glass-export runs/mine/world.safetensors --onnx mine_onnx
+
+  npm pack onnxruntime-web@1.30.0     # once: a page needs it
+  glass-export tennis sprites arm --web site --runtime onnxruntime-web-1.30.0.tgz \\
+      --policy agents/trained/GlassTennis-v0/ppo.safetensors
+  python -m http.server -d site"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    p = argparse.ArgumentParser(
+        "glass-export",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument(
+        "worlds", nargs="+", metavar="WORLD", help="bundled names (tennis, sprites, arm) or .safetensors files"
+    )
+    p.add_argument("--onnx", type=Path, metavar="DIR", help="write ONNX here; several worlds get a folder each")
+    p.add_argument("--web", type=Path, metavar="DIR", help="write the page here; needs --runtime")
+    p.add_argument(
+        "--runtime", type=Path, metavar="PATH", help="onnxruntime-web: the .tgz of npm pack, or its unpacked folder"
+    )
+    p.add_argument(
+        "--webgpu",
+        action="store_true",
+        help="let the page use a graphics card where the browser offers one "
+        "(the folder grows by 27 MB, which other browsers do not load)",
+    )
+    p.add_argument(
+        "--policy",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="trained agents of the worlds, in the same order: .safetensors of PPO or A2C that observe frames",
+    )
+    p.add_argument(
+        "--steps", type=int, default=100, help="random steps of the comparison with torch, at least 1 (default: 100)"
+    )
+    arguments = p.parse_args(argv)
+    if not (arguments.onnx or arguments.web):
+        p.error("choose what to write: --onnx DIR, --web DIR, or both")
+    if arguments.steps < 1:
+        p.error("--steps must be at least 1")
+    if len(arguments.policy) > len(arguments.worlds):
+        p.error(f"{len(arguments.policy)} policies were given for {len(arguments.worlds)} worlds")
+    if arguments.web and not arguments.runtime:
+        p.error(f"--web needs onnxruntime-web: {GET_RUNTIME}")
+    try:
+        _export(arguments)
+    except (CheckpointError, ExportError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    need_packages("export", "onnx", "onnxscript", "onnxruntime")
+    if arguments.policy:
+        need_packages("agents", "stable_baselines3")
+    worlds = [load_world(name) for name in arguments.worlds]
+    if arguments.onnx:
+        for index, world in enumerate(worlds):
+            folder = arguments.onnx if len(worlds) == 1 else arguments.onnx / world.name
+            export_onnx(world, folder, lambda what, world=world: _tell(f"{world.name}: {what}"))
+            if index < len(arguments.policy):
+                export_policy(world, folder, arguments.policy[index])
+            _check(world, folder, arguments.steps)
+    if arguments.web:
+        page = write_page(worlds, arguments.web, arguments.runtime, arguments.policy, _tell, arguments.webgpu)
+        for world in worlds:
+            _check(world, arguments.web / "worlds" / (world.name or "world"), arguments.steps)
+        _tell(f"wrote {page}; to play: python -m http.server -d {arguments.web}")
+
+
+def _tell(what: str) -> None:
+    print(what, flush=True)
+
+
+def _check(world: World, folder: Path, steps: int) -> None:
+    """Compare with torch and report.
+
+    Raises:
+        ExportError: the frames differ.
+    """
+    difference = max(compare(world, folder, steps))
+    size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
+    _tell(f"{folder}: {size:.1f} MB; differs from torch by at most {difference:.3f} grey levels over {steps} steps")
+    if difference > TOLERANCE:
+        raise ExportError(f"{folder}: ONNX Runtime's frames differ from torch's by {difference:.2f} grey levels")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""A web page in which people play worlds: the ONNX graphs, onnxruntime-web, and the scripts of glass_gym/play/web."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import glass_gym.play
+from glass_gym.export.onnx import ExportError, export_onnx, export_policy
+from glass_gym.worlds.checkpoint import World
+
+PAGE = Path(glass_gym.play.__file__).parent / "web"
+"""The page's HTML, CSS and scripts."""
+RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+"""The files of onnxruntime-web's dist/ that every page needs."""
+WEBGPU = ("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm")
+"""The files that it needs in addition to run on a graphics card."""
+RUNTIME_VERSION = "1.30.0"
+LARGEST_RUNTIME_FILE = 64 << 20
+"""Bytes; larger files are not read."""
+GET_RUNTIME = (
+    f"download it once with `npm pack onnxruntime-web@{RUNTIME_VERSION}` and pass the file: "
+    f"--runtime onnxruntime-web-{RUNTIME_VERSION}.tgz"
+)
+
+
+def write_page(
+    worlds: Sequence[World],
+    folder: Path,
+    runtime: Path,
+    policies: Sequence[Path] = (),
+    progress: Callable[[str], Any] = lambda what: None,
+    webgpu: bool = False,
+) -> Path:
+    """Write a page as a folder that any static web server can serve.
+
+    Args:
+        worlds: that can be played in it; their names must differ.
+        folder: gets index.html and everything that it needs.
+        runtime: onnxruntime-web: the .tgz of `npm pack`, its unpacked folder, or its dist/.
+        policies: .safetensors files of the worlds' agents, in the same order; the last worlds may have none.
+        progress: called with the name of each part before it is written.
+        webgpu: run on a graphics card where the browser offers one. The folder grows by 27 MB, which other browsers do
+            not load.
+
+    Returns:
+        the page, index.html.
+
+    Raises:
+        ExportError: two worlds have one name, or `runtime` is not onnxruntime-web. Nothing is written then.
+    """
+    files = read_runtime(runtime, RUNTIME + WEBGPU * webgpu)
+    names = [world.name or "world" for world in worlds]
+    if len(set(names)) != len(names):
+        raise ExportError(f"the worlds of a page need different names, got: {', '.join(names)}")
+    (folder / "runtime").mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / "runtime" / name).write_bytes(content)
+    for file in PAGE.iterdir():
+        if file.is_file():
+            shutil.copyfile(file, folder / file.name)
+    for index, (world, name) in enumerate(zip(worlds, names, strict=True)):
+        export_onnx(world, folder / "worlds" / name, lambda what, name=name: progress(f"{name}: {what}"))
+        if index < len(policies):
+            progress(f"{name}: policy")
+            export_policy(world, folder / "worlds" / name, policies[index])
+    (folder / "worlds.json").write_text(json.dumps(names) + "\n")
+    (folder / "runtime.json").write_text(json.dumps({"webgpu": webgpu}) + "\n")
+    return folder / "index.html"
+
+
+def read_runtime(path: Path, needed: Sequence[str] = RUNTIME) -> dict[str, bytes]:
+    """Read the files of onnxruntime-web that a page needs.
+
+    Args:
+        path: the .tgz of `npm pack`, its unpacked folder, or its dist/. An archive is only read, never unpacked.
+        needed: names of the files.
+
+    Returns:
+        the content of the needed files, and of the licence if it is there, by name.
+
+    Raises:
+        ExportError: `path` cannot be read, or lacks a file.
+    """
+    found: dict[str, bytes] = {}
+    wanted = {*needed, "LICENSE"}
+    try:
+        if path.is_file():
+            with tarfile.open(path) as archive:
+                for member in archive:
+                    name = Path(member.name).name
+                    if name in wanted and member.isfile() and member.size <= LARGEST_RUNTIME_FILE:
+                        found[name] = archive.extractfile(member).read()  # type: ignore[union-attr]
+        else:
+            for name in wanted:
+                for file in (path / name, path / "dist" / name):
+                    if file.is_file() and file.stat().st_size <= LARGEST_RUNTIME_FILE:
+                        found[name] = file.read_bytes()
+    except (OSError, tarfile.TarError) as error:
+        raise ExportError(f"{path}: cannot be read ({error}); {GET_RUNTIME}") from None
+    if missing := [name for name in needed if name not in found]:
+        raise ExportError(f"{path}: not onnxruntime-web ({', '.join(missing)} is missing); {GET_RUNTIME}")
+    return found
