@@ -1,6 +1,6 @@
 """glass_gym: worlds learned by GLASS (Davtyan & Favaro, ECCV 2022) as Gymnasium environments.
 
-Importing registers the ids::
+Importing the package registers the ids::
 
     import gymnasium as gym, glass_gym
     env = gym.make("GlassTennis-v0")
@@ -40,19 +40,20 @@ def _register(id: str, max_episode_steps: int, **kwargs: Any) -> None:
 
 
 def register_world(id: str, checkpoint: str | Path, max_episode_steps: int = 100, **kwargs: Any) -> None:
-    """Give a world of your own an id: ``gymnasium.make(id)``, ``gymnasium.make_vec(id)``.
+    """Give a world of your own an id for ``gymnasium.make`` and ``gymnasium.make_vec``.
 
-    Another process has to be told, too: put the call in a module `mine`, and make ``"mine:MyGame-v0"``.
+    The id is known in this process only. For other processes, put the call into a module `mine` and use the id
+    ``"mine:MyGame-v0"``.
 
     Args:
         id: a name and a version, "MyGame-v0".
         checkpoint: a world's .safetensors file, or the name of a bundled world.
         max_episode_steps: the time limit, steps.
-        kwargs: arguments of :class:`glass_gym.GlassEnv` that are to be the id's own, such as `task`.
+        kwargs: default arguments of :class:`glass_gym.GlassEnv` for this id, such as `task`.
 
     Raises:
         ValueError: another world has this id.
-        CheckpointError: no such file.
+        CheckpointError: there is no such file.
     """
     from glass_gym.worlds.checkpoint import resolve
 
@@ -63,7 +64,7 @@ def register_world(id: str, checkpoint: str | Path, max_episode_steps: int = 100
     _register(id, max_episode_steps, **kwargs)
 
 
-# time limits: two or three times as long as the way across the ground where targets are; so random agents seldom arrive
+# time limits: two or three times the steps across the ground where targets are, so that random agents seldom arrive
 _register("GlassTennis-v0", 70, checkpoint="tennis")
 _register("GlassSprites-v0", 24, checkpoint="sprites")
 _register("GlassArm-v0", 32, checkpoint="arm")
@@ -71,13 +72,13 @@ _register("Glass-v0", 100)
 
 
 def __getattr__(name: str) -> Any:
-    """The public names that need torch load on first use, and so do the modules `wrappers` and `sb3`.
+    """Load public names that need torch, and the modules `wrappers` and `sb3`, on first use.
 
     Returns:
         the class, function or module.
 
     Raises:
-        AttributeError: no such name.
+        AttributeError: there is no such name.
     """
     import importlib
 

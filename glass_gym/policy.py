@@ -24,13 +24,8 @@ from glass_gym.worlds.headers import PolicyHeader, Version, read_header
 ALGORITHMS = {"ppo": "PPO", "dqn": "DQN"}
 """Name (as in RL Zoo's --algo) -> class of Stable-Baselines3. Hindsight replay (HER) belongs to dqn."""
 CLASSES = {
-    "ReLU": "torch.nn",
-    "Tanh": "torch.nn",
-    "ELU": "torch.nn",
-    "SiLU": "torch.nn",
-    "NatureCNN": "stable_baselines3.common.torch_layers",
-    "FlattenExtractor": "stable_baselines3.common.torch_layers",
-    "CombinedExtractor": "stable_baselines3.common.torch_layers",
+    **dict.fromkeys(("ReLU", "Tanh", "ELU", "SiLU"), "torch.nn"),
+    **dict.fromkeys(("NatureCNN", "FlattenExtractor", "CombinedExtractor"), "stable_baselines3.common.torch_layers"),
     "GlassExtractor": "glass_gym.sb3",
 }
 """Class that a policy file may name -> module that it is imported from."""
@@ -44,10 +39,8 @@ ARGUMENTS = {
     "normalize_images",
 }
 """Arguments of an SB3 policy that a file keeps. Those of the optimiser are left out."""
-LARGEST_LAYER = 4096
-"""Largest number in a file's policy arguments, such as a layer's width."""
-LARGEST_OBSERVATION = 1 << 22
-"""Most values in an observation of a file's policy."""
+LARGEST_LAYER = 4096  # Largest number in a file's policy arguments, such as a layer's width.
+LARGEST_OBSERVATION = 1 << 22  # Most values in an observation of a file's policy.
 
 
 class PolicyError(ValueError):
@@ -61,15 +54,14 @@ def load_policy(path: str | Path, algorithm: str = "ppo", core: GlassCore | None
 
     Args:
         path: the file.
-        algorithm: of a zip: a key of ALGORITHMS. A .safetensors file names its own.
+        algorithm: of a zip: ``"ppo"`` or ``"dqn"``. A .safetensors file names its own.
         core: check that the policy's spaces fit this world; None: no check.
 
     Returns:
         a policy that acts in all environments of a core at once.
 
     Raises:
-        PolicyError: there is no such file or algorithm, SB3 is not installed, the file is damaged or of another kind,
-            or the policy's spaces do not fit the world.
+        PolicyError: no such file or algorithm, no SB3, a damaged or foreign file, or spaces that do not fit the world.
     """
     path = Path(path)
     if not path.is_file():
@@ -84,17 +76,7 @@ def load_policy(path: str | Path, algorithm: str = "ppo", core: GlassCore | None
 
 
 def model_class(algorithm: str) -> Any:
-    """The SB3 class of an algorithm.
-
-    Args:
-        algorithm: a key of ALGORITHMS.
-
-    Returns:
-        the class.
-
-    Raises:
-        PolicyError: the algorithm is unknown, or SB3 is not installed.
-    """
+    """The SB3 class of an algorithm; PolicyError: the algorithm is unknown, or SB3 is not installed."""
     if algorithm not in ALGORITHMS:
         raise PolicyError(f"no algorithm called {algorithm!r}; there are: {', '.join(ALGORITHMS)}")
     try:
@@ -105,18 +87,7 @@ def model_class(algorithm: str) -> Any:
 
 
 def read_zip(path: Path, algorithm: str) -> Any:
-    """Load the SB3 model of a zip to act with, without its replay buffer. The zip is unpickled: trust its source.
-
-    Args:
-        path: the zip.
-        algorithm: a key of ALGORITHMS.
-
-    Returns:
-        the model.
-
-    Raises:
-        PolicyError: the file is no zip of that algorithm.
-    """
+    """Unpickle (trust its source!) an SB3 zip -> the model without replay buffer; PolicyError: not of `algorithm`."""
     kind = model_class(algorithm)
     unneeded = {"replay_buffer_class": None, "replay_buffer_kwargs": {}, "buffer_size": 1}
     try:
@@ -133,8 +104,8 @@ def save_policy(path: str | Path, model: Any, algorithm: str, provenance: dict |
 
     Args:
         path: the file; its name ends in .safetensors.
-        model: an SB3 model of a class in ALGORITHMS.
-        algorithm: the key of that class.
+        model: an SB3 model.
+        algorithm: its algorithm, ``"ppo"`` or ``"dqn"``.
         provenance: how the policy was made; anything that JSON can hold.
 
     Returns:
@@ -265,17 +236,7 @@ def _space_in(data: dict, depth: int = 0) -> gym.Space:
 
 
 def policy_header(path: str | Path) -> dict:
-    """Read the header of a policy file; the weights are not loaded.
-
-    Args:
-        path: a .safetensors file of :func:`save_policy`.
-
-    Returns:
-        the header: format version, algorithm, policy class and its arguments, spaces, provenance.
-
-    Raises:
-        PolicyError: the file is damaged, of another kind, or of another format version.
-    """
+    """A policy file's header: algorithm, class, arguments, spaces, provenance; PolicyError: damaged or foreign file."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -287,13 +248,11 @@ def policy_header(path: str | Path) -> dict:
         raise PolicyError(f"{path}: a .safetensors file, but no policy (no 'glass_policy' metadata)")
     try:
         version = read_header(metadata["glass_policy"], Version).format_version
-        if version != FORMAT_VERSION:
-            raise PolicyError(f"{path}: format {version}, this glass_gym reads {FORMAT_VERSION}; upgrade glass_gym")
-        return read_header(metadata["glass_policy"], PolicyHeader).model_dump()
-    except PolicyError:
-        raise
+        if version == FORMAT_VERSION:
+            return read_header(metadata["glass_policy"], PolicyHeader).model_dump()
     except ValueError as error:
         raise PolicyError(f"{path}: {error}; write it again with save_policy") from None
+    raise PolicyError(f"{path}: format {version}, this glass_gym reads {FORMAT_VERSION}; upgrade glass_gym")
 
 
 def _read(path: Path):
@@ -349,11 +308,7 @@ class Policy:
         self.begin()
 
     def begin(self, rows: np.ndarray | None = None) -> None:
-        """Say that new episodes begin, so that no stacked frames of earlier ones are used.
-
-        Args:
-            rows: (B,) bool: in which environments of the core; None: in all.
-        """
+        """New episodes begin in `rows` (B,) bool, or in all: stacked frames of earlier ones are not used."""
         if rows is None:
             self._first = None
             self._frames = {}
@@ -361,14 +316,7 @@ class Policy:
             self._first = self._first | np.asarray(rows, bool)
 
     def check(self, core: GlassCore) -> None:
-        """Check that the policy's spaces fit a core.
-
-        Args:
-            core: the core to act in.
-
-        Raises:
-            PolicyError: other actions than the world's, or an observation that the world cannot give.
-        """
+        """Check that the policy's spaces fit a core; PolicyError: other actions, or an observation it cannot give."""
         space = self.model.action_space
         count = int(np.prod(core.table.nvec))
         flat = hasattr(space, "n") and space.n == count
@@ -378,14 +326,7 @@ class Policy:
         self._plan(core)
 
     def act(self, core: GlassCore) -> np.ndarray:
-        """Choose an action for each of the core's B environments.
-
-        Args:
-            core: its state is observed, and left as it is.
-
-        Returns:
-            (B, 2) int64: shift index and code of each.
-        """
+        """Choose actions (B, 2) int64, shift index and code, for the core's B environments; the core stays as it is."""
         if self._first is None:
             self._first = np.ones(core.rows, bool)
         action, _ = self.model.predict(self._observation(core), deterministic=self.deterministic)
@@ -398,8 +339,7 @@ class Policy:
         space = self.model.observation_space
         parts = dict(space.spaces) if hasattr(space, "spaces") else {"": space}
         plan = {}
-        for name, part in parts.items():
-            shape = part.shape
+        for name, shape in ((name, part.shape) for name, part in parts.items()):
             if len(shape) == 1 and shape[0] in (2, core.position_space.shape[0]):
                 plan[name] = ("position", shape)
             elif len(shape) == 3 and (shape[0] % 3 == 0 or shape[2] % 3 == 0):

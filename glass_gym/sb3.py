@@ -86,11 +86,7 @@ class GlassVecEnv(VecEnv):
             self.seed(seed)
 
     def reset(self):
-        """Reset all environments, with the seeds and options that `seed` and `set_options` set for this reset.
-
-        Returns:
-            the first observations, (B, ...) for B environments.
-        """
+        """Reset all B environments with what `seed` and `set_options` set for this reset -> observations (B, ...)."""
         unset = all(seed is None for seed in self._seeds)
         observations, infos = self.env.reset(seed=None if unset else self._seeds, options=_merged(self._options))
         self.reset_infos = self._split(to_numpy(infos))
@@ -99,19 +95,11 @@ class GlassVecEnv(VecEnv):
         return self._named(observations)
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Keep the actions for :meth:`step_wait`.
-
-        Args:
-            actions: (B, 2) integers: shift index and code of each environment; (B,) with FlattenAction.
-        """
+        """Keep actions for :meth:`step_wait`: integers (B, 2), shift index and code, or (B,) with FlattenAction."""
         self._actions = actions
 
     def step_wait(self):
-        """Step all B environments, and reset those whose episodes ended.
-
-        Returns:
-            observations (B, ...), rewards (B,) float32, done (B,) bool, and a list of B info dicts.
-        """
+        """Step, and reset what ended -> observations (B, ...), rewards (B,) float32, done (B,) bool, B info dicts."""
         observations, reward, terminated, truncated, infos = self.env.step(self._actions)
         reward, terminated, truncated, infos = (to_numpy(x) for x in (reward, terminated, truncated, infos))
         done = terminated | truncated
@@ -145,16 +133,7 @@ class GlassVecEnv(VecEnv):
         return [self._find(attr_name)] * len(self._indices(indices))
 
     def set_attr(self, attr_name: str, value: Any, indices=None) -> None:
-        """Set an attribute for all environments of the batch.
-
-        Args:
-            attr_name: its name.
-            value: its value.
-            indices: None, or all of them.
-
-        Raises:
-            ValueError: only some of the indices are named; they share one batched environment.
-        """
+        """Set an attribute of the batched environment, which all indices share; ValueError: only some are named."""
         if len(self._indices(indices)) != self.num_envs:
             raise ValueError(f"the batch is one environment: set {attr_name!r} for all indices (indices=None)")
         setattr(self.env.unwrapped, attr_name, value)
@@ -208,13 +187,7 @@ class DeviceRolloutBuffer(DictRolloutBuffer):
         }
 
     def add(self, obs, *args: Any, **kwargs: Any) -> None:
-        """Add one step of all B environments.
-
-        Args:
-            obs: dict of tensors (B, ...).
-            args: as SB3's buffer takes them: actions, rewards, episode starts, values, log probabilities.
-            kwargs: likewise.
-        """
+        """Add one step of all B environments: `obs` is a dict of tensors (B, ...), the rest as in SB3's buffer."""
         for key, kept in self.observations.items():
             kept[self.pos] = torch.as_tensor(obs[key], device=self.device)
         kept = self.observations
@@ -309,14 +282,7 @@ class GlassExtractor(BaseFeaturesExtractor):
             self.register_buffer(f"half_{key}", (high - low) / 6, persistent=False)
 
     def forward(self, observations) -> Tensor:
-        """Compute features.
-
-        Args:
-            observations: a tensor, or a dict of tensors: frames (B, 3 n, H, W) in [0, 1], positions (B, n) px.
-
-        Returns:
-            (B, features): keypoints in [-1, 1] of each frame, then the scaled positions.
-        """
+        """Frames (B, 3 n, H, W) in [0, 1] and positions (B, n) px, or a dict of them -> (B, features) in [-1, 1]."""
         parts = observations if isinstance(observations, dict) else {"": observations}
         return torch.cat([self._features(key, parts[key]) for key in self.keys], 1)
 

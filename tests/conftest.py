@@ -13,17 +13,17 @@ from filelock import FileLock
 
 from glass_gym.model.config import GlassConfig
 from glass_gym.model.glass import build_glass
-from glass_gym.simulator.simulator import simulator
+from glass_gym.simulator import simulator
+from glass_gym.tensors.convert import to_images
+from glass_gym.tensors.geometry import densest_point
 from glass_gym.worlds.checkpoint import World
 from training.data.store import StoreWriter
 
-TINY = GlassConfig.lean(
-    32, 48, window=16, agent_radius=5, mask_channels=16, feature_channels=16, compressed_channels=8, hidden=16,
-    decoder_channels=16, psi_channels=8, bilinear_channels=8, code_channels=4, codes=3, action_channels=8,
-    foreground_range=6, background_range=2,
+TINY = GlassConfig.pose(
+    32, 48, window=16, agent_radius=5, mask_channels=16, feature_channels=16, hidden=16, decoder_channels=16,
+    psi_channels=8, bilinear_channels=8, code_channels=4, codes=3, poses=8, foreground_range=6, background_range=2,
 )  # fmt: skip
-TINY_TOKEN = TINY.replace(architecture="token", poses=8, copies=True)
-"""A vocabulary of eight poses; D copies, too."""
+"""Of the default architecture."""
 
 
 @pytest.fixture(scope="session")
@@ -65,20 +65,20 @@ def tiny_paper_config():
 
 
 def world_of(model):
-    """A world with random weights and noise to start from; where, is known of poses, as export writes it."""
+    """A world with random weights and start frames of noise; pose worlds know their start positions, as if trained."""
+    model.eval()
     frames = np.random.default_rng(0).integers(0, 256, (12, 32, 48, 3), dtype=np.uint8)
-    about = {"start_positions": [[24.0, 16.0]] * len(frames)} if model.config.architecture == "token" else {"mean": 1.0}
+    about: dict = {"mean": 1.0}
+    if model.config.architecture == "pose":
+        with torch.no_grad():
+            masks = model.gma.mask(to_images(torch.from_numpy(frames).permute(0, 3, 1, 2)))
+        about["start_positions"] = densest_point(masks, model.config.agent_radius).round().tolist()
     names = ("neutral", "swing", "turn")[: model.config.codes]
     return World(model, frames, (3.0, 2.0), names, 1.6, about, {"by": "test"}, "tiny")
 
 
-@pytest.fixture(scope="session")
-def tiny_token_config():
-    return TINY_TOKEN
-
-
-@pytest.fixture(params=["lean", "token", "paper"])
-def any_world(request, tiny_config, tiny_token_config, tiny_paper_config, monkeypatch):
+@pytest.fixture(params=["pose", "paper"])
+def any_world(request, tiny_config, tiny_paper_config, monkeypatch):
     """A tiny world of each architecture. A module that names it `tiny_world` runs all its tests on each.
 
     An untrained mask is flat, so that the least rounding moves the agent of a whole-frame world; and in bfloat16, maps
@@ -90,13 +90,13 @@ def any_world(request, tiny_config, tiny_token_config, tiny_paper_config, monkey
         monkeypatch.setattr(
             simulator, "pick_precision", lambda name, device: pick("float32" if name == "auto" else name, device)
         )
-    configs = {"lean": tiny_config, "token": tiny_token_config, "paper": tiny_paper_config}
+    configs = {"pose": tiny_config, "paper": tiny_paper_config}
     return world_of(build_glass(configs[request.param]).eval())
 
 
 @pytest.fixture
-def lean_world(tiny_model):
-    """For what only a window does: it is where it is told to be."""
+def pose_world(tiny_model):
+    """For modules whose `tiny_world` is of each architecture."""
     return world_of(tiny_model)
 
 

@@ -14,7 +14,6 @@ import contextlib
 import io
 import json
 import multiprocessing
-import pickle
 import shutil
 import sys
 import tempfile
@@ -57,22 +56,23 @@ def targets(root: Path) -> dict[str, Target]:
     import torch
     from PIL import Image
     from stable_baselines3 import PPO
-    from training.data.annotations import read_annotations
 
     from agents.options import AgentError, hyperparameters
-    from glass_gym.model.glass import build_glass
+    from glass_gym.model.glass import build_glass, build_lma
     from glass_gym.policy import PolicyError, load_policy, save_policy
     from glass_gym.sb3 import GlassVecEnv
     from glass_gym.worlds.checkpoint import CheckpointError, save_world
     from glass_gym.worlds.pictures import read_picture
-    from tests.conftest import TINY_TOKEN, block_video, world_of
-    from training.core.trainer import LoopConfig, Trainer, TrainingError, read_state
+    from tests.conftest import TINY, block_video, world_of
+    from training.config import LoopConfig, TrainConfig
+    from training.core.distributed import Distributed
+    from training.core.run import Run, RunError
+    from training.core.trainer import Trainer, TrainingError, read_state
     from training.data.layout import ReadConfig, read_video
     from training.data.store import DataError, Store, StoreWriter
-    from training.footage.choices import Choices
 
     torch.manual_seed(0)
-    world = world_of(build_glass(TINY_TOKEN).eval())
+    world = world_of(build_glass(TINY).eval())
     made = {"world": save_world(root / "world.safetensors", world)}
     env = GlassVecEnv("Glass-v0", 2, checkpoint=world, obs_type="position")
     made["policy"] = save_policy(
@@ -85,12 +85,14 @@ def targets(root: Path) -> dict[str, Target]:
         for split in ("train", "val", "test"):
             writer.add(split, split, frames, masks, position=position)
         writer.close()
-    trainer = Trainer(build_glass(TINY_TOKEN), root / "run", LoopConfig(device="cpu", bf16=False))
-    trainer.save("gma", 3, None)
+    trainer = Trainer(build_lma(TINY), root / "lma.pt", LoopConfig(device="cpu", bf16=False))
+    trainer.save("pose", 3, None)
     made["state"] = trainer.state_file
-    choices = Choices({"theta": 0.03, "window": 16}, {"theta": "so"})
-    made["choices"] = root / "choices.json"
-    choices.save(made["choices"])
+    made["choices"] = root / "run"
+    run = Run(TrainConfig(data="x", out=made["choices"]), Distributed("cpu"))
+    with contextlib.redirect_stdout(io.StringIO()):
+        run.choose("gma.theta", 0.03, "for a test")
+        run.choose("window", 16, "for a test")
     for suffix in ("png", "jpg", "bmp", "gif"):
         made[suffix] = root / f"frame.{suffix}"
         Image.fromarray(frames[0]).save(made[suffix])
@@ -100,8 +102,6 @@ def targets(root: Path) -> dict[str, Target]:
         iio.imwrite(made[suffix], frames, fps=10, codec=codec, macro_block_size=1, output_params=quiet)
     made["film"] = root / "film.gif"
     iio.imwrite(made["film"], frames, duration=100)
-    made["annotations"] = root / "actions.pkl"
-    made["annotations"].write_bytes(pickle.dumps({"actions": np.arange(12.0), "names": ["left", "right"], "n": 3}))
     made["hyperparameters"] = root / "hyperparams.yml"
     settings = "{n_timesteps: 5, policy_kwargs: 'dict(net_arch=[8])', env_kwargs: {}}"
     made["hyperparameters"].write_text(f"Glass-v0: {settings}\n")
@@ -127,8 +127,11 @@ def targets(root: Path) -> dict[str, Target]:
         "masks": ("masks.npy", whole, (DataError,)),
         "labels": ("labels.npz", whole, (DataError,)),
         "state": ("", lambda path: read_state(path, torch.device("cpu")), (TrainingError,)),
-        "choices": ("", Choices.load, (DataError,)),
-        "annotations": ("", read_annotations, (DataError,)),
+        "choices": (
+            "choices.json",
+            lambda path: Run(TrainConfig(data="x", out=path), Distributed("cpu")).config,
+            (RunError,),
+        ),
         "hyperparameters": ("", lambda path: hyperparameters("Glass-v0", "ppo", "frame", file=path), (AgentError,)),
         "film": ("", film, (DataError,)),
     }
@@ -282,8 +285,8 @@ def options(count: int, seed: int, root: Path, first: int):
     from agents.options import AgentError, checked
     from glass_gym.env.env import GlassEnv
     from glass_gym.env.vector_env import GlassVectorEnv
+    from training.config import TrainConfig
     from training.core.options import check_options
-    from training.train import TrainConfig
 
     world = targets(root)["world"].path
     arguments = (
@@ -319,13 +322,8 @@ def options(count: int, seed: int, root: Path, first: int):
             case "settings":
                 checked({"n_timesteps": 5, name: value})
             case "option":
-                config = TrainConfig(data="x")
-                part = config
-                for step in name[:-1]:
-                    part = getattr(part, step)
                 if isinstance(value, (int, float)) and not isinstance(value, bool):
-                    setattr(part, name[-1], value)
-                check_options(config)
+                    check_options(with_option(TrainConfig(data="x"), name, value))
             case _:
                 envs.reset(options={kind: value})
 
@@ -349,6 +347,14 @@ def numbers_of(config: Any, before: tuple = ()):
             yield from numbers_of(value, (*before, field.name))
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
             yield (*before, field.name)
+
+
+def with_option(config: Any, path: tuple, value: Any) -> Any:
+    """A copy of nested dataclasses with another value at a path."""
+    import dataclasses
+
+    name, *rest = path
+    return dataclasses.replace(config, **{name: with_option(getattr(config, name), rest, value) if rest else value})
 
 
 def memory() -> int:

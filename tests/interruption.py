@@ -30,7 +30,7 @@ from training.data.store import StoreWriter
 
 WORLD = (
     "--window 16 --agent-radius 5 --codes 2 --poses 4 --gma.theta 0.04 --gma.iterations 30 --gma.batch 2 "
-    "--gma.moving-pixels 3 --pose.iterations 40 --pose.batch 4 --token.iterations 40 --token.batch 4 --token.steps 4 "
+    "--gma.moving-pixels 3 --pose.iterations 40 --pose.batch 4 --lma.iterations 40 --lma.batch 4 --lma.steps 4 "
     "--loop.device cpu --loop.save-minutes 0 --no-report"
 ).split()
 POLICY = (
@@ -59,10 +59,13 @@ class WorldTraining:
 
     def saved(self, out: Path) -> tuple | None:
         """How far it is by what was saved; None: nothing was."""
-        if not (out / "state.pt").exists():
+        files = [out / name for name in ("gma.pt", "lma.pt") if (out / name).exists()]
+        if not files:
             return None
-        state = read_state(out / "state.pt", torch.device("cpu"))
-        return len(state["finished"]), int(state["iteration"]) if state["stage"] not in state["finished"] else 0
+        states = [read_state(file, torch.device("cpu")) for file in files]
+        last = states[-1]
+        iteration = int(last["iteration"]) if last["stage"] not in last["finished"] else 0
+        return sum(len(state["finished"]) for state in states), iteration
 
     def result(self, out: Path) -> dict[str, torch.Tensor]:
         """What came out."""

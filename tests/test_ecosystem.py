@@ -81,7 +81,7 @@ import glass_gym
 
 for output in ("numpy", "torch"):
     kwargs = {"obs_type": "position", "output": output, "autoreset_mode": "SameStep", "max_episode_steps": 6}
-    env = GymWrapper(gym.make_vec("GlassTennis-v1", num_envs=8, target_radius=30, **kwargs))
+    env = GymWrapper(gym.make_vec("GlassTennis-v0", num_envs=8, target_radius=30, **kwargs))
     env.set_seed(0)
     rollout = env.rollout(20, break_when_any_done=False)
     over = rollout["next", "terminated"][..., 0]

@@ -5,8 +5,9 @@ import contextlib
 import pytest
 import torch
 
-from glass_gym.model.glass import build_glass
-from glass_gym.tools import bench, demo
+from benchmarks import soak
+from glass_gym.model.glass import build_lma
+from glass_gym.tools import demo
 from glass_gym.worlds.checkpoint import CheckpointError, load_world, save_world
 
 resource = pytest.importorskip("resource")  # POSIX
@@ -38,13 +39,14 @@ def test_a_world(tiny_world, tmp_path):
 
 def test_a_training_state(tiny_config, tmp_path):
     pytest.importorskip("tyro")
-    from training.core.trainer import LoopConfig, Trainer, read_state
+    from training.config import LoopConfig
+    from training.core.trainer import Trainer, read_state
 
     torch.manual_seed(0)
-    trainer = Trainer(build_glass(tiny_config), tmp_path, LoopConfig(device="cpu", bf16=False))
-    trainer.save("gma", 3, None)
-    with full(30_000), pytest.raises(CheckpointError, match=r"state\.pt: could not be saved.*before it is kept"):
-        trainer.save("gma", 4, None)
+    trainer = Trainer(build_lma(tiny_config), tmp_path / "lma.pt", LoopConfig(device="cpu", bf16=False))
+    trainer.save("pose", 3, None)
+    with full(30_000), pytest.raises(CheckpointError, match=r"lma\.pt: could not be saved.*before it is kept"):
+        trainer.save("pose", 4, None)
     assert read_state(trainer.state_file, torch.device("cpu"))["iteration"] == 3 and not leftovers(tmp_path)
 
 
@@ -90,12 +92,12 @@ def test_a_policy_and_its_training(tiny_world, tmp_path, capsys):
 def test_what_is_measured_and_shown(tmp_path, capsys):
     with full(10):
         assert demo.main(["--steps", "1", "--out", str(tmp_path / "demo")]) == 1
-        assert bench.main(["--soak", "2", "--num-envs", "1", "--out", str(tmp_path / "b.json")]) == 1
+        assert soak.main(["--steps", "2", "--num-envs", "1", "--out", str(tmp_path / "b.json")]) == 1
     assert capsys.readouterr().err.count("error: ") == 2
 
 
 def test_a_folder_that_may_not_be_made(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert demo.main(["--steps", "1", "--out", str(tmp_path / "file" / "demo")]) == 1
-    assert bench.main(["--soak", "2", "--num-envs", "1", "--out", str(tmp_path / "file" / "b.json")]) == 1
+    assert soak.main(["--steps", "2", "--num-envs", "1", "--out", str(tmp_path / "file" / "b.json")]) == 1
     assert capsys.readouterr().err.count("error: ") == 2

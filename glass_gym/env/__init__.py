@@ -1,1 +1,1 @@
-"""Environments: the rules of an episode, single and vectorised."""
+"""Environments: the rules of an episode, for single and for vector environments."""

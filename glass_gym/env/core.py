@@ -1,8 +1,8 @@
-"""GlassCore: rows of a world with a task, and nothing about anybody's calling conventions.
+"""GlassCore: a batch of environments of one world with a task. It knows no API of Gymnasium or Stable-Baselines3.
 
-Single, vector and Stable-Baselines3 environments and the player drive this. All of it is tensors on one device;
-randomness is two integers a row (:mod:`glass_gym.env.randomness`), so a whole step, resets included, need not look at a
-value.
+The single, vector and Stable-Baselines3 environments and the player are built on it. All data are tensors on one
+device. A row's randomness follows from two integers (:mod:`glass_gym.env.randomness`). So a step with resets can run
+without reading values on the host.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ from glass_gym.worlds.pictures import stretch
 OBS_TYPES = ("frame", "position", "dict")
 POSITION_SOURCES = ("state", "frame")
 CODE_STREAM = 0x636F646573
-"""Sets the random stream of local actions apart from that of starts and targets."""
+"""Separates the random numbers of local actions from those of starts and targets."""
 MANY_FRAMES = 4
-"""No agent of an episode is farther away than so many frames' sides."""
+"""Positions in a valid state are at most this many sides of the frame away."""
 MANY_STEPS = 1 << 20
-"""More than an episode has."""
+"""More steps than an episode has."""
 
 
 @dataclass
 class EnvState(RowState):
-    """Everything about some rows: (B, ...) tensors. Copy rows out with `state()`, in with `set_state()`.
+    """The complete state of B rows. `state()` of an environment copies it, `set_state()` restores it.
 
     Attributes:
         world: the simulator's state.
-        position: (B, 2) px, where the task sees the agent.
-        previous: (B, 2) px, where it saw it one step before.
-        present: (B,) bool.
+        position: (B, 2) px, the agents' positions as the task sees them.
+        previous: (B, 2) px, the same one step before.
+        present: (B,) bool, whether the agent is visible.
         task: the task's state; for ``"reach"`` `target` (B, 2) px.
-        steps: (B,) int64, since the last reset.
-        done: (B,) bool, the last step ended the episode.
-        key, episode: (B,) int64, the row's random stream.
-        origin: (B,) int64, the world that the row is of (:attr:`World.identity`).
+        steps: (B,) int64, steps since the last reset.
+        done: (B,) bool, whether the last step ended the episode.
+        key, episode: (B,) int64, they determine the row's random numbers.
+        origin: (B,) int64, the world that the row belongs to (:attr:`World.identity`).
     """
 
     world: WorldState
@@ -67,7 +67,13 @@ class EnvState(RowState):
 
 @dataclass
 class StepOutcome:
-    """What a step of all rows came to: reward (B,) float32, terminated (B,) bool, commanded_shift (B, 2) px."""
+    """The result of a step.
+
+    Attributes:
+        reward: (B,) float32.
+        terminated: (B,) bool.
+        commanded_shift: (B, 2) px, the shift of the action; the real one is shorter at the edge of the ground.
+    """
 
     reward: Tensor
     terminated: Tensor
@@ -75,40 +81,40 @@ class StepOutcome:
 
 
 class GlassCore:
-    """Rows of a world with a task.
+    """A batch of environments ("rows") of a world with a task.
 
     Args:
-        checkpoint: a bundled name, a path, or a loaded :class:`World`.
-        rows: number of environments.
-        obs_type: ``"frame"``, ``"position"`` or ``"dict"``.
-        task: ``"reach"`` (walk to a target), ``"collect"`` (several of them), another registered name,
-            "package.module:name", a :class:`glass_gym.tasks.Task`, or None (roam freely: reward 0, no end).
-        draw_target: draw what the task shows into observed frames.
-        position_from: where the task takes the agent's position from: ``"state"`` (the simulator's own) or ``"frame"``
-            (the model's mask of the generated frame; one more network call a step).
-        shifts: the global part of the action table, see :meth:`ActionTable.build`.
-        shift_scale: multiplies its step.
-        frame_size: (height, width) px of observed frames, reduced on the device; None: the world's.
-        channels_first: observed frames are (3, H, W).
+        checkpoint: the name of a bundled world, a path, or a loaded :class:`World`.
+        rows: B, the number of environments.
+        obs_type: ``"frame"``, ``"position"`` or ``"dict"`` (both).
+        task: ``"reach"`` (walk to a target), ``"collect"`` (several targets), another registered name,
+            ``"package.module:name"``, a :class:`glass_gym.tasks.Task`, or None (no task: reward 0, no termination).
+        draw_target: draw the targets into observed frames.
+        position_from: source of the position that the task uses: ``"state"`` (the simulator's own) or ``"frame"`` (M on
+            the generated frame, which costs one more network call per step).
+        shifts: the global actions, see :meth:`ActionTable.build`.
+        shift_scale: multiplies the shifts.
+        frame_size: (height, width) px of observed frames, which are reduced on the device; None: the world's.
+        channels_first: observed frames are (3, H, W), not (H, W, 3).
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:i"``.
-        precision: ``"auto"``, ``"float32"`` or ``"bfloat16"`` for the networks.
-        task_options: of the task, see :meth:`ReachTask.make` and :meth:`CollectTask.make`.
+        precision: of the networks: ``"auto"``, ``"float32"`` or ``"bfloat16"``.
+        task_options: see :class:`ReachTask` and :class:`CollectTask`.
 
     Raises:
-        ValueError: a value that no environment can have; the message says which there are.
-        TypeError: an option that the task does not take.
-        CheckpointError: a checkpoint that cannot be used.
+        ValueError: a value is out of range or unknown; the message lists what is allowed.
+        TypeError: the task does not take an option.
+        CheckpointError: the checkpoint cannot be used.
     """
 
     started = False
-    """All rows have been reset once."""
+    """Whether all rows were reset once."""
     sync_free = False
-    """Never look at a value on the host in a step or a masked reset: all rows are computed, the mask picks."""
+    """Whether steps and masked resets never read values on the host: then all rows are computed, and masks select."""
 
     @outside_inference_mode
     def __init__(
         self,
-        checkpoint: str | World = "tennis-v1",
+        checkpoint: str | World = "tennis",
         rows: int = 1,
         obs_type: str = "frame",
         task: str | Task | None = "reach",
@@ -145,11 +151,11 @@ class GlassCore:
         self.starts = StartStates(self.world, self.simulator)
         self._check_memory()
         self._picture: Tensor | None = None
-        self._pixels: Tensor | None = None  # memory for it
+        self._pixels: Tensor | None = None  # its memory, for the next one
         self._state: EnvState | None = None
 
     def _check_memory(self) -> None:
-        """Before memory is taken: a row keeps its background and two pictures, uint8, at least."""
+        """Refuse more rows than fit into memory. A row holds at least its background and two frames, uint8."""
         needed = self.rows * 9 * self.height * self.width
         if self.device.type == "cuda":
             there = torch.cuda.get_device_properties(self.device).total_memory
@@ -166,10 +172,10 @@ class GlassCore:
 
     @property
     def state(self) -> EnvState:
-        """All rows.
+        """The state of all rows.
 
         Raises:
-            RuntimeError: no row has a random stream yet.
+            RuntimeError: the core was not seeded.
         """
         if self._state is None:
             raise RuntimeError("seed() and reset() the core first")
@@ -181,17 +187,17 @@ class GlassCore:
 
     @property
     def device(self) -> torch.device:
-        """Where everything lives."""
+        """The device of all tensors."""
         return self.simulator.device
 
     # --- spaces ------------------------------------------------------------------------------------------------
 
     @outside_inference_mode
     def resize(self, frame_size: tuple[int, int]) -> None:
-        """Observe frames reduced to (height, width) px from now on; rendering keeps the full size.
+        """Set the size (height, width) px of observed frames; rendered frames keep the world's size.
 
         Raises:
-            ValueError: not two whole numbers between 8 px and the world's size.
+            ValueError: the size is not two integers, or not between 8 px and the world's size.
         """
         size = tuple(frame_size) if isinstance(frame_size, (tuple, list, np.ndarray)) else ()
         if len(size) != 2 or not all(isinstance(v, (int, np.integer)) for v in size):
@@ -202,25 +208,25 @@ class GlassCore:
 
     @property
     def action_space(self) -> gym.Space:
-        """MultiDiscrete([S, K])."""
+        """MultiDiscrete([S, K]): global shift, local action."""
         return gym.spaces.MultiDiscrete(list(self.table.nvec))
 
     @property
     def frame_space(self) -> gym.spaces.Box:
-        """Frames of one row, uint8."""
+        """A row's frame, uint8."""
         shape = (3, *self.frame_size) if self.channels_first else (*self.frame_size, 3)
         return gym.spaces.Box(0, 255, shape, np.uint8)
 
     @property
     def position_space(self) -> gym.spaces.Box:
-        """(x, y) px, and what the task tells beside it (:meth:`Task.observe`)."""
+        """A row's position: (x, y) px, and what the task adds (:meth:`Task.observe`)."""
         limits = np.array([self.width, self.height], np.float32)
         low, high = (np.zeros(0, np.float32),) * 2 if self.task is None else self.task.bounds()
         return gym.spaces.Box(np.concatenate([-limits, low]), np.concatenate([2 * limits, high]), dtype=np.float32)
 
     @property
     def observation_space(self) -> gym.Space:
-        """Of one row: frames, positions, or both in a Dict."""
+        """A row's observation: frame, position, or a Dict of both."""
         if self.obs_type == "dict":
             return gym.spaces.Dict({"frame": self.frame_space, "position": self.position_space})
         return self.frame_space if self.obs_type == "frame" else self.position_space
@@ -229,7 +235,11 @@ class GlassCore:
 
     @outside_inference_mode
     def seed(self, keys: dict[int, int]) -> None:
-        """Give rows (the dict's keys) new random streams; every row needs one before the first reset."""
+        """Give rows new random keys. Every row needs one before the first reset.
+
+        Args:
+            keys: row -> key, an int64.
+        """
         if self._state is None:
             self._state = self._blank()
         index = torch.tensor(list(keys), device=self.device)
@@ -238,7 +248,7 @@ class GlassCore:
         state.episode[index] = 0
 
     def _blank(self) -> EnvState:
-        """Rows before their first reset."""
+        """The state before the first reset."""
         zero = torch.zeros(self.rows, dtype=torch.long, device=self.device)
         no = torch.zeros(self.rows, dtype=torch.bool, device=self.device)
         world = self.starts.at(zero)
@@ -249,15 +259,15 @@ class GlassCore:
 
     @outside_inference_mode
     def reset(self, mask: Tensor | None = None, options: dict[str, Any] | None = None) -> None:
-        """Start rows anew: those of a (rows,) bool mask on the device, or all.
+        """Start new episodes, in all rows or in some.
 
         Args:
-            mask: which rows.
-            options: `start_frame`: an index into the start frames, a picture, or one of either a row; and the task's
-                own: for ``"reach"`` `target`, (x, y) px or (rows, 2).
+            mask: (B,) bool on the device, the rows; None: all.
+            options: `start_frame`: an index of the start frames, a picture, or one of either per row; and options of
+                the task, for ``"reach"`` `target`: (x, y) px, or (B, 2).
 
         Raises:
-            ValueError: an unknown option, or a value that cannot be used.
+            ValueError: an option is unknown, or its value cannot be used.
             NoAgentError: the model finds no agent in a start picture.
         """
         options = dict(options or {})
@@ -280,16 +290,16 @@ class GlassCore:
             return
         fresh = self._fresh(chosen, start, given)
         self.state = self.state.write(chosen, fresh)
-        if self._picture is not None:  # the other rows' pictures stay
+        if self._picture is not None:  # other rows keep their frames
             self._picture = write_rows(self._picture, chosen, self.simulator.pictures(fresh.world))
 
     @property
     def _draws(self) -> int:
-        """How many uniform numbers the task takes to start an episode."""
+        """How many uniform numbers the task needs to start an episode."""
         return self.task.draws if self.task else 0
 
     def _fresh(self, rows: Tensor, start: Any, given: TaskState) -> EnvState:
-        """New episodes of rows (B,) int64; `given` holds the task's options for all rows."""
+        """New episodes of rows (B,) int64; `given` holds the task's reset options for all rows."""
         key = self.state.key[rows]
         episode = self.state.episode[rows]
         numbers = uniform(key, episode, 1 + self._draws)
@@ -307,10 +317,13 @@ class GlassCore:
 
     @outside_inference_mode
     def set_target(self, target: Any) -> None:
-        """Move the targets: as the task's reset option `target`; for ``"reach"`` (x, y) px for all rows, or (rows, 2).
+        """Move the targets.
+
+        Args:
+            target: as the task's reset option `target`; for ``"reach"`` (x, y) px for all rows, or (B, 2).
 
         Raises:
-            ValueError: not a target of this task, or no task.
+            ValueError: the task has no target, or the value is none.
         """
         if self.task is None:
             raise ValueError("task=None has no target; make the environment with task='reach'")
@@ -322,32 +335,34 @@ class GlassCore:
 
     @outside_inference_mode
     def aim(self, place: tuple[float, float]) -> None:
-        """Tell the task of a click at (x, y) px, in all rows."""
+        """Pass a click at (x, y) px to the task, in all rows."""
         if self.task is not None:
             where = torch.tensor(place, dtype=torch.float32, device=self.device)
             self.state = replace(self.state, task=self.task.aim(self.state.task, where))
 
     @outside_inference_mode
     def forget(self) -> None:
-        """Let go of all states and pictures; the next reset needs seeds again."""
+        """Free all states and frames. The core needs seeds and a reset after it."""
         self._state = self._picture = self._pixels = None
         self.starts.forget()
         self.started = False
 
     @outside_inference_mode
     def write(self, index: Any, other: EnvState) -> None:
-        """Overwrite rows (B,) int64 with those of another state of this world.
+        """Replace rows.
 
-        The state has been checked (:meth:`check_state`).
+        Args:
+            index: (B,) int64, or a slice.
+            other: a state that :meth:`check_state` accepts.
         """
         self.state = self.state.write(index, other)
         self._picture = None
 
     def check_state(self, other: EnvState) -> None:
-        """Whether rows of a state could be rows of this core.
+        """Check that rows of a state can be rows of this core.
 
         Raises:
-            ValueError: a state of another world or task, or one that no episode comes to.
+            ValueError: the state is of another world or task, or holds values that no episode reaches.
         """
         if not isinstance(other, EnvState):
             raise ValueError(f"a state is what state() gives, got {type(other).__name__}")
@@ -369,13 +384,17 @@ class GlassCore:
 
     @outside_inference_mode
     def advance(self, actions: Any) -> StepOutcome:
-        """One step of all rows under (rows, 2) integer actions (global shift, local action).
+        """One step of all rows.
+
+        Args:
+            actions: (B, 2) integers (global shift, local action), an array or a tensor.
 
         Returns:
-            rewards, ends and commanded shifts.
+            rewards, terminations and commanded shifts.
 
         Raises:
-            ValueError: other shapes or types, or (on the host) values out of range.
+            ValueError: the actions have another shape or type, or are out of range (values of tensors on a GPU are not
+                checked).
         """
         index = self._checked_actions(actions)
         commanded = self._shifts[index[:, 0]]
@@ -399,10 +418,10 @@ class GlassCore:
         return StepOutcome(reward, terminated, commanded)
 
     def code_prior(self) -> Tensor:
-        """p(code | state, shift) of the next step, for every row and every shift of the table.
+        """The prior p(code | state, shift) of the next step, for every row and every shift of the table.
 
         Returns:
-            (rows, S, K) probabilities, on the device.
+            (B, S, K) probabilities, on the device.
 
         Raises:
             ValueError: the world has no prior.
@@ -410,12 +429,15 @@ class GlassCore:
         return self.simulator.code_prior(self.state.world, self._shifts.expand(self.rows, -1, -1))
 
     def sample_codes(self, shift_index: Tensor) -> Tensor:
-        """Local actions drawn from the prior, for global actions (rows,) int64 on the device.
+        """Draw local actions from the prior.
 
-        The draw follows from the row's random stream and step: the same states and shifts give the same codes.
+        The draw follows from the row's random key and step: the same states and shifts give the same codes.
+
+        Args:
+            shift_index: (B,) int64 on the device, the global actions.
 
         Returns:
-            (rows,) int64.
+            (B,) int64, 0 to K - 1.
 
         Raises:
             ValueError: the world has no prior.
@@ -427,12 +449,17 @@ class GlassCore:
         return (chances.cumsum(1) < number).sum(1).clamp(max=chances.shape[1] - 1)
 
     def choose_code(self, shift_index: int, row: int = 0) -> int:
-        """The local action of a row for a shift of the table, where nobody says one.
+        """Choose a local action for a global one.
 
-        It is drawn from the prior; in a world without one it is the code that usually went with the shift.
+        It is drawn from the prior. Without a prior it is the code that went with the shift most often in the training
+        data.
+
+        Args:
+            shift_index: 0 to S - 1.
+            row: whose state the prior is conditioned on.
 
         Returns:
-            0..K - 1.
+            0 to K - 1.
         """
         if not self.simulator.has_prior:
             return self.table.usual_codes[shift_index]
@@ -440,7 +467,7 @@ class GlassCore:
         return int(self.sample_codes(shifts)[row])
 
     def _locate_agents(self, world: WorldState) -> tuple[Tensor, Tensor]:
-        """Where the task sees the agents, (B, 2) px, and whether it sees them, (B,) bool."""
+        """Positions of the agents as the task sees them, (B, 2) px, and whether they are visible, (B,) bool."""
         position = self.simulator.agent_position(world)
         present = self.simulator.agent_present(world)
         if self.position_from == "state":
@@ -453,7 +480,7 @@ class GlassCore:
         return torch.where(present[:, None], found, position), present
 
     def _checked_actions(self, actions: Any) -> Tensor:
-        """(rows, 2) int64 on the device. Values are checked on the host only: a tensor on a GPU is taken as it is."""
+        """Actions as (B, 2) int64 on the device. Values of tensors on a GPU are not checked."""
         if isinstance(actions, Tensor):
             whole = not (actions.is_floating_point() or actions.is_complex() or actions.dtype == torch.bool)
         else:
@@ -473,10 +500,17 @@ class GlassCore:
             )
         return torch.from_numpy(actions).to(self.device, non_blocking=True)
 
-    # --- looking -----------------------------------------------------------------------------------------------
+    # --- observing ---------------------------------------------------------------------------------------------
 
     def infos(self, commanded: Tensor | None = None) -> dict[str, Tensor]:
-        """What `info` tells about each row: fresh tensors; `commanded` (rows, 2) px is the last step's shift."""
+        """The entries of `info`.
+
+        Args:
+            commanded: (B, 2) px, the shifts of the last step; None: zeros.
+
+        Returns:
+            new tensors (B, ...) by name.
+        """
         state = self.state
         out = {"agent_position": state.position.clone(), "previous_position": state.previous.clone()}
         out["agent_present"] = state.present.clone()
@@ -484,18 +518,21 @@ class GlassCore:
         return out | (self.task.infos(state.position, state.task) if self.task else {})
 
     def pictures(self, shown: bool) -> Tensor:
-        """Full-size frames (rows, 3, H, W) uint8; with what the task shows, or without.
+        """Frames of the world's size.
+
+        Args:
+            shown: draw the targets.
 
         Returns:
-            new tensors; those without are the core's own: a step writes over them.
+            (B, 3, H, W) uint8. Without targets it is the core's own memory, which the next step overwrites.
         """
         if self._picture is None:
-            # large memory that is new in every step is slow: the system clears it first
+            # reuse memory: the system clears new memory first, which is slow
             self._picture = self._pixels = self.simulator.pictures(self.state.world, self._pixels)
         return self.task.draw(self._picture, self.state.task) if shown and self.task else self._picture
 
     def observations(self) -> Tensor | dict[str, Tensor]:
-        """Observations of all rows: fresh tensors on the device."""
+        """Observations of all rows: new tensors on the device."""
         return self.observe(self.obs_type, self.frame_size, self.channels_first, self.draw_target)
 
     @outside_inference_mode
@@ -506,16 +543,16 @@ class GlassCore:
         channels_first: bool = False,
         shown: bool = True,
     ) -> Any:
-        """What the rows look like: positions (rows, n) px, frames (rows, ...) uint8, or both; fresh tensors.
+        """Observations of all rows, of a type of your choice.
 
         Args:
             obs_type: ``"frame"``, ``"position"`` or ``"dict"``.
             frame_size: (height, width) px; None: the world's.
-            channels_first: frames are (3, H, W).
-            shown: frames show the task.
+            channels_first: frames are (3, H, W), not (H, W, 3).
+            shown: draw the targets into frames.
 
         Returns:
-            tensors on the device, or a dict of them.
+            frames (B, ...) uint8, positions (B, n) px, or a dict of both: new tensors on the device.
         """
         parts = [self.state.position] + ([self.task.observe(self.state.task)] if self.task else [])
         position = torch.cat(parts, 1)
@@ -526,7 +563,7 @@ class GlassCore:
         return frames if obs_type == "frame" else {"frame": frames, "position": position}
 
     def render(self) -> np.ndarray:
-        """Frames (rows, H, W', 3) uint8 as they should be seen: W' applies the pixel aspect."""
+        """Frames (B, H, W', 3) uint8 with targets, as displayed: W' applies the pixel aspect."""
         return stretch(to_numpy(self.pictures(True).permute(0, 2, 3, 1), copy=True), self.world.pixel_aspect)
 
 

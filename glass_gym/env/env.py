@@ -1,4 +1,4 @@
-"""GlassEnv: the batch of one."""
+"""GlassEnv: the single environment."""
 
 from __future__ import annotations
 
@@ -17,30 +17,32 @@ from glass_gym.worlds.checkpoint import World
 
 
 class GlassEnv(GymMixin, gym.Env):
-    """A learned world; the agent walks to a target.
+    """A learned world as a Gymnasium environment: the agent walks to a target.
 
-    Action ``MultiDiscrete([S, K])`` = (global shift, local action). Observation: the generated frame with the target
-    drawn in it, (H, W, 3) uint8; or ``obs_type="position" | "dict"``. Terminated on arrival.
+    Actions are ``MultiDiscrete([S, K])``: a global shift and a local action. Observations are generated frames with the
+    target drawn in, (H, W, 3) uint8, or positions, or both (`obs_type`). Episodes terminate on arrival.
 
     Example:
         >>> import gymnasium as gym, glass_gym
-        >>> env = gym.make("GlassTennis-v1")
+        >>> env = gym.make("GlassTennis-v0")
         >>> frame, info = env.reset(seed=1)
         >>> frame.shape
         (96, 160, 3)
 
     Args:
-        checkpoint: a bundled name, a path, or a loaded :class:`World`.
+        checkpoint: the name of a bundled world, a path, or a loaded :class:`World`.
         render_mode: ``"rgb_array"``, ``"human"`` (a pygame window) or None.
         kwargs: of :class:`glass_gym.env.core.GlassCore`.
 
     Raises:
-        ValueError: a value that no environment can have.
+        ValueError: a value is out of range or unknown.
+        TypeError: an argument is unknown.
+        CheckpointError: the checkpoint cannot be used.
     """
 
     metadata = {"render_modes": ["rgb_array", "human"], "render_fps": RENDER_FPS}  # noqa: RUF012
 
-    def __init__(self, checkpoint: str | World = "tennis-v1", render_mode: str | None = None, **kwargs: Any):
+    def __init__(self, checkpoint: str | World = "tennis", render_mode: str | None = None, **kwargs: Any):
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode must be None, 'rgb_array' or 'human', got {render_mode!r}")
         if "autoreset_mode" in kwargs:
@@ -56,32 +58,50 @@ class GlassEnv(GymMixin, gym.Env):
         self.closed = False
 
     def set_spaces(self) -> None:
-        """Take the spaces from the core (again, after it was changed)."""
+        """Take the spaces from the core. Call it after the core has changed."""
         self.action_space = self.core.action_space
         self.observation_space = self.core.observation_space
 
     def get_keys_to_action(self) -> dict[tuple[int, ...], np.ndarray]:
-        """For :func:`gymnasium.utils.play.play` (with ``noop=np.array([0, 0])``): arrows, chords of them, digits."""
+        """Keys for :func:`gymnasium.utils.play.play` (its `noop` is [0, 0]), see :meth:`ActionTable.keys`."""
         return self.core.table.keys()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start anew. Options: `start_frame` (an index into the start frames, or a picture), `target` (x, y) px."""
+        """Start a new episode.
+
+        Args:
+            seed: of the random numbers; None: go on with the present ones.
+            options: `start_frame` (an index of the start frames, or a picture) and options of the task, for ``"reach"``
+                `target`: (x, y) px.
+
+        Returns:
+            observation and info.
+
+        Raises:
+            ValueError: an option is unknown, or its value cannot be used.
+            NoAgentError: the model finds no agent in the start picture.
+            ClosedEnvironmentError: the environment is closed (:mod:`gymnasium.error`).
+        """
         self._must_be_open()
         super().reset(seed=seed)
-        if self._stream is not self.np_random:  # seeded just now, the first time, or set by the user
+        if self._stream is not self.np_random:  # just seeded, the first reset, or set by the user
             self._stream = self.np_random
             self.core.seed({0: draw_key(self.np_random)})
         self.core.reset(options=options)
         return self._observe(to_numpy(self.core.infos()))
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """One step under (shift, code).
+        """One step.
+
+        Args:
+            action: two integers, (global shift, local action).
 
         Returns:
-            observation, reward, terminated, False (time limits are a wrapper's), info.
+            observation, reward, terminated, truncated (always False: a wrapper sets the time limit), info.
 
         Raises:
-            ValueError: not two integers of the action space.
+            ValueError: the action is not in the action space.
+            ResetNeeded: the environment was not reset (:mod:`gymnasium.error`).
         """
         self._must_be_ready()
         action = np.asarray(action)
@@ -92,22 +112,30 @@ class GlassEnv(GymMixin, gym.Env):
         return observation, float(outcome.reward), bool(outcome.terminated), False, info
 
     def _observe(self, infos: dict[str, np.ndarray]) -> tuple[Any, dict[str, Any]]:
-        """Row 0 of observation and infos, with Python scalars for scalars; the window shows it."""
+        """Observation and info of the one row, scalars as Python scalars; ``"human"`` shows the frame."""
         if self.render_mode == "human":
             self.render()
         observation = index_rows(to_numpy(self.core.observations()), 0)
         return observation, {key: v[0].item() if v[0].ndim == 0 else v[0] for key, v in infos.items()}
 
     def state(self) -> EnvState:
-        """A copy of everything: agent, background, target, random stream (not of wrappers such as TimeLimit)."""
+        """A copy of the complete state: agent, background, target, random numbers.
+
+        Returns:
+            one row. Wrappers such as TimeLimit have a state of their own.
+        """
         self._must_be_ready()
         return self.core.state.clone()
 
     def set_state(self, state: EnvState) -> None:
-        """Go on from a state of one row.
+        """Continue from a state.
+
+        Args:
+            state: of one row, from :meth:`state`.
 
         Raises:
-            ValueError: a state of more rows or of another world, or one that no episode comes to.
+            ValueError: the state has several rows, is of another world or task, or holds values that no episode
+                reaches.
         """
         self._must_be_ready()
         self.core.check_state(state)
@@ -116,16 +144,16 @@ class GlassEnv(GymMixin, gym.Env):
         self.core.write(slice(None), state)
 
     def code_prior(self) -> np.ndarray:
-        """p(code | state, shift) of the next step: (S, K) probabilities."""
+        """The prior p(code | state, shift) of the next step: (S, K) probabilities."""
         return super().code_prior()[0]
 
     def observation(self) -> Any:
-        """The observation as it is now (after `set_state` or `set_target`)."""
+        """The present observation, such as after `set_state` or `set_target`."""
         self._must_be_ready()
         return self._observe({})[0]
 
     def render(self) -> Any:
-        """The frame (H, W', 3) uint8 with the pixel aspect applied; ``"human"`` shows it and returns None."""
+        """Frame (H, W', 3) uint8 with target and pixel aspect; ``"human"`` shows it and returns None."""
         if self.render_mode is None:
             return None
         self._must_be_ready()
@@ -140,7 +168,7 @@ class GlassEnv(GymMixin, gym.Env):
         return None
 
     def close(self) -> None:
-        """Close the window and let go of the world; closing twice is fine."""
+        """Close the window and free the memory; it may be called twice."""
         if self._window is not None:
             self._window.close()
         self._window = None

@@ -1,4 +1,4 @@
-"""GymMixin: what Gymnasium's single and vector environments of a core share."""
+"""GymMixin: what the single and the vector environment share."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from glass_gym.tensors.convert import to_numpy
 
 
 class GymMixin:
-    """For classes with `core` and `closed`."""
+    """For classes that have `core` and `closed`."""
 
     core: GlassCore
     closed: bool
 
     @property
     def shifts(self) -> np.ndarray:
-        """(S, 2) px; row 0 is stay, then right and on counter-clockwise."""
+        """Global actions, (S, 2) px. In named tables: stay, then counter-clockwise from right."""
         return self.core.table.shifts
 
     @property
     def code_names(self) -> tuple[str, ...]:
-        """K names of the local actions; 0 is neutral."""
+        """K names of the local actions, by code."""
         return self.core.table.code_names
 
     def code_prior(self) -> Any:
-        """p(code | state, shift): how likely each local action is in the next step, for each shift of the table.
+        """The prior p(code | state, shift) of the next step, for each shift of the table.
 
         Returns:
             (S, K) probabilities; of a vector environment (num_envs, S, K).
 
         Raises:
             ValueError: the world has no prior.
-            gymnasium.error.Error: closed, or not yet reset.
+            gymnasium.error.Error: the environment is closed, or was not reset.
         """
         self._must_be_ready()
         return to_numpy(self.core.code_prior())
@@ -44,11 +44,12 @@ class GymMixin:
         """Move the task's targets.
 
         Args:
-            target: as the reset option of that name: for ``"reach"`` (x, y) px for all rows, or one a row.
+            target: as the reset option `target`; for ``"reach"`` (x, y) px for all environments, or one per
+                environment.
 
         Raises:
-            ValueError: not a target of this task, or no task.
-            gymnasium.error.Error: closed, or not yet reset.
+            ValueError: the task has no target, or the value is none.
+            gymnasium.error.Error: the environment is closed, or was not reset.
         """
         self._must_be_ready()
         self.core.set_target(target)

@@ -1,4 +1,4 @@
-"""A pygame window: integer upscaling, lines of text, keys and clicks. Knows arrays and strings, nothing of worlds."""
+"""A pygame window: shows frames enlarged by an integer and lines of text; reports keys and clicks."""
 
 from __future__ import annotations
 
@@ -8,19 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LINE = 20
-"""Height of a line of text, px."""
+LINE = 20  # Height of a line of text, px.
 FONTS = "dejavusansmono,couriernew,monospace"
 FONT = 14
-SMALLEST = 7
-"""Sizes of text, px: usual, and at least."""
-MARGIN = 12
-"""Px between a page of text and the window's edge."""
-SHARE = 0.75
-"""A new window takes at most this share of the screen."""
+SMALLEST = 7  # Sizes of text, px: the usual one, and the smallest that a page may shrink to.
+MARGIN = 12  # Distance between a page of text and the edge of the window, px.
+SHARE = 0.75  # The largest share of the screen's width and height that a new window takes.
 NO_SCREEN = (
-    "On a machine without a screen play in a browser: glass-play --web (or use `xvfb-run`, or SDL_VIDEODRIVER=dummy "
-    "with --record to see something)"
+    "Without a screen, play in a browser: glass-play --web. Or run the command under xvfb-run, or record it: "
+    "SDL_VIDEODRIVER=dummy glass-play --record film.mp4"
 )
 INK = (235, 235, 235)
 DIM = (150, 150, 150)
@@ -29,13 +25,13 @@ PAPER = (24, 24, 28)
 
 @dataclass(frozen=True)
 class Event:
-    """What the user did.
+    """An action of the user.
 
     Attributes:
         kind: ``"press"``, ``"release"``, ``"click"``, ``"speed"``, ``"picture"`` or ``"quit"``.
-        key: name of the key (pygame.key.name), for presses and releases.
-        place: (x, y) of a click in px of the shown frame; may lie outside. For a speed, (steps a second, 0).
-        file: an image file's bytes, of a picture to start from.
+        key: of a press or release: the key's name (pygame.key.name). A release with an empty name releases all keys.
+        place: of a click: (x, y) in px of the shown frame, possibly outside of it. Of a speed: (steps a second, 0).
+        file: of a picture to start from: the bytes of an image file.
     """
 
     kind: str
@@ -45,7 +41,7 @@ class Event:
 
 
 class DisplayError(RuntimeError):
-    """No window can be opened; the message says what to do."""
+    """A window cannot be opened; the message says what to do."""
 
 
 def _pygame():
@@ -58,13 +54,16 @@ def _pygame():
 
 
 class Window:
-    """Shows frames.
+    """A window that shows frames.
 
     Args:
         size: (height, width) px of the frames.
         title: of the window.
-        scale: whole screen px a frame px; None fits the screen.
-        lines: how many lines of text fit below the frame.
+        scale: an integer; frames are enlarged so many times. None: as large as the screen allows, at most 8.
+        lines: number of lines of text below the frame.
+
+    Raises:
+        DisplayError: pygame is not installed, or there is no screen.
     """
 
     def __init__(self, size: tuple[int, int], title: str = "glass_gym", scale: int | None = None, lines: int = 0):
@@ -84,7 +83,7 @@ class Window:
         except pygame.error as error:
             raise DisplayError(f"no window can be opened ({error}). {NO_SCREEN}") from None
         if pygame.display.get_driver() == "offscreen" and os.environ.get("SDL_VIDEODRIVER") != "offscreen":
-            pygame.display.quit()  # what SDL falls back to: a window that nobody can see
+            pygame.display.quit()  # SDL fell back to a driver without a visible window
             raise DisplayError(f"no window can be opened (no display was found). {NO_SCREEN}")
         pygame.display.set_caption(title)
         pygame.font.init()
@@ -94,7 +93,7 @@ class Window:
         self._scale = scale
 
     def poll(self) -> list[Event]:
-        """Everything that happened since the last call, in order."""
+        """The events since the last call, in order."""
         pygame = self.pygame
         out = []
         for event in pygame.event.get():
@@ -107,16 +106,16 @@ class Window:
                 x, y = ((event.pos[i] - self._corner[i]) / self._scale for i in range(2))
                 out.append(Event("click", place=(x, y)))
             elif event.type == getattr(pygame, "WINDOWFOCUSLOST", -1):
-                out.append(Event("release"))  # keys let go elsewhere are never reported: let all go
+                out.append(Event("release"))  # keys released in another window are not reported: release all
         return out
 
     def show(self, frame: np.ndarray, lines: Sequence[str] = (), page: Sequence[str] = ()) -> None:
-        """Draw a frame.
+        """Show a frame.
 
         Args:
-            frame: (h, w, 3) uint8, shown as large as whole px allow.
-            lines: of text below it, the first one brighter.
-            page: lines of text instead, over all of the window on a dark ground; none: the frame is seen.
+            frame: (h, w, 3) uint8, enlarged by the largest integer that fits.
+            lines: lines of text below it, the first one brighter.
+            page: lines of text that cover the whole window, instead of `lines`; empty: no page.
         """
         pygame = self.pygame
         width, height = self.screen.get_size()
@@ -136,7 +135,7 @@ class Window:
         pygame.display.flip()
 
     def _cover(self, page: Sequence[str], width: int, height: int) -> None:
-        """Lines of text over all of the window, as large as they fit."""
+        """Cover the window with lines of text, in the largest size that fits, up to FONT."""
         pygame = self.pygame
         cover = pygame.Surface((width, height))
         cover.fill(PAPER)
@@ -149,7 +148,11 @@ class Window:
             self.screen.blit(font.render(text, True, INK), (MARGIN, MARGIN + int(row * LINE * share)))
 
     def wait(self, fps: float) -> float:
-        """Sleep until the next frame is due; returns the frames a second of late."""
+        """Sleep until the next frame is due.
+
+        Returns:
+            frames a second, the mean of the last ten.
+        """
         self.clock.tick(fps)
         return self.clock.get_fps()
 

@@ -1,4 +1,4 @@
-"""Where episodes start: the world's own start frames, or pictures that a user gives."""
+"""Where episodes start: in start frames of the world, or in pictures that users give."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from glass_gym.worlds.checkpoint import World
 from glass_gym.worlds.pictures import fit_picture
 
 GATHERED = 0.5
-"""In a picture that holds an agent, its window has this share of M's mask, of what it has in the world's own frames: in
-these it has nearly all, in noise and in other worlds a third."""
+"""A picture with an agent has at least this share of its mask in the agent's window, relative to the world's own start
+frames. There nearly all of the mask is in the window; in noise and in frames of other worlds a third is.
+"""
 LOOKED_AT = 16
-"""Start frames that say how much it has there, and how large an agent is."""
+"""Number of start frames that these shares and the agent's usual size are measured on."""
 
 
 class StartStates:
-    """States to start from.
+    """States to start episodes from.
 
     Args:
-        world: its start frames.
+        world: has the start frames.
         simulator: makes states of them.
     """
 
@@ -40,23 +41,24 @@ class StartStates:
 
     @property
     def states(self) -> WorldState:
-        """A state for every start frame of the world."""
+        """The states of all start frames."""
         return self._made(range(self.count))
 
     def at(self, index: Tensor) -> WorldState:
         """The states of start frames.
 
-        Each is made once, so that a reset is a gather: on the CPU when it is first asked for, one by one, for a single
-        environment needs few of them; on a GPU all together, for to know which are asked for is to wait for it.
+        Each is made once and kept, so that a reset only copies. On the CPU it is made when it is first needed, one by
+        one, since a single environment needs few of them. On a GPU all are made together, since reading which are
+        needed would make the host wait.
 
         Args:
-            index: (B,) int64, on the device.
+            index: (B,) int64 on the device, indices of start frames.
 
         Returns:
             B rows.
         """
-        asked = index.tolist() if self._missing and self._alone else range(self.count)
-        return self._made(asked).rows(index)
+        wanted = index.tolist() if self._missing and self._alone else range(self.count)
+        return self._made(wanted).rows(index)
 
     @property
     def _alone(self) -> bool:
@@ -64,16 +66,16 @@ class StartStates:
         return self.simulator.device.type == "cpu"
 
     def forget(self) -> None:
-        """Let go of them; they are made again when they are needed."""
+        """Free the states; they are made again when they are needed."""
         self._states = None
         self._missing = set(range(self.count))
 
-    def _made(self, asked: Iterable[int]) -> WorldState:
-        """All states, of which those asked for are there."""
-        missing = sorted(self._missing.intersection(asked))
-        at_once = 1 if self._alone else self.count
-        for first in range(0, len(missing), at_once):
-            some = missing[first : first + at_once]
+    def _made(self, wanted: Iterable[int]) -> WorldState:
+        """All states, of which at least the wanted ones are made."""
+        missing = sorted(self._missing.intersection(wanted))
+        batch = 1 if self._alone else self.count
+        for first in range(0, len(missing), batch):
+            some = missing[first : first + batch]
             frames = torch.from_numpy(self.world.start_frames[some])
             made = self.simulator.start(frames, None if self._positions is None else self._positions[some])
             if self._states is None:
@@ -84,18 +86,18 @@ class StartStates:
         return self._states
 
     def given(self, start: Any, rows: Tensor, total: int) -> WorldState:
-        """The states that a user asks for.
+        """The states that the reset option `start_frame` asks for.
 
         Args:
-            start: an index into the start frames, a picture, or one of either for each of all rows.
-            rows: (B,) int64, which rows start.
-            total: how many rows there are.
+            start: an index of the start frames, a picture, or one of either for each environment.
+            rows: (B,) int64, the rows that start.
+            total: the number of environments.
 
         Returns:
             B rows.
 
         Raises:
-            ValueError: neither indices nor pictures, or too many or too few.
+            ValueError: the value is neither, or has another length.
             NoAgentError: the model finds no agent in a picture.
         """
         start = np.asarray(start)
@@ -110,7 +112,7 @@ class StartStates:
         return self.from_pictures(start[None]).rows(torch.zeros_like(rows))
 
     def _checked_index(self, start: np.ndarray, total: int) -> Tensor:
-        """Indices of start frames for all rows, on the device."""
+        """Indices of start frames for all environments, int64 on the device."""
         if not np.issubdtype(start.dtype, np.integer) or start.shape not in ((), (total,)):
             raise ValueError(
                 f"start_frame must be an index, {total} indices, or pictures, got {start.dtype} {start.shape}"
@@ -120,16 +122,16 @@ class StartStates:
         return torch.from_numpy(np.broadcast_to(start, total).astype(np.int64)).to(self.simulator.device)
 
     def from_pictures(self, pictures: np.ndarray) -> WorldState:
-        """Start states of pictures of any size (see :func:`fit_picture`).
+        """The start states of pictures.
 
         Args:
-            pictures: N of (h, w, 3) uint8.
+            pictures: N pictures of any size, see :func:`glass_gym.worlds.pictures.fit_picture`.
 
         Returns:
             N rows.
 
         Raises:
-            ValueError: not pictures.
+            ValueError: an array is no picture.
             NoAgentError: the model finds no agent in one of them.
         """
         height = self.simulator.height
@@ -143,27 +145,32 @@ class StartStates:
         scattered = gathered < GATHERED * share
         for index in np.flatnonzero(scattered | (found < PRESENT * usual)):
             raise NoAgentError(
-                f"no agent found in start picture {index}: the model's mask covers {found[index]:.0f} px where there is"
-                f" most of it, {gathered[index]:.0%} of the whole; the agents of world {self.world.name or 'given'!r} "
-                f"about {usual:.0f} px, and nearly all. Use a picture like those that the world learned from "
-                f"(a frame is {height}x{width} px, see env.unwrapped.core.world.start_frames)"
+                f"no agent found in start picture {index}: where the model's mask is densest, it covers "
+                f"{found[index]:.0f} px, {gathered[index]:.0%} of the whole mask. Agents of world "
+                f"{self.world.name or 'given'!r} cover about {usual:.0f} px, and nearly all of the mask. Use a picture "
+                f"like the frames that the world was trained on, {height}x{width} px: "
+                "env.unwrapped.core.world.start_frames has examples"
             )
         return states
 
     def usual_agent(self) -> tuple[float, float]:
-        """Of the agents in the world's own start frames: px of M's mask in their windows, its share of the whole."""
+        """Measure the agents in the world's own start frames.
+
+        Returns:
+            the median mass of the mask in the agent's window, px; and the median share of the whole mask that this is.
+        """
         own = self.at(torch.arange(min(LOOKED_AT, self.count), device=self.simulator.device))
         share = self._gathered(own, torch.from_numpy(self.world.start_frames))
         return float(own.mass.median()), float(np.median(share))
 
     def _gathered(self, states: WorldState, frames: Tensor) -> np.ndarray:
-        """The share of M's masks that lies in the agents' windows, for B states and at least as many frames."""
+        """The share of M's masks that is in the agents' windows, (B,), for B states and their frames."""
         frames = frames[: len(states)].permute(0, 3, 1, 2).to(self.simulator.device)
         return to_numpy(states.mass / self.simulator.masks(frames).sum((1, 2, 3)).clamp_min(1e-6))
 
 
 def _empty_rows(part: Tensor, count: int) -> Tensor:
-    """Room for `count` rows like `part` (1, ...), in its memory format."""
+    """An empty tensor for `count` rows like `part` (1, ...), in its memory format."""
     room = part.new_empty(count, *part.shape[1:])
     last = part.ndim == 4 and part.is_contiguous(memory_format=torch.channels_last)
     return room.contiguous(memory_format=torch.channels_last) if last else room

@@ -1,4 +1,4 @@
-"""GlassVectorEnv: Gymnasium's vector environment of a core: time limits, autoreset modes, numpy or torch out."""
+"""GlassVectorEnv: the vector environment, with time limits, autoreset modes, and numpy or torch output."""
 
 from __future__ import annotations
 
@@ -24,35 +24,37 @@ OUTPUTS = ("numpy", "torch")
 
 
 class GlassVectorEnv(GymMixin, VectorEnv):
-    """Batched GLASS worlds.
+    """A batch of learned worlds as a Gymnasium vector environment.
 
-    Row i draws from its own stream, seeded seed + i, and does not depend on the number of rows. A row seeded s and a
+    Row i has its own random numbers, seeded seed + i, which do not depend on the number of rows. A row seeded s and a
     :class:`GlassEnv` seeded s play the same episodes.
 
-    With ``output="torch"`` observations, rewards, flags and infos are tensors on the device, and a step never waits for
-    it: nothing is looked at on the host. So values of actions that are tensors on a GPU are not checked, SAME_STEP
-    always returns `final_obs` and `final_info` as whole batches (read them through their masks), and with DISABLED a
-    done row simply goes on until it is reset.
+    With ``output="torch"`` observations, rewards, flags and infos are tensors on the device. On a GPU a step then never
+    reads values on the host. This has consequences: values of actions that are tensors on the GPU are not checked;
+    SAME_STEP always returns `final_obs` and `final_info` as whole batches (select rows by their masks); and with
+    DISABLED a done row continues until it is reset.
 
     Args:
-        checkpoint: a bundled name, a path, or a loaded :class:`World`.
-        num_envs: rows.
-        max_episode_steps: time limit; None for none.
+        checkpoint: the name of a bundled world, a path, or a loaded :class:`World`.
+        num_envs: B, the number of environments.
+        max_episode_steps: time limit; None: no limit.
         render_mode: ``"rgb_array"`` or None.
-        autoreset_mode: NEXT_STEP (the step after a done row ignores its action and returns the reset frame, reward 0),
-            SAME_STEP (the done step already returns the reset frame; `final_obs`, `final_info` hold the last), or
-            DISABLED (``reset(options={"reset_mask": mask})`` starts the rows of a bool mask anew).
+        autoreset_mode: NEXT_STEP (the step after a done one ignores its action and returns the reset observation with
+            reward 0), SAME_STEP (the done step returns the reset observation; `final_obs` and `final_info` hold the
+            last ones), or DISABLED (``reset(options={"reset_mask": mask})`` resets the rows of a bool mask).
         output: ``"numpy"`` or ``"torch"``.
-        stagger: spread the rows' first time limits evenly, so that they do not all end in one step.
-        kwargs: of :class:`GlassCore`.
+        stagger: let the first time limits of the rows end at different steps, evenly spread.
+        kwargs: of :class:`glass_gym.env.core.GlassCore`.
 
     Raises:
-        ValueError: a value that no environment can have.
+        ValueError: a value is out of range or unknown.
+        TypeError: an argument is unknown.
+        CheckpointError: the checkpoint cannot be used.
     """
 
     def __init__(
         self,
-        checkpoint: str | World = "tennis-v1",
+        checkpoint: str | World = "tennis",
         num_envs: int = 1,
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
@@ -74,7 +76,9 @@ class GlassVectorEnv(GymMixin, VectorEnv):
                 )
             max_episode_steps = int(max_episode_steps)
         self.core = GlassCore(checkpoint, num_envs, **kwargs)
-        self.core.sync_free = output == "torch" and self.core.device.type != "cpu"  # on the CPU looking costs nothing
+        self.core.sync_free = (
+            output == "torch" and self.core.device.type != "cpu"
+        )  # reading values costs nothing on the CPU
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": RENDER_FPS, "autoreset_mode": self.autoreset_mode}
         self.num_envs = num_envs
         self.render_mode = render_mode
@@ -86,7 +90,7 @@ class GlassVectorEnv(GymMixin, VectorEnv):
         self.closed = False
 
     def set_spaces(self) -> None:
-        """Take the spaces from the core (again, after it was changed)."""
+        """Take the spaces from the core. Call it after the core has changed."""
         self.single_action_space = self.core.action_space
         self.single_observation_space = self.core.observation_space
         self.action_space = batch_space(self.single_action_space, self.num_envs)
@@ -97,18 +101,18 @@ class GlassVectorEnv(GymMixin, VectorEnv):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start all rows anew, or those of a mask.
+        """Start new episodes, in all rows or in those of a mask.
 
         Args:
-            seed: an int s (row i gets s + i), one a row (None keeps a row's stream), or None (streams go on).
-            options: `start_frame`, `target` (see :meth:`GlassCore.reset`), and `reset_mask`: (num_envs,) bool; rows
-                outside it keep their frame, counters and stream.
+            seed: an integer s (row i gets s + i), one per row (None keeps a row's random numbers), or None (all go on).
+            options: `start_frame`, `target` (see :meth:`GlassCore.reset`), and `reset_mask`, (num_envs,) bool: other
+                rows keep their frame, counters and random numbers.
 
         Returns:
             observations and infos of all rows.
 
         Raises:
-            ValueError: a seed, mask or option that cannot be used.
+            ValueError: a seed, mask or option cannot be used.
             ResetNeeded: a masked reset before the first whole one (:mod:`gymnasium.error`).
         """
         self._must_be_open()
@@ -159,14 +163,18 @@ class GlassVectorEnv(GymMixin, VectorEnv):
     # --- step --------------------------------------------------------------------------------------------------
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """One step of all rows under (num_envs, 2) integer actions (numpy or tensor).
+        """One step of all rows.
+
+        Args:
+            actions: (num_envs, 2) integers (global shift, local action), an array or a tensor.
 
         Returns:
             observations, rewards, terminated, truncated (num_envs,), infos.
 
         Raises:
-            ResetNeeded: not yet reset, or (DISABLED, numpy) a row that is done (:mod:`gymnasium.error`).
-            ValueError: actions that are none.
+            ResetNeeded: the environment was not reset, or (DISABLED with numpy output) a row is done
+                (:mod:`gymnasium.error`).
+            ValueError: the actions are not in the action space.
         """
         self._must_be_ready()
         core = self.core
@@ -209,7 +217,7 @@ class GlassVectorEnv(GymMixin, VectorEnv):
         )
 
     def _final(self, done: Tensor, observations: Any, infos: dict[str, Tensor]) -> dict[str, Any]:
-        """`final_obs` and `final_info` with their masks, as Gymnasium's own vector environments give them."""
+        """`final_obs` and `final_info` with their masks, as Gymnasium's own vector environments return them."""
         info = self._infos(infos, done)
         if self.output == "torch":
             return {"final_obs": observations, "_final_obs": done, "final_info": info, "_final_info": done}
@@ -225,18 +233,30 @@ class GlassVectorEnv(GymMixin, VectorEnv):
     # --- the rest ----------------------------------------------------------------------------------------------
 
     def state(self, rows: Any = None) -> EnvState:
-        """A copy of rows (ints or a bool mask; default all), random streams included."""
+        """Copy the complete state of rows: agents, backgrounds, targets, random numbers.
+
+        Args:
+            rows: integers or a bool mask; None: all.
+
+        Returns:
+            the copies.
+        """
         self._must_be_ready()
         return self.core.state.rows(self._index(rows))
 
     def set_state(self, state: EnvState, rows: Any = None) -> None:
-        """Overwrite rows (default all) with a state of as many rows, or of one row, which is copied into each.
+        """Replace the state of rows.
 
-        The copies share the random stream of the row they come from: their next episodes are equal. Reset them with
+        Copies of one row share its random numbers, so that their next episodes are equal. Reset them with different
         seeds for different ones.
 
+        Args:
+            state: from :meth:`state`, of as many rows or of one, which is copied into each.
+            rows: integers or a bool mask; None: all.
+
         Raises:
-            ValueError: another number of rows, a state of another world, or one that no episode comes to.
+            ValueError: the numbers of rows differ, or the state is of another world or task, or holds values that no
+                episode reaches.
         """
         self._must_be_ready()
         self.core.check_state(state)
@@ -267,26 +287,26 @@ class GlassVectorEnv(GymMixin, VectorEnv):
         return rows.long()
 
     def observations(self) -> Any:
-        """Observations of all rows as they are now (after `set_state`)."""
+        """The present observations of all rows, such as after `set_state`."""
         self._must_be_ready()
         return self._out(self.core.observations())
 
     def render(self) -> tuple[np.ndarray, ...] | None:
-        """A tuple of frames (H, W', 3) uint8, pixel aspect applied; None without a render mode."""
+        """Frames (H, W', 3) uint8 of all rows, pixel aspect applied; None without a render mode."""
         if self.render_mode != "rgb_array":
             return None
         self._must_be_ready()
         return tuple(self.core.render())
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Let go of the world's tensors."""
+        """Free the memory."""
         self.core.forget()
 
     def _out(self, value: Any) -> Any:
         return value if self.output == "torch" else to_numpy(value)
 
     def _infos(self, infos: dict[str, Tensor], present: Tensor | None = None) -> dict[str, Any]:
-        """Infos and the masks that Gymnasium puts beside them: `_key`, True for the rows that they speak of."""
+        """Infos with the masks that Gymnasium adds: `_key` is True in rows that have an entry."""
         if present is None:
             present = torch.ones(self.num_envs, dtype=torch.bool, device=self.core.device)
         return self._out(infos | {f"_{key}": present.clone() for key in infos})

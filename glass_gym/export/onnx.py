@@ -33,14 +33,10 @@ from glass_gym.worlds.checkpoint import World
 if TYPE_CHECKING:
     import onnx
 
-FORMAT = 1
-"""Version of world.json; the page reads no other."""
-OPSET = 18
-"""ONNX operator set of the graphs."""
-EXAMPLE_ROWS = 2
-"""Batch size of the example inputs that the graphs are traced with. The graphs accept any batch size."""
-SHARED_BYTES = 256
-"""Weights of at least this many bytes go into the shared file; smaller ones stay in the graph."""
+FORMAT = 1  # Version of world.json; the page reads no other.
+OPSET = 18  # ONNX operator set of the graphs.
+EXAMPLE_ROWS = 2  # Batch size of the example inputs that the graphs are traced with. The graphs accept any batch size.
+SHARED_BYTES = 256  # Weights of at least this many bytes go into the shared file; smaller ones stay in the graph.
 TOLERANCE = 2.0
 """Largest accepted difference between ONNX Runtime's and torch's frames: grey levels, mean over the agent's pixels."""
 

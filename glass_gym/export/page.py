@@ -13,15 +13,13 @@ import glass_gym.play
 from glass_gym.export.onnx import ExportError, export_onnx, export_policy
 from glass_gym.worlds.checkpoint import World
 
-PAGE = Path(glass_gym.play.__file__).parent / "web"
-"""The page's HTML, CSS and scripts."""
+PAGE = Path(glass_gym.play.__file__).parent / "web"  # The page's HTML, CSS and scripts.
 RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 """The files of onnxruntime-web's dist/ that every page needs."""
 WEBGPU = ("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm")
 """The files that it needs in addition to run on a graphics card."""
 RUNTIME_VERSION = "1.30.0"
-LARGEST_RUNTIME_FILE = 64 << 20
-"""Bytes; larger files are not read."""
+LARGEST_RUNTIME_FILE = 64 << 20  # Bytes; larger files are not read.
 GET_RUNTIME = (
     f"download it once with `npm pack onnxruntime-web@{RUNTIME_VERSION}` and pass the file: "
     f"--runtime onnxruntime-web-{RUNTIME_VERSION}.tgz"

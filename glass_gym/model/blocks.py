@@ -1,4 +1,4 @@
-"""Small blocks that the networks are made of. Every block maps (B, C, H, W) -> (B, C', H', W')."""
+"""Building blocks of the networks. Unless stated otherwise, a block maps (B, C, H, W) -> (B, C', H', W')."""
 
 from __future__ import annotations
 
@@ -16,32 +16,38 @@ SLOPE = 0.2
 
 
 def filled(room: Tensor, fill: Callable[[Tensor], Tensor]) -> Tensor:
-    """Weights to begin with.
+    """Initialise a tensor, unless it is on the meta device.
+
+    A model on the meta device has sizes but no values. Computing there would import torch's compiler, which takes
+    seconds.
+
+    Args:
+        room: an empty tensor.
+        fill: makes the initial values.
 
     Returns:
-        `fill(room)`, of its shape; on the meta device, which knows sizes only, the room itself: to compute there, torch
-        imports its compiler first, which takes seconds.
+        `fill(room)`; on the meta device `room` itself.
     """
     return room if room.is_meta else fill(room)
 
 
 def normaliser(kind: str, channels: int) -> nn.Module:
-    """BatchNorm (the paper) or GroupNorm with groups of 16 channels (ours: nothing runs between batches)."""
+    """BatchNorm (``"batch"``, the paper) or GroupNorm with 16 channels a group (``"group"``, ours)."""
     if kind == "batch":
         return nn.BatchNorm2d(channels)
     return RowwiseGroupNorm(max(1, channels // 16), channels)
 
 
 class RowwiseGroupNorm(nn.GroupNorm):
-    """GroupNorm whose result for a row does not depend on the rows beside it, in evaluation.
+    """GroupNorm whose result for one row does not depend on the batch, in evaluation.
 
-    On the CPU torch splits large channels-last maps over threads in a way that depends on the batch; the sums round
-    otherwise, and in bfloat16 a generated frame drifts by up to 5 grey levels in 100 steps. The contiguous kernel sums
-    each group alone.
+    On the CPU torch splits large channels-last maps over threads in a way that depends on the batch size, and sums
+    round differently; in bfloat16 a generated frame then drifts by up to 5 grey levels in 100 steps. The kernel for
+    contiguous maps sums each group alone, so it is used there.
     """
 
     SPLIT = 1024
-    """Maps of at least this many places are split (aten/src/ATen/native/cpu/group_norm_kernel.cpp)."""
+    """Maps of at least this many pixels are split (aten/src/ATen/native/cpu/group_norm_kernel.cpp)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""
@@ -58,7 +64,7 @@ class StagedModel(nn.Module):
     """
 
     stages: ClassVar[dict[str, tuple[str, ...]]] = {}
-    """The names of the parts that each stage trains."""
+    """Stage -> names of the parts that it trains."""
 
     def __init__(self, config: GlassConfig):
         super().__init__()
@@ -69,12 +75,16 @@ class StagedModel(nn.Module):
         return [part for name in self.stages[stage] if (part := getattr(self, name)) is not None]
 
     def codebooks(self) -> list[Tensor]:
-        """Buffers that stages update by moving averages."""
+        """Buffers that are updated by moving averages in training, not by gradients."""
         return []
 
 
 class ConvBlock(nn.Module):
-    """3x3 conv without bias -> (average pool) -> norm -> LeakyReLU 0.2."""
+    """3x3 convolution without bias -> normalisation -> LeakyReLU 0.2.
+
+    With `up`, nearest-neighbour upsampling by 2 comes before it. With `down`, 2x2 average pooling follows the
+    convolution.
+    """
 
     def __init__(self, inputs: int, outputs: int, down: bool = False, norm: str = "batch", up: bool = False):
         super().__init__()
@@ -94,7 +104,7 @@ class ConvBlock(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut (1x1 where the width changes or the size halves)."""
+    """Two 3x3 convolutions and a shortcut, which is a 1x1 convolution where channels or size change."""
 
     def __init__(self, inputs: int, outputs: int, down: bool = False, norm: str = "batch"):
         super().__init__()
@@ -117,9 +127,9 @@ class ResBlock(nn.Module):
 
 
 class ModulatedConv(nn.Module):
-    """3x3 convolution whose input channels are scaled by a style (StyleGAN2's modulation, normalised).
+    """3x3 convolution whose input channels are scaled by a style (StyleGAN2's modulation and demodulation).
 
-    The style is a linear map of an embedding; its bias starts at one, so an unknown action changes nothing.
+    The style is a linear map of an embedding. Its bias starts at one, so that a zero embedding changes nothing.
     """
 
     def __init__(self, inputs: int, outputs: int, embedding: int, down: bool = False):
@@ -130,13 +140,9 @@ class ModulatedConv(nn.Module):
         nn.init.ones_(self.style.bias)
         self.down = down
 
-    def scale(self, embedding: Tensor) -> Tensor:
-        """The style (B, inputs) of an embedding (B, S)."""
-        return self.style(embedding)
-
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """X (B, inputs, H, W), embedding (B, S) -> (B, outputs, H, W), or half of it."""
-        style = self.scale(embedding)
+        """Inputs (B, inputs, H, W), embedding (B, S) -> (B, outputs, H, W), with `down` at half the size."""
+        style = self.style(embedding)
         y = F.conv2d(x * style[:, :, None, None], self.weight.to(x.dtype), padding=1)
         energy = self.weight.float().square().sum((2, 3))  # (outputs, inputs)
         demodulate = torch.rsqrt(style.float().square() @ energy.T + 1e-6)  # (B, outputs)
@@ -145,7 +151,7 @@ class ModulatedConv(nn.Module):
 
 
 class AdaptiveNorm(nn.Module):
-    """Normalise, then scale and shift every channel by what an embedding says (AdaIN), then LeakyReLU 0.2."""
+    """AdaIN: normalise, scale and shift every channel by a linear map of an embedding, then LeakyReLU 0.2."""
 
     def __init__(self, channels: int, embedding: int, norm: str = "group"):
         super().__init__()
@@ -153,13 +159,16 @@ class AdaptiveNorm(nn.Module):
         self.affine = nn.Linear(embedding, 2 * channels)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """X (B, channels, H, W), embedding (B, S) -> the same shape as x."""
+        """Inputs (B, channels, H, W), embedding (B, S) -> the same shape as x."""
         scale, shift = self.affine(embedding)[:, :, None, None].to(x.dtype).chunk(2, 1)
         return F.leaky_relu(self.norm(x).to(x.dtype) * (1 + scale) + shift, SLOPE)
 
 
 class BilinearStep(nn.Module):
-    """One link of A's chain: x -> bilinear(psi_t, x) + linear(psi_t), normalised unless it is the last (App. B)."""
+    """One map of A's chain: x -> bilinear(psi_t, x) + linear(psi_t) (App. B).
+
+    All but the last are followed by normalisation and LeakyReLU 0.2.
+    """
 
     def __init__(self, psi: int, inputs: int, outputs: int, last: bool, norm: str):
         super().__init__()
@@ -171,8 +180,8 @@ class BilinearStep(nn.Module):
             self.norm = nn.BatchNorm1d(outputs) if norm == "batch" else nn.LayerNorm(outputs)
 
     def forward(self, psi: Tensor, x: Tensor) -> Tensor:
-        """Psi (B, P) of frame t, x (B, inputs) -> (B, outputs)."""
-        products = (psi[:, :, None] * x[:, None, :]).flatten(1)  # one wide product; nn.Bilinear loops over outputs
+        """Vectors psi (B, P) of frame t and x (B, inputs) -> (B, outputs)."""
+        products = (psi[:, :, None] * x[:, None, :]).flatten(1)  # one matrix product; nn.Bilinear loops over outputs
         y = F.linear(products, self.weight.flatten(1)) + self.linear(psi)
         return y if self.last else F.leaky_relu(self.norm(y), SLOPE)
 
@@ -185,7 +194,7 @@ class BilinearChain(nn.ModuleList):
         super().__init__(BilinearStep(size, a, b, last=i == 3, norm=norm) for i, (a, b) in enumerate(pairwise(widths)))
 
     def forward(self, before: Tensor, after: Tensor) -> Tensor:
-        """psi_t and psi_{t+1}, both (B, size) -> d (B, size)."""
+        """The vectors psi_t and psi_{t+1}, both (B, size) -> d (B, size)."""
         x = after
         for link in self:
             x = link(before, x)
@@ -193,16 +202,16 @@ class BilinearChain(nn.ModuleList):
 
 
 def code_mlp(inputs: int, outputs: int) -> nn.Sequential:
-    """U: a direction (B, inputs) -> a vector to quantise (B, outputs) (Sec. 3.2)."""
+    """The MLP U: a direction (B, inputs) -> the vector that is quantised (B, outputs) (Sec. 3.2)."""
     return nn.Sequential(
         nn.Linear(inputs, 128), nn.LeakyReLU(SLOPE), nn.Linear(128, 64), nn.LeakyReLU(SLOPE), nn.Linear(64, outputs)
     )
 
 
 class ConvLSTM(nn.Module):
-    """Convolutional LSTM cell; the state is an explicit pair (h, c), each (B, hidden, H, W).
+    """Convolutional LSTM cell. Its state is an explicit tensor of (h, c), each (B, hidden, H, W).
 
-    The initial state is learned and spatially constant, so that one network serves every frame size.
+    The initial state is learned and spatially constant, so that a network fits every frame size.
     """
 
     def __init__(self, inputs: int, hidden: int):
@@ -216,7 +225,7 @@ class ConvLSTM(nn.Module):
         return self.initial[None, :, :, None, None].expand(batch, -1, -1, height, width)
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Input x (B, inputs, H, W), state (B, 2, hidden, H, W) -> h (B, hidden, H, W), next state."""
+        """Input x (B, inputs, H, W) and state (B, 2, hidden, H, W) -> h (B, hidden, H, W) and the next state."""
         h = state[:, 0]
         c = state[:, 1]
         i, f, o, g = self.gates(torch.cat([x, h.to(x.dtype)], 1)).float().chunk(4, 1)
@@ -226,7 +235,7 @@ class ConvLSTM(nn.Module):
 
 
 class HalfResolutionUNet(nn.Module):
-    """Pixel-unshuffle 2, a three-level U-Net, pixel-shuffle 2: nothing costs full resolution.
+    """A three-level U-Net between pixel-unshuffle 2 and pixel-shuffle 2: no convolution runs at full resolution.
 
     H and W must be multiples of 8.
     """

@@ -1,7 +1,7 @@
-"""Every size of every network, in one frozen dataclass, checked once.
+"""GlassConfig: the sizes of all networks of a model, in one frozen dataclass that checks itself.
 
-Two architectures: ``pose`` (ours, the default; :mod:`glass_gym.model.pose_model`) and ``paper`` (Davtyan & Favaro,
-ECCV 2022; :mod:`glass_gym.model.paper`).
+There are two architectures: ``"pose"`` (the default, our own; :mod:`glass_gym.model.pose_model`) and ``"paper"``
+(Davtyan & Favaro, ECCV 2022; :mod:`glass_gym.model.paper`).
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 
 ARCHITECTURES = ("pose", "paper")
 SIDE = 4096
-"""Px of the longest side of a frame."""
+"""Largest side of a frame, px."""
 WIDTH = 4096
-"""Channels of the widest layer."""
+"""Most channels of a layer."""
 RANGES = {
     "height": (1, SIDE),
     "width": (1, SIDE),
@@ -35,38 +35,41 @@ RANGES = {
     "prior_channels": (0, WIDTH),
     "hole_margin": (0, 8),
 }
-"""Least and largest value of each whole number."""
+"""Smallest and largest value of each integer field."""
 
 
 @dataclass(frozen=True)
 class GlassConfig:
-    """Sizes of a GLASS model. Pixel units throughout.
+    """Sizes of a GLASS model. All lengths are in pixels.
 
     Attributes:
         architecture: ``"pose"`` or ``"paper"``.
-        height, width: frame size; multiples of 8.
-        window: side of the square that holds the agent, px; a multiple of 8.
-        agent_radius: the agent is the densest neighbourhood of the mask of this half size, px.
-        foreground_range, background_range: largest shift that P_f, P_b can report, px.
+        height, width: size of a frame; multiples of 8, at least 32.
+        window: side of the square window around the agent; a multiple of 8, at least 16.
+        agent_radius: half the agent's size. The agent's position is the centre of mass of the densest square of this
+            half size in the mask.
+        foreground_range, background_range: largest shift along an axis that P_f, P_b can report.
         codes: K, the number of local actions.
-        quantiser: how A's vectors become local actions, a name in :data:`glass_gym.model.quantise.QUANTISERS`.
-        mask_channels: first width of M.
+        quantiser: name of A's quantiser, a key of :data:`glass_gym.model.quantise.QUANTISERS`.
+        mask_channels: channels of the first layer of M.
         feature_channels: channels of E's output (without the attention map).
         compressed_channels: channels of C's output (``paper`` only).
         hidden: channels of the RNN's state.
         decoder_channels: width of D.
         psi_channels: size of psi, the vectors that A's bilinear chain compares.
-        bilinear_channels: widths of the chain's three inner maps.
-        code_channels: size of a code vector in A's codebook.
-        action_channels: size of the embeddings of both actions (``paper`` only).
-        poses: P, the size of the pose codebook (``pose`` only).
-        prior_channels: width of the prior over local actions; 0: the model has none (``pose`` only).
-        hole_margin: px by which the hole in the background exceeds the agent's mask.
-        decoder_position: D gets the window's position: for agents that the frame's edge cuts off (``pose`` only).
-        background_plate: N copies the background plate: for footage of one place by a still camera (``pose`` only).
+        bilinear_channels: size of the outputs of the chain's first three bilinear maps.
+        code_channels: size of a code vector, a row of A's codebook.
+        action_channels: size of the embeddings of global and local action (``paper`` only).
+        poses: P, the number of poses in the pose codebook (``pose`` only).
+        prior_channels: width of the prior over local actions; 0: the model has no prior (``pose`` only).
+        hole_margin: px by which the mask is dilated before N inpaints it.
+        decoder_position: D also gets the agent's position, so that it can draw agents that the frame's edge cuts off
+            (``pose`` only).
+        background_plate: N copies pixels of a stored background plate, for footage of one place by a static camera
+            (``pose`` only).
 
     Raises:
-        ValueError: a size that no model can have; the message says what to do.
+        ValueError: a value is out of range; the message names the fix.
     """
 
     architecture: str = "pose"
@@ -94,10 +97,10 @@ class GlassConfig:
     background_plate: bool = False
 
     def __post_init__(self) -> None:
-        """Check the sizes.
+        """Check all values.
 
         Raises:
-            ValueError: see the class.
+            ValueError: a value is out of range.
         """
         for name, (least, most) in RANGES.items():
             value = getattr(self, name)
@@ -123,14 +126,25 @@ class GlassConfig:
 
     @classmethod
     def pose(cls, height: int = 96, width: int = 160, **changes: Any) -> GlassConfig:
-        """The default: correlation shifts, half-resolution U-Nets, and the pose model in a window around the agent."""
+        """The default architecture, the pose model."""
         return cls(height=height, width=width, **changes)
 
     @classmethod
     def paper(
         cls, height: int = 96, width: int = 128, codes: int = 6, tennis: bool = False, **changes: Any
     ) -> GlassConfig:
-        """Layer sizes of the paper's appendix; `tennis` takes its wider C (16) and RNN (64)."""
+        """The paper's architecture, with the layer sizes of its appendix.
+
+        Args:
+            height: of the frames, px; a multiple of 16.
+            width: of the frames, px; a multiple of 16.
+            codes: K.
+            tennis: take the C (16 channels) and RNN (64) of the paper's Tennis model; else 8 and 32.
+            changes: other fields.
+
+        Returns:
+            the config.
+        """
         published: dict[str, Any] = {
             "architecture": "paper",
             "mask_channels": 64,
@@ -146,11 +160,11 @@ class GlassConfig:
         return cls(height=height, width=width, codes=codes, **(published | changes))
 
     def replace(self, **changes: Any) -> GlassConfig:
-        """A copy with some fields changed, checked again."""
+        """A copy with some fields changed; the result is checked."""
         return replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for a checkpoint."""
+        """The fields as plain values, for the header of a checkpoint."""
         return asdict(self)
 
     @classmethod
@@ -161,7 +175,7 @@ class GlassConfig:
             the config.
 
         Raises:
-            ValueError: an unknown field; the message names it.
+            ValueError: a field is unknown (the message names it), or a value is out of range.
         """
         known = {field.name for field in fields(cls)}
         if unknown := set(values) - known:
@@ -170,16 +184,23 @@ class GlassConfig:
 
 
 PRESETS = {"pose": GlassConfig.pose, "paper": GlassConfig.paper}
+"""Architecture -> function that makes its config."""
 
 
 def preset(name: str, height: int, width: int, **changes: Any) -> GlassConfig:
-    """A preset by name.
+    """The config of an architecture.
+
+    Args:
+        name: ``"pose"`` or ``"paper"``.
+        height: of the frames, px.
+        width: of the frames, px.
+        changes: other fields of :class:`GlassConfig`.
 
     Returns:
         the config.
 
     Raises:
-        ValueError: an unknown name; the message lists the known ones.
+        ValueError: an unknown name (the message lists the known ones), or a value is out of range.
     """
     if name not in PRESETS:
         raise ValueError(f"no preset called {name!r}; there are: {', '.join(PRESETS)}")

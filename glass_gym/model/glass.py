@@ -1,6 +1,6 @@
-"""Glass: a GMA and an LMA, joined; and the builders of all three.
+"""Glass: a GMA and an LMA joined; and functions that build all three.
 
-Tensors are (batch, time, channels, height, width); images in [-1, 1]; shifts in px, positive right and down.
+Tensors are (batch, time, channels, height, width). Images are in [-1, 1]. Shifts are in px, positive right and down.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ LMA_KINDS: dict[str, type[LMA]] = {"pose": pose_model.PoseLMA, "paper": paper.Pa
 
 
 class Glass(nn.Module):
-    """The whole model: `gma` splits frames into layers, `lma` animates the foreground.
+    """The whole model: `gma` splits frames into foreground and background, `lma` animates the foreground.
 
     Args:
         gma: see :class:`glass_gym.model.gma.GMA`.
-        lma: see :class:`glass_gym.model.lma.LMA`.
+        lma: see :class:`glass_gym.model.lma.LMA`. Its config becomes that of both.
     """
 
     def __init__(self, gma: GMA, lma: LMA):
         super().__init__()
         self.gma = gma
         self.lma = lma
-        gma.config = lma.config  # chosen after GMA's training, so it knows more
+        gma.config = lma.config  # the LMA is built after GMA is trained, with the sizes that this gave
 
     @property
     def config(self) -> GlassConfig:
-        """The sizes of both."""
+        """The sizes of both models."""
         return self.lma.config
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.parameters()).device
 
 
@@ -50,25 +50,26 @@ def build_gma(config: GlassConfig, **parts: Callable[[GlassConfig], Any]) -> GMA
     """Make a GMA with random weights.
 
     Args:
-        config: sizes, and the architecture.
-        parts: makers of other parts, by the names of :class:`GMA`. A checkpoint does not record them: for experiments.
+        config: the architecture and its sizes.
+        parts: replacements for single parts: the name of a parameter of :class:`GMA`, and a function of the config that
+            makes it. For experiments: a checkpoint does not record them.
 
     Returns:
         the model, on the CPU, in training mode.
 
     Raises:
-        ValueError: a part that no GMA has.
+        ValueError: the model has no part of that name.
     """
-    return GMA(config, **_made(GMA_PARTS[config.architecture], parts, config))
+    return GMA(config, **_make_parts(GMA_PARTS[config.architecture], parts, config))
 
 
 def build_lma(config: GlassConfig, **parts: Callable[[GlassConfig], Any]) -> LMA:
-    """Make an LMA with random weights; arguments, result and errors as of :func:`build_gma`."""
-    return LMA_KINDS[config.architecture](config, **_made(LMA_PARTS[config.architecture], parts, config))
+    """Make an LMA with random weights; arguments, result and errors are those of :func:`build_gma`."""
+    return LMA_KINDS[config.architecture](config, **_make_parts(LMA_PARTS[config.architecture], parts, config))
 
 
 def build_glass(config: GlassConfig) -> Glass:
-    """Make both, with random weights.
+    """Make a GMA and an LMA with random weights and join them.
 
     Example:
         >>> from glass_gym import GlassConfig, build_glass
@@ -77,7 +78,7 @@ def build_glass(config: GlassConfig) -> Glass:
         torch.Size([3, 16])
 
     Args:
-        config: sizes, and the architecture.
+        config: the architecture and its sizes.
 
     Returns:
         the model, on the CPU, in training mode.
@@ -85,7 +86,7 @@ def build_glass(config: GlassConfig) -> Glass:
     return Glass(build_gma(config), build_lma(config))
 
 
-def _made(makers: dict[str, Callable], parts: dict[str, Callable], config: GlassConfig) -> dict[str, Any]:
+def _make_parts(makers: dict[str, Callable], parts: dict[str, Callable], config: GlassConfig) -> dict[str, Any]:
     if unknown := set(parts) - set(makers):
         raise ValueError(f"no parts called {sorted(unknown)}; the model has {', '.join(makers)}")
     return {name: make(config) for name, make in (makers | parts).items()}

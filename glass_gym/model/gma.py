@@ -1,4 +1,4 @@
-"""GMA (Sec. 3.1): M segments, N inpaints, P_f and P_b measure how far each layer moved.
+"""GMA, the global motion analysis (Sec. 3.1): M segments, N inpaints, P_f and P_b measure the shift of each layer.
 
 The networks here are those of the default architecture; :mod:`glass_gym.model.paper` has the published ones.
 """
@@ -18,19 +18,21 @@ from glass_gym.model.shift import CorrelationShift, translate
 from glass_gym.tensors.geometry import box_mean, compose, dilate
 
 HOLE = -1.1
-"""Value written into the background's hole before inpainting; outside the image range [-1, 1] (App. B)."""
-NEARBY = 15
-"""Radius, px, of the neighbourhood that is compared with the background plate."""
-UNLIKE, SURE = 0.15, 40.0
-"""The plate is used where the neighbourhood differs from it by less than UNLIKE (of 2); SURE is the sigmoid's slope."""
+"""Value of masked pixels in the input of N; it lies outside the image range [-1, 1] (App. B)."""
+NEIGHBOURHOOD = 15
+"""Half size, px, of the neighbourhood in which a frame is compared with the background plate."""
+PLATE_DIFFERENCE, PLATE_SLOPE = 0.15, 40.0
+"""The plate is copied where the mean absolute difference of the neighbourhood (0 to 2) is below PLATE_DIFFERENCE; the
+sigmoid that decides has slope PLATE_SLOPE.
+"""
 
 
 class MaskNet(nn.Module):
     """M: frames -> soft masks.
 
     Args:
-        net: (B, 3, H, W) in [-1, 1] -> (B, 1, H, W) logits; its last convolution is `net.head`.
-        bias: initial bias of that convolution; -2 means "almost all background".
+        net: (B, 3, H, W) in [-1, 1] -> logits (B, 1, H, W); its last convolution is `net.head`.
+        bias: initial bias of that convolution; -2 starts with nearly everything background.
     """
 
     def __init__(self, net: nn.Module, bias: float = 0.0):
@@ -44,7 +46,7 @@ class MaskNet(nn.Module):
 
 
 class InpaintNet(nn.Module):
-    """N: b^ = b + N * m with b = I * (1 - m). The hole is set to -1.1 before N sees it.
+    """N: b^ = b + N * m with b = I * (1 - m) (Sec. 3.1). N sees -1.1 in the masked pixels.
 
     Args:
         net: (B, 3, H, W) -> (B, 3, H, W), before its tanh.
@@ -62,13 +64,13 @@ class InpaintNet(nn.Module):
 
 
 class PlateInpaintNet(InpaintNet):
-    """N for a still camera: it copies the background plate where that is known, and paints the rest (ours).
+    """N for a static camera (ours): it copies the background plate where the plate is known, and inpaints the rest.
 
-    A picture of another place is recognised by the pixels around the hole; there N paints as usual.
+    It compares the pixels around the hole with the plate. Frames of another place are inpainted as usual.
 
     Args:
-        net: as for :class:`InpaintNet`.
-        height, width: of the frames.
+        net: as of :class:`InpaintNet`.
+        height, width: of the frames, px.
     """
 
     plate: Tensor
@@ -80,37 +82,52 @@ class PlateInpaintNet(InpaintNet):
         self.register_buffer("known", torch.zeros(1, height, width))
 
     def set_plate(self, plate: Tensor, known: Tensor) -> None:
-        """Store the plate (3, H, W) in [-1, 1], and where it is known (1, H, W) in [0, 1]."""
+        """Store the plate.
+
+        Args:
+            plate: (3, H, W) in [-1, 1].
+            known: (1, H, W) in [0, 1], to which share a pixel of the plate is known.
+        """
         self.plate.copy_(plate)
         self.known.copy_(known)
 
     def forward(self, frames: Tensor, masks: Tensor) -> Tensor:
         """As :meth:`InpaintNet.forward`."""
         filled = super().forward(frames, masks)
-        likeness = self.likeness(frames.float(), 1 - masks.float())
-        share = likeness * self.known * masks.float()
+        similarity = self.similarity(frames.float(), 1 - masks.float())
+        share = similarity * self.known * masks.float()
         return filled + share * (self.plate - filled)
 
     @torch.no_grad()
-    def likeness(self, frames: Tensor, visible: Tensor) -> Tensor:
-        """How surely frames show the plate's place, per pixel: (B, 1, H, W) in [0, 1]."""
-        off = (frames - self.plate).abs().mean(1, keepdim=True)
-        # pixels that are far from everything visible go by the whole frame
-        unlike, seen = (box_mean(x, NEARBY) + 0.05 * x.mean((2, 3), keepdim=True) for x in (off * visible, visible))
-        return torch.sigmoid((UNLIKE - unlike / seen.clamp_min(1e-6)) * SURE)
+    def similarity(self, frames: Tensor, visible: Tensor) -> Tensor:
+        """How certainly frames show the plate's place, for each pixel.
+
+        Args:
+            frames: (B, 3, H, W) in [-1, 1].
+            visible: (B, 1, H, W) in [0, 1], the weights of the pixels that are compared.
+
+        Returns:
+            (B, 1, H, W) in [0, 1].
+        """
+        error = (frames - self.plate).abs().mean(1, keepdim=True)
+        # 0.05 of the whole frame's mean: it decides for pixels with nothing visible around them
+        difference, weight = (
+            box_mean(x, NEIGHBOURHOOD) + 0.05 * x.mean((2, 3), keepdim=True) for x in (error * visible, visible)
+        )
+        return torch.sigmoid((PLATE_DIFFERENCE - difference / weight.clamp_min(1e-6)) * PLATE_SLOPE)
 
 
 @dataclass
 class Motion:
-    """GMA's result on pairs of frames (Fig. 2).
+    """The output of GMA for pairs of frames (Fig. 2).
 
     Attributes:
         masks: (B, 2, 1, H, W) in [0, 1].
         backgrounds: (B, 2, 3, H, W), inpainted.
-        foreground_shift, background_shift: (B, 2) px.
-        moved_layer: (B, 4, H, W), the layer of frame t moved onto frame t + 1.
-        moved_background: (B, 3, H, W).
-        composed: (B, 3, H, W), frame t + 1 predicted from the moved layers of frame t.
+        foreground_shift, background_shift: (B, 2) px, from P_f and P_b.
+        moved_layer: (B, 4, H, W), the foreground of frame t, shifted onto frame t + 1.
+        moved_background: (B, 3, H, W), the background of frame t, shifted onto frame t + 1.
+        composed: (B, 3, H, W), frame t + 1 as the shifted layers of frame t predict it.
     """
 
     masks: Tensor
@@ -127,10 +144,10 @@ class GMA(StagedModel):
 
     Args:
         config: sizes.
-        mask: M, frames (B, 3, H, W) -> masks (B, 1, H, W).
+        mask: M, frames (B, 3, H, W) -> masks (B, 1, H, W) in [0, 1].
         inpaint: N, frames and masks -> backgrounds (B, 3, H, W).
-        shift_foreground: P_f, frames (B, 2, 3, H, W) and masks -> (B, 2) px.
-        shift_background: P_b, the same for what the masks leave.
+        shift_foreground: P_f, pairs of frames (B, 2, 3, H, W) and of masks (B, 2, 1, H, W) -> shifts (B, 2) px.
+        shift_background: P_b, the same with one minus the masks.
     """
 
     stages = dict.fromkeys(("gma", "refine"), ("mask", "inpaint", "shift_foreground", "shift_background"))
@@ -151,15 +168,15 @@ class GMA(StagedModel):
         self.shift_background = shift_background
 
     def inpaint_background(self, images: Tensor, masks: Tensor, margin: int | None = None) -> Tensor:
-        """The background without the agent: N, on holes a little larger than the mask.
+        """Replace the agent by background: N, on a hole that may exceed the mask.
 
         Args:
             images: (B, 3, H, W) in [-1, 1].
             masks: (B, 1, H, W) in [0, 1].
-            margin: px by which the hole exceeds the mask; default: the config's `hole_margin`.
+            margin: px by which the masks are dilated first; None: the config's `hole_margin`.
 
         Returns:
-            (B, 3, H, W).
+            backgrounds, (B, 3, H, W).
         """
         margin = self.config.hole_margin if margin is None else margin
         if margin:
@@ -167,12 +184,20 @@ class GMA(StagedModel):
         return self.inpaint(images, masks)
 
     def set_foreground_range(self, px: int) -> None:
-        """Let P_f report shifts of up to so many px."""
+        """Set the largest shift along an axis that P_f can report, px."""
         self.config = self.config.replace(foreground_range=px)
         self.shift_foreground.reach = px  # type: ignore[assignment]
 
     def analyse_pairs(self, frames: Tensor, margin: int = 0) -> Motion:
-        """GMA's forward pass on pairs (B, 2, 3, H, W) (Sec. 3.1, Fig. 2); holes exceed masks by `margin` px (ours)."""
+        """GMA's forward pass (Sec. 3.1, Fig. 2).
+
+        Args:
+            frames: (B, 2, 3, H, W) in [-1, 1], frames t and t + 1.
+            margin: px by which the masks are dilated for N (ours; the paper: 0).
+
+        Returns:
+            masks, backgrounds, shifts and the predicted frame.
+        """
         flat = frames.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         masks = self.mask(flat)
         backgrounds = self.inpaint_background(flat, masks, margin).unflatten(0, frames.shape[:2])
@@ -197,4 +222,4 @@ PARTS: dict[str, Callable[[GlassConfig], Any]] = {
     "shift_foreground": lambda c: CorrelationShift(c.foreground_range, True, 60.0),
     "shift_background": lambda c: CorrelationShift(c.background_range, False, 200.0),
 }
-"""A maker for each part of the default GMA, by its name in :class:`GMA`."""
+"""A function that makes each part of the default GMA, by its name in :class:`GMA`."""

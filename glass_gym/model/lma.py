@@ -1,7 +1,7 @@
-"""LMA's interface (Sec. 3.2): what a local-motion model must do, whichever architecture it has.
+"""LMA, the local motion analysis (Sec. 3.2): the interface that both architectures implement.
 
-A *layer* is four channels: colour * mask (3) and mask (1). A *state* is a tuple of tensors, one row per agent; nothing
-is kept inside modules.
+A *layer* is a foreground in four channels: colour * mask (3) and mask (1). A *state* is a tuple of tensors with one row
+per agent; modules keep no state of their own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from glass_gym.model.quantise import Quantised, Quantiser
 from glass_gym.model.view import View
 
 SHIFT_UNIT = 4.0
-"""Global actions reach the RNN in units of this many px, so that an outside_inference_mode step has size one."""
+"""The RNN gets global actions in units of this many px; a typical step has size one."""
 
 State = tuple[Tensor, ...]
 """The RNN's state."""
@@ -26,13 +26,13 @@ State = tuple[Tensor, ...]
 
 @dataclass
 class Drawn:
-    """One generated foreground.
+    """A generated foreground.
 
     Attributes:
         layer: (B, 4, h, w), colour * mask and mask.
-        colour: (B, 3, h, w) in [-1, 1], before it is masked.
-        logits: (B, 1, h, w) of the mask.
-        coarse: D's heads at 1/4 and 1/2, (B, 3, ...) before their tanh; empty unless asked for.
+        colour: (B, 3, h, w) in [-1, 1], before it is multiplied by the mask.
+        logits: (B, 1, h, w), the mask before its sigmoid.
+        coarse: outputs of D's heads at 1/4 and 1/2 of the size, (B, 3, ...), before their tanh; only with `scales`.
     """
 
     layer: Tensor
@@ -42,12 +42,12 @@ class Drawn:
 
 
 def drawn_from(full: Tensor, coarse: list[Tensor]) -> Drawn:
-    """D's full-size output (B, 4, h, w), float32 -> :class:`Drawn`: tanh colours under a sigmoid mask."""
+    """D's full-size output (B, 4, h, w), float32 -> :class:`Drawn`: tanh for colours, sigmoid for the mask."""
     return masked(torch.tanh(full[:, :3]), full[:, 3:4], [c.float() for c in coarse])
 
 
 def masked(colour: Tensor, logits: Tensor, coarse: list[Tensor]) -> Drawn:
-    """Colours (B, 3, h, w) in [-1, 1] under the mask of logits (B, 1, h, w) -> :class:`Drawn`."""
+    """Colours (B, 3, h, w) in [-1, 1] and mask logits (B, 1, h, w) -> :class:`Drawn`."""
     mask = torch.sigmoid(logits)
     return Drawn(torch.cat([colour * mask, mask], 1), colour, logits, coarse)
 
@@ -57,7 +57,7 @@ class LMA(StagedModel):
 
     Args:
         config: sizes.
-        view: how layers are cut from frames.
+        view: cuts layers out of frames and draws them back.
         quantiser: A's codebook of K local actions.
         prior: p(code | state, shift), or None.
     """
@@ -69,7 +69,7 @@ class LMA(StagedModel):
         self.prior = prior
 
     def codebooks(self) -> list[Tensor]:
-        """Buffers that stages update by moving averages."""
+        """Buffers that are updated by moving averages in training, not by gradients."""
         return list(self.quantiser.buffers())
 
     @abstractmethod
@@ -77,7 +77,7 @@ class LMA(StagedModel):
         """A's vectors before quantisation, for every step of a clip.
 
         Args:
-            layers: (B, T + 1, 4, h, w), as :attr:`view` cuts them.
+            layers: (B, T + 1, 4, h, w), cut by :attr:`view`.
             shifts: (B, T, 2) px.
 
         Returns:
@@ -86,7 +86,7 @@ class LMA(StagedModel):
 
     @abstractmethod
     def start_state(self, layer: Tensor) -> State:
-        """The RNN's initial state for agents that begin as layers (B, 4, h, w)."""
+        """The RNN's initial state for agents whose first layers are (B, 4, h, w)."""
 
     @abstractmethod
     def animate(
@@ -101,51 +101,74 @@ class LMA(StagedModel):
         """One step: the next foreground under a global and a local action (Sec. 3.2, Figs. 3 and 10).
 
         Args:
-            layer: (B, 4, h, w).
+            layer: (B, 4, h, w), the present one.
             state: the RNN's state.
-            shift: (B, 2) px.
-            code_vector: (B, code_channels).
-            position: (B, 2) px, where the layer is after the step; None where it is unknown.
-            scales: also run D's coarser heads (training).
+            shift: (B, 2) px, the global action.
+            code_vector: (B, code_channels), the local action.
+            position: (B, 2) px of the layer after the step; None: unknown.
+            scales: also run D's coarser heads (for training).
 
         Returns:
-            what was drawn, and the next state.
+            the next foreground, and the next state.
         """
 
     def correct_state(self, state: State, layer: Tensor, where: Tensor) -> State:
-        """The state after teacher forcing: in rows `where` (B,) bool the agent is as in layers (B, 4, h, w)."""
+        """The state after teacher forcing.
+
+        Args:
+            state: the RNN's state.
+            layer: (B, 4, h, w), the real layers.
+            where: (B,) bool, rows in which the agent is now as in its real layer.
+
+        Returns:
+            the corrected state.
+        """
         return state
 
     def refine_position(self, images: Tensor, masks: Tensor, position: Tensor) -> Tensor:
-        """The best place of the layer near (B, 2) px, of images (B, 3, H, W) with masks (B, 1, H, W): (B, 2) px."""
+        """Improve the positions of agents, so that their first layers fit the model best.
+
+        Args:
+            images: (B, 3, H, W) in [-1, 1].
+            masks: (B, 1, H, W) in [0, 1].
+            position: (B, 2) px, a first estimate.
+
+        Returns:
+            (B, 2) px.
+        """
         return position
 
     def quantise(self, z: Tensor) -> Quantised:
-        """Quantise (..., code_channels); the result is flat over the leading axes."""
+        """Quantise A's vectors (..., code_channels); the result has one flat leading axis."""
         return self.quantiser(z.flatten(0, -2))
 
     def infer_codes(self, layers: Tensor, shifts: Tensor) -> Tensor:
-        """Local actions (B, T) int64 that explain a clip; arguments as in :meth:`directions`."""
+        """The local actions that explain a clip: A with its quantiser.
+
+        Args:
+            layers: (B, T + 1, 4, h, w), cut by :attr:`view`.
+            shifts: (B, T, 2) px.
+
+        Returns:
+            (B, T) int64, 0 to K - 1.
+        """
         z = self.directions(layers, shifts)
         return self.quantise(z).index.unflatten(0, z.shape[:2])
 
     def code_prior(self, state: State, shifts: Tensor) -> Tensor:
-        """How likely each local action is in the next step, given the global one.
+        """Log probabilities (B, N, K), float32, of the local actions in the next step, given the global one.
 
         Args:
             state: the RNN's state.
             shifts: (B, N, 2) px, N global actions.
 
-        Returns:
-            (B, N, K) log probabilities, float32.
-
         Raises:
             ValueError: the model has no prior.
         """
-        raise ValueError("this world has no prior over local actions: its architecture has none, or it was left out")
+        raise ValueError("this world has no prior over local actions; glass-train --architecture pose trains one")
 
     def keep_codes(self, index: list[int]) -> None:
-        """Make `index` (codes of now) the codes, in this order."""
+        """Keep only the codes in `index`; they are renumbered in this order."""
         self.config = self.config.replace(codes=len(index))
         self.quantiser.keep(index)
         if self.prior is not None:
@@ -160,18 +183,19 @@ class LMA(StagedModel):
         scales: bool = False,
         position: Tensor | None = None,
     ) -> list[Drawn]:
-        """Generate T foregrounds from frame 0, feeding back what was drawn.
+        """Generate T foregrounds from frame 0: each step starts from the layer that the step before drew.
 
         Args:
-            layers: (B, T + 1, 4, h, w); only frame 0 is used, and frames where `teacher` says so.
+            layers: (B, T + 1, 4, h, w). Frame 0 is used, and other frames where `teacher` is True.
             shifts: (B, T, 2) px.
             code_vectors: (B, T, code_channels).
-            teacher: (B, T) bool, True: step t starts from the real frame t (teacher forcing). None: free running.
-            scales: also run D's coarser heads (training).
-            position: (B, 2) px of frame 0's layers; None where it is unknown.
+            teacher: (B, T) bool; where True, step t starts from the real layer of frame t (teacher forcing).
+                None: nowhere.
+            scales: also run D's coarser heads (for training).
+            position: (B, 2) px of frame 0's layers; None: unknown.
 
         Returns:
-            T of :class:`Drawn`.
+            T foregrounds.
         """
         layer = layers[:, 0]
         state = self.start_state(layer)

@@ -1,7 +1,7 @@
-"""The paper's architecture, M to D, layer by layer as in Figs. 9 and 10, App. B and the authors' counts, on whole frames.
+"""The paper's architecture (Figs. 9 and 10, App. B), layer by layer, on whole frames.
 
-Two deviations: initial states of the RNN are spatially constant (the authors learn them at one size), and image outputs
-go through tanh as the appendix says.
+It deviates twice. Initial states of the RNN are spatially constant (the authors learn them for one frame size). Image
+outputs go through tanh, as the appendix says.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class PaperEncoder(nn.Module):
 
 
 class Compressor(nn.Module):
-    """C (Sec. 3.2): 1x1 convolution, F -> C channels: the RNN cannot copy what A should describe."""
+    """C (Sec. 3.2): a 1x1 convolution to fewer channels, so that the RNN cannot copy what A should describe."""
 
     def __init__(self, config: GlassConfig):
         super().__init__()
@@ -121,7 +121,7 @@ class PaperAction(nn.Module):
         self.mlp = code_mlp(size, config.code_channels)
 
     def forward(self, encoder: nn.Module, layers: Tensor, shifts: Tensor) -> Tensor:
-        """Directions of all steps of a clip: frame t, moved onto frame t + 1, against frame t + 1.
+        """Directions of all steps of a clip: frame t, shifted onto frame t + 1, is compared with frame t + 1.
 
         Args:
             encoder: E.
@@ -145,10 +145,10 @@ class PaperAction(nn.Module):
 
 
 class PaperDynamics(nn.Module):
-    """The RNN of Fig. 10: six blocks, the first two get Delta_F, the others the local action.
+    """The RNN of Fig. 10: six blocks. The first two get the global action, the others the local action.
 
-    ConvLSTM at 1/8, modulated conv /2; ConvLSTM at 1/16, conv + up, ConvLSTM at 1/8, modulated conv. Embeddings join
-    ConvLSTMs and conv as constant channels.
+    They are a ConvLSTM at 1/8, a modulated convolution to 1/16, a ConvLSTM at 1/16, a convolution with upsampling, a
+    ConvLSTM at 1/8, and a modulated convolution. ConvLSTMs and the convolution get the embeddings as constant channels.
     """
 
     SCALE = 8
@@ -169,7 +169,7 @@ class PaperDynamics(nn.Module):
         self.norm6 = normaliser("batch", width)
 
     def start(self, batch: int, height: int, width: int) -> State:
-        """Initial state for layers of (height, width) px."""
+        """The initial state for layers of (height, width) px."""
         height = height // self.SCALE
         width = width // self.SCALE
         half = height // 2, width // 2
@@ -180,10 +180,16 @@ class PaperDynamics(nn.Module):
         )
 
     def forward(self, features: Tensor, state: State, shift: Tensor, code: Tensor) -> tuple[Tensor, State]:
-        """Features (B, C, h, w), shift (B, 2) in units of 4 px, code vectors (B, code_channels).
+        """One step.
+
+        Args:
+            features: (B, C, h, w), C's output.
+            state: of the three ConvLSTMs.
+            shift: (B, 2), the global action in units of SHIFT_UNIT px.
+            code: (B, code_channels), the local action.
 
         Returns:
-            (B, hidden, h, w) and the next state.
+            (B, hidden, h, w), and the next state.
         """
         move = self.global_embedding(shift)
         local = self.local_embedding(code)
@@ -203,7 +209,10 @@ def _joined(x: Tensor, embedding: Tensor) -> Tensor:
 
 
 class PaperDecoder(nn.Module):
-    """D (App. B): Up 128 + Res, Up 64 + Res, Up 32; heads 3x3, 3x3, 7x7 at 1/4, 1/2, 1; the last has a mask."""
+    """D (App. B): Up 128 + Res, Up 64 + Res, Up 32; 3x3, 3x3 and 7x7 heads at 1/4, 1/2 and full size.
+
+    Only the last head draws a mask.
+    """
 
     def __init__(self, config: GlassConfig):
         super().__init__()
@@ -223,10 +232,10 @@ class PaperDecoder(nn.Module):
 
         Args:
             x: (B, hidden, h/8, w/8), the RNN's output.
-            scales: also run the coarser heads (training).
+            scales: also run the coarser heads (for training).
 
         Returns:
-            layer, colour, logits and, with `scales`, the coarser heads.
+            the foreground; its `coarse` is empty without `scales`.
         """
         y = self.res1(self.up1(x))
         z = self.res2(self.up2(y))
@@ -235,12 +244,12 @@ class PaperDecoder(nn.Module):
 
 
 class PaperLMA(LMA):
-    """The paper's LMA: E, C, A, the RNN and D on whole frames.
+    """The paper's LMA: E, C, A, the RNN and D, on whole frames.
 
     Args:
         config: sizes.
         encoder, compressor, action, dynamics, decoder: E, C, A without its quantiser, the RNN, D.
-        quantiser: A's codebook.
+        quantiser: A's codebook of K local actions.
         view: whole frames.
     """
 
@@ -294,7 +303,7 @@ GMA_PARTS: dict[str, Callable[[GlassConfig], Any]] = {
     "shift_foreground": lambda c: RegressorShift(c.foreground_range),
     "shift_background": lambda c: RegressorShift(c.background_range),
 }
-"""A maker for each part of the paper's GMA, by its name in :class:`glass_gym.model.gma.GMA`."""
+"""A function that makes each part of the paper's GMA, by its name in :class:`glass_gym.model.gma.GMA`."""
 
 PARTS: dict[str, Callable[[GlassConfig], Any]] = {
     "encoder": PaperEncoder,
@@ -305,4 +314,4 @@ PARTS: dict[str, Callable[[GlassConfig], Any]] = {
     "decoder": PaperDecoder,
     "view": WholeFrame,
 }
-"""A maker for each part of the paper's LMA, by its name in :class:`PaperLMA`."""
+"""A function that makes each part of the paper's LMA, by its name in :class:`PaperLMA`."""

@@ -1,9 +1,9 @@
-"""The pose model (ours, the default): an agent is its appearance and one of P poses; LMA predicts the next pose.
+"""The pose model (ours, the default): an agent is an appearance and one of P poses, and LMA predicts the next pose.
 
-Squared error answers two possible poses with their mean, a blur. The pose model avoids that. Q maps the agent's window
-to a pose, one entry of a codebook. The RNN predicts the next pose with cross-entropy, and D draws it. The agent's
-appearance comes from the first window of the episode: nothing that was drawn is fed back, so nothing drifts.
-docs/how-it-works.md has a drawing.
+With squared error, a model that is unsure between two poses draws their mean, which is blurred. So the pose model
+decides first and draws then. Q maps the agent's window to a pose, an entry of a codebook. The RNN predicts the next
+pose, trained by cross-entropy. D draws that pose in the appearance of the episode's first window. No drawing is fed
+back, so errors do not add up. docs/how-it-works.md has a figure.
 """
 
 from __future__ import annotations
@@ -24,44 +24,56 @@ from glass_gym.model.shift import warp
 from glass_gym.model.view import ConnectedWindow, View
 
 NORM = "group"
-"""Nothing may run between rows or batches: an agent is drawn alone as in a batch."""
+"""Group normalisation: a row of the result does not depend on the other rows of the batch."""
 POSE_CHANNELS = 32
-"""Size of a pose vector."""
+"""Size of a pose vector, a row of the pose codebook."""
 OCTAVES = 6
-"""The RNN's position encoding: waves along each axis, from twice the frame's size to a sixteenth of it."""
+"""The RNN's position encoding: wavelengths from twice the frame's side to a sixteenth of it, along each axis."""
 DECODER_OCTAVES = 4
-"""D gets the longest waves only: what it draws changes smoothly with the position."""
+"""D gets only the longest wavelengths, so that its drawings change smoothly with the position."""
 SCALE = 4
-"""Side, px, of a cell of the coarsest maps."""
+"""Side, px, of a cell of the coarsest feature maps."""
 FLOW = 4.0
-"""Px of one unit of D's flow."""
+"""Px per unit of D's flow."""
 FAINTEST = 0.2
-"""Where the first window's mask is below this, its colours fade to grey."""
+"""Where the first window's mask is below this, copied colours fade to grey."""
 PRIOR_DROPOUT = 0.3
-"""Dropout of the prior in training: real sequences are easily learned by heart."""
+"""Dropout of the prior in training, against overfitting to the training sequences."""
 SEARCH_PX = 3
-"""An episode's first window is moved by up to this many px, to where it is drawn best."""
+"""The position of an episode's first window is searched within this many px of its first estimate."""
 OFFSETS = [(x, y) for y in range(-SEARCH_PX, SEARCH_PX + 1) for x in range(-SEARCH_PX, SEARCH_PX + 1)]
+"""All whole-pixel offsets (x, y) within SEARCH_PX."""
 
 
 def make_waves(config: GlassConfig, octaves: int) -> Tensor:
-    """Waves along each axis of a frame: (2, octaves), radians per px."""
+    """The angular frequencies of the position encoding.
+
+    Args:
+        config: has the size of the frames.
+        octaves: number of frequencies for each axis.
+
+    Returns:
+        (2, octaves), radians per px, along x and y.
+    """
     return torch.tensor([[math.pi * 2.0**i / side for i in range(octaves)] for side in (config.width, config.height)])
 
 
 def encode_position(position: Tensor, waves: Tensor) -> Tensor:
-    """Positions (B, 2) px, nan where unknown, -> their sines and cosines (B, 4 octaves)."""
+    """Positions (B, 2) px -> their sines and cosines (B, 4 octaves); zeros where a position is nan (unknown)."""
     phase = (position[:, :, None] * waves).flatten(1)
     return torch.cat([phase.sin(), phase.cos()], 1).nan_to_num(0.0)
 
 
 def shape_only(layers: Tensor) -> Tensor:
-    """Layers (B, T, 4, h, w) without the agent's own colours, so that a pose cannot encode identity.
+    """Remove the agent's own colours from layers, so that a pose cannot encode identity.
 
-    That is the luminance less its mean over the clip's agent, divided by its spread.
+    The luminance is centred on its mean over the agent's pixels in the clip, and divided by its standard deviation.
+
+    Args:
+        layers: (B, T, 4, h, w), colour * mask and mask.
 
     Returns:
-        (B, T, 4, h, w): the scaled contrast three times, and the mask.
+        (B, T, 4, h, w): the scaled luminance three times, and the mask.
     """
     mask = layers[:, :, 3:]
     mass = mask.sum((1, 2, 3, 4), keepdim=True).clamp_min(1.0)
@@ -73,7 +85,7 @@ def shape_only(layers: Tensor) -> Tensor:
 
 
 class PoseEncoder(nn.Module):
-    """Q: a window -> the vector of its pose, before quantisation. It sees shape and contrast, no colours."""
+    """Q: a window -> the vector of its pose, before quantisation. It sees shape and contrast, not colours."""
 
     def __init__(self, config: GlassConfig):
         super().__init__()
@@ -87,17 +99,20 @@ class PoseEncoder(nn.Module):
             nn.LeakyReLU(SLOPE),
             nn.Linear(128, POSE_CHANNELS),
         )
-        # batch statistics keep the vectors apart: those that differ by little would collapse to one direction
+        # without batch statistics, vectors that differ by little collapse to one direction
         self.spread = nn.BatchNorm1d(POSE_CHANNELS, affine=False)
 
     def forward(self, layers: Tensor) -> Tensor:
-        """Layers (B, 4, h, w) -> (B, POSE_CHANNELS), float32."""
-        seen = shape_only(layers[:, None])[:, 0].contiguous(memory_format=torch.channels_last)
-        return self.spread(self.net(F.pixel_unshuffle(seen, SCALE)).float()).float()
+        """Layers (B, 4, h, w) -> pose vectors (B, POSE_CHANNELS), float32."""
+        shape = shape_only(layers[:, None])[:, 0].contiguous(memory_format=torch.channels_last)
+        return self.spread(self.net(F.pixel_unshuffle(shape, SCALE)).float()).float()
 
 
 class AppearanceEncoder(nn.Module):
-    """E: the first window -> the agent's appearance, at 1/4. The window itself comes along, for D to copy from."""
+    """E: the first window -> the agent's appearance, at a quarter of the size.
+
+    The window itself is part of the output, so that D can copy its pixels.
+    """
 
     def __init__(self, config: GlassConfig):
         super().__init__()
@@ -109,13 +124,13 @@ class AppearanceEncoder(nn.Module):
         )
 
     def forward(self, layer: Tensor) -> Tensor:
-        """Layers (B, 4, h, w) -> (B, F + 64, h/4, w/4), float32."""
+        """Layers (B, 4, h, w) -> (B, F + 64, h/4, w/4), float32: F features and 64 channels of the window itself."""
         cells = F.pixel_unshuffle(layer, SCALE).contiguous(memory_format=torch.channels_last)
         return torch.cat([self.net(cells).float(), cells.float()], 1)
 
 
 class PoseAction(nn.Module):
-    """A without its quantiser: the poses of two neighbouring frames -> a vector (Sec. 3.2)."""
+    """A without its quantiser: the poses of two consecutive frames -> a vector (Sec. 3.2)."""
 
     def __init__(self, config: GlassConfig):
         super().__init__()
@@ -135,10 +150,10 @@ class PoseAction(nn.Module):
 
 
 class PoseDynamics(nn.Module):
-    """The RNN: pose, global and local action -> the next pose, one of P.
+    """The RNN: pose, global and local action -> logits of the next pose.
 
     Args:
-        config: sizes; `hidden` is the width of its state.
+        config: sizes; the state has 2 * `hidden` channels.
     """
 
     waves: Tensor
@@ -157,21 +172,23 @@ class PoseDynamics(nn.Module):
         self.register_buffer("waves", make_waves(config, OCTAVES), persistent=False)
 
     def start(self, batch: int, like: Tensor) -> Tensor:
-        """The first hidden state (B, 2 hidden)."""
+        """The first hidden state: zeros, (B, 2 hidden), on the device of `like`."""
         return like.new_zeros(batch, self.width, dtype=torch.float32)
 
     def update_hidden(self, pose: Tensor, hidden: Tensor) -> Tensor:
-        """The hidden state after a pose vector (B, POSE_CHANNELS)."""
+        """Pose vectors (B, POSE_CHANNELS) and hidden state -> the hidden state that includes these poses."""
         return self.cell(F.leaky_relu(self.pose(pose).float(), SLOPE), hidden.float())
 
     def forward(self, pose: Tensor, hidden: Tensor, shift: Tensor, code: Tensor, position: Tensor) -> Tensor:
-        """The next pose. It depends on the position, too: the frame's edge or a line may hide part of an agent.
+        """Predict the next pose.
+
+        It may depend on the position: the frame's edge or a line can hide a part of the agent.
 
         Args:
-            pose: (B, POSE_CHANNELS), the present one.
-            hidden: (B, 2 hidden), after it.
-            shift: (B, 2) in units of 4 px.
-            code: (B, code_channels).
+            pose: (B, POSE_CHANNELS), the present pose.
+            hidden: (B, 2 hidden), the state that includes it (:meth:`update_hidden`).
+            shift: (B, 2), the global action in units of SHIFT_UNIT px.
+            code: (B, code_channels), the local action.
             position: (B, 2) px of the window after the step; nan where unknown.
 
         Returns:
@@ -180,23 +197,34 @@ class PoseDynamics(nn.Module):
         return self._logits(self._context(pose, hidden, shift, position) + self.code(code))
 
     def logits_per_action(self, pose: Tensor, hidden: Tensor, shift: Tensor, codes: Tensor, position: Tensor) -> Tensor:
-        """As :meth:`forward`, under each of K codes (K, code_channels): (B, K, P) logits."""
+        """As :meth:`forward`, for each of K local actions.
+
+        Args:
+            pose: (B, POSE_CHANNELS).
+            hidden: (B, 2 hidden).
+            shift: (B, 2), in units of SHIFT_UNIT px.
+            codes: (K, code_channels).
+            position: (B, 2) px.
+
+        Returns:
+            (B, K, P) logits, float32.
+        """
         return self._logits(self._context(pose, hidden, shift, position)[:, None] + self.code(codes))
 
     def _context(self, pose: Tensor, hidden: Tensor, shift: Tensor, position: Tensor) -> Tensor:
         where = encode_position(position, self.waves).to(pose.dtype)
-        known = [self.pose(pose), hidden.to(pose.dtype), self.move(shift), self.position(where)]
-        return self.context(torch.cat([k.float() for k in known], 1))
+        inputs = [self.pose(pose), hidden.to(pose.dtype), self.move(shift), self.position(where)]
+        return self.context(torch.cat([x.float() for x in inputs], 1))
 
     def _logits(self, context: Tensor) -> Tensor:
         return self.logits(F.leaky_relu(context, SLOPE)).float()
 
 
 class PoseDecoder(nn.Module):
-    """D: appearance and a pose vector -> the foreground.
+    """D: an appearance and a pose vector -> the foreground.
 
-    D fetches pixels of the first window where that shows them, so that stripes, faces and letters stay as they were,
-    and paints the rest.
+    Where the first window shows a pixel of the next drawing, D copies it (by a flow), so that stripes, faces and
+    letters keep their detail. It paints the other pixels.
     """
 
     waves: Tensor
@@ -220,7 +248,7 @@ class PoseDecoder(nn.Module):
         self.res = ResBlock(fine, fine, norm=NORM)
         self.features = config.feature_channels
         self.head = nn.Conv2d(fine, 4 * 7, 3, padding=1)  # colours 3, mask 1, flow 2, share that is copied 1
-        for parameter in self.head.parameters():  # zero flow at first: from a wild flow, texture shows no way back
+        for parameter in self.head.parameters():  # the flow starts at zero: from a random flow it does not learn
             nn.init.zeros_(parameter[16:24])
 
     def forward(self, appearance: Tensor, first: Tensor, pose: Tensor, position: Tensor | None) -> Drawn:
@@ -228,9 +256,9 @@ class PoseDecoder(nn.Module):
 
         Args:
             appearance: (B, F + 64, h/4, w/4), E's output for the first window.
-            first: (B, POSE_CHANNELS), the pose in it.
+            first: (B, POSE_CHANNELS), the pose in the first window.
             pose: (B, POSE_CHANNELS), the pose to draw.
-            position: (B, 2) px of the window; None where it is unknown.
+            position: (B, 2) px of the window; None: unknown. Used with `decoder_position` only.
 
         Returns:
             the foreground.
@@ -243,7 +271,7 @@ class PoseDecoder(nn.Module):
         embedding = self.embed(torch.cat(inputs, 1))
         where = self.map(embedding).unflatten(1, (self.maps, self.grid, self.grid)).to(features.dtype)
         x = self.stem(torch.cat([features, where], 1))
-        embedding = embedding + self.style(features.mean((2, 3)))  # the appearance as a whole, wherever it was seen
+        embedding = embedding + self.style(features.mean((2, 3)))  # the appearance as a whole
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = x + norm(conv(x, embedding), embedding).to(x.dtype)
         y = self.res(self.up(x))
@@ -251,7 +279,10 @@ class PoseDecoder(nn.Module):
 
     @torch.no_grad()
     def sharpen(self, by: float) -> None:
-        """Multiply the mask's logits: trained by squared error, D answers a doubtful pixel with its probability."""
+        """Multiply the mask's logits by `by`, in place.
+
+        Trained by squared error, D's mask is the probability of an uncertain pixel; a factor above one makes it decide.
+        """
         for parameter in self.head.parameters():
             parameter[12:16] *= by
 
@@ -265,7 +296,7 @@ class PoseDecoder(nn.Module):
 
 
 class PosePrior(nn.Module):
-    """p(code | state, shift): a head on the pose and the RNN's state."""
+    """The prior p(code | state, shift): a small network on the pose and the RNN's state."""
 
     def __init__(self, config: GlassConfig):
         super().__init__()
@@ -276,13 +307,22 @@ class PosePrior(nn.Module):
         self.logits = nn.Linear(width, config.codes)
 
     def keep(self, index: Sequence[int]) -> None:
-        """Make `index` (codes of now) the codes, in this order."""
+        """Keep only the codes in `index`; they are renumbered in this order."""
         kept = nn.Linear(self.logits.in_features, len(index))
         kept.load_state_dict({"weight": self.logits.weight[list(index)], "bias": self.logits.bias[list(index)]})
         self.logits = kept
 
     def forward(self, pose: Tensor, hidden: Tensor, shifts: Tensor) -> Tensor:
-        """Pose (B, POSE_CHANNELS), hidden state, shifts (B, N, 2) in units of 4 px -> (B, N, K) log probabilities."""
+        """How likely each local action is.
+
+        Args:
+            pose: (B, POSE_CHANNELS).
+            hidden: (B, 2 hidden), the state that includes the pose.
+            shifts: (B, N, 2), N global actions in units of SHIFT_UNIT px.
+
+        Returns:
+            (B, N, K) log probabilities, float32.
+        """
         x = self.known(torch.cat([pose.float(), hidden.float()], 1))[:, None] + self.shift(shifts.float())
         x = F.dropout(F.leaky_relu(x, SLOPE), PRIOR_DROPOUT, self.training)
         x = F.leaky_relu(self.hidden(x), SLOPE)
@@ -290,19 +330,20 @@ class PosePrior(nn.Module):
 
 
 def make_pose_codebook(config: GlassConfig) -> CosineQuantiser:
-    """P pose vectors on a sphere; k-means splits by inertia, so that rare poses get entries of their own."""
+    """The pose codebook: P vectors on a sphere. K-means splits clusters by inertia: rare poses get entries too."""
     sizes = config.replace(codes=config.poses, code_channels=POSE_CHANNELS)
     return CosineQuantiser(sizes, dead=0.005 / config.poses, split="biggest_inertia")
 
 
 class PoseLMA(LMA):
-    """The pose model: E, Q and its codebook, A, the RNN, D and the prior.
+    """The LMA of the pose model: E, Q and its codebook, A, the RNN, D and the prior.
 
-    The state is (appearance, first pose vector, pose vector, hidden state before that pose), one row per agent.
+    The state is a tuple of four tensors with one row per agent: the appearance, the pose vector of the first window,
+    the present pose vector, and the hidden state before that pose.
 
     Args:
         config: sizes.
-        encoder: E, of the appearance.
+        encoder: E, the appearance encoder.
         pose_encoder: Q.
         pose_codebook: Q's codebook of P poses.
         action: A without its quantiser.
@@ -310,7 +351,7 @@ class PoseLMA(LMA):
         dynamics: the RNN.
         decoder: D.
         prior: p(code | state, shift), or None.
-        view: how windows are cut.
+        view: cuts windows out of frames.
     """
 
     stages = {  # noqa: RUF012
@@ -345,23 +386,33 @@ class PoseLMA(LMA):
         return [*super().codebooks(), *self.pose_codebook.buffers()]
 
     def encode_poses(self, layers: Tensor) -> Tensor:
-        """Layers (B, 4, h, w) -> pose indices (B,) int64."""
+        """Layers (B, 4, h, w) -> pose indices (B,) int64, 0 to P - 1."""
         return self.pose_codebook.logits(self.pose_encoder(layers)).argmax(1)
 
     def directions(self, layers: Tensor, shifts: Tensor) -> Tensor:
-        """As :meth:`LMA.directions`; the shifts are not used, since the windows have moved with the agent."""
+        """As :meth:`LMA.directions`. The shifts are not used: the windows have moved with the agent."""
         vectors = self.pose_codebook.embed(self.encode_poses(layers.flatten(0, 1)))
         return self.action(vectors.unflatten(0, layers.shape[:2]))
 
     def refine_position(self, images: Tensor, masks: Tensor, position: Tensor) -> Tensor:
-        """The position within SEARCH_PX px from which the agent is drawn best."""
+        """As :meth:`LMA.refine_position`: the offset within SEARCH_PX px at which D redraws the window best."""
         errors = torch.stack(list(self.drawing_errors(images, masks, position, OFFSETS)), 1)
         return position + position.new_tensor(OFFSETS)[errors.argmin(1)]
 
     def drawing_errors(
         self, images: Tensor, masks: Tensor, position: Tensor, offsets: Sequence[tuple[int, int]]
     ) -> Iterator[Tensor]:
-        """For each of some offsets of at most SEARCH_PX px: the squared error, (B,), of redrawing the windows there."""
+        """How well D redraws the windows at some offsets from their positions.
+
+        Args:
+            images: (B, 3, H, W) in [-1, 1].
+            masks: (B, 1, H, W) in [0, 1].
+            position: (B, 2) px.
+            offsets: (x, y) px, at most SEARCH_PX along each axis.
+
+        Yields:
+            for each offset the sum of squared errors, (B,).
+        """
         wide = self.view.cut(images, masks, position, SEARCH_PX)
         side = self.config.window
         for x, y in offsets:
@@ -377,10 +428,10 @@ class PoseLMA(LMA):
         return appearance.float(), pose, pose.clone(), self.dynamics.start(layer.shape[0], pose)
 
     def correct_state(self, state: State, layer: Tensor, where: Tensor) -> State:
-        """As :meth:`LMA.correct_state`: the pose is read off the layers."""
+        """As :meth:`LMA.correct_state`: the pose is that of the real layers."""
         appearance, first, pose, hidden = state
-        seen = self.pose_codebook.embed(self.encode_poses(layer))
-        return appearance, first, torch.where(where[:, None], seen, pose), hidden
+        real = self.pose_codebook.embed(self.encode_poses(layer))
+        return appearance, first, torch.where(where[:, None], real, pose), hidden
 
     def animate(
         self,
@@ -391,25 +442,35 @@ class PoseLMA(LMA):
         position: Tensor | None = None,
         scales: bool = False,
     ) -> tuple[Drawn, State]:
-        """As :meth:`LMA.animate`; the layer is not used."""
+        """As :meth:`LMA.animate`. The layer is not used: the state holds the pose and the appearance."""
         state, _ = self.predict_pose(state, shift, code_vector, position)
         return self.draw(state, position), state
 
     def predict_pose(
         self, state: State, shift: Tensor, code_vector: Tensor, position: Tensor | None
     ) -> tuple[State, Tensor]:
-        """The RNN's half of :meth:`animate`: the next state, and the next pose's index (B,) int64."""
+        """The first half of :meth:`animate`: the RNN predicts the next pose.
+
+        Args:
+            state: the present state.
+            shift: (B, 2) px.
+            code_vector: (B, code_channels).
+            position: (B, 2) px after the step; None: unknown.
+
+        Returns:
+            the next state, and the indices of the next poses, (B,) int64.
+        """
         appearance, first, pose, hidden = state
         if position is None:
             position = torch.full_like(shift, torch.nan)
-        with torch.autocast(shift.device.type, enabled=False):  # the choice must not depend on how bfloat16 rounds
+        with torch.autocast(shift.device.type, enabled=False):  # bfloat16 rounding must not change the chosen pose
             hidden = self.dynamics.update_hidden(pose, hidden)
             index = self.dynamics(pose, hidden, shift / SHIFT_UNIT, code_vector, position).argmax(1)
             pose = self.pose_codebook.embed(index)
         return (appearance, first, pose, hidden), index
 
     def draw(self, state: State, position: Tensor | None) -> Drawn:
-        """D's half of :meth:`animate`: the foreground in a state."""
+        """The second half of :meth:`animate`: D draws the pose of a state, for windows at positions (B, 2) px."""
         appearance, first, pose, _ = state
         return self.decoder(appearance, first, pose, position)
 
@@ -432,4 +493,4 @@ PARTS: dict[str, Callable[[GlassConfig], Any]] = {
     "view": ConnectedWindow,
     "prior": lambda config: PosePrior(config) if config.prior_channels else None,
 }
-"""A maker for each part of the pose model, by its name in :class:`PoseLMA`."""
+"""A function that makes each part of the pose model, by its name in :class:`PoseLMA`."""

@@ -1,4 +1,4 @@
-"""Quantisers: A's vectors -> one of K local actions, and the losses that make them so (Sec. 3.2)."""
+"""Quantisers: A's vectors -> one of K local actions, and their losses (Sec. 3.2)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from glass_gym.model.config import GlassConfig
 
 @dataclass
 class Quantised:
-    """What a quantiser returns for vectors (N, code_channels).
+    """The output of a quantiser for vectors (N, code_channels).
 
     Attributes:
-        vector: (N, code_channels), what goes on to the RNN; gradients pass straight through to the input.
+        vector: (N, code_channels), input of the RNN; its gradients pass straight through to the vectors before
+            quantisation.
         index: (N,) int64, the local actions.
         nearest: (N, code_channels), their rows of the codebook.
     """
@@ -32,8 +33,8 @@ class Quantised:
 class Quantiser(nn.Module, ABC):
     """K local actions. A subclass has `codebook` (K, code_channels), a parameter or a buffer.
 
-    Its losses, its codebook's start and its own updates are its own affair: the LMA stage calls the hooks below and
-    asks nothing. Register one with :func:`register_quantiser`; a config then names it.
+    Its losses, the start of its codebook and its own updates are methods, which the stages of training call. Register a
+    quantiser of your own with :func:`register_quantiser`; a config then names it.
     """
 
     codebook: Tensor
@@ -41,7 +42,7 @@ class Quantiser(nn.Module, ABC):
     """names of the tensors whose first axis is the code"""
 
     def normalise(self, z: Tensor) -> Tensor:
-        """Vectors (..., code_channels) as they go on while they are not quantised; by default as they are."""
+        """Vectors (..., code_channels) as the RNN gets them where they are not quantised; by default unchanged."""
         return z
 
     @abstractmethod
@@ -50,34 +51,34 @@ class Quantiser(nn.Module, ABC):
 
     @abstractmethod
     def logits(self, z: Tensor) -> Tensor:
-        """Vectors (N, code_channels) -> (N, K): how much each speaks for each code."""
+        """Vectors (N, code_channels) -> scores (N, K) of the codes."""
 
     def embed(self, index: Tensor) -> Tensor:
         """Code vectors (N, code_channels) of code indices (N,) int64."""
         return self.codebook[index]
 
     def auxiliary_losses(self, z: Tensor, quantised: Quantised, commitment: float) -> dict[str, Tensor]:
-        """Weighted loss terms beside what the drawn pictures say.
+        """Weighted loss terms of the quantiser, beside the reconstruction losses.
 
         Args:
-            z: (N, code_channels), unquantised.
-            quantised: what :meth:`forward` made of it.
-            commitment: weight of L_VQ's commitment term.
+            z: (N, code_channels), the vectors before quantisation.
+            quantised: the result of :meth:`forward`.
+            commitment: weight of the commitment term of L_VQ.
 
         Returns:
             scalars by name.
         """
-        near = (self.normalise(z) - quantised.nearest.detach()).square().mean()
-        return {"commitment": commitment * near}
+        distance = (self.normalise(z) - quantised.nearest.detach()).square().mean()
+        return {"commitment": commitment * distance}
 
     def begin(self, z: Tensor, generator: torch.Generator) -> None:
-        """Start the codebook from vectors (N, code_channels); by default it goes on as it is."""
+        """Initialise the codebook from vectors (N, code_channels); by default it stays as it is."""
 
     def update(self, z: Tensor, generator: torch.Generator) -> None:
-        """After a training step that saw vectors (N, code_channels); by default gradients do everything."""
+        """Called after a training step with its vectors (N, code_channels); by default nothing happens."""
 
     def keep(self, index: Sequence[int]) -> None:
-        """Make `index` (codes of now) the codes, in this order."""
+        """Keep only the codes in `index`; they are renumbered in this order."""
         for name in self.resized:
             old = getattr(self, name)
             rows = old.detach()[list(index)].clone()
@@ -85,38 +86,38 @@ class Quantiser(nn.Module, ABC):
 
 
 class PlainQuantiser(Quantiser):
-    """Vector quantisation with a trained codebook K x code_channels and a straight-through gradient (as published)."""
+    """The paper's quantiser: a trained codebook (K, code_channels) and a straight-through gradient."""
 
     def __init__(self, config: GlassConfig):
         super().__init__()
         self.codebook = nn.Parameter(filled(torch.empty(config.codes, config.code_channels), torch.randn_like))
 
     def forward(self, z: Tensor) -> Quantised:
-        """The nearest row in Euclidean distance."""
+        """The row with the smallest Euclidean distance."""
         index = self.logits(z).argmax(1)
         nearest = self.codebook[index]
         return Quantised(z + (nearest - z).detach(), index, nearest)
 
     def logits(self, z: Tensor) -> Tensor:
-        """Minus the Euclidean distances."""
+        """The negative Euclidean distances."""
         return -torch.cdist(z.float(), self.codebook)
 
     def auxiliary_losses(self, z: Tensor, quantised: Quantised, commitment: float) -> dict[str, Tensor]:
-        """L_VQ: commitment, and the codebook follows the vectors."""
+        """L_VQ: the commitment term, and the term that moves the codebook to the vectors."""
         terms = super().auxiliary_losses(z, quantised, commitment)
         return terms | {"codebook": (z.detach() - quantised.nearest).square().mean()}
 
 
 class CosineQuantiser(Quantiser):
-    """Codebook on the unit sphere, moved by moving averages of what is assigned to it, dead codes revived.
+    """A codebook on a sphere. Rows follow moving averages of the vectors assigned to them; unused codes are replaced.
 
-    Vectors are scaled to length sqrt(code_channels): size one a channel, as loud as the features it modulates.
+    Vectors are scaled to length sqrt(code_channels), one per channel.
 
     Args:
         config: sizes.
         decay: of the moving averages.
-        dead: a code used in less than this share of the steps starts anew from a vector of the most used one.
-        split: which cluster the k-means of the start splits next, of scikit-learn's `BisectingKMeans`.
+        dead: a code that gets a smaller share of the vectors is replaced by a vector of the most frequent code.
+        split: which cluster k-means splits next at the start: `bisecting_strategy` of scikit-learn's `BisectingKMeans`.
     """
 
     resized = ("codebook", "usage")
@@ -132,23 +133,23 @@ class CosineQuantiser(Quantiser):
         self.usage: Tensor
 
     def normalise(self, z: Tensor) -> Tensor:
-        """To length sqrt(channels)."""
+        """Scale to length sqrt(code_channels)."""
         return F.normalize(z.float(), dim=-1) * z.shape[-1] ** 0.5
 
     def forward(self, z: Tensor) -> Quantised:
-        """The row of the smallest angle."""
+        """The row with the smallest angle."""
         z = self.normalise(z)
         index = (z @ self.codebook.T).argmax(1)
         nearest = self.codebook[index]
         return Quantised(z + (nearest - z).detach(), index, nearest)
 
     def logits(self, z: Tensor) -> Tensor:
-        """Four times the cosine to each code."""
+        """Four times the cosine of the angle to each code."""
         return 4 * self.normalise(z) @ self.codebook.T / z.shape[-1]
 
     @torch.no_grad()
     def update(self, z: Tensor, generator: torch.Generator) -> None:
-        """Move the codebook toward the vectors assigned to it; revive codes below `dead`."""
+        """Move the codebook toward the vectors assigned to it, and replace codes below `dead`."""
         z = self.normalise(z.detach())
         assigned = F.one_hot((z @ self.codebook.T).argmax(1), len(self.codebook)).float()
         count = assigned.sum(0)
@@ -157,15 +158,17 @@ class CosineQuantiser(Quantiser):
         self.codebook.copy_(self.normalise(self.codebook.lerp(mean, rate)))
         self.usage.lerp_(count / count.sum(), 1 - self.decay)
         for code in torch.nonzero(self.usage < self.dead).flatten().tolist():
-            crowd = torch.nonzero(assigned[:, int(self.usage.argmax())]).flatten()
-            if len(crowd):  # split the most used code: a member of its crowd founds a new one
-                pick = crowd[int(torch.randint(len(crowd), (1,), generator=generator))]
+            members = torch.nonzero(assigned[:, int(self.usage.argmax())]).flatten()
+            if len(members):  # split the most frequent code: one of its vectors becomes the new code
+                pick = members[int(torch.randint(len(members), (1,), generator=generator))]
                 self.codebook[code] = z[pick]
                 self.usage[code] = 1.0 / len(self.usage)
 
     @torch.no_grad()
     def begin(self, z: Tensor, generator: torch.Generator) -> None:
-        """Bisecting k-means: a cluster is split until there are K (plain k-means spends codes on outliers).
+        """Initialise by bisecting k-means, which splits clusters until there are K.
+
+        Plain k-means spends codes on outliers.
 
         Raises:
             ImportError: scikit-learn is not installed.
@@ -182,15 +185,15 @@ class CosineQuantiser(Quantiser):
 
 
 QUANTISERS: dict[str, Callable[[GlassConfig], Quantiser]] = {"cosine": CosineQuantiser, "plain": PlainQuantiser}
-"""Names that a config may use."""
+"""Name in a config -> function that makes the quantiser."""
 
 
 def register_quantiser(name: str, make: Callable[[GlassConfig], Quantiser]) -> None:
     """Let configs, and so checkpoints, name a quantiser of your own.
 
     Args:
-        name: for :attr:`GlassConfig.quantiser`.
-        make: a class (or function) that makes one of a config.
+        name: value of :attr:`GlassConfig.quantiser`.
+        make: a class or function that makes a quantiser of a config.
 
     Raises:
         ValueError: the name is taken.
@@ -207,7 +210,7 @@ def make_quantiser(config: GlassConfig) -> Quantiser:
         a new quantiser.
 
     Raises:
-        ValueError: no such name; the message lists the known ones.
+        ValueError: the name is unknown; the message lists the known ones.
     """
     if config.quantiser not in QUANTISERS:
         raise ValueError(

@@ -1,6 +1,6 @@
-"""P_f and P_b: the 2-D shift of a layer between two frames, and translate(), the one resampler.
+"""P_f and P_b: the 2-D shift of a layer between two frames; and `translate`, the one resampler.
 
-Shifts are in pixels, (x, y): positive moves content right and down.
+Shifts are (x, y) in px. Positive values move content right and down.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from torch.nn import functional as F
 from glass_gym.model.blocks import ConvBlock
 
 FAST = 16
-"""Transforms of lengths that this divides take a third of the time of a prime's."""
+"""Sizes of FFTs are rounded up to multiples of this; a transform of prime length takes three times as long."""
 
 
 def translate(x: Tensor, shift: Tensor, padding: str = "zeros") -> Tensor:
-    """Move images by a sub-pixel shift.
+    """Shift images by fractions of pixels (bilinear).
 
     Args:
         x: (B, C, H, W).
         shift: (B, 2) px, (right, down).
-        padding: what enters at the edge: ``"zeros"`` (foregrounds) or ``"border"`` (backgrounds).
+        padding: value of pixels from outside: ``"zeros"`` (for foregrounds) or ``"border"``, the nearest edge pixel
+            (for backgrounds).
 
     Returns:
         (B, C, H, W), float32; differentiable in both arguments.
@@ -46,14 +47,15 @@ def translate(x: Tensor, shift: Tensor, padding: str = "zeros") -> Tensor:
 
 
 def warp(x: Tensor, flow: Tensor) -> Tensor:
-    """Fetch every pixel from elsewhere.
+    """Fetch every pixel from another place (bilinear).
 
     Args:
         x: (B, C, H, W).
-        flow: (B, 2, H, W) px, (right, down): how far from a pixel its value lies.
+        flow: (B, 2, H, W) px, (right, down): the offset of the place that a pixel's value is fetched from. Outside the
+            image the nearest edge pixel counts.
 
     Returns:
-        (B, C, H, W), float32; beyond the edge lies what lies at it. Differentiable in both arguments.
+        (B, C, H, W), float32; differentiable in both arguments.
     """
     height, width = x.shape[2:]
     columns = torch.arange(width, device=x.device)
@@ -65,12 +67,12 @@ def warp(x: Tensor, flow: Tensor) -> Tensor:
 
 
 def cross_correlation(a: Tensor, b: Tensor, reach: int) -> Tensor:
-    """Sum over pixels (not over channels) of a(x) b(x + d) for all |d| <= reach, by FFT.
+    """The sum over pixels of a(x) b(x + d) for all |d| <= reach, per channel, by FFT.
 
     Args:
         a: (B, C, H, W).
         b: (B, C, H, W).
-        reach: largest |dx|, |dy|, px.
+        reach: largest |dx| and |dy|, px.
 
     Returns:
         (B, C, 2 reach + 1, 2 reach + 1), indexed [dy + reach, dx + reach].
@@ -84,17 +86,22 @@ def cross_correlation(a: Tensor, b: Tensor, reach: int) -> Tensor:
 
 
 def soft_argmax(score: Tensor, reach: int) -> Tensor:
-    """Expected (x, y) under softmax(score) over a (B, 2 reach + 1, 2 reach + 1) table of shifts -> (B, 2) px."""
+    """The expected shift (B, 2) px under softmax(score), for scores (B, 2 reach + 1, 2 reach + 1) of shifts."""
     weight = score.flatten(1).softmax(1).view_as(score)
     ruler = torch.arange(-reach, reach + 1, device=score.device, dtype=score.dtype)
     return torch.stack([(weight.sum(1) * ruler).sum(1), (weight.sum(2) * ruler).sum(1)], 1)
 
 
 class CorrelationShift(nn.Module):
-    """P_f, P_b (Sec. 3.1) by matching: soft-argmax over the negative, normalised squared difference, all |d| <= reach.
+    """P_f and P_b by matching (ours): soft-argmax over negative normalised squared differences, for all |d| <= reach.
 
-    One learned number, the temperature; nothing to saturate, however small the layer is.
-    The weight (the layer's soft mask) rules which pixels count; `fourth` adds the mask itself as a channel.
+    Its only parameter is the temperature. The weights (soft masks) say which pixels belong to the layer.
+
+    Args:
+        reach: largest shift along an axis, px.
+        fourth: for foregrounds: compare layers that are zero outside the mask, with the mask as fourth channel. Else,
+            for backgrounds: compare pixels that belong to the layer in both frames.
+        sharpness: initial inverse temperature.
     """
 
     def __init__(self, reach: int, fourth: bool, sharpness: float):
@@ -104,19 +111,19 @@ class CorrelationShift(nn.Module):
         self.log_sharpness = nn.Parameter(torch.tensor(math.log(sharpness)))
 
     def forward(self, frames: Tensor, weights: Tensor) -> Tensor:
-        """Frames (B, 2, 3, H, W) in [-1, 1], weights (B, 2, 1, H, W) in [0, 1] -> shift (B, 2) px."""
+        """Frames (B, 2, 3, H, W) in [-1, 1] and weights (B, 2, 1, H, W) in [0, 1] -> shifts (B, 2) px."""
         return soft_argmax(self.score(frames, weights), self.reach)
 
     def score(self, frames: Tensor, weights: Tensor) -> Tensor:
-        """The table of scores (B, 2 reach + 1, 2 reach + 1), indexed [dy, dx]."""
+        """Frames and weights, as of :meth:`forward` -> scores (B, 2 reach + 1, 2 reach + 1), indexed [dy, dx]."""
         frames = frames.float()
         weights = weights.float()
-        if self.fourth:  # layers with zero outside: plain squared difference of the moved layers
+        if self.fourth:  # layers are zero outside the mask: squared difference of the shifted layers
             layers = torch.cat([frames * weights, weights], 2)
             energy = layers.square().sum((1, 2, 3, 4)) + 1e-3  # (B,)
             match = cross_correlation(layers[:, 0], layers[:, 1], self.reach).sum(1)
             difference = 1 - 2 * match / energy[:, None, None]
-        else:  # both pixels must belong to the layer: squared difference over the common support
+        else:  # squared difference over the pixels that belong to the layer in both frames
             a = frames[:, 0]
             b = frames[:, 1]
             wa = weights[:, 0]
@@ -130,9 +137,10 @@ class CorrelationShift(nn.Module):
 
 
 class RegressorShift(nn.Module):
-    """P_f, P_b (Sec. 3.1, Fig. 9): 6->16 /2, 16->32 /2, 32, 32->64 /2, 64->128, global average, 128->64->32->2.
+    """P_f and P_b as published (Sec. 3.1, Fig. 9).
 
-    The last layer starts at zero; tanh bounds the shift to `reach` px.
+    Convolutions 6->16 /2, 16->32 /2, 32, 32->64 /2, 64->128, global average, linear 128->64->32->2. The last layer
+    starts at zero. A tanh limits shifts to `reach` px.
     """
 
     def __init__(self, reach: int):
@@ -152,7 +160,7 @@ class RegressorShift(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, frames: Tensor, weights: Tensor) -> Tensor:
-        """Frames (B, 2, 3, H, W), weights (B, 2, 1, H, W) -> shift (B, 2) px."""
+        """Frames (B, 2, 3, H, W) in [-1, 1] and weights (B, 2, 1, H, W) in [0, 1] -> shifts (B, 2) px."""
         layers = (frames * weights).flatten(1, 2)  # (B, 6, H, W)
         pooled = self.features(layers).mean((2, 3))
         return torch.tanh(self.head(pooled).float()) * self.reach

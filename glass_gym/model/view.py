@@ -1,4 +1,4 @@
-"""What LMA looks at: a window that follows the agent, or the whole frame. The one place that knows the difference."""
+"""What LMA sees of a frame: a window that follows the agent, or the whole frame."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from glass_gym.tensors.geometry import blend_windows, compose, crop_windows, den
 
 
 class View(ABC):
-    """Layers (B, 4, h, w), colour * mask and mask, as LMA animates them.
+    """Cuts layers (B, 4, h, w), colour * mask and mask, out of frames, and draws them back.
 
     Attributes:
-        follows: layers follow the agent, so that a shift moves the layer and not what is drawn in it.
+        follows: the layer is a window that moves with the agent; the global action moves the window, not its content.
         size: (h, w) of a layer, px.
     """
 
@@ -30,13 +30,13 @@ class View(ABC):
 
     @abstractmethod
     def cut(self, images: Tensor, masks: Tensor, position: Tensor, margin: int = 0) -> Tensor:
-        """Layers of frames.
+        """Cut layers out of frames.
 
         Args:
             images: (B, 3, H, W) in [-1, 1].
             masks: (B, 1, H, W) in [0, 1].
-            position: (B, 2) px, the agents' places.
-            margin: px to spare on each side, where layers are windows.
+            position: (B, 2) px, the positions of the agents.
+            margin: px by which windows are cut larger on each side; whole frames ignore it.
 
         Returns:
             (B, 4, h + 2 margin, w + 2 margin).
@@ -44,26 +44,41 @@ class View(ABC):
 
     @abstractmethod
     def anchor(self, centre: Tensor) -> Tensor:
-        """Where the layer of an agent at (B, 2) px is put: (B, 2) px."""
+        """The position (B, 2) px of the layer of an agent whose centre is at (B, 2) px."""
 
     @abstractmethod
     def locate(self, layer: Tensor, expected: Tensor) -> Tensor:
-        """Where the layer is after a step that should have brought it to `expected` (B, 2) px: (B, 2) px."""
+        """The position of a layer after a step.
+
+        Args:
+            layer: (B, 4, h, w), as drawn.
+            expected: (B, 2) px, the position before plus the shift.
+
+        Returns:
+            (B, 2) px.
+        """
 
     @abstractmethod
     def place(self, layer: Tensor, by: Tensor) -> Tensor:
-        """The layer (B, 4, h, w) after its agent was carried `by` (B, 2) px, without a step."""
+        """The layer (B, 4, h, w) after its agent was moved `by` (B, 2) px without a step."""
 
     @abstractmethod
     def draw(self, layer: Tensor, background: Tensor, position: Tensor, out: Tensor | None = None) -> Tensor:
-        """Layers at positions (B, 2) px over backgrounds (B, 3, H, W) uint8 -> frames (B, 3, H, W) uint8.
+        """Compose layers over backgrounds.
 
-        `out`: frames that are not needed any more, which may be written into.
+        Args:
+            layer: (B, 4, h, w).
+            background: (B, 3, H, W) uint8.
+            position: (B, 2) px of the layers.
+            out: frames (B, 3, H, W) that may be overwritten, to save memory.
+
+        Returns:
+            frames, (B, 3, H, W) uint8.
         """
 
 
 class AgentWindow(View):
-    """A window that follows the agent: the global action moves it exactly, and nothing costs a whole frame."""
+    """A window that follows the agent. The global action moves it exactly; no network runs on whole frames."""
 
     follows = True
 
@@ -72,7 +87,7 @@ class AgentWindow(View):
         self.size = (config.window, config.window)
 
     def cut(self, images: Tensor, masks: Tensor, position: Tensor, margin: int = 0) -> Tensor:
-        """Windows about the positions."""
+        """Windows centred on the positions."""
         corner = position.long() - self.window // 2 - margin
         return crop_windows(torch.cat([images * masks, masks], 1), corner, self.window + 2 * margin)
 
@@ -81,26 +96,26 @@ class AgentWindow(View):
         return centre.round()
 
     def locate(self, layer: Tensor, expected: Tensor) -> Tensor:
-        """As expected: the window goes where it is told."""
+        """The expected position: windows move by the shift."""
         return expected
 
     def place(self, layer: Tensor, by: Tensor) -> Tensor:
-        """As it is: its position says where it is drawn."""
+        """The same layer: only its position changes."""
         return layer
 
     def draw(self, layer: Tensor, background: Tensor, position: Tensor, out: Tensor | None = None) -> Tensor:
-        """Only the window's pixels are touched."""
+        """Draw the window into the background; other pixels stay."""
         return blend_windows(layer, background, position, out)
 
 
 class ConnectedWindow(AgentWindow):
-    """A window with the agent only: what lies apart from it, a ball say, is no pose of the agent and is left out."""
+    """A window with the agent only: parts of the mask that are not connected to it, such as a ball, are left out."""
 
     GAP = 7
-    """Parts belong together if they are at most (GAP - 1) / 2 px apart."""
+    """Parts at most (GAP - 1) / 2 px apart are connected."""
 
     def cut(self, images: Tensor, masks: Tensor, position: Tensor, margin: int = 0) -> Tensor:
-        """Windows about the positions, without what lies apart from the agent."""
+        """Windows centred on the positions, without parts that are not connected to the middle."""
         layer = super().cut(images, masks, position, margin)
         solid = (layer[:, 3:] > 0.5).float()
         middle = torch.zeros_like(solid)
@@ -110,13 +125,13 @@ class ConnectedWindow(AgentWindow):
         kept = solid * middle
         for _ in range(layer.shape[-1] // 2):
             kept = dilate(kept, self.GAP // 2) * solid
-        kept = dilate(kept, 1)  # and the soft edge
+        kept = dilate(kept, 1)  # include the soft edge
         empty = kept.sum((1, 2, 3), keepdim=True) == 0
         return layer * torch.where(empty, torch.ones_like(kept), kept)
 
 
 class WholeFrame(View):
-    """The whole frame, as published: the network moves the agent, and where it is, is read off what was drawn."""
+    """The whole frame, as published: the network moves the agent, and its position is measured on the drawing."""
 
     follows = False
 
@@ -125,23 +140,23 @@ class WholeFrame(View):
         self.size = (config.height, config.width)
 
     def cut(self, images: Tensor, masks: Tensor, position: Tensor, margin: int = 0) -> Tensor:
-        """The frames, with the mask kept around the positions only."""
+        """The frames, with the mask kept only in the window around each position."""
         kept = keep_agent(masks, position, self.window)
         return torch.cat([images * kept, kept], 1)
 
     def anchor(self, centre: Tensor) -> Tensor:
-        """There."""
+        """The centre itself."""
         return centre
 
     def locate(self, layer: Tensor, expected: Tensor) -> Tensor:
-        """The densest point of the drawn mask; as expected where nothing was drawn."""
+        """The densest point of the drawn mask; the expected position where nothing was drawn."""
         mask = layer[:, 3:]
         return torch.where(mask.sum((1, 2, 3))[:, None] > 1, densest_point(mask, self.radius), expected)
 
     def place(self, layer: Tensor, by: Tensor) -> Tensor:
-        """Moved by so many px."""
+        """The layer, shifted."""
         return translate(layer, by)
 
     def draw(self, layer: Tensor, background: Tensor, position: Tensor, out: Tensor | None = None) -> Tensor:
-        """The whole frame is composed."""
+        """Compose the whole frame."""
         return to_bytes(compose(layer.float(), to_images(background)))

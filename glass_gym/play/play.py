@@ -7,6 +7,7 @@ import io
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,16 +33,12 @@ click   set the target  a  human / agent  + -  speed
 v       record video    s  save picture   q    quit
 h ?     this help"""
 HINT = "arrows walk   {} act   click target   h all keys   q quit"
-SPEEDS = (1, 2, 4, 8, 15, 30, 60)
-"""Steps a second that the keys + and - choose from."""
+SPEEDS = (1, 2, 4, 8, 15, 30, 60)  # Steps a second that the keys + and - choose from.
 ARROW_KEYS = {name: COMPASS[name] for name in ARROWS}
 SHIFT_KEYS = ("left shift", "right shift")
-MESSAGE_SECONDS = 2.5
-"""How long a message is shown."""
-FILM = 8
-"""Steps in the film of a local action."""
-DIGITS = 10
-"""Local actions with a digit key; as many more have one together with the shift key."""
+MESSAGE_SECONDS = 2.5  # How long a message is shown.
+FILM = 8  # Steps in the film of a local action.
+DIGITS = 10  # Local actions with a digit key; as many more have one together with the shift key.
 
 
 def plain_key(key: str) -> str:
@@ -68,21 +65,12 @@ def digits(codes: int) -> str:
 
 @dataclass
 class Controls:
-    """The keys that make an action (shift, code).
+    """The keys that make an action. A key that goes down and up between two steps still counts in the next step."""
 
-    A key that is pressed and released between two steps still counts in the next step.
-
-    Attributes:
-        held: keys that are down: names of arrows, and numbers of local actions.
-        tapped: those that were pressed since the last step.
-        code: the local action pressed last; -1: none yet.
-        ten: the keyboard's shift key is down: digits count from 10.
-    """
-
-    held: set[str] = field(default_factory=set)
-    tapped: set[str] = field(default_factory=set)
-    code: int = -1
-    ten: bool = False
+    held: set[str] = field(default_factory=set)  # keys that are down: names of arrows, and numbers of local actions
+    tapped: set[str] = field(default_factory=set)  # those that were pressed since the last step
+    code: int = -1  # the local action pressed last; -1: none yet
+    ten: bool = False  # the keyboard's shift key is down: digits count from 10
 
     def press(self, key: str) -> bool:
         """A key, by its name in pygame, went down. Returns whether it belongs to an action."""
@@ -109,19 +97,10 @@ class Controls:
         key = plain_key(key)
         self.ten = self.ten and key not in SHIFT_KEYS
         digit = digit_of(key)  # the shift key may have changed since it went down
-        gone = {key} if digit is None else {str(digit), str(digit + DIGITS)}
-        self.held = self.held - gone
+        self.held -= {key} if digit is None else {str(digit), str(digit + DIGITS)}
 
     def action(self, table: ActionTable, choose: Callable[[int], int] | None = None) -> np.ndarray:
-        """The action of the keys that are held or were tapped; forgets the taps.
-
-        Args:
-            table: of the world's actions.
-            choose: gives the local action for a shift if no digit is pressed; default: the shift's usual one.
-
-        Returns:
-            (shift, code), (2,) int64.
-        """
+        """The action (shift, code) of the keys; forgets the taps. Default code: choose(shift), or the usual one."""
         keys = self.held | self.tapped
         self.tapped = set()
         dx, dy = (sum(ARROW_KEYS[key][axis] for key in keys & set(ARROW_KEYS)) for axis in (0, 1))
@@ -133,16 +112,7 @@ class Controls:
 
 
 class Recorder:
-    """Writes frames to a .mp4 or .gif file.
-
-    Args:
-        path: of the file; the suffix decides the format.
-        fps: frames a second.
-        scale: an integer; frames are enlarged so many times.
-
-    Raises:
-        ImportError: a .mp4 without the package imageio-ffmpeg.
-    """
+    """Writes frames, enlarged `scale` times, to a .mp4 or .gif; ImportError: a .mp4 needs imageio-ffmpeg."""
 
     def __init__(self, path: Path, fps: float, scale: int = 2):
         import imageio.v2 as iio
@@ -153,10 +123,8 @@ class Recorder:
         self.scale = scale
         self.count = 0
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".gif":
-            self._writer = iio.get_writer(path, mode="I", duration=1000 / fps, loop=0)
-        else:
-            self._writer = iio.get_writer(path, fps=fps, macro_block_size=2)
+        gif: dict[str, Any] = {"mode": "I", "duration": 1000 / fps, "loop": 0}
+        self._writer = iio.get_writer(path, **(gif if path.suffix == ".gif" else {"fps": fps, "macro_block_size": 2}))
 
     def add(self, frame: np.ndarray) -> None:
         """Append a frame, (H, W, 3) uint8."""
@@ -173,8 +141,7 @@ class Player:
 
     Args:
         env: a glass_gym environment, made by gym.make with render_mode="rgb_array".
-        window: shows the frames and reports events: :class:`glass_gym.env.render.Window`, or
-            :class:`glass_gym.play.remote.WebWindow`. None: set the attribute before :meth:`run`.
+        window: a :class:`glass_gym.env.render.Window` or :class:`glass_gym.play.remote.WebWindow`; None: set it later.
         agent: a trained policy that can play; None: there is none.
         fps: steps a second.
         start_frame: (h, w, 3) uint8, a picture that every episode starts from; None: a random start frame.
@@ -203,9 +170,7 @@ class Player:
         self.paused = False
         self.agent_plays = agent is not None
         self.recorder: Recorder | None = None
-        self.total = 0
-        self.episodes = 0
-        self.reached = 0
+        self.total = self.episodes = self.reached = 0
         self.best: int | None = None
         self.help = False
         self.fps_now = 0.0
@@ -219,7 +184,6 @@ class Player:
         options = dict(self.options) if picture is None else {"start_frame": picture}
         _, self.info = self.env.reset(seed=seed, options=options)
         self.steps = 0
-        self.value = 0.0
         self.last = None
         self._over = False
         if self.agent is not None:
@@ -228,8 +192,7 @@ class Player:
 
     def run(self, max_steps: int | None = None, max_episodes: int | None = None) -> None:
         """Play until the user quits, or for so many steps or episodes."""
-        steps = max_steps or sys.maxsize
-        episodes = max_episodes or sys.maxsize
+        steps, episodes = max_steps or sys.maxsize, max_episodes or sys.maxsize
         while self.running and self.total < steps and self.episodes < episodes:
             self.tick()
         if self.recorder:
@@ -253,9 +216,8 @@ class Player:
         else:
             human = self.controls.action(self.table, self.core.choose_code)
             action = self.agent.act(self.core)[0] if self.agent_plays and self.agent else human
-            _, reward, terminated, truncated, self.info = self.env.step(action)
-            self.steps = self.steps + 1
-            self.value = self.value + reward
+            _, _, terminated, truncated, self.info = self.env.step(action)
+            self.steps += 1
             self.last = action
             self.frame = self.env.render()
             self._over = terminated or truncated
@@ -325,8 +287,7 @@ class Player:
 
     def aim(self, place: tuple[float, float]) -> None:
         """Move the target to (x, y) px of the shown frame, which is as wide as the pixel aspect makes it."""
-        x = place[0] / self.core.world.pixel_aspect
-        y = place[1]
+        x, y = place[0] / self.core.world.pixel_aspect, place[1]
         if self.core.task is None:
             self.say("this world has no task, so no target")
         elif 0 <= x <= self.core.width and 0 <= y <= self.core.height:
@@ -345,8 +306,7 @@ class Player:
 
     def record(self, path: Path | None = None) -> None:
         """Start or stop recording."""
-        if self.recorder:
-            recorder = self.recorder
+        if recorder := self.recorder:
             self.recorder = None
             recorder.close()
             self.say(f"recorded {recorder.count} frames: {recorder.path}")
@@ -410,7 +370,7 @@ class Player:
         count = 1
         while path.exists():
             path = path.with_stem(f"{path.stem.split('_v')[0]}_v{count}")
-            count = count + 1
+            count += 1
         return path
 
     def _try(self, what: str, do) -> bool:
@@ -426,18 +386,12 @@ class Player:
 
 
 def films_of(core: GlassCore) -> list[np.ndarray]:
-    """A film of each local action, from the state of row 0. The core's state stays as it is.
-
-    Returns:
-        for each local action, (FILM, s, s, 3) uint8, centred on the agent.
-    """
+    """A film (FILM, s, s, 3) uint8 of each local action, from the state of row 0, which stays; centred on the agent."""
     count = len(core.table.code_names)
     state = core.state.world.rows(torch.zeros(count, dtype=torch.long, device=core.device))
     side = min(core.height, core.width, 4 * core.world.config.agent_radius)
-    limits = [core.width - side, core.height - side]
-    x, y = (
-        round(min(max(float(v) - side / 2, 0), most)) for v, most in zip(core.state.position[0], limits, strict=True)
-    )
+    corner = np.array(core.state.position[0].tolist()) - side / 2
+    x, y = corner.clip(0, (core.width - side, core.height - side)).round().astype(int)
     still = torch.from_numpy(core.table.shifts[:1]).to(core.device).expand(count, -1)
     frames = []
     for _ in range(FILM):
@@ -471,57 +425,32 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=EPILOG,
     )
-    parser.add_argument(
-        "id",
-        nargs="?",
-        help="GlassTennis-v0, GlassSprites-v0, GlassArm-v0, or an id of your own "
-        "(default: GlassTennis-v0, or Glass-v0 with --checkpoint)",
-    )
-    parser.add_argument("--checkpoint", metavar="FILE", help="a world of your own, .safetensors, for the id Glass-v0")
-    parser.add_argument(
-        "--image",
-        type=Path,
-        metavar="FILE",
-        help="start from this picture; it is cropped and resized to the world's frame",
-    )
-    parser.add_argument("--free", action="store_true", help="no target: just walk around")
-    parser.add_argument(
-        "--agent",
-        type=Path,
-        metavar="FILE",
-        help="watch this policy play: .safetensors, or a .zip of Stable-Baselines3 "
-        "(a zip is unpickled, which can run code: load only zips that you trust)",
-    )
-    parser.add_argument("--algo", default="ppo", help="algorithm of a .zip: ppo or dqn (default: ppo)")
-    parser.add_argument("--record", type=Path, metavar="FILE", help="record from the start, to a .mp4 or .gif file")
-    parser.add_argument(
-        "--folder",
-        type=Path,
-        default=Path("."),
-        help="where the keys v and s save recordings and pictures (default: the current folder)",
-    )
-    parser.add_argument("--fps", type=float, default=15, help="steps a second (default: 15)")
-    parser.add_argument(
-        "--scale", type=int, help="enlarge frames so many times (default: as large as the screen allows)"
-    )
-    parser.add_argument("--seed", type=int, help="seed of the first episode")
-    parser.add_argument("--steps", type=int, help="quit after so many steps")
-    parser.add_argument(
-        "--max-episode-steps", type=int, help="time limit of an episode (default: none; with --agent, that of the id)"
-    )
-    parser.add_argument(
-        "--web",
-        action="store_true",
-        help="play in a browser instead of a window, for machines without a screen; prints the address "
-        "(needs pip install 'glass-gym[web]')",
-    )
-    parser.add_argument(
-        "--host",
-        default="127.0.0.1",
-        help="with --web: the interface to listen on; 0.0.0.0 lets other machines connect (default: 127.0.0.1)",
-    )
-    parser.add_argument("--port", type=int, default=0, help="with --web: the port (default: a free one)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i (default: auto)")
+    add = parser.add_argument
+    ids = "GlassTennis-v0, GlassSprites-v0, GlassArm-v0, or an id of your own"
+    add("id", nargs="?", help=f"{ids} (default: GlassTennis-v0, or Glass-v0 with --checkpoint)")
+    add("--checkpoint", metavar="FILE", help="a world of your own, .safetensors, for the id Glass-v0")
+    picture = "start from this picture; it is cropped and resized to the world's frame"
+    add("--image", type=Path, metavar="FILE", help=picture)
+    add("--free", action="store_true", help="no target: just walk around")
+    trust = "(a zip is unpickled, which can run code: load only zips that you trust)"
+    policy = f"watch this policy play: .safetensors, or a .zip of Stable-Baselines3 {trust}"
+    add("--agent", type=Path, metavar="FILE", help=policy)
+    add("--algo", default="ppo", help="algorithm of a .zip: ppo or dqn (default: ppo)")
+    add("--record", type=Path, metavar="FILE", help="record from the start, to a .mp4 or .gif file")
+    folder = "where the keys v and s save recordings and pictures (default: the current folder)"
+    add("--folder", type=Path, default=Path("."), help=folder)
+    add("--fps", type=float, default=15, help="steps a second (default: 15)")
+    add("--scale", type=int, help="enlarge frames so many times (default: as large as the screen allows)")
+    add("--seed", type=int, help="seed of the first episode")
+    add("--steps", type=int, help="quit after so many steps")
+    limit = "time limit of an episode (default: none; with --agent, that of the id)"
+    add("--max-episode-steps", type=int, help=limit)
+    web = "play in a browser instead of a window, for machines without a screen; prints the address"
+    add("--web", action="store_true", help=f"{web} (needs pip install 'glass-gym[web]')")
+    host = "with --web: the interface to listen on; 0.0.0.0 lets other machines connect (default: 127.0.0.1)"
+    add("--host", default="127.0.0.1", help=host)
+    add("--port", type=int, default=0, help="with --web: the port (default: a free one)")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:i (default: auto)")
     arguments = parser.parse_args(argv)
     if not 0 <= arguments.port < 1 << 16:
         parser.error(f"--port must be between 0 and 65535, got {arguments.port}")
@@ -538,20 +467,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def web_window(player: Player, title: str, host: str = "127.0.0.1", port: int = 0) -> WebWindow:
-    """Serve a page for a player that has been reset.
-
-    Args:
-        player: what the page shows.
-        title: of the page.
-        host: the interface to listen on.
-        port: 0: a free one.
-
-    Returns:
-        the window, already served.
-
-    Raises:
-        DisplayError: a package is missing, or the port is taken.
-    """
+    """Serve a page for a player that has been reset; DisplayError: a package is missing, or the port is taken."""
     from glass_gym.play.remote import WebWindow
 
     about = {"codes": player.table.code_names, "films": films_of(player.core), "agent": player.agent is not None}
@@ -560,9 +476,8 @@ def web_window(player: Player, title: str, host: str = "127.0.0.1", port: int = 
 
 def _window(player: Player, title: str, arguments: argparse.Namespace) -> Any:
     """The window of a player: on the screen, or with --web in a browser."""
-    size = player.frame.shape[:2]
     if not arguments.web:
-        return Window(size, title, arguments.scale, lines=3)
+        return Window(player.frame.shape[:2], title, arguments.scale, lines=3)
     window = web_window(player, title, arguments.host, arguments.port)
     print(f"open {window.url}\n(anybody with this address can play or watch; Ctrl-C ends)", flush=True)
     return window
@@ -594,21 +509,16 @@ def play(arguments: argparse.Namespace) -> None:
         core_of(env)
     except TypeError:
         raise ValueError(f"{name} is not a glass_gym world; use gymnasium.utils.play for other environments") from None
-    window = None
-    try:
+    with env:
         agent = load_policy(arguments.agent, arguments.algo, core_of(env)) if arguments.agent else None
         picture = read_picture(arguments.image) if arguments.image else None
         player = Player(env, None, agent, arguments.fps, picture, arguments.folder)
         player.reset(arguments.seed)
-        window = player.window = _window(player, f"glass-play: {name}", arguments)
-        if arguments.record:
-            player.record(arguments.record)
-        player.run(arguments.steps)
+        with closing(_window(player, f"glass-play: {name}", arguments)) as player.window:
+            if arguments.record:
+                player.record(arguments.record)
+            player.run(arguments.steps)
         print(f"{player.total} steps, {player.reached} of {player.episodes} targets reached")
-    finally:
-        if window:
-            window.close()
-        env.close()
 
 
 if __name__ == "__main__":

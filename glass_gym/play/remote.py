@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
+import functools
 import hmac
 import io
 import json
@@ -28,24 +28,18 @@ from PIL import Image
 
 from glass_gym.env.render import DisplayError, Event
 
-MOST_VIEWERS = 32
-"""Browsers at once, including the one that plays; further ones are refused."""
-LONGEST_MESSAGE = 1024
-"""Bytes of a message from a browser, at most."""
-MOST_EVENTS = 256
-"""Events that wait for the player's next step; older ones are dropped."""
-MOST_MALFORMED = 8
-"""A browser that sends so many malformed messages is disconnected."""
-LARGEST_PICTURE = 16 << 20
-"""Bytes of an uploaded picture, at most."""
+MOST_VIEWERS = 32  # Browsers at once, including the one that plays; further ones are refused.
+LONGEST_MESSAGE = 1024  # Bytes of a message from a browser, at most.
+MOST_EVENTS = 256  # Events that wait for the player's next step; older ones are dropped.
+MOST_MALFORMED = 8  # A browser that sends so many malformed messages is disconnected.
+LARGEST_PICTURE = 16 << 20  # Bytes of an uploaded picture, at most.
 FILES = {"/": "index.html", "/remote.js": "remote.js", "/controls.js": "controls.js", "/style.css": "style.css"}
 PAGE = (b"player.js", b"remote.js")
 """It is the page of :mod:`glass_gym.export.page` with another script: remote.js shows frames that are sent to it."""
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 LOCAL_KEYS = {"q", "escape", "v", "s"}
 """Keys that are ignored from browsers: they end the program, or write files on its machine."""
-POLICY, TRY_LATER = 1008, 1013
-"""Status codes of a closed WebSocket (RFC 6455)."""
+POLICY, TRY_LATER = 1008, 1013  # Status codes of a closed WebSocket (RFC 6455).
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -86,8 +80,8 @@ class WebWindow:
         port: int = 0,
     ):
         strips = [f"data:image/png;base64,{base64.b64encode(_png(np.concatenate(film, 1))).decode()}" for film in films]
-        self.about = {"height": size[0], "width": size[1], "title": title, "codes": list(codes), "films": strips}
-        self.about |= {"agent": agent, "fps": fps}
+        self.about = {"height": size[0], "width": size[1], "title": title, "codes": list(codes)}
+        self.about |= {"films": strips, "agent": agent, "fps": fps}
         self.token = secrets.token_urlsafe(24)
         self._events: deque[Event] = deque(maxlen=MOST_EVENTS)
         self._seen = 0
@@ -139,17 +133,10 @@ class WebWindow:
 
     def poll(self) -> list[Event]:
         """The events since the last call, in order."""
-        out = []
-        with contextlib.suppress(IndexError):
-            while True:
-                out.append(self._events.popleft())
-        return out
+        return [self._events.popleft() for _ in range(len(self._events))]
 
     def show(self, frame: np.ndarray, lines: Sequence[str] = (), page: Sequence[str] = ()) -> None:
-        """Send a frame (h, w, 3) uint8, the lines below it and the page over it to all browsers.
-
-        A slow browser skips frames and gets the newest.
-        """
+        """Send a frame (h, w, 3) uint8, the lines below it and the page over it; a slow browser skips frames."""
         told = json.dumps({"lines": list(lines), "page": list(page), "seen": self._seen}).encode()
         message = len(told).to_bytes(4, "big") + told + _png(frame)
 
@@ -163,13 +150,8 @@ class WebWindow:
             asyncio.run_coroutine_threadsafe(publish(), self._loop)
 
     def wait(self, fps: float) -> float:
-        """Sleep until the next frame is due.
-
-        Returns:
-            frames a second, a running mean.
-        """
-        due = self._late + 1 / fps
-        time.sleep(max(0.0, due - time.monotonic()))
+        """Sleep until the next frame is due; returns frames a second, a running mean."""
+        time.sleep(max(0.0, self._late + 1 / fps - time.monotonic()))
         now = time.monotonic()
         taken = now - self._late
         self._late = now
@@ -190,24 +172,22 @@ class WebWindow:
         from starlette.routing import Route, WebSocketRoute
 
         folder = Path(__file__).parent / "web"
+        refusal = functools.partial(PlainTextResponse, headers=HEADERS)
 
         async def file(request: Any) -> Any:
             name = FILES[request.url.path]
-            if request.url.path == "/" and not self._knows(request.query_params.get("token")):
-                return PlainTextResponse(
-                    "wrong token: open the address that glass-play printed\n", 403, headers=HEADERS
-                )
-            kind = TYPES[Path(name).suffix]
             text = (folder / name).read_bytes()
             if request.url.path == "/":
+                if not self._knows(request):
+                    return refusal("wrong token: open the address that glass-play printed\n", 403)
                 text = text.replace(*PAGE)
-            return Response(text, media_type=kind, headers=HEADERS)
+            return Response(text, media_type=TYPES[Path(name).suffix], headers=HEADERS)
 
         async def picture(request: Any) -> Any:
             if not self._may_play(request):
-                return PlainTextResponse("only the browser that plays can start from a picture\n", 403, headers=HEADERS)
+                return refusal("only the browser that plays can start from a picture\n", 403)
             if self._uploading or any(event.kind == "picture" for event in list(self._events)):
-                return PlainTextResponse("one picture at a time\n", 503, headers=HEADERS)
+                return refusal("one picture at a time\n", 503)
             self._uploading = True
             try:
                 data = await _body(request)
@@ -224,18 +204,17 @@ class WebWindow:
 
     def _may_play(self, request: Any) -> bool:
         """Whether a request comes from the browser that plays."""
-        foreign = _foreign(request.headers)
-        if foreign or not self._knows(request.query_params.get("token")):
-            return False
         shown = request.headers.get("x-glass-pass", "")
-        return bool(self._pass) and hmac.compare_digest(shown.encode(), self._pass.encode())
+        known = bool(self._pass) and hmac.compare_digest(shown.encode(), self._pass.encode())
+        return known and self._knows(request) and not _foreign(request)
 
-    def _knows(self, token: str | None) -> bool:
-        return token is not None and hmac.compare_digest(token.encode(), self.token.encode())
+    def _knows(self, request: Any) -> bool:
+        """Whether a request has the access token."""
+        return hmac.compare_digest(request.query_params.get("token", "").encode(), self.token.encode())
 
     async def _browser(self, socket: Any) -> None:
         """Serve one browser until it disconnects."""
-        if _foreign(socket.headers) or not self._knows(socket.query_params.get("token")):
+        if _foreign(socket) or not self._knows(socket):
             await socket.close(POLICY)  # before it is accepted: HTTP 403
             return
         if len(self._viewers) >= MOST_VIEWERS:
@@ -310,20 +289,14 @@ async def _body(request: Any) -> bytes | None:
     return data
 
 
-def _foreign(headers: Any) -> bool:
+def _foreign(request: Any) -> bool:
     """Whether a request comes from a page of another origin."""
-    origin = headers.get("origin")
-    return origin is not None and urlsplit(origin).netloc != headers.get("host")
+    origin = request.headers.get("origin")
+    return origin is not None and urlsplit(origin).netloc != request.headers.get("host")
 
 
 def parse_event(text: str | None) -> tuple[int, Event] | None:
-    """Parse a browser's message, such as ``{"number": 3, "kind": "press", "key": "left"}``.
-
-    A click has a `place`, [x, y] px; the `place` of a speed is [steps a second, 0].
-
-    Returns:
-        the message's number and the event; None for a malformed message.
-    """
+    """The number and event of a message such as ``{"number": 3, "kind": "press", "key": "left"}``; None: malformed."""
     try:
         data = json.loads(text or "")
         number, kind, key = data["number"], data["kind"], data.get("key", "")

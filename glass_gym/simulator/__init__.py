@@ -1,1 +1,1 @@
-"""A trained model as a batched, gradient-free world."""
+"""A trained model as a batched simulator without gradients."""

@@ -1,4 +1,4 @@
-"""A cache round D: the pose model draws an agent in one pose once."""
+"""A cache for the decoder: the pose model draws each pair of appearance and pose once."""
 
 from __future__ import annotations
 
@@ -13,51 +13,61 @@ from glass_gym.model.lma import LMA, Drawn, State
 from glass_gym.model.pose_model import PoseLMA
 
 MOST_BYTES = 256 << 20
-"""Memory for layers; the oldest are overwritten first."""
-AHEAD = 64 * 32 * 32
-"""Window pixels that are drawn at once: one layer of 32 x 32 px takes nearly as long as sixteen, and what is drawn ahead
-is soon asked for."""
+"""Memory for layers; when it is full, the oldest are overwritten."""
+BATCH_PIXELS = 64 * 32 * 32
+"""Window pixels that are drawn in one batch. Drawing sixteen layers of 32 x 32 px takes little longer than drawing one,
+so poses that are likely to be needed soon are drawn along.
+"""
 
 SCALES = torch.tensor([1 / 127.5, 1 / 127.5, 1 / 127.5, 1 / 255])
+"""Factors from the uint8 channels of a stored layer to float32."""
 
 
 def cached(lma: LMA, device: torch.device) -> LMA | DecoderCache:
-    """The LMA behind a :class:`DecoderCache`, where that helps; else the LMA itself.
+    """Put a :class:`DecoderCache` around an LMA where that makes it faster.
 
-    It helps the pose model on the CPU. On a GPU, looking a layer up would make the host wait. A D that gets the
-    position draws a pose differently everywhere.
+    It does for the pose model on the CPU. On a GPU, looking a layer up would make the host wait. A D that gets the
+    position draws a pose differently at each position.
+
+    Args:
+        lma: the model.
+        device: where it runs.
+
+    Returns:
+        the cache, or the LMA itself.
     """
-    helps = isinstance(lma, PoseLMA) and device.type == "cpu" and not lma.decoder.uses_position
-    return DecoderCache(lma) if helps else lma
+    if isinstance(lma, PoseLMA) and device.type == "cpu" and not lma.decoder.uses_position:
+        return DecoderCache(lma)
+    return lma
 
 
 class DecoderCache:
-    """A :class:`PoseLMA` that keeps the layers it has drawn.
+    """A :class:`PoseLMA` that keeps the layers that it has drawn.
 
-    A world has few pairs of appearance and pose, and an episode returns to them. Layers are kept as uint8, half a grey
-    level apart, and new ones are rounded as well: whether a layer was drawn before does not show. When one layer has to
-    be drawn, the poses that are asked for most are drawn with it, in the same appearance.
+    A world has few pairs of appearance and pose, and episodes return to them. Layers are kept as uint8 with an error of
+    at most half a grey level; a layer that was just drawn is rounded in the same way, so that the cache does not change
+    results. When a layer must be drawn, the most requested poses are drawn with it in the same appearance.
 
-    The state is that of the LMA, and the hash (B,) int64 of appearance and first pose.
+    The state is that of the LMA, and a hash (B,) int64 of appearance and first pose.
 
     Args:
-        lma: the model; D does not get the position.
-        most_bytes: memory for layers. It is taken as they come.
+        lma: the model; its D does not get the position.
+        most_bytes: memory for layers, allocated as they come.
     """
 
     def __init__(self, lma: PoseLMA, most_bytes: int = MOST_BYTES):
         self.lma = lma
         height, width = lma.view.size
-        self.at_once = max(1, AHEAD // (height * width))
-        self.asked = np.zeros(lma.config.poses, np.int64)  # how often for each pose
+        self.batch = max(1, BATCH_PIXELS // (height * width))
+        self.requests = np.zeros(lma.config.poses, np.int64)  # per pose
         self.capacity = max(1, most_bytes // (4 * height * width))
         self.layers = torch.empty(self.capacity, height, width, 4, dtype=torch.uint8)
         self.slots: dict[tuple[int, int], int] = {}
         self.keys: list[tuple[int, int]] = []  # by slot
-        self.next = 0  # the slot that is written next, the oldest when all are taken
+        self.next = 0  # the slot to write next: the oldest, once all are full
 
     def start_state(self, layer: Tensor) -> State:
-        """As :meth:`LMA.start_state`."""
+        """As :meth:`LMA.start_state`, with the hash appended."""
         state = self.lma.start_state(layer)
         return *state, hash_rows(*state[:2])
 
@@ -68,25 +78,25 @@ class DecoderCache:
     def animate(
         self, layer: Tensor, state: State, shift: Tensor, code_vector: Tensor, position: Tensor
     ) -> tuple[Drawn, State]:
-        """As :meth:`LMA.animate`; of what is drawn, `colour` and `logits` are parts of the layer."""
+        """As :meth:`LMA.animate`; `colour` and `logits` of the result are channels of the layer."""
         *known, appearance = state
         known, pose = self.lma.predict_pose(tuple(known), shift, code_vector, position)
         layer = self.fetch(appearance, pose, known)
         return Drawn(layer, layer[:, :3], layer[:, 3:], []), (*known, appearance)
 
     def fetch(self, appearance: Tensor, poses: Tensor, state: State) -> Tensor:
-        """Layers of rows.
+        """Layers of agents, drawn or from the cache.
 
         Args:
-            appearance: (B,) int64 hashes.
-            poses: (B,) int64.
-            state: of the LMA.
+            appearance: (B,) int64, the hashes.
+            poses: (B,) int64, the pose indices.
+            state: of the LMA, B rows.
 
         Returns:
             (B, 4, h, w) float32, channels last.
         """
         keys = list(zip(appearance.tolist(), poses.tolist(), strict=True))
-        self.asked += np.bincount(poses.numpy(), minlength=len(self.asked))
+        self.requests += np.bincount(poses.numpy(), minlength=len(self.requests))
         found = [self.slots.get(key, -1) for key in keys]
         if -1 not in found:
             return self._read(found)
@@ -94,7 +104,7 @@ class DecoderCache:
         new = missing | self._likely(missing)
         drawn = _to_kept(self._draw(torch.tensor(list(new.values())), torch.tensor([pose for _, pose in new]), state))
         place = {key: i for i, key in enumerate(new)}
-        layers = self._read([max(0, slot) for slot in found])  # before the oldest are overwritten
+        layers = self._read([max(0, slot) for slot in found])  # before old ones are overwritten
         rows = [row for row, slot in enumerate(found) if slot < 0]
         layers.permute(0, 2, 3, 1)[rows] = _from_kept(drawn[[place[keys[row]] for row in rows]])
         for key, layer in zip(new, drawn, strict=True):
@@ -102,17 +112,24 @@ class DecoderCache:
         return layers
 
     def _draw(self, rows: Tensor, poses: Tensor, state: State) -> Tensor:
-        """Layers (N, 4, h, w) of the agents of rows (N,), in poses (N,)."""
+        """Draw the agents of rows (N,) in poses (N,): layers (N, 4, h, w)."""
         appearance, first, _, hidden = (part[rows] for part in state)
         return self.lma.draw((appearance, first, self.lma.pose_codebook.embed(poses), hidden), None).layer.float()
 
     def _likely(self, missing: dict[tuple[int, int], int]) -> dict[tuple[int, int], int]:
-        """What else is worth drawing now: rows by keys, the poses that are asked for most first."""
-        spare = self.at_once - len(missing)
+        """Other layers to draw in the same batch: the most requested poses, in the appearances that are drawn anyway.
+
+        Args:
+            missing: rows of the layers that must be drawn, by key (appearance, pose).
+
+        Returns:
+            rows by key.
+        """
+        spare = self.batch - len(missing)
         if spare <= 0:
             return {}
         rows = {appearance: row for (appearance, _), row in missing.items()}
-        often = [pose for pose in np.argsort(-self.asked, kind="stable").tolist() if self.asked[pose]]
+        often = [pose for pose in np.argsort(-self.requests, kind="stable").tolist() if self.requests[pose]]
         wanted = ((appearance, pose) for pose in often for appearance in rows)
         likely = (key for key in wanted if key not in self.slots and key not in missing)
         return {key: rows[key[0]] for key in itertools.islice(likely, spare)}
@@ -132,21 +149,21 @@ class DecoderCache:
 
 
 def _to_kept(layers: Tensor) -> Tensor:
-    """(N, 4, h, w), colour * m in [-m, m] and m, -> (N, h, w, 4) uint8: what a layer adds to a black frame, and m."""
+    """Layers (N, 4, h, w), colour * m in [-m, m] and m, -> (N, h, w, 4) uint8: the layer over black, and m."""
     last = layers.permute(0, 2, 3, 1)
     added = (last[..., :3] + last[..., 3:]) * 127.5
     return torch.cat([added, last[..., 3:] * 255], -1).round_().clamp_(0, 255).byte()
 
 
 def _from_kept(kept: Tensor) -> Tensor:
-    """(N, h, w, 4) uint8 -> float32, as they were drawn."""
+    """The inverse of :func:`_to_kept`: (N, h, w, 4) uint8 -> (N, h, w, 4) float32."""
     layers = kept * SCALES
     layers[..., :3] -= layers[..., 3:]
     return layers
 
 
 def hash_rows(*tensors: Tensor) -> Tensor:
-    """A hash of each row of tensors (B, ...): (B,) int64."""
+    """A hash of each row of tensors (B, ...): (B,) int64. Equal rows have equal hashes."""
     hashes = []
     for row in zip(*(t.detach().cpu() for t in tensors), strict=True):
         digest = hashlib.blake2b(digest_size=8)

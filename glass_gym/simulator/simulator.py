@@ -1,7 +1,7 @@
-"""The simulator: a batched, gradient-free world. start(frames) -> WorldState; step(state, shift, code) -> WorldState.
+"""The simulator, batched and without gradients: start(frames) -> WorldState; step(state, shift, code) -> WorldState.
 
-Everything is tensors on one device; the state is an explicit value with one row per environment. Nothing in a step
-looks at a value on the host, so a step never waits for the device.
+All data are tensors on one device. The state is an explicit value with one row per environment. On a GPU no step reads
+values on the host, so a step never waits for the device.
 """
 
 from __future__ import annotations
@@ -22,32 +22,33 @@ from glass_gym.tensors.geometry import densest_point
 from glass_gym.tensors.rows import RowState
 
 PRESENT = 0.25
-"""An agent is present while its mask keeps this share of the mass it started with."""
+"""An agent is present while its mask has at least this share of its initial mass."""
 
-CPU_PLACES = 64 * 64 * 64
-"""On the CPU a step animates so many window pixels at a time, 64 rows of 64 x 64 px: more fall out of the caches (256
-such rows at once take half as long again)."""
+CPU_PIXELS = 64 * 64 * 64
+"""Window pixels that a step animates at a time on the CPU: 64 rows of 64 x 64 px. More do not fit into the CPU caches:
+256 such rows at once take half as long again.
+"""
 
 if hasattr(os, "register_at_fork"):
-    # a child has none of its parent's threads, and torch would wait for them for ever
+    # a child process does not have its parent's threads, and torch would wait for them for ever
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 class NoAgentError(ValueError):
-    """A start picture in which the model finds no agent."""
+    """The model finds no agent in a start picture."""
 
 
 @dataclass
 class WorldState(RowState):
-    """One row per environment.
+    """The state of the simulator, with one row per environment.
 
     Attributes:
-        layer: (B, 4, h, w) the agent: colour * mask and mask, in its window or (``paper``) in the whole frame.
-        background: (B, 3, H, W) uint8, the inpainted first background; never re-smeared.
-        position: (B, 2) px, (x, y), where the layer is: the window's centre, or (``paper``) the drawn agent's.
-        origin: (B, 2) px, the agent's centre of mass in its first layer, from there.
-        mass: (B,) sum of the mask at the start.
-        memory: the RNN's state.
+        layer: (B, 4, h, w), the agent: colour * mask and mask, in its window or (``paper``) in the whole frame.
+        background: (B, 3, H, W) uint8, the start frame with the agent inpainted; it stays the same for the episode.
+        position: (B, 2) px, (x, y) of the layer: the window's centre, or (``paper``) the agent's measured position.
+        origin: (B, 2) px, the agent's centre of mass in the first layer, relative to `position`.
+        mass: (B,), the sum of the first layer's mask, px.
+        memory: the LMA's state.
     """
 
     layer: Tensor
@@ -59,14 +60,19 @@ class WorldState(RowState):
 
 
 class Simulator:
-    """A trained Glass as a world.
+    """A trained model as a simulator.
 
     Args:
-        model: trained; put into evaluation mode; its weights stay from now on. Of a model on another device than
-            `device`, a copy is moved there.
-        device: see :func:`pick_device`.
-        precision: of the networks, see :func:`pick_precision`; masks, layers and positions stay in float32.
-        ground: left, top, right, bottom px that agents stay in; default: the frame.
+        model: trained. It is put into evaluation mode and frozen. If it is on another device than `device`, a copy is
+            moved there.
+        device: see :func:`glass_gym.tensors.device.pick_device`.
+        precision: of the networks, see :func:`glass_gym.tensors.device.pick_precision`; masks, layers and positions
+            stay in float32.
+        ground: left, top, right, bottom px of the box that agents stay in; None: the frame without a margin of the
+            agent's radius.
+
+    Raises:
+        ValueError: the device or the precision is unknown or missing.
     """
 
     @outside_inference_mode
@@ -80,7 +86,7 @@ class Simulator:
         self.device = pick_device(device)
         self.precision = pick_precision(precision, self.device)
         if any(weight.device.type != self.device.type for weight in model.parameters()):
-            model = deepcopy(model)  # the caller's may be in use by a simulator elsewhere
+            model = deepcopy(model)  # the caller's may be in use on its device
         self.model = model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model.eval().requires_grad_(False)
         self.config = model.config
@@ -94,30 +100,31 @@ class Simulator:
         return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
 
     def masks(self, frames: Tensor) -> Tensor:
-        """M on frames (B, 3, H, W) uint8 -> (B, 1, H, W) in [0, 1]."""
+        """M on frames (B, 3, H, W) uint8 -> masks (B, 1, H, W) in [0, 1]."""
         with torch.no_grad(), self._autocast():
             images = to_images(frames).contiguous(memory_format=torch.channels_last)
             return self.model.gma.mask(images).float()
 
     @outside_inference_mode
     def start(self, frames: Tensor, position: Tensor | None = None) -> WorldState:
-        """Segment, inpaint, place.
+        """Make states of frames: segment the agent, inpaint the background, encode the agent.
 
         Args:
             frames: (B, H, W, 3) uint8.
-            position: (B, 2) px, of :attr:`WorldState.position`'s kind, where it is known; else it is looked for, which
-                takes a ``token`` world long.
+            position: (B, 2) px, the layers' positions as in :attr:`WorldState.position`, if they are known. Otherwise
+                they are estimated from the masks, and in ``pose`` worlds refined by redrawing, which takes seconds for
+                many frames.
 
         Returns:
             B rows.
 
         Raises:
-            ValueError: frames of another shape or type.
+            ValueError: the frames have another shape or type.
         """
         if frames.ndim != 4 or tuple(frames.shape[1:]) != (self.height, self.width, 3) or frames.dtype != torch.uint8:
             raise ValueError(
                 f"start frames must be uint8 (B, {self.height}, {self.width}, 3), "
-                f"got {frames.dtype} {tuple(frames.shape)}; crop and resize them (glass_gym.worlds.pictures.fit_picture)"
+                f"got {frames.dtype} {tuple(frames.shape)}; glass_gym.worlds.pictures.fit_picture makes such a frame"
             )
         view = self.model.lma.view
         images = to_images(frames.to(self.device).permute(0, 3, 1, 2))
@@ -133,20 +140,20 @@ class Simulator:
             layer = view.cut(images, masks, place)
             memory = tuple(m.clone() for m in self.lma.start_state(layer))
         mass = layer[:, 3].sum((1, 2))
-        if self.device.type == "cpu":  # as frames are observed
+        if self.device.type == "cpu":  # the memory format of observed frames
             background = background.contiguous(memory_format=torch.channels_last)
         return WorldState(layer, to_bytes(background), place, centre - place, mass, memory)
 
     @outside_inference_mode
     def step(self, state: WorldState, shift: Tensor, code_index: Tensor) -> WorldState:
-        """Animate and move.
+        """Move and animate the agents by one step.
 
-        The agent stays in the frame: a shift is cut short where its centre would come too near to the edge.
+        Agents stay on the ground: a shift is cut short where it would lead out of it.
 
         Args:
             state: B rows.
-            shift: (B, 2) px, positive right and down.
-            code_index: (B,) int64, local actions.
+            shift: (B, 2) px, global actions, positive right and down.
+            code_index: (B,) int64, local actions, 0 to K - 1.
 
         Returns:
             B rows.
@@ -159,10 +166,10 @@ class Simulator:
         return replace(state, layer=layer, position=position, memory=tuple(memory))
 
     def _in_pieces(self, function: Callable[..., list[Tensor]], *parts: Tensor) -> list[Tensor]:
-        """A function of rows, on the CPU of a cacheful at a time."""
+        """Apply a function of rows; on the CPU to as many rows at a time as fit into its caches."""
         height, width = self.model.lma.view.size
-        at_once = max(1, CPU_PLACES // (height * width)) if self.device.type == "cpu" else max(1, len(parts[0]))
-        done = [function(*piece) for piece in zip(*(x.split(at_once) for x in parts), strict=True)]
+        rows = max(1, CPU_PIXELS // (height * width)) if self.device.type == "cpu" else max(1, len(parts[0]))
+        done = [function(*piece) for piece in zip(*(x.split(rows) for x in parts), strict=True)]
         return done[0] if len(done) == 1 else [torch.cat(x) for x in zip(*done, strict=True)]
 
     def _animate(
@@ -175,11 +182,11 @@ class Simulator:
 
     @outside_inference_mode
     def place(self, state: WorldState, position: Tensor) -> WorldState:
-        """The same agents at other places.
+        """Put the same agents elsewhere, without a step.
 
         Args:
             state: B rows.
-            position: (B, 2) px, of :attr:`WorldState.position`'s kind.
+            position: (B, 2) px, the layers' new positions as in :attr:`WorldState.position`.
 
         Returns:
             B rows.
@@ -188,14 +195,18 @@ class Simulator:
         return replace(state, layer=self.model.lma.view.place(state.layer, by), position=position)
 
     def clamp(self, position: Tensor, before: Tensor) -> Tensor:
-        """Positions (B, 2) px held on the ground: where agents were seen, or the frame but for the agent's half size.
+        """Clamp positions to the ground.
 
-        An agent that starts farther out (at `before`) may stay there, but goes no farther.
+        An agent that is outside already may stay there, but cannot go farther out.
+
+        Args:
+            position: (B, 2) px, where the agents would go.
+            before: (B, 2) px, where they are.
 
         Returns:
             (B, 2) px.
         """
-        ground = position.new_empty(2, 2)  # filled in, for a graph may not copy from the host
+        ground = position.new_empty(2, 2)  # filled in: a traced graph may not copy from the host
         for row in range(2):
             for column in range(2):
                 ground[row, column] = self.ground[2 * row + column]
@@ -205,46 +216,46 @@ class Simulator:
 
     @property
     def has_prior(self) -> bool:
-        """Whether the world knows which local actions are likely."""
+        """Whether the model has a prior over local actions."""
         return self.model.lma.prior is not None
 
     @outside_inference_mode
     def code_prior(self, state: WorldState, shifts: Tensor) -> Tensor:
-        """p(code | state, shift) of the next step.
+        """The prior p(code | state, shift) of the next step.
 
         Args:
             state: B rows.
-            shifts: (B, N, 2) px, N global actions to ask about.
+            shifts: (B, N, 2) px, N global actions.
 
         Returns:
             (B, N, K) probabilities, float32.
 
         Raises:
-            ValueError: the world has no prior.
+            ValueError: the model has no prior.
         """
         return self.lma.code_prior(state.memory, shifts).exp()
 
     @outside_inference_mode
     def pictures(self, state: WorldState, out: Tensor | None = None) -> Tensor:
-        """Composed frames (B, 3, H, W) uint8: the moved layer over the background.
+        """Compose frames: the agents' layers over the backgrounds.
 
         Args:
             state: B rows.
-            out: frames that are not needed any more, which may be written into.
+            out: frames (B, 3, H, W) that may be overwritten, to save memory.
 
         Returns:
-            them, or new ones.
+            (B, 3, H, W) uint8.
         """
         return self.model.lma.view.draw(state.layer, state.background, state.position, out)
 
     def frames(self, state: WorldState) -> Tensor:
-        """Composed frames (B, H, W, 3) uint8."""
+        """Compose frames, (B, H, W, 3) uint8."""
         return self.pictures(state).permute(0, 2, 3, 1).contiguous()
 
     def agent_position(self, state: WorldState) -> Tensor:
-        """Where the agents are: (B, 2) px, their first centres of mass moved as far as their layers."""
+        """The agents' positions, (B, 2) px: the layers' positions plus :attr:`WorldState.origin`."""
         return state.position + state.origin
 
     def agent_present(self, state: WorldState) -> Tensor:
-        """(B,) bool: the mask keeps at least PRESENT of its first mass."""
+        """Whether the agents are present, (B,) bool: their masks have at least PRESENT of the initial mass."""
         return state.layer[:, 3].sum((1, 2)) >= PRESENT * state.mass.clamp_min(1.0)

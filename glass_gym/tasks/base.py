@@ -1,4 +1,4 @@
-"""What a task is: pure, batched functions of positions in px and of a state of tensors; and the table of tasks."""
+"""Task, the rules of an episode as pure, batched functions of positions and states; and the table of tasks."""
 
 from __future__ import annotations
 
@@ -15,17 +15,12 @@ from torch import Tensor
 
 from glass_gym.worlds.checks import is_number, to_floats
 
-TaskState = dict[str, Tensor]
-"""What a task keeps about each row: named (B, ...) tensors, on the core's device."""
-NEVER = 1 << 20
-"""More steps than an episode has."""
-TRIES = 16
-"""Places drawn at once for each row; the first that is far enough from what it should avoid is taken."""
-STEPS_AWAY = 4
-"""Targets are drawn at least so many steps along an axis away (and MIN_DISTANCE px)."""
+TaskState = dict[str, Tensor]  # A task's state: named (B, ...) tensors on the core's device.
+NEVER = 1 << 20  # More steps than an episode has.
+TRIES = 16  # Positions drawn at once for each row; the first that is far enough from what it should avoid is used.
+STEPS_AWAY = 4  # Targets are drawn at least this many steps away from the agent, and at least MIN_DISTANCE px.
 MIN_DISTANCE = 16.0
-PROGRESS = 0.1
-"""Dense reward of one outside_inference_mode step straight toward a target."""
+PROGRESS = 0.1  # Dense reward of progress by the longest shift toward a target.
 
 
 @dataclass(frozen=True)
@@ -34,9 +29,9 @@ class Scene:
 
     Attributes:
         height, width: of the frame, px.
-        agent_radius: half size of the agent, px.
+        agent_radius: half the agent's size, px.
         shifts: (S, 2) px, the global actions.
-        ground: left, top, right, bottom px that the agent stays in; None: the frame.
+        ground: left, top, right, bottom px of the box that agents stay in; None: the frame.
     """
 
     height: int
@@ -47,22 +42,22 @@ class Scene:
 
     @property
     def unit(self) -> float:
-        """The longest shift, px."""
+        """The length of the longest shift, px."""
         return float(np.linalg.norm(self.shifts, axis=1).max()) or 1.0
 
     @property
     def reach(self) -> tuple[float, float]:
-        """How far a step goes along x and y at most, px."""
+        """The longest shift along x and along y, px."""
         x, y = np.abs(self.shifts).max(0).tolist()
         return x, y
 
     @property
     def min_distance(self) -> float:
-        """How far from the agent targets are drawn at least, px."""
+        """The smallest distance between the agent and a new target, px."""
         return max(MIN_DISTANCE, STEPS_AWAY * max(self.reach))
 
     def places(self, numbers: Tensor, margin: float, avoid: Sequence[tuple[Tensor, float]]) -> Tensor:
-        """Random places (B, 2) px on the ground, or in the frame but for `margin` px; see :func:`sample_places`."""
+        """As :func:`sample_places`, on the ground; without one in the frame, of which `margin` px are kept free."""
         if self.ground is None:
             return sample_places(numbers, self.height, self.width, margin, avoid)
         left, top, right, bottom = self.ground
@@ -71,18 +66,18 @@ class Scene:
 
 
 def _moved(places: Tensor, x: float, y: float) -> Tensor:
-    """Places (B, 2) px moved by as many px; for a graph without a copy from the host."""
+    """Positions (B, 2) px plus (x, y) px. A traced graph copies nothing from the host."""
     return torch.stack([places[:, 0] + x, places[:, 1] + y], 1)
 
 
 @dataclass
 class Outcome:
-    """What a step came to.
+    """The result of a step for a task.
 
     Attributes:
         reward: (B,) float32.
         terminated: (B,) bool.
-        state: the task's state after it.
+        state: the task's next state.
     """
 
     reward: Tensor
@@ -91,14 +86,15 @@ class Outcome:
 
 
 class Task(ABC):
-    """Rules of an episode.
+    """The rules of an episode.
 
-    A task keeps nothing itself: its state is passed in and handed back, so that rows can be copied, cut and written.
-    Every function is batched over rows and must not look at values on the host. Randomness comes as numbers.
+    A task object has no state of its own: states are passed in and returned, so that rows can be copied and replaced.
+    All methods are batched over B rows and must not read values on the host. Random numbers are passed in. A state is
+    named (B, ...) tensors; positions, the agents' places, are (B, 2) px.
 
     Attributes:
-        options: names of the reset options that :meth:`parse` understands.
-        draws: how many uniform numbers a row's :meth:`sample` takes.
+        options: names of the reset options that :meth:`parse` reads.
+        draws: how many uniform numbers :meth:`sample` needs per row.
     """
 
     options: tuple[str, ...] = ()
@@ -106,79 +102,66 @@ class Task(ABC):
 
     @abstractmethod
     def sample(self, numbers: Tensor, position: Tensor, given: TaskState) -> TaskState:
-        """The state of new episodes.
-
-        Args:
-            numbers: (B, draws) float64, uniform in [0, 1).
-            position: (B, 2) px, where the agents are.
-            given: what :meth:`parse` made of the reset options, (B, ...).
-        """
+        """The states of new episodes; `numbers` (B, draws) are uniform in [0, 1), `given` is of :meth:`parse`."""
 
     @abstractmethod
     def step(self, before: Tensor, after: Tensor, state: TaskState) -> Outcome:
-        """The outcome of agents having gone from `before` to `after`, (B, 2) px each."""
+        """The outcome of a step from positions `before` to positions `after`, both (B, 2) px."""
 
     @abstractmethod
     def infos(self, position: Tensor, state: TaskState) -> dict[str, Tensor]:
-        """What `info` tells of agents at (B, 2) px: fresh (B, ...) tensors; `is_success` (B,) bool is among them."""
+        """Entries of `info`: new (B, ...) tensors by name; `is_success` (B,) bool must be one of them."""
 
     @abstractmethod
     def heading(self, position: Tensor, state: TaskState) -> Tensor:
-        """Where somebody who knows everything would walk to from (B, 2) px: (B, 2) px."""
+        """Where a player who knows the state walks to from positions (B, 2) px: (B, 2) px."""
 
     @abstractmethod
     def fewest_steps(self, position: np.ndarray, state: dict[str, np.ndarray]) -> np.ndarray:
-        """A lower bound of the steps to success from (B, 2) px, exact on open ground where that is easy: (B,) int64."""
+        """A lower bound of the number of steps to success, (B,) int64, of positions and a state as arrays."""
 
     def parse(self, options: dict[str, Any], rows: int) -> TaskState:
-        """Reset options, all named in `options` of the class -> (rows, ...) tensors on the host.
-
-        Returns:
-            named tensors, empty where nothing is given.
-
-        Raises:
-            ValueError: a value that the task cannot take.
-        """
+        """Reset options -> (B, ...) tensors by name, on the host, for :meth:`sample`; ValueError: of no use."""
         return {}
 
     def aim(self, state: TaskState, place: Tensor) -> TaskState:
-        """The state after a click at (2,) px; by default nothing changes."""
+        """The state after a click at (2,) px; by default unchanged."""
         return state
 
     def observe(self, state: TaskState) -> Tensor:
-        """What a policy is told beside the agent's position: (B, n) float32."""
+        """What ``"position"`` observations hold beside the position: (B, n) float32; by default nothing."""
         first = next(iter(state.values()))
         return torch.zeros(len(first), 0, device=first.device)
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Lower and upper bounds of :meth:`observe`, (n,) float32 each."""
+        """The lower and upper bounds of :meth:`observe`, (n,) float32 each."""
         return np.zeros(0, np.float32), np.zeros(0, np.float32)
 
     def draw(self, frames: Tensor, state: TaskState) -> Tensor:
-        """What is shown of the task, drawn into frames (B, 3, H, W) uint8; new frames, or the same."""
+        """Draw the task into frames (B, 3, H, W) uint8: new frames, or the given ones unchanged (the default)."""
         return frames
 
 
 class GoalTask(Task):
-    """A task with one goal a row, (x, y) px, for goal-conditioned learners (HER).
+    """A task with one goal per row, (x, y) px, for goal-conditioned algorithms such as HER.
 
     Attributes:
-        dense: rewards depend on where the agent was before, too.
+        dense: rewards also depend on the position before the step.
     """
 
     dense: bool
 
     @abstractmethod
     def goal(self, state: TaskState) -> Tensor:
-        """(B, 2) px."""
+        """The goals, (B, 2) px."""
 
     @abstractmethod
     def rewards(self, before: Tensor, after: Tensor, goal: Tensor) -> Tensor:
-        """(B,) rewards of going from `before` to `after`, (B, 2) px, had `goal` (B, 2) px been wanted."""
+        """Rewards (B,) float32 of a step from `before` to `after` for goals of your choice, all (B, 2) px."""
 
 
 TASKS: dict[str, Callable[..., Task] | str] = {}
-"""Makers by name: `make(scene, **options)`, or where to import one from ("package.module:name")."""
+"""Task -> a function `make(scene, **options)`, or where to import one from ("package.module:name")."""
 
 
 def register_task(name: str, make: Callable[..., Task] | str) -> None:
@@ -186,8 +169,8 @@ def register_task(name: str, make: Callable[..., Task] | str) -> None:
 
     Args:
         name: of the task.
-        make: called with a :class:`Scene` and the keyword arguments that the environment itself does not know. Or
-            "package.module:name", which worker processes can import.
+        make: makes the task of a :class:`Scene` and of the keyword arguments that the environment does not know, such
+            as a class. Or "package.module:name", which other processes can import.
 
     Raises:
         ValueError: the name is taken.
@@ -198,19 +181,23 @@ def register_task(name: str, make: Callable[..., Task] | str) -> None:
 
 
 def make_task(task: str | Task | None, scene: Scene, **options: Any) -> Task | None:
-    """A task by name (registered, or "package.module:name"), or as it is; None: no task.
+    """Make a task.
 
-    Options of a task that is not wanted (None) are left aside, so that an id's defaults need not be undone.
+    Args:
+        task: a registered name, "package.module:name", a task, or None.
+        scene: the world.
+        options: of the task. For None they are checked as those of ``"reach"`` and then ignored, so that ``task=None``
+            works with ids that set options.
 
     Returns:
         the task, or None.
 
     Raises:
-        ValueError: no such task, or a value out of range.
-        TypeError: options that it does not take.
+        ValueError: there is no such task, or a value is out of range.
+        TypeError: the task does not take an option.
     """
     if task is None:
-        make_task("reach", scene, **options)  # names and values are checked all the same
+        make_task("reach", scene, **options)  # checks names and values
         return None
     if isinstance(task, Task):
         if options:
@@ -233,21 +220,7 @@ def make_task(task: str | Task | None, scene: Scene, **options: Any) -> Task | N
 
 
 def check_places(target: Any, shape: tuple[int, ...], rows: int, height: int, width: int) -> Tensor:
-    """Places given by a user -> (rows, *shape) float32 on the host.
-
-    Args:
-        target: `shape` for all rows, or one a row; the last axis is (x, y) px.
-        shape: of one row's.
-        rows: how many rows there are.
-        height: of the frame, px.
-        width: of the frame, px.
-
-    Returns:
-        (rows, *shape) float32 px.
-
-    Raises:
-        ValueError: another shape, or a place outside the frame.
-    """
+    """Positions of `shape`, or one such per row -> (B, *shape) float32 px; ValueError: another shape, or outside."""
     given, target = target, to_floats(target)
     if target.shape not in (shape, (rows, *shape)):
         one = "(x, y)" if shape == (2,) else f"{shape[0]} of (x, y)"
@@ -260,17 +233,17 @@ def check_places(target: Any, shape: tuple[int, ...], rows: int, height: int, wi
 def sample_places(
     numbers: Tensor, height: float, width: float, margin: float, avoid: Sequence[tuple[Tensor, float]]
 ) -> Tensor:
-    """Random places that keep away from the frame's edge and from other places.
+    """Draw random positions that keep a distance from the edge and from other positions.
 
     Args:
-        numbers: (B, 2 TRIES) uniform in [0, 1).
+        numbers: (B, 2 TRIES), uniform in [0, 1).
         height: of the ground, px.
         width: of the ground, px.
-        margin: places are at least this far from its edge, px.
-        avoid: places (B, 2) px, and the distance to each, px.
+        margin: smallest distance from its edge, px.
+        avoid: positions (B, 2) px, and the smallest distance to each, px.
 
     Returns:
-        (B, 2) float32 px; where no try is far enough, the one that is farthest from the first of `avoid`.
+        (B, 2) float32 px. If no try is far enough, it is the one that is farthest from the first of `avoid`.
     """
     left = min(margin, width / 2)
     top = min(margin, height / 2)
@@ -283,19 +256,8 @@ def sample_places(
 
 
 def steps_between(start: np.ndarray, end: np.ndarray, radius: float, reach: tuple[float, float]) -> np.ndarray:
-    """The fewest steps in which anybody could come within `radius`: a lower bound, exact on open ground.
-
-    In n steps an agent can be anywhere within n times the longest shifts along x and y.
-
-    Args:
-        start: (..., 2) px.
-        end: (..., 2) px.
-        radius: px.
-        reach: how far a step goes along x and y, px.
-
-    Returns:
-        (...) int64; NEVER where no number of steps does.
-    """
+    """A lower bound (...) of the steps from `start` to within `radius` of `end` (..., 2) px; NEVER: no way there."""
+    # in n steps an agent moves along each axis by at most n times the longest shift: exact on open ground
     gap = np.abs(np.asarray(end, float) - start)
     off = np.linalg.norm(np.where(np.asarray(reach) > 0, 0, gap), axis=-1) >= radius
     steps = np.where(off, NEVER, 0)
@@ -307,11 +269,7 @@ def steps_between(start: np.ndarray, end: np.ndarray, radius: float, reach: tupl
 
 
 def check_options(reward: str, target_radius: float, target_margin: float | None) -> None:
-    """Check what tasks with targets have in common.
-
-    Raises:
-        ValueError: out of range; the message names the option.
-    """
+    """Check the options that all tasks with targets have; ValueError names the one that is out of range."""
     if reward not in ("dense", "sparse"):
         raise ValueError(f"reward must be 'dense' or 'sparse', got {reward!r}")
     if not is_number(target_radius) or target_radius <= 0:

@@ -1,8 +1,7 @@
-"""Reach a target."""
+"""ReachTask: walk to a target."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,73 +21,49 @@ from glass_gym.tasks.base import (
 from glass_gym.tensors.drawing import draw_rings
 
 
-@dataclass(frozen=True)
 class ReachTask(GoalTask):
-    """Walk the agent to a target; state: `target` (B, 2) px.
+    """Walk to a target. State: `target` (B, 2) px.
 
-    Attributes:
-        scene: where.
-        radius: arrival within this distance, px.
-        reward: ``"dense"`` (0.1 x progress toward the target in units of the longest shift, plus 1 on arrival) or
+    Args:
+        scene: the world.
+        reward: ``"dense"`` (0.1 * progress toward the target, in units of the longest shift, plus 1 on arrival) or
             ``"sparse"`` (1 on arrival).
-        margin: targets are drawn at least this far from the frame's edge, px.
-        terminates: arrival ends the episode. If not, every step within the radius counts as arrival.
-        fixed: the target of every episode, (2,) px; None draws one.
-    """
+        target_radius: the agent arrives within this distance, px.
+        target_margin: smallest distance of targets from the frame's edge, px; None: the agent's radius + 4, so that
+            every target can be reached.
+        target: (x, y) px, the target of every episode; None: random targets.
+        terminate_on_arrival: arrival ends the episode. If not, every step within the radius counts as arrival.
 
-    scene: Scene
-    radius: float = 6.0
-    reward: str = "dense"
-    margin: float = 16.0
-    terminates: bool = True
-    fixed: Tensor | None = None
+    Raises:
+        ValueError: a value is out of range.
+    """
 
     options = ("target",)
     draws = 2 * TRIES
 
-    def __post_init__(self) -> None:
-        """Check the options.
-
-        Raises:
-            ValueError: out of range.
-        """
-        check_options(self.reward, self.radius, self.margin)
-
-    @classmethod
-    def make(
-        cls,
+    def __init__(
+        self,
         scene: Scene,
         reward: str = "dense",
         target_radius: float = 6.0,
         target_margin: float | None = None,
         target: Any = None,
         terminate_on_arrival: bool = True,
-    ) -> ReachTask:
-        """From an environment's keyword arguments.
-
-        The margin is by default the agent's half size + 4 px, so that every target can be reached.
-
-        Returns:
-            the task.
-
-        Raises:
-            ValueError: out of range.
-        """
-        margin = scene.agent_radius + 4.0 if target_margin is None else target_margin
-        fixed = None if target is None else check_places(target, (2,), 1, scene.height, scene.width)[0]
-        return cls(scene, target_radius, reward, margin, terminate_on_arrival, fixed)
-
-    @property
-    def dense(self) -> bool:  # type: ignore[override]
-        """Whether rewards depend on where the agent was before."""
-        return self.reward == "dense"
+    ):
+        check_options(reward, target_radius, target_margin)
+        self.scene = scene
+        self.dense = reward == "dense"
+        self.radius = target_radius
+        self.margin = scene.agent_radius + 4.0 if target_margin is None else target_margin
+        self.fixed = None if target is None else check_places(target, (2,), 1, scene.height, scene.width)[0]
+        self.terminates = terminate_on_arrival
 
     def distance(self, position: Tensor, target: Tensor) -> Tensor:
-        """(B,) px."""
+        """Distances (B,) px."""
         return (position - target).norm(dim=-1)
 
     def reached(self, position: Tensor, target: Tensor) -> Tensor:
-        """(B,) bool."""
+        """Whether positions are within the radius of targets, (B,) bool."""
         return self.distance(position, target) < self.radius
 
     def goal(self, state: TaskState) -> Tensor:
@@ -96,44 +71,35 @@ class ReachTask(GoalTask):
         return state["target"]
 
     def rewards(self, before: Tensor, after: Tensor, goal: Tensor) -> Tensor:
-        """(B,) rewards of going from `before` to `after` (B, 2) px."""
+        """As :meth:`GoalTask.rewards`."""
         arrived = self.reached(after, goal).to(after.dtype)
-        if self.reward == "sparse":
+        if not self.dense:
             return arrived
         progress = self.distance(before, goal) - self.distance(after, goal)
         return progress / self.scene.unit * PROGRESS + arrived
 
     def parse(self, options: dict[str, Any], rows: int) -> TaskState:
-        """`target`: (x, y) px for all rows, or (rows, 2).
-
-        Returns:
-            `target` (rows, 2) px, or nothing.
-
-        Raises:
-            ValueError: another shape, or outside the frame.
-        """
+        """Read `target`, (x, y) px for all rows or (B, 2); ValueError: another shape, or outside the frame."""
         if "target" not in options:
             return {}
         return {"target": check_places(options["target"], (2,), rows, self.scene.height, self.scene.width)}
 
     def sample(self, numbers: Tensor, position: Tensor, given: TaskState) -> TaskState:
-        """A target away from the agent, unless one is given or fixed."""
+        """Draw a target away from the agent, unless one is given or fixed."""
         if "target" in given:
             return {"target": given["target"]}
         if self.fixed is not None:
             return {"target": self.fixed.to(position.device).expand(len(position), 2).clone()}
-        scene = self.scene
-        away = [(position, scene.min_distance)]
-        return {"target": scene.places(numbers, self.margin, away)}
+        return {"target": self.scene.places(numbers, self.margin, [(position, self.scene.min_distance)])}
 
     def step(self, before: Tensor, after: Tensor, state: TaskState) -> Outcome:
-        """Progress and arrival."""
+        """Rewards for progress and arrival."""
         arrived = self.reached(after, state["target"])
         reward = self.rewards(before, after, state["target"])
         return Outcome(reward, arrived if self.terminates else arrived & False, state)
 
     def infos(self, position: Tensor, state: TaskState) -> dict[str, Tensor]:
-        """`target` (x, y) px, `distance` px, `is_success`."""
+        """The entries `target` (x, y) px, `distance` px and `is_success`."""
         distance = self.distance(position, state["target"])
         return {"target": state["target"].clone(), "distance": distance, "is_success": distance < self.radius}
 
@@ -142,7 +108,7 @@ class ReachTask(GoalTask):
         return state["target"]
 
     def fewest_steps(self, position: np.ndarray, state: dict[str, np.ndarray]) -> np.ndarray:
-        """Straight there."""
+        """The straight way."""
         return steps_between(position, state["target"], self.radius, self.scene.reach)
 
     def aim(self, state: TaskState, place: Tensor) -> TaskState:
@@ -154,10 +120,10 @@ class ReachTask(GoalTask):
         return state["target"]
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """The space of places: the frame, and as much again on each side."""
+        """Bounds of positions: the frame, and as much again on each side."""
         limits = np.array([self.scene.width, self.scene.height], np.float32)
         return -limits, 2 * limits
 
     def draw(self, frames: Tensor, state: TaskState) -> Tensor:
-        """A ring."""
+        """Draw a ring around the target."""
         return draw_rings(frames, state["target"], self.radius)

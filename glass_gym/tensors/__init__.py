@@ -1,1 +1,1 @@
-"""Functions on tensors that know nothing of the model."""
+"""Functions on tensors that do not depend on the model."""

@@ -1,4 +1,4 @@
-"""Between bytes, images and arrays: what frames are inside the networks, in a state, and on the host."""
+"""Conversions between uint8 frames, images in [-1, 1], tensors and numpy arrays."""
 
 from __future__ import annotations
 
@@ -13,32 +13,41 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def outside_inference_mode(function: Function) -> Function:
-    """A decorator: no gradients, and tensors that can be written into later, even under `torch.inference_mode`."""
+    """Decorate a function to run without gradients and outside of `torch.inference_mode`.
+
+    Its tensors can be written to later, even where the caller is in inference mode.
+
+    Args:
+        function: to decorate.
+
+    Returns:
+        the decorated function.
+    """
     return torch.inference_mode(False)(torch.no_grad()(function))
 
 
-def values_at_hand(tensor: Tensor) -> bool:
-    """Whether a tensor's values can be looked at for nothing: on the CPU, outside of a graph that is being traced."""
+def can_read_values(tensor: Tensor) -> bool:
+    """Whether values of a tensor can be read at once: it is on the CPU, and no graph is being traced."""
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def to_images(frames: Tensor) -> Tensor:
-    """uint8 -> [-1, 1] float32, any shape."""
+    """Frames, uint8 0 to 255 of any shape -> float32 in [-1, 1]."""
     return frames.float() / 127.5 - 1
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """[-1, 1] -> uint8, any shape; values outside are clipped."""
+    """Images in [-1, 1] of any shape -> uint8 0 to 255; values outside are clipped."""
     return ((images + 1) * 127.5).round().clamp(0, 255).byte()
 
 
 def to_numpy(value: Any, copy: bool = False) -> Any:
-    """The one numpy boundary: tensors (or dicts of them) -> arrays on the host; what is numpy stays.
+    """Tensors -> numpy arrays on the host. The package converts to numpy only here.
 
     Args:
-        value: a tensor on any device, an array, or a dict of them.
-        copy: the arrays share no memory with the tensors. Without it they may, on the CPU: for fresh tensors that
-            nobody else keeps.
+        value: a tensor on any device, an array, or a (nested) dict of them.
+        copy: the arrays share no memory with the tensors. Without it they may, on the CPU: for new tensors that nothing
+            else refers to.
 
     Returns:
         arrays of the same shapes and types.
@@ -52,5 +61,5 @@ def to_numpy(value: Any, copy: bool = False) -> Any:
 
 
 def index_rows(value: Any, index: Any) -> Any:
-    """Rows of tensors or arrays (B, ...), or of dicts of them."""
+    """Index the first axis of a tensor or array (B, ...), or of each one in a dict."""
     return {key: index_rows(part, index) for key, part in value.items()} if isinstance(value, dict) else value[index]

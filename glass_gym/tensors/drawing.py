@@ -1,4 +1,4 @@
-"""What is drawn into frames, and how frames become observations: batched, on the device."""
+"""Draw targets into frames, and turn frames into observations: batched, on the device."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from glass_gym.tensors.convert import values_at_hand
+from glass_gym.tensors.convert import can_read_values
 
 YELLOW = (255, 230, 0)
+"""RGB colour of targets."""
 
 
 def draw_rings(frames: Tensor, target: Tensor, radius: float, shown: Tensor | None = None) -> Tensor:
@@ -19,15 +20,15 @@ def draw_rings(frames: Tensor, target: Tensor, radius: float, shown: Tensor | No
 
     Args:
         frames: (B, 3, H, W) uint8.
-        target: (B, 2) px; may lie outside.
+        target: (B, 2) px; may lie outside the frame.
         radius: of the ring, px.
-        shown: (B,) bool, which rows get one; None: all.
+        shown: (B,) bool, rows that get a ring; None: all.
 
     Returns:
-        new frames, (B, 3, H, W) uint8, laid out as they were.
+        new frames, (B, 3, H, W) uint8, in the memory format of the given ones.
     """
     _, _, height, width = frames.shape
-    reach = math.ceil(radius) + 2  # only the square around the target is touched
+    reach = math.ceil(radius) + 2  # only the square around the target changes
     x, y = (_around(target[:, i], reach, size) for i, size in enumerate((width, height)))  # (B, w), (B, h)
     across = (x - target[:, :1]).square()[:, None]
     down = (y - target[:, 1:]).square()[..., None]
@@ -36,7 +37,7 @@ def draw_rings(frames: Tensor, target: Tensor, radius: float, shown: Tensor | No
     if shown is not None:
         ring = ring & shown[:, None, None]
     out = frames.clone()
-    if values_at_hand(frames):
+    if can_read_values(frames):
         row, i, j = np.nonzero(ring.numpy())
         out.permute(0, 2, 3, 1).numpy()[row, y.numpy()[row, i], x.numpy()[row, j]] = YELLOW
         return out
@@ -48,7 +49,7 @@ def draw_rings(frames: Tensor, target: Tensor, radius: float, shown: Tensor | No
 
 
 def _around(centre: Tensor, reach: int, size: int) -> Tensor:
-    """The pixels within `reach` of each centre (B,), or all if there are fewer; (B, n) int64 in 0..size - 1."""
+    """The pixels (B, n) int64 within `reach` of centres (B,) along an axis of `size`, or all if there are fewer."""
     count = min(2 * reach + 1, size)
     first = (centre.round().long() - reach).clamp(0, size - count)
     return first[:, None] + torch.arange(count, device=centre.device)
@@ -57,16 +58,16 @@ def _around(centre: Tensor, reach: int, size: int) -> Tensor:
 def observed_frames(
     frames: Tensor, size: tuple[int, int] | None = None, channels_first: bool = False, fresh: bool = False
 ) -> Tensor:
-    """Frames as observations: reduced by area, in fresh contiguous memory.
+    """Turn frames into observations: reduce their size by area averaging, and make them contiguous.
 
     Args:
         frames: (B, 3, H, W) uint8.
-        size: (height, width) px; None: as they are.
-        channels_first: planes first.
-        fresh: nobody else keeps the frames: they need not be copied.
+        size: (height, width) px; None: unchanged.
+        channels_first: return planes (3, height, width) instead of (height, width, 3).
+        fresh: nothing else refers to the frames, so that they need not be copied.
 
     Returns:
-        (B, height, width, 3) uint8, or (B, 3, height, width).
+        (B, height, width, 3) uint8, or (B, 3, height, width); they share no memory with other frames.
     """
     if size is not None and tuple(size) != tuple(frames.shape[2:]):
         frames = _reduce(frames, *size)
@@ -79,10 +80,10 @@ def observed_frames(
 
 
 def _reduce(frames: Tensor, height: int, width: int) -> Tensor:
-    """Means over areas, rounded; whole factors by adding slices, six times as fast as pooling on a CPU."""
+    """Area means, rounded. For integer factors slices are added, which is six times as fast as pooling on a CPU."""
     down = frames.shape[2] / height
     across = frames.shape[3] / width
-    if not (down.is_integer() and across.is_integer() and down * across <= 128):  # 128 x 255 fits into 16 bits
+    if not (down.is_integer() and across.is_integer() and down * across <= 128):  # 128 * 255 fits into 16 bits
         return F.interpolate(frames.float(), (height, width), mode="area").round().byte()
     down = int(down)
     across = int(across)

@@ -1,6 +1,6 @@
-"""Places and squares in frames: where the agent is, windows cut out of frames and drawn back into them.
+"""Positions and windows in frames: find the agent, cut windows out of frames, and draw them back.
 
-Places are (x, y) px, x to the right and y down; the pixel in column c and row r is the place (c, r).
+A position is (x, y) in px, x to the right and y down. The centre of the pixel in column c and row r is (c, r).
 """
 
 from __future__ import annotations
@@ -10,50 +10,59 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from glass_gym.tensors.convert import to_bytes, to_images, values_at_hand
+from glass_gym.tensors.convert import can_read_values, to_bytes, to_images
 
 
 def compose(layer: Tensor, background: Tensor) -> Tensor:
-    """Foreground over background: colour * m + b * (1 - m); (B, 4, H, W), (B, 3, H, W) -> (B, 3, H, W)."""
+    """Layer over background, colour * m + b * (1 - m): (B, 4, H, W) and (B, 3, H, W) -> (B, 3, H, W)."""
     return layer[:, :3] + background * (1 - layer[:, 3:])
 
 
 def offsets(centre: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """How far rows and columns are from centres (B, 2) px: x - x_0 (B, 1, W) and y - y_0 (B, H, 1)."""
+    """The signed distances of columns and rows from centres.
+
+    Args:
+        centre: (B, 2) px.
+        height: of the frame, px.
+        width: of the frame, px.
+
+    Returns:
+        x - x_0, (B, 1, W), and y - y_0, (B, H, 1).
+    """
     x = torch.arange(width, device=centre.device) - centre[:, 0, None, None]
     y = torch.arange(height, device=centre.device)[:, None] - centre[:, 1, None, None]
     return x, y
 
 
 def box_mean(x: Tensor, radius: int) -> Tensor:
-    """Means over squares of 2 radius + 1 px about each place of (B, C, H, W), with nothing (0) beyond the edge."""
-    side = 2 * radius + 1  # along rows, then along columns: 2 side places instead of side^2
+    """Means over squares of 2 radius + 1 px around each pixel of (B, C, H, W); pixels beyond the edge count as 0."""
+    side = 2 * radius + 1  # separable: 2 side pixels instead of side^2
     return F.avg_pool2d(F.avg_pool2d(x, (1, side), 1, (0, radius)), (side, 1), 1, (radius, 0))
 
 
 def dilate(mask: Tensor, radius: int) -> Tensor:
-    """The largest value in squares of 2 radius + 1 px about each place of (B, C, H, W)."""
+    """Maxima over squares of 2 radius + 1 px around each pixel of (B, C, H, W)."""
     side = 2 * radius + 1
     return F.max_pool2d(F.max_pool2d(mask, (1, side), 1, (0, radius)), (side, 1), 1, (radius, 0))
 
 
 def neighbourhood(centre: Tensor, radius: float, height: int, width: int) -> Tensor:
-    """Pixels within `radius` px of centres (B, 2) along both axes: (B, H, W) bool."""
+    """Which pixels are within `radius` px of centres (B, 2) along both axes: (B, H, W) bool."""
     x, y = offsets(centre, height, width)
     return (x.abs() <= radius) & (y.abs() <= radius)
 
 
 def densest_point(mask: Tensor, radius: int) -> Tensor:
-    """Where the agent is: the centre of mass of the densest (2 radius + 1)-px neighbourhood of the mask.
+    """The position of the agent: the centre of mass of the densest (2 radius + 1) px square of the mask.
 
-    The mask's mean would be pulled by whatever else moves (a ball).
+    (The centre of mass of the whole mask would be pulled toward other moving things, such as a ball.)
 
     Args:
         mask: (B, 1, H, W) in [0, 1].
-        radius: half size of the neighbourhood, px.
+        radius: half size of the square, px.
 
     Returns:
-        (B, 2) px, (x, y); the frame's centre where the mask is empty.
+        (B, 2) px; the frame's centre where the mask is empty.
     """
     _, _, height, width = mask.shape
     mass = box_mean(mask.float(), radius) * (2 * radius + 1) ** 2
@@ -71,12 +80,12 @@ def densest_point(mask: Tensor, radius: int) -> Tensor:
 
 
 def keep_agent(masks: Tensor, position: Tensor, window: int) -> Tensor:
-    """Drop what masks (B, 1, H, W) hold outside the agent's window (a ball is somebody else).
+    """Set masks to zero outside the agent's window, such as on a ball.
 
     Args:
         masks: (B, 1, H, W).
-        position: (B, 2) px, the window's centre: its pixel i is frame pixel position - window / 2 + i.
-        window: its side, px.
+        position: (B, 2) px, the window's centre: its pixel i is the frame's pixel position - window / 2 + i.
+        window: side of the window, px.
 
     Returns:
         (B, 1, H, W).
@@ -88,7 +97,18 @@ def keep_agent(masks: Tensor, position: Tensor, window: int) -> Tensor:
 
 
 def places(corners: Tensor, side: int, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Pixels of windows: flat indices (B, side, side) int64, held inside the frame; and which lie inside, bool."""
+    """The pixels of windows.
+
+    Args:
+        corners: (B, 2) int64, (x, y) of the windows' top left pixels; may lie outside the frame.
+        side: of the windows, px.
+        height: of the frame, px.
+        width: of the frame, px.
+
+    Returns:
+        indices into flattened frames, (B, side, side) int64, clamped to the frame; and which pixels lie inside the
+        frame, (B, side, side) bool.
+    """
     ruler = torch.arange(side, device=corners.device)
     x, y = corners[:, :1] + ruler, corners[:, 1:] + ruler  # (B, side)
     inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None]
@@ -96,12 +116,12 @@ def places(corners: Tensor, side: int, height: int, width: int) -> tuple[Tensor,
 
 
 def crop_windows(images: Tensor, corners: Tensor, side: int) -> Tensor:
-    """Cut windows at whole-pixel places; outside the image is zero.
+    """Cut windows at whole-pixel positions; outside the image they are zero.
 
     Args:
         images: (B, C, H, W).
-        corners: (B, 2) int64, (x, y) of the window's top-left pixel; may lie outside.
-        side: px.
+        corners: (B, 2) int64, (x, y) of the windows' top left pixels; may lie outside.
+        side: of the windows, px.
 
     Returns:
         (B, C, side, side).
@@ -112,31 +132,27 @@ def crop_windows(images: Tensor, corners: Tensor, side: int) -> Tensor:
     return cut.unflatten(2, (side, side)) * inside[:, None].to(images.dtype)
 
 
-def inside_windows(corners: Tensor, side: int, height: int, width: int) -> Tensor:
-    """Which pixels of the windows lie inside the frame: (B, 1, side, side) float."""
-    return places(corners, side, height, width)[1][:, None].float()
-
-
 def blend_windows(windows: Tensor, background: Tensor, position: Tensor, out: Tensor | None = None) -> Tensor:
-    """Compose layers over backgrounds, centred on sub-pixel positions; only the window's pixels are touched.
+    """Compose layers over backgrounds at sub-pixel positions. Pixels outside the windows stay as they are.
 
-    A window pixel i lands on frame pixel position - s / 2 + i; fractions are bilinear; what lies outside is lost.
+    Pixel i of a window lands on the frame's pixel position - s / 2 + i, with bilinear interpolation. What lies outside
+    the frame is lost.
 
     Args:
         windows: (B, 4, s, s), colour * mask in [-1, 1] and mask.
         background: (B, 3, H, W) uint8.
-        position: (B, 2) px.
-        out: frames that are not needed any more; on the CPU they are written into.
+        position: (B, 2) px, the windows' centres.
+        out: frames (B, 3, H, W) that may be overwritten, to save memory; used on the CPU.
 
     Returns:
-        (B, 3, H, W) uint8; on the CPU laid out as the background is.
+        (B, 3, H, W) uint8; on the CPU in the memory format of the background.
     """
     height, width = background.shape[2:]
     side = windows.shape[-1]
     corner = position - side / 2
     whole = corner.floor()
     fraction = (corner - whole).to(windows.dtype)
-    if values_at_hand(windows):
+    if can_read_values(windows):
         windows, first = _without_margins(windows)
         whole = whole + first
         if fraction.any():
@@ -144,17 +160,21 @@ def blend_windows(windows: Tensor, background: Tensor, position: Tensor, out: Te
         return _paste(windows, background.clone() if out is None else out.copy_(background), whole)
     index, inside = places(whole.long(), side + 1, height, width)
     flat = background.flatten(2)
-    behind = to_images(flat.gather(2, index.flatten(1)[:, None].expand(-1, 3, -1)))
-    drawn = to_bytes(compose(_moved(windows, fraction).float().flatten(2), behind))
-    spare = height * width  # pixels outside the frame are written to one spare place behind it
+    below = to_images(flat.gather(2, index.flatten(1)[:, None].expand(-1, 3, -1)))
+    drawn = to_bytes(compose(_moved(windows, fraction).float().flatten(2), below))
+    spare = height * width  # pixels outside the frame are written to one spare pixel after the last one
     index = torch.where(inside, index, spare).flatten(1)[:, None].expand(-1, 3, -1)
     out = torch.cat([flat, flat[..., :1]], 2).scatter(2, index, drawn)
     return out[..., :spare].unflatten(2, (height, width)).contiguous()
 
 
 def _without_margins(windows: Tensor) -> tuple[Tensor, Tensor]:
-    """Layers (B, 4, s, s) without the rows and columns that all of them leave empty, and what is first, (x, y)."""
-    covered = windows.permute(0, 2, 3, 1).amax(0)[..., 3] > 0  # of all channels: as they lie in memory
+    """Crop layers (B, 4, s, s) to the rows and columns that are not empty in all of them.
+
+    Returns:
+        the cropped layers, and (x, y) of their first pixel in the uncropped ones.
+    """
+    covered = windows.permute(0, 2, 3, 1).amax(0)[..., 3] > 0  # reduces all channels: that follows the memory layout
     rows, columns = (covered.any(axis).nonzero()[:, 0].tolist() for axis in (1, 0))
     if not rows:
         return windows, torch.zeros(2)
@@ -162,7 +182,7 @@ def _without_margins(windows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _moved(windows: Tensor, fraction: Tensor) -> Tensor:
-    """Windows (B, C, s, s) moved by fractions (B, 2) of a px, bilinearly: (B, C, s + 1, s + 1)."""
+    """Shift windows (B, C, s, s) by fractions (B, 2) of a px, bilinearly: (B, C, s + 1, s + 1)."""
     fx = fraction[:, 0].view(-1, 1, 1, 1)
     fy = fraction[:, 1].view(-1, 1, 1, 1)
     padded = F.pad(windows, (1, 1, 1, 1))
@@ -171,14 +191,14 @@ def _moved(windows: Tensor, fraction: Tensor) -> Tensor:
 
 
 def _paste(windows: Tensor, out: Tensor, corner: Tensor) -> Tensor:
-    """Compose windows into frames, their top left pixels at whole places (B, 2) px, on the CPU: rows are slices."""
+    """Compose windows into frames `out`, on the CPU, with their top left pixels at whole-pixel corners (B, 2)."""
     height, width = out.shape[2:]
     extent = np.array(windows.shape[:1:-1])
     frames = out.permute(0, 2, 3, 1).numpy()
-    behind = np.zeros((len(frames), *extent[::-1], 3), np.uint8)
+    below = np.zeros((len(frames), *extent[::-1], 3), np.uint8)
     first = corner.long().numpy()
     size = np.array([width, height])
-    low = np.clip(-first, 0, extent)  # of the window, what lies in the frame
+    low = np.clip(-first, 0, extent)  # the part of the window that lies in the frame
     high = np.clip(size - first, low, extent)
     boxes = [
         (frames[row, y + top : y + bottom, x + left : x + right], (row, slice(top, bottom), slice(left, right)))
@@ -188,10 +208,10 @@ def _paste(windows: Tensor, out: Tensor, corner: Tensor) -> Tensor:
         if bottom > top and right > left
     ]
     for target, place in boxes:
-        behind[place] = target
+        below[place] = target
     layer = windows.float().permute(0, 2, 3, 1)
     mask = layer[..., 3:]
-    drawn = (layer[..., :3] + mask).mul_(127.5).addcmul_(torch.from_numpy(behind).float(), 1 - mask)
+    drawn = (layer[..., :3] + mask).mul_(127.5).addcmul_(torch.from_numpy(below).float(), 1 - mask)
     pixels = drawn.round_().clamp_(0, 255).byte().numpy()
     for target, place in boxes:
         target[...] = pixels[place]

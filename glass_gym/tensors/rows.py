@@ -1,4 +1,4 @@
-"""States of many rows: dataclasses of (B, ...) tensors, copied, cut and joined row by row."""
+"""States of a batch: dataclasses of (B, ...) tensors whose rows can be copied, selected and replaced."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 LARGE = 1024
-"""Bytes of a row: parts of a state from here on are layers, pictures and features."""
+"""Tensors with at least this many bytes per row (layers, frames, features) are overwritten in place, not copied."""
 
 State = TypeVar("State", bound="RowState")
 
 
 @dataclass
 class RowState:
-    """What states of many rows share. Fields are tensors (B, ...), tuples or dicts of them, or other row states."""
+    """Base class of states. Fields are tensors (B, ...), tuples or dicts of tensors, or other row states."""
 
     def __len__(self) -> int:
         """B, the number of rows."""
@@ -30,13 +30,17 @@ class RowState:
         return found
 
     def map(self: State, function: Callable[..., Tensor], *others: State) -> State:
-        """A state of `function(tensor, ...)` of each tensor, and of those in the same place of the `others`.
+        """Apply a function to each tensor.
+
+        Args:
+            function: of a tensor, and of the tensors in the same place of `others`.
+            others: states with the same parts.
 
         Returns:
-            a new state.
+            a new state of the results.
 
         Raises:
-            ValueError: the states hold other parts.
+            ValueError: the states have different parts.
         """
         parts = {
             field.name: _map(function, *(getattr(state, field.name) for state in (self, *others)))
@@ -45,18 +49,18 @@ class RowState:
         return type(self)(**parts)
 
     def clone(self: State) -> State:
-        """A copy that shares nothing."""
+        """A copy that shares no memory."""
         return self.map(torch.clone)
 
     def rows(self: State, index: Any) -> State:
-        """Some rows (int64 or bool index), copied."""
+        """Copies of some rows, by int64 or bool index."""
         return self.map(lambda x: x[index])
 
     def write(self: State, index: Any, other: State) -> State:
-        """A state with rows `index` taken from `other` (as many rows as the index selects).
+        """Replace rows `index` by the rows of another state, which has as many rows as the index selects.
 
         Returns:
-            it. It takes the place of this one: what is large is overwritten, not copied.
+            the state after it. Use it in place of this one, whose large tensors are overwritten.
         """
 
         def write(mine: Tensor, theirs: Tensor) -> Tensor:
@@ -65,17 +69,17 @@ class RowState:
         return self.map(write, other)
 
     def where(self: State, mask: Tensor, other: State) -> State:
-        """A state with the rows of a (B,) bool mask taken from `other` (B rows); never looks at the mask's values."""
+        """Take the rows of a (B,) bool mask from another state of B rows. The host never reads the mask."""
         return self.map(lambda mine, theirs: torch.where(spread(mask, mine), theirs.to(mine.dtype), mine), other)
 
 
 def spread(mask: Tensor, like: Tensor) -> Tensor:
-    """A (B,) mask shaped to broadcast over (B, ...)."""
+    """A (B,) mask in the shape (B, 1, ...) that broadcasts over `like` (B, ...)."""
     return mask.view(-1, *[1] * (like.ndim - 1))
 
 
 def write_rows(mine: Tensor, index: Any, theirs: Tensor) -> Tensor:
-    """Replace rows `index` of `mine` (B, ...) by `theirs`, and return it."""
+    """Replace rows `index` of `mine` (B, ...) by `theirs`, in place, and return it."""
     mine[index] = theirs.to(mine)
     return mine
 

@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -36,8 +38,7 @@ from glass_gym.wrappers import core_of
 
 BUNDLED = ("GlassTennis-v0", "GlassSprites-v0", "GlassArm-v0")
 SWEEP = (1, 4, 16, 64, 256, 1024)
-LIMIT = 100
-"""Time limit of an episode in every measurement, steps."""
+LIMIT = 100  # Time limit of an episode in every measurement, steps.
 COLUMNS = {
     "num_envs": "rows",
     "step_numpy_fps": "step",
@@ -102,11 +103,7 @@ def env_of(arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
 
 
 def check_writable(out: Path) -> None:
-    """Check, before minutes are spent, that a file can be written.
-
-    Raises:
-        OSError: it cannot; the message says what to do.
-    """
+    """Check, before minutes are spent, that a file can be written; OSError: it cannot."""
     out.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(out.parent, os.W_OK) or out.is_dir():
         raise OSError(f"{out} cannot be written; choose another --out")
@@ -128,7 +125,7 @@ def print_fingerprints(arguments: argparse.Namespace) -> None:
 def report_speed(arguments: argparse.Namespace) -> None:
     """Measure all cells, write the report and print its table."""
     check_writable(arguments.out)
-    cells: list[Cell] = [time_steps, time_policy, time_learning]
+    cells: list[Callable[..., dict[str, Any]]] = [time_steps, time_policy, time_learning]
     if find_spec("stable_baselines3") is None:
         print("Stable-Baselines3 is not installed: only steps are measured (pip install 'glass-gym[agents]')")
         cells = cells[:1]
@@ -146,10 +143,6 @@ def report_speed(arguments: argparse.Namespace) -> None:
     report = {"id": id, "checkpoint": arguments.checkpoint, "machine": machine(), "rows": lines} | used
     report["peak_memory_mb"] = peak_memory(used["device"])
     write_report(report, markdown(report), arguments.out)
-
-
-Cell = Callable[[str, int, float, dict[str, Any]], dict[str, Any]]
-"""Called with the id, the rows, the seconds to measure for and the environment's keyword arguments."""
 
 
 def time_steps(id: str, rows: int, seconds: float, settings: dict[str, Any]) -> dict[str, Any]:
@@ -203,17 +196,7 @@ def time_learning(id: str, rows: int, seconds: float, settings: dict[str, Any]) 
 
 
 def fingerprint(id: str, seeds: int = 4, steps: int = 100, **settings: Any) -> str:
-    """Hash all frames of random play, to tell whether a change moves a pixel. Other machines round differently.
-
-    Args:
-        id: of the environment.
-        seeds: 0, 1, ...; of the environment and of the actions.
-        steps: of each.
-        settings: keyword arguments of the environment.
-
-    Returns:
-        SHA-256, hexadecimal.
-    """
+    """SHA-256, hexadecimal, of all frames of random play: `steps` for each of so many seeds."""
     frames = hashlib.sha256()
     for seed in range(seeds):
         env = gym.make(id, max_episode_steps=-1, **settings)
@@ -246,28 +229,26 @@ def _ppo(id: str, rows: int, settings: dict[str, Any]) -> Any:
 
 def _timed(step: Callable[[int], object], seconds: float, device: torch.device) -> float:
     """Seconds a step: the median over rounds of at least a fifth of the time, after as long a warm-up."""
-    rounds = []
-    count = 0
-    warm = time.perf_counter() + seconds
-    while time.perf_counter() < warm or count < 3:  # the first steps are slower: the DecoderCache is empty
-        step(count)
-        count += 1
-    _wait(device)
-    began = time.perf_counter()
-    while time.perf_counter() - began < seconds or not rounds:
-        start = time.perf_counter()
-        steps = 0
-        while time.perf_counter() - start < seconds / 5 or not steps:
-            step(count)
-            count += 1
+    count = itertools.count()
+
+    def one_round(seconds: float, least: int) -> float:
+        start, steps = time.perf_counter(), 0
+        while time.perf_counter() - start < seconds or steps < least:
+            step(next(count))
             steps += 1
         _wait(device)
-        rounds.append((time.perf_counter() - start) / steps)
+        return (time.perf_counter() - start) / steps
+
+    one_round(seconds, 3)  # the first steps are slower: the DecoderCache is empty
+    began = time.perf_counter()
+    rounds = [one_round(seconds / 5, 1)]
+    while time.perf_counter() - began < seconds:
+        rounds.append(one_round(seconds / 5, 1))
     return float(np.median(rounds))
 
 
 def _wait(device: torch.device) -> None:
-    if torch.device(device).type == "cuda":
+    if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
@@ -288,11 +269,8 @@ def machine() -> dict[str, Any]:
 
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    names = re.findall(r"^model name\s*:(.*)", info.read_text(), re.MULTILINE) if info.exists() else []
+    return names[0].strip() if names else platform.processor() or platform.machine()
 
 
 def peak_memory(device: str) -> float:

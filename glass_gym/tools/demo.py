@@ -26,17 +26,13 @@ def main(argv: list[str] | None = None) -> int:
         epilog="examples:\n  glass-demo\n  glass-demo --checkpoint sprites --out sprites_demo\n"
         "  glass-demo --checkpoint runs/mine/world.safetensors --steps 200 --seed 3",
     )
-    parser.add_argument(
-        "--checkpoint",
-        default="tennis",
-        metavar="WORLD",
-        help="a bundled world (tennis, sprites, arm) or a .safetensors file (default: tennis)",
-    )
-    parser.add_argument("--out", type=Path, default=Path("glass_demo"), help="output folder (default: glass_demo)")
-    parser.add_argument("--steps", type=int, default=60, help="steps of random play (default: 60)")
-    parser.add_argument("--seed", type=int, default=0, help="of start frame, target and random play (default: 0)")
+    add = parser.add_argument
+    world = "a bundled world (tennis, sprites, arm) or a .safetensors file (default: tennis)"
+    add("--checkpoint", default="tennis", metavar="WORLD", help=world)
+    add("--out", type=Path, default=Path("glass_demo"), help="output folder (default: glass_demo)")
+    add("--steps", type=int, default=60, help="steps of random play (default: 60)")
+    add("--seed", type=int, default=0, help="of start frame, target and random play (default: 0)")
     arguments = parser.parse_args(argv)
-
     if arguments.steps < 0 or arguments.seed < 0:
         parser.error("--steps and --seed must be at least 0")
     from glass_gym.worlds.checkpoint import CheckpointError
@@ -50,18 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def demonstrate(checkpoint: str, out: Path, steps: int, seed: int) -> None:
-    """Play a world, write OUT/world.gif and OUT/contact_sheet.png, and print a summary.
-
-    Args:
-        checkpoint: a bundled world's name, or a .safetensors file.
-        out: the output folder.
-        steps: of random play.
-        seed: of start frame, target and random play.
-
-    Raises:
-        CheckpointError: no such world.
-        OSError: `out` cannot be written.
-    """
+    """Play a world, write OUT/world.gif and OUT/contact_sheet.png, and print a summary."""
     import gymnasium as gym
     import imageio.v3 as iio
 
@@ -79,8 +64,7 @@ def demonstrate(checkpoint: str, out: Path, steps: int, seed: int) -> None:
     frames = [np.asarray(env.render())]
     reached = 0
     began = time.perf_counter()
-    for action in tqdm(walk + play, desc="world", unit="step"):
-        shift, code = action
+    for shift, code in tqdm(walk + play, desc="world", unit="step"):
         code = core.choose_code(shift) if code is None else code
         _, _, terminated, _, _ = env.step(np.array([shift, code]))
         frames.append(np.asarray(env.render()))
@@ -101,14 +85,9 @@ def demonstrate(checkpoint: str, out: Path, steps: int, seed: int) -> None:
 
 
 def scripted_actions(table: ActionTable) -> list[tuple[int, int | None]]:
-    """The scripted walk, then every local action four times while staying.
-
-    Returns:
-        pairs (shift, code); in the walk the code is None: the world chooses it.
-    """
-    shifts = [table.shift_names.index(name) for name, count in SCRIPT for _ in range(count)]
-    walk: list[tuple[int, int | None]] = [(shift, None) for shift in shifts]
-    return walk + [(0, code) for code in range(len(table.code_names)) for _ in range(4)]
+    """The scripted walk, with code None (the world chooses it), then every local action four times while staying."""
+    walk = [(table.shift_names.index(name), None) for name, count in SCRIPT for _ in range(count)]
+    return [*walk, *((0, code) for code in range(len(table.code_names)) for _ in range(4))]
 
 
 def contact_sheet(frames: list[np.ndarray], columns: int = 6, rows: int = 8) -> np.ndarray:

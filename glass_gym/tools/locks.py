@@ -16,15 +16,7 @@ class LockedError(ValueError):
 
 @contextmanager
 def alone(folder: str | Path, wait: bool = False) -> Iterator[None]:
-    """Hold a folder; its lock is gone with the process that held it, however that ended.
-
-    Args:
-        folder: made, if there is none.
-        wait: for the other process, instead of giving up.
-
-    Raises:
-        LockedError: another process holds it.
-    """
+    """Hold a folder until the process ends, or `wait` for it; LockedError: another process holds it."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     owner = folder / ".owner"

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import time
 
-MEASURED = 20.0
-"""Seconds of work that are measured before the time is told."""
+MEASURED = 20.0  # Seconds of work that are measured before the time is told.
 
 
 class TimeLeft:
-    """Foretells from what was done so far.
-
-    Args:
-        goal: how much there is to do, in any unit.
-    """
+    """Foretells from what was done so far; `goal` is how much there is to do, in any unit."""
 
     def __init__(self, goal: float):
         self.goal = goal

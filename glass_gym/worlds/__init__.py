@@ -1,1 +1,1 @@
-"""World files: weights, actions, start frames; read, checked, written."""
+"""Worlds as files: checkpoints, their headers, actions and start pictures."""

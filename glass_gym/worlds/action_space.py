@@ -21,22 +21,24 @@ COMPASS = {
     "down": (0, 1),
     "down-right": (1, 1),
 }
+"""Direction -> signs of (x, y); positive right and down."""
 AXES = {name: COMPASS[name] for name in ("stay", "right", "up", "left", "down")}
 TABLES = {"compass": COMPASS, "axes": AXES}
+"""Named tables of global actions."""
 
 ARROWS = {"right": 1073741903, "left": 1073741904, "down": 1073741905, "up": 1073741906}
-"""SDL's key codes (pygame.K_RIGHT ...), so that nobody needs pygame to read the table."""
+"""SDL's key codes (pygame.K_RIGHT ...); reading the table does not need pygame."""
 
 
 @dataclass(frozen=True)
 class ActionTable:
-    """Shifts in px and local action names.
+    """The actions of a world: shifts in px, and local actions, called codes.
 
     Attributes:
-        shifts: (S, 2) float32 px, (right, down); row 0 is stay in the named tables.
+        shifts: (S, 2) float32 px, (right, down). In named tables row 0 is "stay".
         shift_names: S names.
-        code_names: K names; code 0 is the neutral one.
-        usual_codes: for each shift, the local action that went with it most often in the training data.
+        code_names: K names, by code.
+        usual_codes: for each shift, the code that went with it most often in the training data.
     """
 
     shifts: np.ndarray
@@ -53,21 +55,22 @@ class ActionTable:
         shift_scale: float = 1.0,
         usual_codes: Sequence[int] | None = None,
     ) -> ActionTable:
-        """From the checkpoint's step length.
+        """Make the table of a world.
 
         Args:
-            step: (x, y) px of one step along each axis, from the training data; 0: the agent never goes that way.
+            step: (x, y) px of one step along each axis; 0: the agent never moves along that axis.
             code_names: K names.
-            shifts: ``"compass"`` (9 rows; 3 where the agent has only one axis), ``"axes"`` (5 rows; or 3) or a list of
-                (dx, dy) px, used as it is.
-            shift_scale: multiplies the step.
-            usual_codes: nine codes, for the directions of COMPASS; None: all neutral.
+            shifts: ``"compass"`` ("stay" and 8 directions), ``"axes"`` ("stay" and 4 directions), or a list of (dx, dy)
+                px. Named tables leave out directions along an axis whose step is 0.
+            shift_scale: multiplies all shifts.
+            usual_codes: nine codes, for the directions of COMPASS; None: code 0 for all.
 
         Returns:
             the table.
 
         Raises:
-            ValueError: an unknown table, or one without finite pairs.
+            ValueError: the table's name is unknown, a shift is not a pair of finite numbers, the scale is not positive,
+                or `usual_codes` are not nine codes of 0 to K - 1.
         """
         if not is_number(shift_scale) or shift_scale <= 0:
             raise ValueError(f"shift_scale must be a positive number, got {shift_scale!r}")
@@ -94,31 +97,31 @@ class ActionTable:
 
     @property
     def nvec(self) -> tuple[int, int]:
-        """Sizes of the MultiDiscrete space: (S, K)."""
+        """The sizes of the MultiDiscrete space, (S, K)."""
         return len(self.shifts), len(self.code_names)
 
     def describe(self, action) -> str:
-        """An action (shift, code) in words."""
+        """An action (shift, code) as text, such as "up-right + code 2"."""
         return f"{self.shift_names[int(action[0])]} + {self.code_names[int(action[1])]}"
 
     def flatten(self, action) -> np.ndarray:
-        """Pairs (..., 2) -> flat indices (...): shift * K + code."""
+        """Actions (..., 2) -> indices (...) of the flat action space: shift * K + code."""
         action = np.asarray(action)
         return action[..., 0] * len(self.code_names) + action[..., 1]
 
     def unflatten(self, index) -> np.ndarray:
-        """Flat indices (...) -> pairs (..., 2)."""
+        """The inverse of :meth:`flatten`: indices (...) -> actions (..., 2)."""
         return np.stack(np.divmod(np.asarray(index), len(self.code_names)), -1)
 
     def shift_for(self, right: int, down: int) -> int:
-        """The shortest shift whose direction has these signs (-1, 0, 1); without one, 0."""
+        """The shortest shift whose direction has these signs (-1, 0 or 1); 0 if there is none."""
         fits = np.flatnonzero((np.sign(self.shifts) == (right, down)).all(1))
         return int(fits[np.linalg.norm(self.shifts[fits], axis=1).argmin()]) if len(fits) else 0
 
     def keys(self) -> dict[tuple[int, ...], np.ndarray]:
         """Keys held together -> (shift, code), as gymnasium.utils.play wants it: arrows (chords are diagonals), digits.
 
-        Digit k + 1 is code k; without a digit the code is the shift's usual one.
+        Digit k is code k (0 to 9); without a digit the code is the shift's usual one.
 
         Returns:
             SDL key codes held together -> (shift, code) int64.
@@ -130,13 +133,21 @@ class ActionTable:
             shift = self.shift_for(dx, dy)
             if held:
                 out[tuple(held)] = np.array([shift, self.usual_codes[shift]])
-            for code in range(min(9, len(self.code_names))):
-                out[(*held, ord(str(code + 1)))] = np.array([shift, code])
+            for code in range(min(10, len(self.code_names))):
+                out[(*held, ord(str(code)))] = np.array([shift, code])
         return out
 
 
 def nearest_direction(shifts: np.ndarray, step: Sequence[float]) -> np.ndarray:
-    """For each shift (S, 2) px the row of COMPASS nearest to it in units of `step` (x, y) px, 0: no axis; (S,) ints."""
+    """The direction of COMPASS nearest to each shift.
+
+    Args:
+        shifts: (S, 2) px.
+        step: (x, y) px of one step along each axis; along an axis with step 0 shifts are ignored.
+
+    Returns:
+        (S,) int64, rows of COMPASS.
+    """
     length = np.asarray(step, np.float64)
     units = np.asarray(shifts, np.float64) / np.maximum(length, 1e-6) * (length > 0)
     compass = np.array(list(COMPASS.values()), np.float64)

@@ -1,8 +1,7 @@
-"""World checkpoints: one .safetensors file = weights + config + action table + start frames. Never pickle.
+"""World checkpoints: one .safetensors file with weights, config, action table and start frames. Pickle is never used.
 
-Tensors: ``model.*`` (float16 or as trained) and ``start_frames`` (deflated PNG-filtered bytes as uint8).
-Metadata ``glass``: JSON with the format version, the config, the step length, code names, usual codes, frame
-statistics, and how the file was made.
+Tensors: ``model.*`` (float16, or as trained) and ``start_frames`` (uint8: zlib of the differences between consecutive
+frames). Metadata ``glass``: a JSON header (:class:`glass_gym.worlds.headers.WorldHeader`).
 """
 
 from __future__ import annotations
@@ -26,35 +25,40 @@ from safetensors.torch import save
 from glass_gym.model.config import GlassConfig
 from glass_gym.model.glass import Glass, build_glass
 from glass_gym.worlds.action_space import COMPASS, ActionTable
+from glass_gym.worlds.checks import to_floats
 from glass_gym.worlds.headers import Version, WorldHeader, read_header
 
 FORMAT_VERSION = 1
-"""Of world files, training states and policies."""
+"""Format version of worlds, training states and policies. Files of other versions are refused."""
 ASSETS = Path(__file__).parents[1] / "assets"
 MAX_POOL_BYTES = 1 << 30
+"""Most bytes of start frames in a file."""
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names the file, what is wrong and the fix."""
+    """A checkpoint cannot be used. The message names the file, the problem and the fix."""
 
 
 @dataclass
 class World:
-    """All that a checkpoint holds.
+    """The content of a checkpoint.
 
     Attributes:
-        model: the trained Glass.
-        start_frames: (N, H, W, 3) uint8 held-out frames to start from.
-        step: (x, y) px of an outside_inference_mode step.
-        code_names: K names; code 0 is neutral.
+        model: the trained model.
+        start_frames: (N, H, W, 3) uint8, held-out frames in which episodes start.
+        step: (x, y) px of a typical step along each axis in the training data.
+        code_names: K names, by code. In worlds of glass-train, code 0 is the code under which an agent that stands
+            still changes least; it need not be a pose at rest.
         pixel_aspect: displayed width of a pixel over its height.
-        statistics: of the training frames (mean, std a channel in [0, 255], agent's mean mask area in px); of a
-            ``token`` world also `start_positions`, where its start frames' windows are, px, and `ground`, the box that
-            agents were seen in: left, top, right, bottom px.
+        statistics: measured facts. `frame_mean` and `frame_std` of the start frames, per channel, 0 to 255;
+            `code_share`, how often each code occurs in the training data. In ``pose`` worlds also `start_positions`,
+            (x, y) px of each start frame's window, and `ground`, the box that agents were seen in: left, top, right,
+            bottom px.
         provenance: how the weights were made.
-        name: what it is called here.
-        usual_codes: nine local actions, for the directions of COMPASS: what went with each most often in the training
-            data; empty where nobody counted.
+        name: of the world, such as the file's name without its suffix.
+        usual_codes: nine codes, for the directions of COMPASS: the one that went with each most often in the training
+            data.
+            Empty: unknown.
     """
 
     model: Glass = field(repr=False)
@@ -68,10 +72,10 @@ class World:
     usual_codes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the table of actions, and what else there is to check.
+        """Check the values.
 
         Raises:
-            ValueError: a step, names, codes or an aspect that no world has.
+            ValueError: a step, name, code, aspect or ground is out of range.
         """
         names = self.code_names
         if len(self.start_frames) and (len(names) != self.config.codes or len(set(names)) != len(names)):
@@ -89,6 +93,9 @@ class World:
                 raise ValueError(f"ground is {ground}, its sides are crossed")
         if not all(isinstance(known, dict) for known in (self.statistics, self.provenance)):
             raise ValueError("statistics and provenance are tables (dicts)")
+        positions = to_floats(self.statistics.get("start_positions", []))
+        if positions.size and (positions.shape[1:] != (2,) or not (np.abs(positions) <= 2 * longest).all()):
+            raise ValueError("start_positions are not (x, y) px of start frames")
         usual = self.usual_codes
         if usual and (
             len(usual) != len(COMPASS) or not all(isinstance(k, int) and 0 <= k < self.config.codes for k in usual)
@@ -96,40 +103,43 @@ class World:
             raise ValueError(f"usual_codes are {usual!r}, expected {len(COMPASS)} codes below {self.config.codes}")
 
     def action_table(self, shifts: Any = "compass", shift_scale: float = 1.0) -> ActionTable:
-        """The actions of this world; see :meth:`ActionTable.build`."""
+        """The actions of this world, see :meth:`ActionTable.build`."""
         return ActionTable.build(self.step, self.code_names, shifts, shift_scale, self.usual_codes or None)
 
     @property
     def ground(self) -> tuple[float, float, float, float] | None:
-        """Left, top, right, bottom px of where agents were seen, and stay; None: the whole frame."""
+        """Left, top, right, bottom px of the box that agents stay in; None: the whole frame."""
         known = self.statistics.get("ground")
         return None if known is None else (known[0], known[1], known[2], known[3])
 
     @functools.cached_property
     def identity(self) -> int:
-        """63 bits of a hash of the model's weights: states of one world fit no other."""
+        """63 bits of a hash of the model's weights; it tells states of different worlds apart."""
         weights = {key: value.cpu() for key, value in self.model.state_dict().items()}
         return int(_digest(weights)[:16], 16) >> 1
 
     @property
     def config(self) -> GlassConfig:
-        """The model's sizes."""
+        """The sizes of the model."""
         return self.model.config
 
 
 def bundled() -> dict[str, Path]:
-    """Names and files of the worlds that ship with the package."""
+    """The worlds that come with the package: name -> file."""
     return {path.stem: path for path in sorted(ASSETS.glob("*.safetensors"))}
 
 
 def resolve(checkpoint: str | Path) -> Path:
-    """A bundled name or a path -> a path.
+    """Find the file of a world.
+
+    Args:
+        checkpoint: the name of a bundled world, or a path.
 
     Returns:
-        the file.
+        the file's path.
 
     Raises:
-        CheckpointError: neither; the message lists the bundled names.
+        CheckpointError: there is no such world or file; the message lists the bundled names.
     """
     worlds = bundled()
     if not isinstance(checkpoint, (str, os.PathLike)):
@@ -148,18 +158,21 @@ def resolve(checkpoint: str | Path) -> Path:
 
 
 def save_world(path: str | Path, world: World, half: bool = True) -> Path:
-    """Write a checkpoint: to a temporary file first, then renamed, so that a full disk leaves the old one whole.
+    """Write a checkpoint.
+
+    It is written to a temporary file first, which is then renamed, so that a full disk does not destroy an existing
+    file.
 
     Args:
         path: the file, usually .safetensors.
-        world: what to write; its model's parts must be those of its config's architecture.
-        half: weights as float16.
+        world: what to write. Its model's parts must be those of its config's architecture.
+        half: store weights as float16.
 
     Returns:
-        the file.
+        the file's path.
 
     Raises:
-        CheckpointError: the disk is full or not writable.
+        CheckpointError: the disk is full or cannot be written.
     """
     path = Path(path)
     tensors = {}
@@ -186,10 +199,14 @@ def save_world(path: str | Path, world: World, half: bool = True) -> Path:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write(temporary path)` and rename; on failure remove the temporary file and keep the old one.
+    """Write a file to a temporary name, then rename it. On failure the old file, if any, stays as it was.
+
+    Args:
+        path: the file.
+        write: writes a file of the temporary path that it is given.
 
     Raises:
-        CheckpointError: the disk is full or not writable.
+        CheckpointError: the disk is full or cannot be written.
     """
     part = path.with_name(path.name + ".part")
     try:
@@ -198,20 +215,23 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         with open(part, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(part, path)
-    except (OSError, SafetensorError, RuntimeError) as error:  # torch.save says RuntimeError on a full disk
+    except (OSError, SafetensorError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
         part.unlink(missing_ok=True)
         kept = "the file before it is kept" if path.exists() else "nothing was written"
         raise CheckpointError(f"{path}: could not be saved ({error}); {kept}; free some space and resume") from error
 
 
 def load_world(checkpoint: str | Path) -> World:
-    """Read a checkpoint by bundled name or path.
+    """Read a checkpoint.
+
+    Args:
+        checkpoint: the name of a bundled world, or a path.
 
     Returns:
-        the world, its model on the CPU in evaluation mode.
+        the world, with its model on the CPU in evaluation mode.
 
     Raises:
-        CheckpointError: unknown name, truncated, damaged, foreign or newer file (a ValueError).
+        CheckpointError: there is no such file, or it is damaged, of another kind, or of another format version.
     """
     path = resolve(checkpoint)
     try:
@@ -224,24 +244,26 @@ def load_world(checkpoint: str | Path) -> World:
         raise CheckpointError(f"{path}: cannot be read ({error})") from None
     try:
         return _world(path, header, tensors)
-    except Exception as error:  # whatever a foreign file brings about
+    except Exception as error:  # a file from elsewhere can raise anything
         why = f"{str(error)[:200]}" or type(error).__name__
         raise CheckpointError(f"{path}: damaged or foreign ({why}); copy or train it again") from None
 
 
 def _world(path: Path, header: WorldHeader, tensors: dict[str, torch.Tensor]) -> World:
     if header.sha256 and header.sha256 != _digest(tensors):
-        raise ValueError("its checksum is another: bits have changed")
+        raise ValueError("its checksum does not match: bits have changed")
     config = GlassConfig.from_dict(header.config)
     shape = header.start_frames_shape
     if shape[1:3] != (config.height, config.width):
         raise ValueError("start frames do not fit the config")
     weights = _weights(tensors)
-    with torch.device("meta"):  # sizes are compared before memory is taken for them
+    with torch.device("meta"):  # compare sizes before memory is allocated
         wanted = {key: value.shape for key, value in build_glass(config).state_dict().items()}
     held = {key: value.shape for key, value in weights.items()}
-    if odd := sorted(key for key in wanted.keys() | held.keys() if wanted.get(key) != held.get(key)):
-        raise ValueError(f"weights do not fit the config: {odd[0]} is {held.get(odd[0])}, not {wanted.get(odd[0])}")
+    if wrong := sorted(key for key in wanted.keys() | held.keys() if wanted.get(key) != held.get(key)):
+        raise ValueError(
+            f"weights do not fit the config: {wrong[0]} is {held.get(wrong[0])}, not {wanted.get(wrong[0])}"
+        )
     model = build_glass(config)
     model.load_state_dict(weights)
     return World(
@@ -271,10 +293,10 @@ def _weights(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The model's state dict.
 
     Returns:
-        floats in float32.
+        tensors by name, floats as float32.
 
     Raises:
-        ValueError: numbers that are no weights, or not finite.
+        ValueError: a tensor has another type, or holds numbers that are not finite.
     """
     named = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
     for key, value in named.items():
@@ -292,8 +314,7 @@ def _header(path: Path, metadata: dict) -> WorldHeader:
     try:
         version = read_header(metadata["glass"], Version).format_version
         if version != FORMAT_VERSION:
-            fix = "upgrade glass_gym" if version > FORMAT_VERSION else "train it again"
-            raise CheckpointError(f"{path}: format {version}, this glass_gym reads {FORMAT_VERSION}; {fix}")
+            raise CheckpointError(f"{path}: format {version}, this glass_gym reads {FORMAT_VERSION}; upgrade glass_gym")
         header = read_header(metadata["glass"], WorldHeader)
     except CheckpointError:
         raise
@@ -306,7 +327,7 @@ def _header(path: Path, metadata: dict) -> WorldHeader:
 
 
 def _inflated(deflated: torch.Tensor, size: int) -> bytes:
-    """Exactly `size` bytes, and zlib's checksum after them."""
+    """Decompress exactly `size` bytes; zlib checks them by its checksum."""
     stream = zlib.decompressobj()
     raw = stream.decompress(deflated.numpy().tobytes(), size + 1)
     if len(raw) != size or not (stream.eof or (not stream.decompress(stream.unconsumed_tail, 1) and stream.eof)):
@@ -315,7 +336,7 @@ def _inflated(deflated: torch.Tensor, size: int) -> bytes:
 
 
 def _delta(frames: np.ndarray) -> np.ndarray:
-    """Difference to the frame before: what a static court repeats deflates to nothing."""
+    """Differences of consecutive frames, modulo 256: a static background compresses to almost nothing."""
     return np.diff(frames, axis=0, prepend=np.zeros_like(frames[:1]))
 
 

@@ -1,4 +1,4 @@
-"""Numbers that users give: what they are, before anything is done with them."""
+"""Checks of values that users pass."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def to_floats(value: Any) -> np.ndarray:
-    """What was given for numbers, as float32 of any shape; one NaN where it holds none."""
+    """A value as float32 array of any shape; a single NaN if it is not numeric."""
     try:
         return np.asarray(value, np.float32)
     except (TypeError, ValueError):
@@ -18,11 +18,11 @@ def to_floats(value: Any) -> np.ndarray:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is one finite real number; bool is none."""
+    """Whether a value is one finite real number; bool is not."""
     real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     return real and bool(np.isfinite(value))
 
 
 def without_folders(arguments: Iterable[str]) -> list[str]:
-    """A command's arguments for a file that is given away: paths keep their last names only."""
+    """A command's arguments as stored in published files: of each path only the last part is kept."""
     return [re.sub(r"[^=:,]*[/\\](?=[^/\\])", "", argument.rstrip("/\\")) for argument in arguments]

@@ -1,7 +1,7 @@
-"""What the headers of files may say: one table of fields, types and ranges each for worlds, policies and clip stores.
+"""Headers of files: one table of fields, types and ranges for each kind of file (worlds, policies, clip stores).
 
-Files come from anywhere. A header is checked whole before anything that it says is believed, and before memory is
-taken for it.
+Files can come from anywhere. A header is checked completely before its values are used, and before memory is allocated
+for them.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 LONGEST = 16 << 20
-"""Bytes of a header."""
+"""Most bytes of a header."""
 LARGEST = 4096
-"""Px of a frame's side, and frames to start from."""
+"""Most px of a side of a frame, and most start frames."""
 
 Pixels = Annotated[int, Field(ge=1, le=LARGEST)]
 Count = Annotated[int, Field(ge=0, le=1 << 40)]
@@ -24,19 +24,19 @@ Facts = dict[Name, JsonValue]
 
 
 class Header(BaseModel):
-    """A table of fields. Types are taken at their word ("3" is no number), numbers are finite, other fields ignored."""
+    """Base class of the tables. Types are strict ("3" is no number), numbers finite, unknown fields ignored."""
 
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, frozen=True)
 
 
 class Version(Header):
-    """What is read first: the rest of a newer file may be anything."""
+    """The format version, which is read first: the other fields of another version may differ."""
 
     format_version: Annotated[int, Field(ge=1)]
 
 
 class WorldHeader(Header):
-    """Of a world's checkpoint (:mod:`glass_gym.worlds.checkpoint`)."""
+    """Header of a world checkpoint (:mod:`glass_gym.worlds.checkpoint`)."""
 
     format_version: Annotated[int, Field(ge=1)]
     config: dict[Name, bool | int | float | str | None]
@@ -51,7 +51,7 @@ class WorldHeader(Header):
 
 
 class PolicyHeader(Header):
-    """Of a policy's file (:mod:`glass_gym.policy`)."""
+    """Header of a policy's file (:mod:`glass_gym.policy`)."""
 
     format_version: Annotated[int, Field(ge=1)]
     algorithm: Name
@@ -63,7 +63,7 @@ class PolicyHeader(Header):
 
 
 class StoredVideo(Header):
-    """A video in a store's index; its name becomes a folder where the store is written out."""
+    """A video in a clip store's index. Its name becomes a folder where the store is written out."""
 
     name: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^/\\\x00.][^/\\\x00]*$")]
     split: Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[\w-]+$")]
@@ -72,14 +72,14 @@ class StoredVideo(Header):
 
 
 class StoreFormat(Header):
-    """Of a clip store: what is read first."""
+    """Format and version of a clip store, which are read first."""
 
     format: Name
     version: Annotated[int, Field(ge=1)] = 1
 
 
 class StoreIndex(Header):
-    """Of a clip store (`training/data/store.py`)."""
+    """Index of a clip store (`training/data/store.py`)."""
 
     format: Name
     version: Annotated[int, Field(ge=1)] = 1
@@ -95,17 +95,17 @@ Kind = TypeVar("Kind", bound=Header)
 
 
 def read_header(text: str | bytes, kind: type[Kind]) -> Kind:
-    """A header from its JSON.
+    """Parse and check a header.
 
     Args:
-        text: as it stands in the file.
-        kind: its table.
+        text: the JSON.
+        kind: the table.
 
     Returns:
-        the checked header.
+        the header.
 
     Raises:
-        ValueError: what is wrong with which field, in one line.
+        ValueError: the text is too long or no JSON, or a field is wrong; the message names it, in one line.
     """
     if len(text) > LONGEST:
         raise ValueError(f"a header of {len(text)} bytes is longer than {LONGEST}")
@@ -127,7 +127,7 @@ def _short(value: Any) -> str:
 
 
 def _check_finite(name: str, value: Any) -> None:
-    """Facts may nest numbers where the table does not look."""
+    """Check numbers that are nested in free-form fields, which the table does not check."""
     todo = [value]
     while todo:
         part = todo.pop()

@@ -1,4 +1,4 @@
-"""Pictures from outside: any array -> a frame of the world's size, by one stated rule; and frames as they are shown."""
+"""Pictures that users give: read a file, and make a start frame of any picture."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ from typing import BinaryIO
 import numpy as np
 
 MAX_PIXELS = 36_000_000
+"""Most pixels of a picture."""
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
-"""Of files that are read."""
+"""Formats of files that are read."""
 
 
 def fit_picture(picture: np.ndarray, height: int, width: int, pixel_aspect: float = 1.0) -> np.ndarray:
-    """A picture as a start frame.
+    """Make a start frame of a picture.
 
-    A picture of exactly (height, width) is taken as it is. Any other is taken to have square pixels: its centre is
-    cropped to the aspect at which the world is shown (width * pixel_aspect : height) and resized with antialiasing.
+    A picture of exactly (height, width) is used as it is. Any other is taken to have square pixels: its centre is
+    cropped to the aspect at which the world is displayed (width * pixel_aspect : height) and resized with antialiasing.
 
     Args:
-        picture: (h, w, 3) uint8; also (h, w) grey, (h, w, 4) with alpha (dropped), and floats in [0, 1].
-        height: of the world's frame, px.
-        width: of the world's frame, px.
+        picture: (h, w, 3) uint8; also (h, w) grey, (h, w, 4) with alpha (ignored), and floats in [0, 1].
+        height: of the world's frames, px.
+        width: of the world's frames, px.
         pixel_aspect: displayed width of a pixel over its height.
 
     Returns:
         (height, width, 3) uint8.
 
     Raises:
-        ValueError: not a picture; the message says what is wrong.
+        ValueError: the array is no picture; the message says why.
     """
     picture = _as_rgb(picture)
     if picture.shape[:2] == (height, width):
@@ -68,15 +69,19 @@ def _as_rgb(picture) -> np.ndarray:
 
 
 def read_picture(path: str | Path | BinaryIO) -> np.ndarray:
-    """An image (PNG, JPEG, BMP, GIF, WebP) -> (h, w, 3) uint8; orientation tags are obeyed, 16 bits are scaled.
+    """Read an image file (PNG, JPEG, BMP, GIF or WebP).
 
-    The format is one of these whatever the file's name says: others, such as EPS, would start other programs.
+    The content must have one of these formats, whatever the file's name is: other formats, such as EPS, could start
+    other programs. Orientation tags are applied, 16-bit values are scaled.
+
+    Args:
+        path: the file.
 
     Returns:
         (h, w, 3) uint8.
 
     Raises:
-        ValueError: missing, not an image, or too large; the message names the file.
+        ValueError: the file is missing, no image, or too large; the message names it.
     """
     from PIL import Image, ImageOps
 
@@ -97,7 +102,15 @@ def read_picture(path: str | Path | BinaryIO) -> np.ndarray:
 
 
 def stretch(frames: np.ndarray, pixel_aspect: float) -> np.ndarray:
-    """Apply a pixel aspect: nearest-neighbour columns, (..., H, W, 3) -> (..., H, round(W * aspect), 3)."""
+    """Apply a pixel aspect by repeating columns (nearest neighbour).
+
+    Args:
+        frames: (..., H, W, 3).
+        pixel_aspect: displayed width of a pixel over its height.
+
+    Returns:
+        (..., H, round(W * pixel_aspect), 3).
+    """
     width = frames.shape[-2]
     columns = (np.arange(round(width * pixel_aspect)) / pixel_aspect).astype(int).clip(0, width - 1)
     return np.ascontiguousarray(frames[..., columns, :])

@@ -1,4 +1,4 @@
-"""What wrappers need of what they wrap."""
+"""What the wrappers share."""
 
 from __future__ import annotations
 
@@ -10,14 +10,7 @@ from glass_gym.env.core import GlassCore
 
 
 def core_of(env: Any) -> GlassCore:
-    """The core under any wrappers, of a single or a vector environment.
-
-    Returns:
-        the core.
-
-    Raises:
-        TypeError: not a glass_gym environment.
-    """
+    """The core of a single or a vector environment, under any wrappers; TypeError: it is not of glass_gym."""
     core = getattr(env.unwrapped, "core", None)
     if not isinstance(core, GlassCore):
         raise TypeError(f"this wrapper needs a glass_gym environment, got {env.unwrapped!r}")
@@ -25,9 +18,9 @@ def core_of(env: Any) -> GlassCore:
 
 
 class TellsAutoresetMode:
-    """A vector wrapper that tells the mode of what it wraps, where TorchRL looks for it."""
+    """A vector wrapper with the attribute `autoreset_mode`, which TorchRL reads."""
 
     @property
     def autoreset_mode(self) -> AutoresetMode:
-        """The environment's."""
+        """The mode of the environment."""
         return self.env.unwrapped.metadata["autoreset_mode"]  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""DownscaleFrame: smaller frames, reduced on the device."""
+"""DownscaleFrame: smaller observed frames, reduced on the device."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ from glass_gym.wrappers.core_of import TellsAutoresetMode, core_of
 
 
 def downscale(env: Any, frame_size: tuple[int, int]) -> None:
-    """Set the core's frame size and its environment's spaces; observation spaces above must be the environment's own.
-
-    Raises:
-        ValueError: positions have no frame, a size that does not fit, or wrappers in between.
-    """
+    """Set an environment's frame size, (height, width) px, and its spaces; errors as of :class:`DownscaleFrame`."""
     core = core_of(env)
     if core.obs_type == "position":
         raise ValueError("obs_type='position' has no frame to downscale")
@@ -26,9 +22,16 @@ def downscale(env: Any, frame_size: tuple[int, int]) -> None:
 
 
 class DownscaleFrame(gym.Wrapper, gym.utils.RecordConstructorArgs):
-    """Observe frames of (height, width) px, reduced by area on the device, before anything crosses to the host.
+    """Observe frames of (height, width) px, reduced by area averaging on the device before they reach the host.
 
-    It sets the environment's own `frame_size`; rendering keeps the full size.
+    It sets the environment's `frame_size`; rendered frames keep the world's size.
+
+    Args:
+        env: the environment.
+        frame_size: (height, width) px.
+
+    Raises:
+        ValueError: observations have no frame, the size is out of range, or a wrapper below changes observations.
     """
 
     def __init__(self, env: gym.Env, frame_size: tuple[int, int]):

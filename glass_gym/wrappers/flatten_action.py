@@ -1,4 +1,4 @@
-"""FlattenAction: one number for both actions."""
+"""FlattenAction: one integer for both actions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from glass_gym.wrappers.core_of import TellsAutoresetMode, core_of
 
 
 class FlattenAction(gym.ActionWrapper, gym.utils.RecordConstructorArgs):
-    """MultiDiscrete([S, K]) -> Discrete(S * K): index = shift * K + code. For DQN and other flat-action learners."""
+    """MultiDiscrete([S, K]) -> Discrete(S * K), index = shift * K + code. For algorithms such as DQN."""
 
     def __init__(self, env: gym.Env):
         gym.utils.RecordConstructorArgs.__init__(self)
@@ -23,26 +23,19 @@ class FlattenAction(gym.ActionWrapper, gym.utils.RecordConstructorArgs):
         self.action_space = gym.spaces.Discrete(int(np.prod(self._table.nvec)))
 
     def action(self, action: Any) -> np.ndarray:
-        """A flat index -> (shift, code).
-
-        Returns:
-            (2,) int64.
-
-        Raises:
-            ValueError: no such index.
-        """
+        """A flat index -> (shift, code), (2,) int64; ValueError: there is no such index."""
         if action not in self.action_space:
             raise ValueError(f"the flat action must lie in 0..{np.prod(self._table.nvec) - 1}, got {action!r}")
         return self._table.unflatten(action)
 
     def get_keys_to_action(self) -> dict[tuple[int, ...], int]:
-        """As the environment's, with flat indices."""
+        """The keys of the environment, with flat indices."""
         pairs = self.env.get_wrapper_attr("get_keys_to_action")()
         return {keys: int(self._table.flatten(pair)) for keys, pair in pairs.items()}
 
 
 class VectorFlattenAction(TellsAutoresetMode, VectorActionWrapper):
-    """:class:`FlattenAction` for vector environments: a flat index a row."""
+    """:class:`FlattenAction` for vector environments: a flat index per row."""
 
     def __init__(self, env: VectorEnv):
         super().__init__(env)
@@ -51,7 +44,7 @@ class VectorFlattenAction(TellsAutoresetMode, VectorActionWrapper):
         self.action_space = batch_space(self.single_action_space, self.num_envs)
 
     def actions(self, actions: Any) -> Any:
-        """Flat indices (n,), numpy or tensor -> (n, 2)."""
+        """Flat indices (n,), array or tensor -> actions (n, 2)."""
         if isinstance(actions, torch.Tensor):
             codes = len(self._table.code_names)
             return torch.stack([actions.div(codes, rounding_mode="floor"), actions % codes], -1)

@@ -1,4 +1,4 @@
-"""TorchEpisodeStatistics: returns and lengths of episodes that never leave the device."""
+"""TorchEpisodeStatistics: returns and lengths of episodes as tensors on the device."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from glass_gym.wrappers.core_of import TellsAutoresetMode, core_of
 
 
 class VectorTorchEpisodeStatistics(TellsAutoresetMode, VectorWrapper):
-    """What Gymnasium's RecordEpisodeStatistics tells, as tensors, for environments with ``output="torch"``.
+    """Gymnasium's RecordEpisodeStatistics for environments with ``output="torch"``: no value is read on the host.
 
-    A step's infos get `episode`, {"r": (n,) float32 returns, "l": (n,) int64 lengths}, 0 where no episode ended, and
-    `_episode`, (n,) bool, True where one did. Nothing is looked at on the host. All autoreset modes; with DISABLED an
-    episode ends once, and what a done row does until it is reset is not counted.
+    The infos of a step get `episode`, {"r": returns (n,) float32, "l": lengths (n,) int64}, 0 where no episode ended,
+    and `_episode`, (n,) bool, True where one did. All autoreset modes work. With DISABLED, steps of a done row are not
+    counted until it is reset.
 
     Raises:
-        ValueError: the environment's output is not torch.
+        ValueError: the output of the environment is not torch.
     """
 
     def __init__(self, env: VectorEnv):
@@ -29,28 +29,23 @@ class VectorTorchEpisodeStatistics(TellsAutoresetMode, VectorWrapper):
                 "TorchEpisodeStatistics counts in tensors: make the environment with output='torch', "
                 "or use gymnasium.wrappers.vector.RecordEpisodeStatistics"
             )
-        self.episode_returns = torch.zeros(0)
-        self.episode_lengths = torch.zeros(0, dtype=torch.long)
-        self._over = torch.zeros(0, dtype=torch.bool)
+        device = core_of(env).device
+        self.episode_returns = torch.zeros(self.num_envs, device=device)
+        self.episode_lengths = torch.zeros(self.num_envs, dtype=torch.long, device=device)
+        self._over = torch.zeros(self.num_envs, dtype=torch.bool, device=device)
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """As the environment's; rows that start anew have counted nothing."""
+        """As of the environment; the counts of rows that are reset start at 0."""
         observation, info = self.env.reset(seed=seed, options=options)
-        device = core_of(self.env).device
         mask = (options or {}).get("reset_mask")
-        if mask is None:
-            self.episode_returns = torch.zeros(self.num_envs, device=device)
-            self.episode_lengths = torch.zeros(self.num_envs, dtype=torch.long, device=device)
-            self._over = torch.zeros(self.num_envs, dtype=torch.bool, device=device)
-        else:
-            self._begin(torch.as_tensor(mask, device=device))
+        self._begin(torch.as_tensor(True if mask is None else mask, device=self._over.device))
         return observation, info
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """As the environment's, with `episode` and `_episode` in the infos."""
+        """As of the environment, with `episode` and `_episode` in the infos."""
         observation, reward, terminated, truncated, info = self.env.step(actions)
         mode = self.autoreset_mode
-        counted = ~self._over  # a row that was over is reset in this step, or waits for it
+        counted = ~self._over  # a row that is over is reset in this step, or later
         if mode == AutoresetMode.NEXT_STEP:
             self._begin(self._over)
         self.episode_returns = self.episode_returns + reward * counted

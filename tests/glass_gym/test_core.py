@@ -48,7 +48,7 @@ def test_a_seeds_key_is_always_the_same():
 
 def test_dense_rewards_are_progress_in_steps_plus_arrival():
     scene = Scene(96, 160, 12.0, np.array([[0.0, 0.0], [4.0, 0.0]]))
-    task = ReachTask(scene, radius=6.0)
+    task = ReachTask(scene, target_radius=6.0)
     before, after = torch.tensor([[0.0, 0.0], [0.0, 0.0]]), torch.tensor([[4.0, 0.0], [0.0, 0.0]])
     target = torch.tensor([[8.0, 0.0], [30.0, 40.0]])
     # first row: 8 -> 4 px is one step of 4 px: 0.1, and arrived (4 < 6): 1; second row: no progress

@@ -22,7 +22,7 @@ def state(*targets, collected=None):
 
 
 def test_a_target_is_collected_once_and_pays_once():
-    task = CollectTask(SCENE, count=2, radius=6.0, reward="sparse")
+    task = CollectTask(SCENE, count=2, target_radius=6.0, reward="sparse")
     here, there = torch.tensor([[10.0, 10.0]]), torch.tensor([[14.0, 10.0]])
     first = task.step(here, there, state((18, 10), (90, 50)))  # 4 px away: collected
     assert first.reward.tolist() == [1] and first.state["collected"].tolist() == [[True, False]]
@@ -43,7 +43,7 @@ def test_dense_rewards_are_progress_toward_the_nearest_that_is_left():
 
 
 def test_targets_keep_away_from_the_agent_the_edge_and_one_another():
-    task = CollectTask(SCENE, count=3, margin=16.0)
+    task = CollectTask(SCENE, count=3, target_margin=16.0)
     numbers = uniform(torch.arange(300), torch.zeros(300, dtype=torch.long), task.draws)
     agent = torch.tensor([[80.0, 48.0]]).expand(300, 2)
     found = task.sample(numbers, agent, {})
@@ -55,7 +55,7 @@ def test_targets_keep_away_from_the_agent_the_edge_and_one_another():
 
 
 def test_the_fewest_steps_visit_all_targets_in_the_best_order():
-    task = CollectTask(SCENE, count=2, radius=6.0)
+    task = CollectTask(SCENE, count=2, target_radius=6.0)
     targets = {"targets": np.array([[[40.0, 0.0], [20.0, 0.0]]])}
     # 20 px: 4 steps leave 4 < 6; from anywhere within 6 of the first to within 6 of the second: 20 - 12 = 8, 3 steps
     assert task.fewest_steps(np.zeros((1, 2)), targets).tolist() == [7]

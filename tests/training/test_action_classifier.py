@@ -1,4 +1,4 @@
-"""The judge reads true labels off real windows, and the tables that the prior has to beat count what they should."""
+"""The action classifier on real windows, distances to true pictures, and the tables of counts beside the prior."""
 
 from types import SimpleNamespace
 
@@ -10,7 +10,7 @@ from glass_gym.tensors.geometry import crop_windows
 from training.data.sources import source_of
 from training.data.store import Store, frames_to_tensor
 from training.data.wsprites import TILE, write_store
-from training.evaluation.metrics import judge as judges
+from training.evaluation.metrics import action_classifier as classifiers
 from training.evaluation.metrics import prior as priors
 from training.evaluation.metrics.identity import distance, in_colour
 
@@ -29,27 +29,27 @@ def clips_of(store, video):
     return crop_windows(torch.cat([image * mask, mask], 1), corner, TILE)
 
 
-def test_the_judge_reads_real_windows_and_not_a_frozen_agent(sprites, monkeypatch):
-    monkeypatch.setattr(judges, "STEPS", 150)
-    monkeypatch.setattr(judges, "BATCH", 16)
+def test_the_classifier_reads_real_windows_and_not_a_static_agent(sprites, monkeypatch):
+    monkeypatch.setattr(classifiers, "STEPS", 150)
+    monkeypatch.setattr(classifiers, "BATCH", 16)
     held = [v for v in sprites.videos if v.split == "train"][::2]
     layers = torch.stack([clips_of(sprites, v) for v in held])
     e = SimpleNamespace(
         store=sprites,
         seed=0,
         world=SimpleNamespace(config=SimpleNamespace(window=TILE)),
-        model=SimpleNamespace(view=SimpleNamespace(follows=True)),
+        model=SimpleNamespace(lma=SimpleNamespace(view=SimpleNamespace(follows=True))),
         clips=SimpleNamespace(layers=layers, starts=[v.start for v in held]),
         rolled_out=SimpleNamespace(free=layers[:, 1:]),
     )
     with torch.inference_mode():
-        found = judges.judge(e)
+        found = classifiers.action_classifier(e)
     assert found["real"] == found["free_running"]
     assert found["real"]["action"] > 0.6 and found["real"]["direction"] > 0.5  # a third by chance
-    assert found["frozen"]["direction"] < found["real"]["direction"] - 0.1
+    assert found["static"]["direction"] < found["real"]["direction"] - 0.1
 
 
-def test_who_it_is_shows_by_the_nearest_picture_of_the_same_character(sprites):
+def test_the_nearest_true_picture_tells_characters_apart(sprites):
     source = source_of(sprites)
     short, long = (
         next(v for v in sprites.videos if sprites.labels["character"][v.start] % 2 == odd) for odd in (0, 1)

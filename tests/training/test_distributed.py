@@ -17,20 +17,21 @@ SCRIPT = """
 import hashlib, json, os, sys
 import torch
 from glass_gym.model.config import GlassConfig
-from glass_gym.model.glass import build_glass
+from glass_gym.model.glass import build_gma
 from training.data.store import Store
-from training.stages import GmaConfig, GmaStage
-from training.core.trainer import LoopConfig, Trainer
+from training.config import GmaConfig, LoopConfig
+from training.core.trainer import Trainer
+from training.gma.stage import GmaStage
 
 out, data, config = sys.argv[1:]
 torch.manual_seed(0)
-model = build_glass(GlassConfig.from_dict(json.loads(config)))
-trainer = Trainer(model, out, LoopConfig(device="cpu", bf16=False))
+model = build_gma(GlassConfig.from_dict(json.loads(config)))
+trainer = Trainer(model, out + "/gma.pt", LoopConfig(device="cpu", bf16=False))
 stage = GmaStage(model, Store(data), GmaConfig(iterations=4, batch=2, theta=0.04, moving_pixels=3))
 seen = []
 def watch(stage, iteration, terms):
     seen.append(terms["rec_b"])
-assert trainer.run(stage, watch)
+trainer.run(stage, watch)
 weights = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in model.parameters())).hexdigest()
 print("RESULT" + json.dumps({"rank": trainer.processes.rank, "weights": weights, "losses": seen}), flush=True)
 """
@@ -54,14 +55,14 @@ def test_two_processes_keep_one_model_and_see_different_batches(tiny_config, blo
     assert {first["rank"], second["rank"]} == {0, 1}
     assert first["weights"] == second["weights"]
     assert first["losses"] != second["losses"]
-    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    state = torch.load(tmp_path / "run" / "gma.pt", weights_only=True)
     assert state["finished"] == ["gma"] and state["iteration"] == 4
 
 
 def test_the_command_trains_under_accelerate_launch(block_store, tmp_path):
-    arguments = ["--window", "16", "--agent-radius", "5", "--codes", "3", "--gma.iterations", "2", "--gma.batch", "2",
-                 "--gma.moving-pixels", "3", "--lma.iterations", "2", "--lma.frames", "8", "--lma.continuous", "1",
-                 "--lma.horizons", "2", "--long.iterations", "2", "--preset", "lean", "--no-report"]  # fmt: skip
+    arguments = ["--window", "16", "--agent-radius", "5", "--codes", "3", "--poses", "4", "--gma.iterations", "2",
+                 "--gma.batch", "2", "--gma.moving-pixels", "3", "--pose.iterations", "2", "--pose.batch", "4",
+                 "--lma.iterations", "2", "--lma.batch", "4", "--no-report"]  # fmt: skip
     launch([
         "accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1", "--cpu", "--mixed_precision", "no",
         "--dynamo_backend", "no", "-m", "training.train", str(block_store), "--out", str(tmp_path / "run"), *arguments,

@@ -9,8 +9,7 @@ from training.core.trainer import Trainer
 from training.data.detection import find_pieces
 from training.evaluation.evaluate import main
 from training.evaluation.metrics.actions import mutual_information, usage
-from training.evaluation.metrics.motion import shift_errors
-from training.evaluation.metrics.segmentation import centroids, iou, soft_iou
+from training.evaluation.metrics.errors import centroids, iou, shift_errors, soft_iou
 
 
 def square(x, y, side=4):

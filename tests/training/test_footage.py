@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from glass_gym.worlds.checkpoint import load_world
-from tests.training.test_survey import scene, walker
+from tests.training.test_survey import background, walker
 from training.data.layout import ReadConfig, pack
 from training.data.store import DataError, Store
 from training.train import main
@@ -29,12 +29,12 @@ def write(folder: Path, *videos: np.ndarray) -> Path:
 
 def refused(folder: Path, tmp_path: Path, capsys, *options: str) -> str:
     assert main([str(folder), "--out", str(tmp_path / "run"), "--cache", str(tmp_path / "data"), *QUICK, *options]) == 1
-    assert not (tmp_path / "run" / "state.pt").exists()
+    assert not (tmp_path / "run" / "gma.pt").exists()
     return capsys.readouterr().err
 
 
 def test_footage_without_motion_is_refused_and_forced(tmp_path, capsys):
-    folder = write(tmp_path / "still", *[np.repeat(scene()[None], 20, 0)] * 3)
+    folder = write(tmp_path / "still", *[np.repeat(background()[None], 20, 0)] * 3)
     assert "nothing moves on its own" in refused(folder, tmp_path, capsys)
     out = ["--out", str(tmp_path / "run"), "--cache", str(tmp_path / "data")]
     assert main([str(folder), *out, *QUICK, "--force"]) == 0
@@ -44,12 +44,12 @@ def test_footage_without_motion_is_refused_and_forced(tmp_path, capsys):
 def test_one_still_picture_is_refused(tmp_path, capsys):
     folder = tmp_path / "one" / "video"
     folder.mkdir(parents=True)
-    Image.fromarray(scene()).save(folder / "00000.png")
+    Image.fromarray(background()).save(folder / "00000.png")
     assert "no video has two frames" in refused(tmp_path / "one", tmp_path, capsys)
 
 
 def test_cuts_everywhere_are_refused(tmp_path, capsys):
-    shots = np.concatenate([walker(4, back=scene(i) // (1 + i % 2 * 3)) for i in range(12)])
+    shots = np.concatenate([walker(4, back=background(i) // (1 + i % 2 * 3)) for i in range(12)])
     assert "cuts everywhere" in refused(write(tmp_path / "cuts", shots), tmp_path, capsys)
 
 
@@ -101,14 +101,17 @@ def test_one_command_makes_a_world_and_a_report(tmp_path, capsys, quick_report):
     ]
     folder = write(tmp_path / "mine", *videos)
     out = tmp_path / "run"
-    steps = ["--gma.iterations", "3", "--gma.batch", "2", "--pose.iterations", "3", "--token.iterations", "3"]
-    sizes = ["--poses", "8", "--pose.batch", "2", "--token.batch", "2", "--loop.device", "cpu"]
+    steps = ["--gma.iterations", "3", "--gma.batch", "2", "--pose.iterations", "3", "--lma.iterations", "3"]
+    sizes = ["--poses", "8", "--pose.batch", "2", "--lma.batch", "2", "--loop.device", "cpu"]
     assert main([str(folder), "--out", str(out), "--cache", str(tmp_path / "data"), *steps, *sizes]) == 0
     said = capsys.readouterr().out
-    for words in ("what the footage shows", "theta = ", "window = ", "local actions", "report.html", "register_world"):
+    told = ("what the footage shows", "gma.theta = ", "window = ", "local actions", "report.html", "register_world")
+    for words in told:
         assert words in said
     choices = json.loads((out / "choices.json").read_text())
-    assert {"theta", "window", "agent_radius", "foreground_range"} <= set(choices["why"])
+    assert {"gma.theta", "window", "agent_radius", "foreground_range", "read.skip"} <= set(choices["why"])
+    used = json.loads((out / "config.json").read_text())
+    assert used["read"]["skip"] == choices["values"]["read.skip"] is not None
     world = load_world(out / "world.safetensors")
     assert world.config.window == choices["values"]["window"]
     page = (out / "report.html").read_text()
@@ -122,7 +125,7 @@ def test_five_minutes_of_full_hd_are_read_with_flat_memory(tmp_path):
     path.parent.mkdir()
 
     def frames():
-        shots = [scene(i, 1080, 1920) for i in range(12)]
+        shots = [background(i, 1080, 1920) for i in range(12)]
         for index in range(9000):
             frame = shots[index // 750].copy()
             x = int(900 + 600 * np.sin(index / 40))

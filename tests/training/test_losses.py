@@ -23,16 +23,16 @@ def test_size_counts_only_what_exceeds_theta_in_each_frame():
     assert losses.size(mask, 0.25).item() == pytest.approx((0.75 + 0) / 2)
 
 
-def test_a_mask_is_idle_where_what_is_behind_it_looks_the_same():
+def test_a_mask_is_idle_where_the_background_looks_the_same():
     mask = torch.tensor([[[[1.0, 1.0, 1.0, 0.0]]]], requires_grad=True)
     image = torch.zeros(1, 3, 1, 4)
-    behind = torch.zeros(1, 3, 1, 4, requires_grad=True)
+    background = torch.zeros(1, 3, 1, 4, requires_grad=True)
     seen = image.clone()
     seen[0, 1] = torch.tensor([0.0, 0.03, 0.9, 0.0])
-    idle = losses.idle(mask, seen, behind)
+    idle = losses.idle(mask, seen, background)
     assert idle.item() == pytest.approx((1 + 0.5) / 4)
     idle.backward()
-    assert behind.grad is None and mask.grad.flatten().tolist() == pytest.approx([0.25, 0.125, 0, 0.25])
+    assert background.grad is None and mask.grad.flatten().tolist() == pytest.approx([0.25, 0.125, 0, 0.25])
 
 
 def test_weighted_squared_ignores_pixels_of_weight_zero():

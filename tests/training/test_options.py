@@ -10,13 +10,13 @@ from training.evaluation.evaluate import EvaluateConfig
 from training.train import TrainConfig, main
 
 
-@dataclass
+@dataclass(frozen=True)
 class Inner:
     share: Share = 0.5
     many: tuple[Positive, ...] = (1, 2)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Outer:
     some_count: Count | None = None
     name: str = "x"
@@ -45,11 +45,11 @@ def test_parts_of_a_tuple_are_checked():
 
 BAD = [
     "--gma.theta -1", "--gma.theta nan", "--gma.theta 0", "--gma.batch 0", "--gma.rate 0", "--gma.rate inf",
-    "--gma.iterations -1", "--gma.grow 9", "--gma.hint -0.1", "--loop.ema 5", "--loop.ema 1", "--loop.clip -1",
-    "--loop.seed -1", "--loop.workers -1", "--loop.max-minutes nan", "--lma.frames 0", "--lma.continuous -1",
-    "--lma.horizons 0", "--lma.jitter 9", "--pose.batch 0", "--pose.continuous 2", "--token.steps 0",
-    "--token.free 1.5", "--long.rows 0", "--long.agents 0", "--long.rows 999", "--prior.channels 0", "--codes 0",
-    "--poses 0", "--window 0", "--agent-radius 0", "--agent-radius -3", "--foreground-range 0", "--window-frames 0",
+    "--gma.iterations -1", "--gma.pseudo-label-weight -0.1", "--refine.iterations -1", "--loop.seed -1",
+    "--loop.workers -1", "--loop.max-minutes nan", "--paper.frames 0", "--paper.continuous -1", "--paper.horizons 0",
+    "--pose.batch 0", "--pose.continuous 2", "--pose.distil-share -0.5", "--lma.steps 0",
+    "--lma.scheduled-sampling 1.5", "--lma.shift-dropout 2", "--codes 0", "--poses 0",
+    "--window 0", "--agent-radius 0", "--agent-radius -3", "--foreground-range 0", "--window-frames 0",
     "--record-frames 0", "--read.size 0 0", "--read.size -8 64", "--read.size 1000000 64", "--read.skip -1",
     "--read.crop -1 0 5 5", "--read.pixel-aspect 0", "--read.pixel-aspect nan",
 ]  # fmt: skip

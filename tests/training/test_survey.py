@@ -1,28 +1,35 @@
+import dataclasses
 import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from training.stages import PseudoLabels
 
+from training.config import GmaConfig, TrainConfig
+from training.core import losses
+from training.core.distributed import Distributed
+from training.core.run import Run
 from training.data.cuts import find_cuts
 from training.data.store import DataError, Store
-from training.footage.choices import Choices, choose_reading, choose_sizes, correct, look_at_folder
-from training.footage.survey import camera_moves, survey
+from training.footage.choices import _choose_for_gma, _choose_size_and_skip, survey_folder
+from training.footage.registration import camera_moves
+from training.footage.survey import survey
+from training.gma.corrections import correct_options
+from training.gma.pseudo_labels import PseudoLabels
 from training.windows.steps import grid_of, step_length
-from training.windows.tracking import on_grid
+from training.windows.tracking import snap_to_grid
 
 
-def scene(seed=0, height=64, width=96):
+def background(seed=0, height=64, width=96):
     """A still background with some structure."""
     coarse = np.random.default_rng(seed).integers(60, 160, (height // 8, width // 8, 3))
     return coarse.repeat(8, 0).repeat(8, 1).astype(np.uint8)
 
 
 def walker(steps, step=(3, 0), size=(10, 8), colour=(230, 30, 30), start=(10, 20), back=None):
-    """A block that walks to and fro over a scene; frames (T, H, W, 3) uint8."""
-    back = scene() if back is None else back
+    """A block that walks to and fro over a background; frames (T, H, W, 3) uint8."""
+    back = background() if back is None else back
     height, width, _ = back.shape
     x, y = start
     dx, dy = step
@@ -47,8 +54,8 @@ def test_what_walks_is_found_with_its_size_and_speed():
     assert seen.speed == pytest.approx(3, abs=0.3)
     assert seen.area == pytest.approx(80 / (64 * 96), rel=0.2)
     assert seen.camera == 0 and seen.several == 0
-    bits = np.unpackbits(seen.hints[5], count=64 * 96).reshape(64, 96).astype(bool)
-    truth = (np.concatenate([walker(40), walker(40, step=(0, 3))])[seen.hinted[5]] == (230, 30, 30)).all(-1)
+    bits = np.unpackbits(seen.silhouettes[5], count=64 * 96).reshape(64, 96).astype(bool)
+    truth = (np.concatenate([walker(40), walker(40, step=(0, 3))])[seen.seen_in[5]] == (230, 30, 30)).all(-1)
     assert (bits & truth).sum() / (bits | truth).sum() > 0.95
     assert all(line for line in seen.lines())
 
@@ -66,14 +73,14 @@ def test_things_that_flicker_by_turns_are_no_agent():
 def test_another_thing_that_takes_over_now_and_then_is_no_fast_step():
     frames = walker(60, step=(3, 0))
     red = (frames[9] == (230, 30, 30)).all(-1)
-    frames[9][red] = scene()[red]  # behind something, while something as large shows elsewhere
+    frames[9][red] = background()[red]  # behind something, while something as large shows elsewhere
     frames[9][40:50, 10:18] = (230, 30, 30)
     seen = survey([frames])
     assert seen.several < 0.1 and 2.5 < seen.speed and seen.fastest <= 5
 
 
 def test_nothing_that_moves_is_a_reason_to_stop():
-    still = np.repeat(scene()[None], 30, 0)
+    still = np.repeat(background()[None], 30, 0)
     assert "nothing moves" in survey([still]).reasons_to_stop()[0]
 
 
@@ -86,7 +93,7 @@ def test_two_agents_of_one_size_are_a_reason_to_stop():
 
 def test_two_agents_that_touch_most_of_the_time_are_two():
     """Two boxers meet and fight: one blob, as long as they touch."""
-    frames = np.stack([scene()] * 60)
+    frames = np.stack([background()] * 60)
     for t in range(60):
         red = 10 + 2 * t if t < 35 else 148 - 2 * t
         blue = max(58 - 2 * t, red + 8)
@@ -97,7 +104,7 @@ def test_two_agents_that_touch_most_of_the_time_are_two():
 
 
 def test_many_small_things_that_move_are_a_reason_to_stop():
-    back = scene(height=96, width=144)
+    back = background(height=96, width=144)
     frames = walker(40, size=(20, 16), step=(2, 0), start=(10, 10), back=back)
     for y in (45, 65, 85):  # each is smaller than half of it
         for x in (5, 55, 105):
@@ -118,7 +125,7 @@ def test_waves_from_edge_to_edge_are_no_agent():
 
 
 def test_what_an_outline_encloses_is_the_agents():
-    """As colours go, its middle is nearly the scene's."""
+    """As colours go, its middle is nearly the background's."""
     grey = np.full((64, 96, 3), 180, np.uint8)
     frames = walker(40, size=(12, 12), colour=(20, 20, 20), back=grey)
     for frame, mask in zip(frames, (frames == 20).all(-1), strict=True):
@@ -130,7 +137,7 @@ def test_what_an_outline_encloses_is_the_agents():
 
 def test_cuts_everywhere_are_a_reason_to_stop():
     noise = np.random.default_rng(0).integers(0, 2, (30, 1, 1, 1)) * 180
-    jumps = np.stack([scene(i) // 2 for i in range(30)]) + noise.astype(np.uint8)
+    jumps = np.stack([background(i) // 2 for i in range(30)]) + noise.astype(np.uint8)
     assert "cuts everywhere" in survey([jumps]).reasons_to_stop()[0]
 
 
@@ -152,7 +159,7 @@ def test_shots_of_fine_texture_are_told_apart():
 
 
 def test_a_camera_that_pans_is_measured_and_taken_out():
-    wide = scene(1, 96, 192)
+    wide = background(1, 96, 192)
     frames = np.stack([wide[10 : 10 + 64, 2 * t : 2 * t + 96] for t in range(24)])
     for t, frame in enumerate(frames):
         frame[30:40, 20 + t : 28 + t] = (230, 30, 30)
@@ -162,41 +169,41 @@ def test_a_camera_that_pans_is_measured_and_taken_out():
     assert not seen.reasons_to_stop()
 
 
-def test_silhouettes_and_scenes_are_where_a_moving_camera_shows_them():
-    wide = scene(3, 96, 160)
+def test_silhouettes_and_plates_are_where_a_moving_camera_shows_them():
+    wide = background(3, 96, 160)
     world = walker(40, step=(4, 0), start=(20, 30), back=wide)
     rng = np.random.default_rng(0)
     corners = 16 + rng.integers(-2, 3, (40, 2)).cumsum(0).clip(-16, 16)
     frames = np.stack([f[y : y + 64, x : x + 96] for f, (x, y) in zip(world, corners, strict=True)])
     seen = survey([frames])
-    assert not seen.still and seen.one_scene() is None
-    hints = PseudoLabels(seen.hinted, seen.hints, seen.scenes, seen.scene_of, seen.corners)
-    whole = [n for n, t in enumerate(seen.hinted) if (frames[t] == (230, 30, 30)).all(-1).sum() == 80]
+    assert not seen.still and seen.common_plate() is None
+    labels = PseudoLabels.of_survey(seen)
+    whole = [n for n, t in enumerate(seen.seen_in) if (frames[t] == (230, 30, 30)).all(-1).sum() == 80]
     assert len(whole) > 10
     for n in whole:
-        t = seen.hinted[n]
-        bits = np.unpackbits(seen.hints[n], count=64 * 96).reshape(64, 96).astype(bool)
+        t = seen.seen_in[n]
+        bits = np.unpackbits(seen.silhouettes[n], count=64 * 96).reshape(64, 96).astype(bool)
         truth = (frames[t] == (230, 30, 30)).all(-1)
         assert (bits & truth).sum() / (bits | truth).sum() > 0.8, t
         x, y = corners[t]
-        behind = hints.behind(np.array([n]), 64, 96)[0]
-        known = behind[..., 3] > 0
+        plate = labels.backgrounds(np.array([n]), 64, 96)[0]
+        known = plate[..., 3] > 0
         assert known.mean() > 0.8
-        assert (behind[known, :3] == wide[y : y + 64, x : x + 96][known]).mean() > 0.99, t
+        assert (plate[known, :3] == wide[y : y + 64, x : x + 96][known]).mean() > 0.99, t
 
 
-def test_frames_that_no_shift_puts_together_say_nothing_of_the_scene():
-    back = scene(5, 96, 96)
+def test_frames_that_no_shift_puts_together_have_no_plate():
+    back = background(5, 96, 96)
     frames = np.stack([np.roll(f, 2 * t, 1) for t, f in enumerate(walker(30, back=back[:64]))])
     frames[20:] = np.flip(frames[20:], 1)  # the camera turned over
     seen = survey([frames])
-    assert (seen.scene_of[seen.hinted >= 22] == -1).all()
+    assert (seen.plate_of[seen.seen_in >= 22] == -1).all()
 
 
 def test_everything_that_moves_is_a_reason_to_stop():
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 255, (20, 8, 12, 3)).astype(np.uint8).repeat(8, 1).repeat(8, 2)
-    shot = np.clip(scene().astype(int) + frames // 4, 0, 255).astype(np.uint8)
+    shot = np.clip(background().astype(int) + frames // 4, 0, 255).astype(np.uint8)
     assert survey([shot]).reasons_to_stop()
 
 
@@ -219,43 +226,46 @@ def test_a_camera_that_follows_the_agent_over_plain_ground_is_a_reason_to_stop()
     assert "camera that turns, zooms or follows the agent" in seen.reasons_to_stop()[0]
 
 
-def test_frames_are_made_smaller_and_slow_footage_is_thinned_out(capsys):
+@pytest.fixture
+def run(tmp_path):
+    """Makes runs that keep nothing of each other."""
+
+    def make(**options):
+        out = tmp_path / str(len(list(tmp_path.iterdir())))
+        out.mkdir()
+        return Run(TrainConfig(data="x", out=out, **options), Distributed("cpu"))
+
+    return make
+
+
+def test_frames_are_made_smaller_and_slow_footage_is_thinned_out(run, capsys):
     seen = survey([walker(80, step=(1, 0))])
-    choices = Choices()
-    choose_reading(choices, seen, (64, 96))
-    assert choices.values["read.size"] is None and choices.values["read.skip"] == 1  # 1 px a frame: every other one
-    large = survey([walker(60, back=scene(0, 216, 320), size=(60, 40), step=(6, 0))])
-    choose_reading(large_choices := Choices(), large, (1080, 1600))
-    height, width = large_choices.values["read.size"]
-    assert height % 8 == width % 8 == 0 and height * width <= 25_000 and large_choices.values["read.skip"] == 0
+    slow = run()
+    _choose_size_and_skip(slow, seen, (64, 96))
+    assert slow.values["read.size"] is None and slow.values["read.skip"] == 1  # 1 px a frame: every other one
+    large = run()
+    found = survey([walker(60, back=background(0, 216, 320), size=(60, 40), step=(6, 0))])
+    _choose_size_and_skip(large, found, (1080, 1600))
+    height, width = large.config.read.size
+    assert height % 8 == width % 8 == 0 and height * width <= 25_000 and large.config.read.skip == 0
     assert "read.size" in capsys.readouterr().out
     with pytest.raises(DataError, match="at least 32x32"):
-        choose_reading(Choices(), seen, (10, 10))
+        _choose_size_and_skip(run(), seen, (10, 10))
 
 
-def test_ranges_follow_the_agents_steps():
-    seen = survey([walker(60, step=(16, 0), back=scene(0, 96, 160))])
-    choices = Choices()
-    choose_sizes(choices, seen, 96, 160)
-    assert choices.values["foreground_range"] >= 24
-    assert 0.8 * seen.area < choices.values["theta"] < 1.5 * seen.area
-    assert set(choices.why) >= {"theta", "foreground_range", "background_range"}
-
-
-def test_choices_are_kept_and_a_damaged_record_is_named(tmp_path):
-    choices = Choices()
-    choices.choose("theta", 0.01, "because")
-    choices.save(tmp_path / "choices.json")
-    assert Choices.load(tmp_path / "choices.json") == choices
-    (tmp_path / "choices.json").write_text("{")
-    with pytest.raises(DataError, match=r"choices\.json: not a whole record"):
-        Choices.load(tmp_path / "choices.json")
-    assert Choices.load(tmp_path / "none.json").values == {}
+def test_ranges_follow_the_agents_steps(run):
+    seen = survey([walker(60, step=(16, 0), back=background(0, 96, 160))])
+    store = SimpleNamespace(height=96, width=160, kind="videos", videos=[])
+    chosen = run()
+    _choose_for_gma(chosen, seen, store)
+    assert chosen.config.foreground_range >= 24
+    assert 0.8 * seen.area < chosen.config.gma.theta < 1.5 * seen.area
+    assert set(chosen.why) >= {"gma.theta", "foreground_range", "background_range"}
 
 
 def test_a_folder_without_videos_is_named(tmp_path):
     with pytest.raises(DataError, match="holds no videos"):
-        look_at_folder(tmp_path)
+        survey_folder(tmp_path)
 
 
 def test_the_step_is_the_mode_of_the_moves_by_the_way_that_they_go():
@@ -281,7 +291,7 @@ def test_a_wobble_on_the_spot_is_no_step_in_a_grid_world():
     moves = np.array([[18, 0], [3, 3], [-3, -3], [0, 0], [0, -18], [18, 0], [18, 0], [36, 0]] * 20, float)
     assert grid_of(moves) == (18, 18)
     path = torch.from_numpy(np.concatenate([np.zeros((1, 2)), moves.cumsum(0)]))
-    cells = on_grid(path, (18, 18), 3).diff(dim=0) / 18
+    cells = snap_to_grid(path, (18, 18), 3).diff(dim=0) / 18
     assert cells[:6].tolist() == [[1, 0], [0, 0], [0, 0], [0, 0], [0, -1], [1, 0]]
     assert grid_of(np.random.default_rng(0).normal(size=(500, 2)) * 6) is None
     assert grid_of(np.array([[4.0, 0.0], [0.0, 0.0], [0.0, 4.0]] * 20)) is None
@@ -303,31 +313,44 @@ class _GmaOf:
         return SimpleNamespace(masks=masks, foreground_shift=self.shifts.expand(len(frames), 2))
 
 
-def test_a_wrong_choice_is_corrected_by_what_gma_says(block_store, capsys):
+def test_a_wrong_choice_is_corrected_by_what_gma_says(block_store, run, capsys):
     store = Store(block_store)
     true = store.masks(0, store.frames.shape[0])
-    hints = PseudoLabels(np.arange(len(true)), np.packbits(true.reshape(len(true), -1), axis=1))
+    labels = PseudoLabels(np.arange(len(true)), np.packbits(true.reshape(len(true), -1), axis=1))
     nothing = torch.zeros(store.height, store.width)
     everywhere = nothing + 0.1
     still, fast = torch.zeros(1, 2), torch.tensor([[7.5, 0.0]])
-    found = correct(Choices(), _GmaOf(nothing, still, 8), store, hints, 0.04)
-    assert found == {"hint_steps": 300} and "told for 300 steps more" in capsys.readouterr().out
-    choices = Choices()
-    found = correct(choices, _GmaOf(everywhere, fast, 8), store, hints, 0.04)
-    assert found == {"theta": pytest.approx(0.06), "foreground_range": 16}
-    assert choices.values == found and "corrected" in capsys.readouterr().out
-    assert correct(Choices(), _GmaOf(everywhere, fast, 8), store, hints, None, ranged=False) == {"hint_steps": 300}
+    config = GmaConfig(theta=0.04)
+    lost = run()
+    found = correct_options(lost, config, _GmaOf(nothing, still, 8), store, labels)
+    assert found == {"gma.pseudo_label_steps": 600} and lost.values == {}
+    assert "gma.pseudo_label_steps = 600: corrected" in capsys.readouterr().out
+    again = dataclasses.replace(config, pseudo_label_steps=600)
+    found = correct_options(lost, again, _GmaOf(nothing, still, 8), store, labels)
+    assert found == {"gma.pseudo_label_steps": 900}
+    wrong = run()
+    found = correct_options(wrong, config, _GmaOf(everywhere, fast, 8), store, labels)
+    assert found == {"gma.theta": pytest.approx(0.06), "foreground_range": 16}
+    assert wrong.values == found and "corrected" in capsys.readouterr().out
+    given = run(gma=config, foreground_range=8)
+    found = correct_options(given, config, _GmaOf(everywhere, fast, 8), store, labels)
+    assert found == {"gma.pseudo_label_steps": 600} and given.values == {}
 
 
 def test_a_range_that_is_too_small_is_widened_while_gma_trains(block_store, tmp_path, monkeypatch):
     from training import train
 
+    thetas = []
     monkeypatch.setattr(train, "PROBES", (2,))
-    monkeypatch.setattr(train, "correct", lambda *_: {"foreground_range": 14, "theta": 0.3})
+    monkeypatch.setattr(train, "correct_options", lambda *_: {"foreground_range": 14, "gma.theta": 0.3})
+    size = losses.size
+    monkeypatch.setattr(losses, "size", lambda mask, theta: thetas.append(theta) or size(mask, theta))
     command = [str(block_store), "--out", str(tmp_path), "--gma.iterations", "4", "--lma.iterations", "0"]
+    command += ["--refine.iterations", "0"]
     assert train.main([*command, "--loop.device", "cpu", "--gma.batch", "2", "--gma.moving-pixels", "3"]) == 0
-    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    state = torch.load(tmp_path / "gma.pt", weights_only=True)
     assert json.loads(state["config"])["foreground_range"] == 14
+    assert thetas[:2] != [0.3, 0.3] and thetas[2:] == [0.3, 0.3]
 
 
 def test_bobbing_up_and_down_is_no_step():
