@@ -24,11 +24,7 @@ def make_parser(module: str, description: str, examples: str = "") -> argparse.A
 
 
 def run_command(work: Callable[[argparse.Namespace], int | None], arguments: argparse.Namespace) -> int:
-    """Do the work of a command, and print an error in one line.
-
-    Returns:
-        the exit status: what `work` returns (None: 0); 1 after an error, 2 if a package is missing, 130 after Ctrl-C.
-    """
+    """Do the work -> the exit status: 1 after an error (in one line), 2 if a package is missing, 130 after Ctrl-C."""
     try:
         return work(arguments) or 0
     except KeyboardInterrupt:

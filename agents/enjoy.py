@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import gymnasium as gym
@@ -32,26 +33,21 @@ EXAMPLES = """examples:
 def main(argv: list[str] | None = None) -> int:
     """The command; returns the exit status."""
     p = make_parser("enjoy", __doc__, EXAMPLES)
-    p.add_argument("--algo", default="ppo", choices=list(ALGORITHMS), help="algorithm (default: ppo)")
-    p.add_argument("--env", default="GlassTennis-v0", help="environment id (default: GlassTennis-v0)")
-    p.add_argument("-f", "--folder", type=Path, default=Path("logs"), help="where runs are (default: logs)")
-    p.add_argument("--exp-id", type=int, default=0, help="number of the run (default: the newest)")
-    p.add_argument("--load-best", action="store_true", help="best_model.zip of the run instead of policy.safetensors")
-    p.add_argument(
-        "-i", "--trained-agent", type=Path, help="a policy: .safetensors, or .zip (unpickled: trust its source)"
-    )
-    p.add_argument("--no-render", action="store_true", help="open no window; measure the policy and print a table")
-    p.add_argument("--n-episodes", type=int, default=100, help="episodes to show or to measure (default: 100)")
-    p.add_argument(
-        "--n-envs", type=int, default=16, help="environments side by side while it is measured (default: 16)"
-    )
-    p.add_argument("--record", type=Path, help="measure, and write a film of the best episode, .gif or .mp4")
-    p.add_argument("--stochastic", action="store_true", help="draw actions instead of taking the most likely one")
-    p.add_argument("--out", type=Path, help="measure, and write the figures as JSON")
-    p.add_argument("--seed", type=int, default=30_000, help="seed of the first episode (default: 30000)")
-    p.add_argument(
-        "--env-kwargs", nargs="+", default=[], metavar="KEY:VALUE", help="arguments of the environment to change"
-    )
+    add = p.add_argument
+    add("--algo", default="ppo", choices=list(ALGORITHMS), help="algorithm (default: ppo)")
+    add("--env", default="GlassTennis-v0", help="environment id (default: GlassTennis-v0)")
+    add("-f", "--folder", type=Path, default=Path("logs"), help="where runs are (default: logs)")
+    add("--exp-id", type=int, default=0, help="number of the run (default: the newest)")
+    add("--load-best", action="store_true", help="best_model.zip of the run instead of policy.safetensors")
+    add("-i", "--trained-agent", type=Path, help="a policy: .safetensors, or .zip (unpickled: trust its source)")
+    add("--no-render", action="store_true", help="open no window; measure the policy and print a table")
+    add("--n-episodes", type=int, default=100, help="episodes to show or to measure (default: 100)")
+    add("--n-envs", type=int, default=16, help="environments side by side while it is measured (default: 16)")
+    add("--record", type=Path, help="measure, and write a film of the best episode, .gif or .mp4")
+    add("--stochastic", action="store_true", help="draw actions instead of taking the most likely one")
+    add("--out", type=Path, help="measure, and write the figures as JSON")
+    add("--seed", type=int, default=30_000, help="seed of the first episode (default: 30000)")
+    add("--env-kwargs", nargs="+", default=[], metavar="KEY:VALUE", help="arguments of the environment to change")
     return run_command(enjoy, p.parse_args(argv))
 
 
@@ -82,34 +78,20 @@ def enjoy(arguments: argparse.Namespace) -> None:
 
 
 def watch(arguments: argparse.Namespace, path: Path) -> None:
-    """Show `--n-episodes` episodes in a window.
-
-    Raises:
-        DisplayError: no window can be opened.
-    """
+    """Show `--n-episodes` episodes in a window; DisplayError: none can be opened."""
     kwargs = changes_of(arguments.env_kwargs)
-    env = gym.make(arguments.env, **kwargs | {"render_mode": "rgb_array"})
-    window = None
-    try:
+    with gym.make(arguments.env, **kwargs | {"render_mode": "rgb_array"}) as env:
         policy = load_policy(path, arguments.algo, core_of(env))
         policy.deterministic = not arguments.stochastic
         player = Player(env, None, policy)
         player.reset(arguments.seed)
-        window = player.window = Window(player.frame.shape[:2], f"{path.name}: {arguments.env}", lines=3)
-        player.run(max_episodes=arguments.n_episodes)
+        with closing(Window(player.frame.shape[:2], f"{path.name}: {arguments.env}", lines=3)) as player.window:
+            player.run(max_episodes=arguments.n_episodes)
         print(f"{player.reached} of {player.episodes} targets reached")
-    finally:
-        if window:
-            window.close()
-        env.close()
 
 
 def find_policy(arguments: argparse.Namespace) -> Path:
-    """The file of the policy that the options name.
-
-    Raises:
-        AgentError: there is none.
-    """
+    """The file of the policy that the options name; AgentError: there is none."""
     if arguments.trained_agent:
         return arguments.trained_agent
     runs = runs_of(arguments.folder, arguments.algo, arguments.env)

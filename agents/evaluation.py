@@ -13,10 +13,8 @@ from agents.evaluation_env import EvaluationEnv
 from glass_gym.play.play import Recorder
 from glass_gym.tools.time_left import TimeLeft
 
-FILMED = 4
-"""Environments that are filmed to find the best episode."""
-Z = 1.959964
-"""97.5 % quantile of the normal distribution, for 95 % intervals."""
+FILMED = 4  # Environments that are filmed to find the best episode.
+Z = 1.959964  # 97.5 % quantile of the normal distribution, for 95 % intervals.
 
 
 class RandomPolicy:
@@ -57,22 +55,16 @@ def confidence(successes: int, count: int) -> tuple[float, float]:
 
 
 def evaluate(env: EvaluationEnv, policy, episodes: int = 1000, film: int = 0) -> dict:
-    """Play episodes and measure them. Long evaluations say after some seconds how many minutes are left.
+    """Play episodes with `policy.begin(rows)` and `policy.act(env)` -> figures, see :func:`summary`.
 
     Each of the B environments plays the same number of episodes (or one more) to their ends. Otherwise short episodes,
-    which are mostly successful, would be counted more often.
-
-    Args:
-        env: B environments to play in.
-        policy: has `begin(rows)` and `act(env)`, see :class:`glass_gym.policy.Policy`.
-        episodes: number of episodes.
-        film: number of environments that are filmed.
-
-    Returns:
-        `success` (rate), `success_95` (its 95 % interval), `steps_ratio` (steps of successful episodes over the fewest
-        possible, both summed), `steps` (mean of successful episodes), `fewest_steps` (mean), `return` (mean),
-        `episodes`; with `film` also `film`, the frames of the best filmed episode.
+    which are mostly successful, would be counted more often. Long evaluations say after some seconds how many minutes
+    are left. With `film` the first so many environments are filmed, and `film` holds the frames of the best episode.
     """
+
+    def pictures():
+        return enumerate(env.pictures()[:film] if film else ())
+
     quota = np.full(env.rows, episodes // env.rows) + (np.arange(env.rows) < episodes % env.rows)
     env.reset()
     policy.begin()
@@ -82,14 +74,13 @@ def evaluate(env: EvaluationEnv, policy, episodes: int = 1000, film: int = 0) ->
     kept = []
     time_left = TimeLeft(episodes)
     best = (-math.inf, [])
-    films = {row: [frame] for row, frame in enumerate(env.pictures()[:film])} if film else {}
+    films = {row: [frame] for row, frame in pictures()}
     while (quota > 0).any():
         reward, reached = env.step(policy.act(env))
         value = value + reward
         steps = steps + 1
-        if film:
-            for row, frame in enumerate(env.pictures()[:film]):
-                films[row].append(frame)
+        for row, frame in pictures():
+            films[row].append(frame)
         done = reached | (steps >= env.limit)
         if not done.any():
             continue
@@ -107,21 +98,12 @@ def evaluate(env: EvaluationEnv, policy, episodes: int = 1000, film: int = 0) ->
         fewest[done] = env.fewest_steps()[done]
         steps[done] = 0
         value[done] = 0
-        if film:
-            fresh = env.pictures()
-            films |= {row: [fresh[row]] for row in np.flatnonzero(done[:film])}
+        films |= {row: [frame] for row, frame in pictures() if done[row]}
     return summary(kept) | ({"film": best[1]} if film else {})
 
 
 def compare(make_env, policy, episodes: int, film: Path | None = None) -> dict[str, dict]:
-    """Figures of a policy, of random and of greedy play.
-
-    Args:
-        make_env: makes an :class:`EvaluationEnv`; each player gets its own.
-        policy: to measure.
-        episodes: number of episodes of each player.
-        film: file for a film of the policy's best episode.
-    """
+    """Figures of a policy, of random and of greedy play, each in an environment of its own; `film`: of the policy."""
     figures = {}
     for name, player in {"policy": policy, "random": RandomPolicy(), "greedy": GreedyPolicy()}.items():
         figures[name] = evaluate(make_env(), player, episodes, FILMED if film and name == "policy" else 0)
@@ -131,7 +113,11 @@ def compare(make_env, policy, episodes: int, film: Path | None = None) -> dict[s
 
 
 def summary(kept: list[tuple[bool, int, int, float]]) -> dict:
-    """Figures of episodes; each is (target reached, steps, fewest possible steps, return)."""
+    """Figures of episodes; each is (target reached, steps, fewest possible steps, return).
+
+    `success` is the rate, `success_95` its 95 % interval. `steps` (mean) and `steps_ratio` (over the fewest possible,
+    both summed) are of successful episodes, `fewest_steps` and `return` (means) of all.
+    """
     reached, steps, fewest, returns = (np.array(column) for column in zip(*kept, strict=True))
     walked = reached & (fewest > 0)
     low, high = confidence(int(reached.sum()), len(reached))

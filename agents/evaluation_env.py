@@ -16,11 +16,9 @@ from glass_gym.worlds.action_space import ActionTable
 class EvaluationEnv(Protocol):
     """What :func:`agents.evaluation.evaluate` needs: B environments, the rows of a batch. None is reset by itself."""
 
-    rows: int
-    """B."""
+    rows: int  # B
     table: ActionTable
-    limit: int
-    """Time limit of an episode, steps."""
+    limit: int  # of an episode, steps
 
     def reset(self, mask: np.ndarray | None = None) -> None:
         """Reset the environments of a (B,) bool mask, or all."""
@@ -45,13 +43,9 @@ class EvaluationEnv(Protocol):
 
 
 class WorldEvaluationEnv:
-    """Environments of a learned world.
+    """B environments of a registered id; environment i gets seed + i. `kwargs` are the id's; ValueError: no task.
 
-    Args:
-        id: a registered id with a task.
-        rows: B, the number of environments.
-        seed: of the first environment; environment i gets seed + i.
-        kwargs: of the id. Those that only change observations are ignored: a policy asks for its own.
+    Those that only change observations are ignored: a policy asks for its own.
     """
 
     def __init__(self, id: str, rows: int, seed: int = 0, **kwargs):
@@ -66,48 +60,34 @@ class WorldEvaluationEnv:
         self.limit = self.env.unwrapped.max_episode_steps or 100
         self._seed: int | None = seed
 
-    @property
-    def position_space(self) -> gym.spaces.Box:
-        """That of the core."""
-        return self.core.position_space
+        self.position_space = self.core.position_space
 
     def reset(self, mask=None) -> None:
-        """Reset the environments of a mask, or all."""
         self.env.reset(seed=self._seed, options=None if mask is None else {"reset_mask": mask})
         self._seed = None
 
     def step(self, actions):
-        """One step."""
         _, reward, _, _, infos = self.env.step(actions)
         return reward, infos["is_success"]
 
     def observe(self, *args, **kwargs):
-        """Observations of the core."""
         return self.core.observe(*args, **kwargs)
 
     def position(self) -> np.ndarray:
-        """Positions of the agents."""
         return to_numpy(self.core.state.position)
 
     def heading(self) -> np.ndarray:
-        """Where the task leads."""
         return to_numpy(self.core.task.heading(self.core.state.position, self.core.state.task))
 
     def fewest_steps(self) -> np.ndarray:
-        """The task's lower bound."""
         return self.core.task.fewest_steps(self.position(), to_numpy(self.core.state.task))
 
     def pictures(self) -> np.ndarray:
-        """Rendered frames."""
         return self.core.render()
 
 
 def make_evaluation_env(id: str, rows: int, seed: int = 0, **kwargs) -> EvaluationEnv:
-    """Environments of an id to measure policies in, see :class:`WorldEvaluationEnv`; of the real game at most eight.
-
-    Raises:
-        ValueError: the environment has no task.
-    """
+    """Environments of an id to measure policies in, see :class:`WorldEvaluationEnv`; of the real game at most eight."""
     if id == "RealTennis-v0":
         from agents.real_tennis import RealEvaluationEnv
 

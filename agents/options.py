@@ -14,8 +14,6 @@ from glass_gym.wrappers import vector
 
 HYPERPARAMETERS = Path(__file__).with_name("hyperparams")
 """Folder of a file ALGO.yml for each algorithm, in RL Zoo's format."""
-LARGEST_FILE = 1 << 20
-"""Most bytes of such a file."""
 DEFAULT_OBSERVATION = {"ppo": "frame", "dqn": "position"}
 """The observation that an entry ID is for. Entries for others are called ID/OBSERVATION."""
 NOT_FOR_THE_MODEL = ("n_timesteps", "n_envs", "env_wrapper", "env_kwargs")
@@ -30,27 +28,15 @@ class AgentError(ValueError):
 def hyperparameters(
     id: str, algorithm: str, obs_type: str, changes: dict[str, Any] | None = None, file: Path | None = None
 ) -> dict[str, Any]:
-    """The hyperparameters of an id and an observation.
+    """The hyperparameters of an id and an observation, with `changes`, from a file in RL Zoo's format.
 
-    Args:
-        id: of the environment.
-        algorithm: a key of ALGORITHMS.
-        obs_type: what the policy observes.
-        changes: values that replace those of the file.
-        file: a file in RL Zoo's format; None: agents/hyperparams/ALGO.yml.
-
-    Raises:
-        AgentError: there is no such file or entry; the message lists the entries.
+    `file` is agents/hyperparams/ALGO.yml by default. AgentError: no such file or entry; the message lists the entries.
     """
     import yaml
 
     file = file or HYPERPARAMETERS / f"{algorithm}.yml"
     try:
-        with Path(file).open("rb") as source:
-            text = source.read(LARGEST_FILE + 1)
-        if len(text) > LARGEST_FILE:
-            raise AgentError(f"{file}: longer than {LARGEST_FILE} bytes; not a file of hyperparameters")
-        entries = yaml.safe_load(text)
+        entries = yaml.safe_load(file.read_bytes())
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise AgentError(f"{file}: cannot be read ({str(error)[:200]})") from None
     known = [str(key) for key in entries if not str(key).startswith(".")] if isinstance(entries, dict) else []
@@ -64,11 +50,7 @@ def hyperparameters(
 
 
 def checked(settings: dict[str, Any]) -> dict[str, Any]:
-    """Check the hyperparameters that are not the model's. SB3 checks the others when it makes the model.
-
-    Raises:
-        AgentError: a value has another type or is out of range; the message names it.
-    """
+    """Check the hyperparameters that are not the model's; AgentError names a wrong one. SB3 checks the model's own."""
     if odd := [key for key in settings if not isinstance(key, str)]:
         raise AgentError(f"names of hyperparameters must be text, got {odd[0]!r}")
     for name in ("n_timesteps", "n_envs"):
@@ -98,18 +80,14 @@ def checked(settings: dict[str, Any]) -> dict[str, Any]:
 def arguments_of(text: str) -> dict[str, Any]:
     """Read ``dict(net_arch=[64], activation_fn=nn.ReLU)`` as a dict, with the names of classes in place of classes.
 
-    RL Zoo evaluates this text. Here nothing is evaluated.
-
-    Raises:
-        AgentError: the text is no such call, or a value is neither a literal nor a class.
+    RL Zoo evaluates this text; here nothing is. AgentError: no such call, or a value is neither a literal nor a class.
     """
     try:
         call = ast.parse(text.strip(), mode="eval").body
-        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "dict"):
-            raise ValueError
-        if call.args or None in [k.arg for k in call.keywords]:
-            raise ValueError
-        return {str(k.arg): _value_of(k.value) for k in call.keywords}
+        match call:
+            case ast.Call(func=ast.Name(id="dict"), args=[], keywords=pairs) if all(pair.arg for pair in pairs):
+                return {str(pair.arg): _value_of(pair.value) for pair in pairs}
+        raise ValueError
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         raise AgentError(f"policy_kwargs must be a table or dict(KEY=VALUE, ...), got {text[:200]!r}") from None
 
@@ -122,11 +100,7 @@ def _value_of(node: ast.expr) -> Any:
 
 
 def changes_of(pairs: list[str]) -> dict[str, Any]:
-    """Read ``["n_steps:64", "policy_kwargs:{net_arch: [32]}"]`` as a dict; values are YAML.
-
-    Raises:
-        AgentError: a pair has no colon, or its value is not YAML.
-    """
+    """Read ``["n_steps:64", "policy_kwargs:{net_arch: [32]}"]`` as a dict; values are YAML (AgentError: if not)."""
     import yaml
 
     changes = {}
@@ -156,11 +130,7 @@ def schedule(value):
 
 
 def check_id(id: str) -> None:
-    """Check that an id is registered.
-
-    Raises:
-        AgentError: it is not; the message lists the ids of this repository.
-    """
+    """Check that an id is registered; AgentError lists the ids of this repository."""
     import agents.real_tennis  # noqa: F401  (registers RealTennis-v0)
 
     if id not in gym.registry:
@@ -177,15 +147,7 @@ def is_batched(id: str) -> bool:
 def make_env(id: str, n_envs: int, seed: int | None = None, wrappers: list[str] | None = None, **kwargs: Any):
     """A VecEnv for SB3 that counts returns and lengths of episodes: a batched world, or any other environment n times.
 
-    Args:
-        id: a registered id.
-        n_envs: number of environments.
-        seed: of the first environment.
-        wrappers: names of classes in :mod:`glass_gym.wrappers.vector`.
-        kwargs: of the id.
-
-    Raises:
-        AgentError: the id is unknown.
+    `wrappers` are names in :mod:`glass_gym.wrappers.vector`, `kwargs` the id's. AgentError: the id is unknown.
     """
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.vec_env import VecMonitor
@@ -200,11 +162,7 @@ def make_env(id: str, n_envs: int, seed: int | None = None, wrappers: list[str] 
 
 
 def make_model(algorithm: str, settings: dict[str, Any], env, **kwargs: Any):
-    """An SB3 model with the given hyperparameters.
-
-    Raises:
-        AgentError: the algorithm does not take them.
-    """
+    """An SB3 model with the given hyperparameters; AgentError: the algorithm does not take them."""
     kind = model_class(algorithm)
     settings = {key: value for key, value in settings.items() if key not in NOT_FOR_THE_MODEL} | kwargs
     for key in ("learning_rate", "clip_range"):

@@ -24,6 +24,9 @@ from agents.enjoy import TRAINED
 from agents.evaluation_env import WorldEvaluationEnv
 from glass_gym.policy import load_policy
 
+ELITE = 0.2  # share of the sequences that the distribution of the next round is estimated from
+DISCOUNT = 0.95  # of rewards, for each step
+
 
 class Planner:
     """Tries sequences of shifts in a copy of the world; each shift comes with the code that is most frequent for it.
@@ -34,31 +37,16 @@ class Planner:
         samples: sequences tried for each of them, in each round.
         horizon: steps of a sequence.
         rounds: 1 is random shooting; more is CEM.
-        elite: share of the sequences that the distribution of the next round is estimated from.
-        discount: of rewards, for each step.
-        seed: of the draws.
         kwargs: of the id.
     """
 
-    def __init__(
-        self,
-        id: str,
-        rows: int,
-        samples: int = 32,
-        horizon: int = 5,
-        rounds: int = 3,
-        elite: float = 0.2,
-        discount: float = 0.95,
-        seed: int = 0,
-        **kwargs,
-    ):
+    def __init__(self, id: str, rows: int, samples: int = 32, horizon: int = 5, rounds: int = 3, **kwargs):
         self.rows = rows
         self.samples = samples
         self.horizon = horizon
         self.rounds = rounds
-        self.elite = max(1, round(elite * samples))
-        self.discount = discount
-        self.rng = np.random.default_rng(seed)
+        self.elite = max(1, round(ELITE * samples))
+        self.rng = np.random.default_rng(0)
         self.dream = gym.make_vec(
             id,
             num_envs=rows * samples,
@@ -68,7 +56,7 @@ class Planner:
             autoreset_mode=AutoresetMode.DISABLED,
             **kwargs,
         )
-        self.dream.reset(seed=seed)
+        self.dream.reset(seed=0)
         table = self.dream.unwrapped.core.table
         self.shifts = len(table.shifts)
         self.usual = np.asarray(table.usual_codes)
@@ -109,7 +97,7 @@ class Planner:
         alive = 1.0
         for t in range(self.horizon):
             _, reward, reached, _, _ = self.dream.step(flat[:, t].contiguous())
-            value = value + self.discount**t * reward * alive
+            value = value + DISCOUNT**t * reward * alive
             alive = alive * ~reached
         return value.cpu().numpy().reshape(self.rows, self.samples)
 
@@ -117,19 +105,16 @@ class Planner:
 def main(argv: list[str] | None = None) -> int:
     """The command; returns the exit status."""
     p = make_parser("plan", __doc__)
-    p.add_argument("--env", default="GlassTennis-v0", help="environment id (default: GlassTennis-v0)")
-    p.add_argument(
-        "--method", choices=("cem", "shooting"), nargs="+", default=["shooting", "cem"], help="default: both"
-    )
-    p.add_argument("--policy", type=Path, help="a trained policy to compare with (default: the bundled one)")
-    p.add_argument("--episodes", type=int, default=50, help="episodes of each player (default: 50)")
-    p.add_argument("--n-envs", type=int, default=10, help="episodes side by side (default: 10)")
-    p.add_argument(
-        "--samples", type=int, default=32, help="sequences a round (default: 32; shooting takes 3 times as many)"
-    )
-    p.add_argument("--horizon", type=int, default=5, help="steps of a sequence (default: 5)")
-    p.add_argument("--seed", type=int, default=50_000, help="seed of the first episode (default: 50000)")
-    p.add_argument("--out", type=Path, default=Path("planning.json"), help="figures (default: planning.json)")
+    add = p.add_argument
+    add("--env", default="GlassTennis-v0", help="environment id (default: GlassTennis-v0)")
+    add("--method", choices=("cem", "shooting"), nargs="+", default=["shooting", "cem"], help="default: both")
+    add("--policy", type=Path, help="a trained policy to compare with (default: the bundled one)")
+    add("--episodes", type=int, default=50, help="episodes of each player (default: 50)")
+    add("--n-envs", type=int, default=10, help="episodes side by side (default: 10)")
+    add("--samples", type=int, default=32, help="sequences a round (default: 32; shooting takes 3 times as many)")
+    add("--horizon", type=int, default=5, help="steps of a sequence (default: 5)")
+    add("--seed", type=int, default=50_000, help="seed of the first episode (default: 50000)")
+    add("--out", type=Path, default=Path("planning.json"), help="figures (default: planning.json)")
     return run_command(compare, p.parse_args(argv))
 
 

@@ -60,12 +60,9 @@ class Rollout:
         """Allocate a rollout."""
         shape = (settings.n_steps, settings.n_envs)
         device = observation.device
+        actions = torch.zeros(*shape, 2, dtype=torch.long, device=device)
         numbers = [torch.zeros(shape, device=device) for _ in range(4)]
-        return cls(
-            observation.new_zeros(settings.n_steps, *observation.shape),
-            torch.zeros(*shape, 2, dtype=torch.long, device=device),
-            *numbers,
-        )
+        return cls(observation.new_zeros(settings.n_steps, *observation.shape), actions, *numbers)
 
 
 def make_policy(env, learning_rate: float, device):
@@ -76,11 +73,9 @@ def make_policy(env, learning_rate: float, device):
     from glass_gym.sb3 import GlassExtractor
 
     kwargs = {"features_extractor_class": GlassExtractor, "net_arch": [128]}
-    spaces = VecTransposeImage.transpose_space(env.single_observation_space), env.single_action_space
-    policy = ActorCriticCnnPolicy(*spaces, lambda _: learning_rate, **kwargs).to(device)
-    return policy, SimpleNamespace(
-        policy=policy, policy_kwargs=kwargs, observation_space=spaces[0], action_space=spaces[1]
-    )
+    seen, acted = VecTransposeImage.transpose_space(env.single_observation_space), env.single_action_space
+    policy = ActorCriticCnnPolicy(seen, acted, lambda _: learning_rate, **kwargs).to(device)
+    return policy, SimpleNamespace(policy=policy, policy_kwargs=kwargs, observation_space=seen, action_space=acted)
 
 
 def channels_first(frames: Tensor) -> Tensor:
@@ -111,11 +106,7 @@ def collect(env, policy, rollout: Rollout, observation: Tensor, settings: Settin
 def advantages(rollout: Rollout, last: Tensor, gamma: float, lam: float) -> Tensor:
     """Generalised advantage estimates (Schulman et al. 2016, Eq. 16), (n_steps, n_envs).
 
-    Args:
-        rollout: rewards, values and ends of episodes.
-        last: (n_envs,) values of the states after the last step.
-        gamma: discount.
-        lam: lambda of the estimates.
+    `last` (n_envs,) are the values of the states after the last step, `gamma` is the discount, `lam` lambda.
     """
     out = torch.zeros_like(rollout.rewards)
     running = torch.zeros_like(last)
@@ -216,18 +207,17 @@ def train(arguments: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """The command; returns the exit status."""
     p = make_parser("ppo_torch", __doc__)
-    p.add_argument("--env", default="GlassTennis-v0", help="environment id (default: GlassTennis-v0)")
-    p.add_argument(
-        "-n", "--n-timesteps", type=int, default=100_000, help="steps of all environments together (default: 100000)"
-    )
-    p.add_argument("--frame-size", type=int, nargs=2, default=(24, 40), help="height, width px (default: 24 40)")
-    p.add_argument("--final-episodes", type=int, default=1000, help="episodes of the evaluation (default: 1000)")
-    p.add_argument("--max-minutes", type=float, default=float("inf"), help="stop training after this time")
-    p.add_argument("--out", type=Path, default=Path("logs/ppo_torch"), help="folder (default: logs/ppo_torch)")
-    p.add_argument("--device", default="auto", help="of world and policy: auto, cpu, cuda (default: auto)")
-    p.add_argument("--seed", type=int, default=0, help="seed of all random numbers (default: 0)")
+    add = p.add_argument
+    add("--env", default="GlassTennis-v0", help="environment id (default: GlassTennis-v0)")
+    add("-n", "--n-timesteps", type=int, default=100_000, help="steps of all environments together (default: 100000)")
+    add("--frame-size", type=int, nargs=2, default=(24, 40), help="height, width px (default: 24 40)")
+    add("--final-episodes", type=int, default=1000, help="episodes of the evaluation (default: 1000)")
+    add("--max-minutes", type=float, default=float("inf"), help="stop training after this time")
+    add("--out", type=Path, default=Path("logs/ppo_torch"), help="folder (default: logs/ppo_torch)")
+    add("--device", default="auto", help="of world and policy: auto, cpu, cuda (default: auto)")
+    add("--seed", type=int, default=0, help="seed of all random numbers (default: 0)")
     for name, default in vars(Settings()).items():
-        p.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default, help=f"(default: {default})")
+        add(f"--{name.replace('_', '-')}", type=type(default), default=default, help=f"(default: {default})")
     return run_command(train, p.parse_args(argv))
 
 

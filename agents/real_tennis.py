@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from glass_gym.tasks import ReachTask, Scene
-from glass_gym.tasks.base import MIN_DISTANCE, TRIES, sample_places
 from glass_gym.tensors.convert import to_numpy
 from glass_gym.tensors.drawing import observed_frames
 from glass_gym.worlds.action_space import ActionTable
@@ -32,27 +31,19 @@ from glass_gym.worlds.ale_tennis import (
 )
 from glass_gym.worlds.pictures import stretch
 
-STEP = 4.0
-"""Distance that the player runs in a step, px."""
-JOYSTICK = (0, 3, 6, 2, 7, 4, 9, 5, 8)
-"""ALE's actions in the order of the shifts: stay, right, up-right, up, ..."""
-FIRE = (1, 11, 14, 10, 15, 12, 17, 13, 16)
-"""The same, with the fire button."""
+STEP = 4.0  # Distance that the player runs in a step, px.
+JOYSTICK = (0, 3, 6, 2, 7, 4, 9, 5, 8)  # ALE's actions in the order of the shifts: stay, right, up-right, up, ...
+FIRE = (1, 11, 14, 10, 15, 12, 17, 13, 16)  # The same, with the fire button.
 BODY = (5.6, 79.3)
 """The centre of the player is taken to be (RAM x + 5.6, 79.3 - RAM y) px. In x it is 2.2 or 8.6 px right of RAM's x,
 depending on where the player faces, which RAM does not say; 5.6 is about the middle of both."""
-TARGET_AREA = ((20, 144), (24, 80))
-"""Range of x and of y of targets, px; the player can come within the radius of each."""
+TARGET_AREA = (20, 24, 144, 80)  # left, top, right, bottom, px; the player can come within the radius of each target
 AGENT, OPPONENT = PINK, BLUE
 """Colours of the two players. The side lines of a half court have the colour of its player."""
-FREE_STEPS = 16
-"""The beginning of a rally is recorded as a start if the player can then run for so many steps."""
-WALK = 6
-"""An episode begins 1 to so many random steps after a recorded start."""
-LIMIT = 100
-"""Time limit of an episode, steps."""
-EVALUATION_STARTS = 1
-"""`starts_seed` of evaluations. Policies train with 0, on the starts of other matches."""
+FREE_STEPS = 16  # The beginning of a rally is recorded as a start if the player can then run for so many steps.
+WALK = 6  # An episode begins 1 to so many random steps after a recorded start.
+LIMIT = 100  # Time limit of an episode, steps.
+EVALUATION_STARTS = 1  # `starts_seed` of evaluations. Policies train with 0, on the starts of other matches.
 
 
 class RealTennis(gym.Env):
@@ -65,14 +56,9 @@ class RealTennis(gym.Env):
         codes: K, the number of local actions of the learned world.
         fire_codes: codes (0 to K-1) that press the fire button. The button serves; without it the game stands still
             when the agent has to serve.
-        obs_type: ``"frame"``, ``"position"`` or ``"dict"``, as in the learned world.
-        frame_size: (height, width) px of observed frames; None: (96, 160).
-        reward: see :class:`ReachTask`.
-        target_radius: see :class:`ReachTask`, px.
-        starts: number of recorded starts.
-        starts_seed: seed of the random matches that the starts are recorded from.
-        channels_first: observed frames are (3, H, W) instead of (H, W, 3).
-        render_mode: ``"rgb_array"`` or None.
+        starts: number of starts, recorded from random matches.
+        starts_seed: seed of these matches.
+        obs_type, frame_size, channels_first, reward, target_radius, render_mode: as in the learned world.
 
     Raises:
         ImportError: ale-py is not installed.
@@ -96,8 +82,8 @@ class RealTennis(gym.Env):
     ):
         self.ale = _load()
         self.table = ActionTable.build((STEP, STEP), tuple(f"code {k}" for k in range(codes)), "compass", 1.0)
-        scene = Scene(HEIGHT, WIDTH, 0.0, self.table.shifts)
-        self.task = ReachTask(scene, target_radius, reward, 0.0)
+        scene = Scene(HEIGHT, WIDTH, 0.0, self.table.shifts, TARGET_AREA)
+        self.task = ReachTask(scene, reward, target_radius, 0.0)
         self.fire_codes = set(fire_codes)
         self.obs_type = obs_type
         self.frame_size = frame_size
@@ -159,11 +145,8 @@ class RealTennis(gym.Env):
         shift = int(self.np_random.integers(9))
         for _ in range(1 + int(self.np_random.integers(WALK))):  # the screen is drawn by the first
             self.act(shift, False)
-        numbers = torch.from_numpy(self.np_random.random((1, 2 * TRIES)))
-        (left, right), (top, bottom) = TARGET_AREA
-        corner = np.array([left, top], np.float32)
-        agent = [(torch.from_numpy(self.position - corner)[None], MIN_DISTANCE)]
-        drawn = sample_places(numbers, bottom - top, right - left, 0.0, agent)[0].numpy() + corner
+        numbers = torch.from_numpy(self.np_random.random((1, self.task.draws)))
+        drawn = self.task.sample(numbers, torch.from_numpy(self.position)[None], {})["target"][0].numpy()
         self.target = np.asarray((options or {}).get("target", drawn), np.float32)
         return self._observation(), self._info()
 
@@ -219,12 +202,7 @@ class RealTennis(gym.Env):
 def record_starts(count: int, seed: int) -> list:
     """Play random matches, and record beginnings of rallies in which the agent is near and can run for some steps.
 
-    Args:
-        count: number of starts.
-        seed: of the random play.
-
-    Returns:
-        ALE states, for any game of this process.
+    They are ALE states, for any game of this process.
     """
     game = RealTennis()
     rng = np.random.default_rng(seed)
@@ -247,12 +225,9 @@ def record_starts(count: int, seed: int) -> list:
 
 
 class RealEvaluationEnv:
-    """Games for :func:`agents.evaluation.evaluate`. They start from other matches than those of training.
+    """B games for :func:`agents.evaluation.evaluate`, game i with seed + i. `kwargs` are those of :class:`RealTennis`.
 
-    Args:
-        rows: B, the number of games.
-        seed: of the first game; game i gets seed + i.
-        kwargs: of :class:`RealTennis`.
+    They start from other matches than those of training.
     """
 
     limit = LIMIT
@@ -264,38 +239,28 @@ class RealEvaluationEnv:
         self._seed: int | None = seed
 
     def reset(self, mask=None) -> None:
-        """Reset the games of a mask, or all."""
         for row, game in enumerate(self.games):
             if mask is None or mask[row]:
                 game.reset(seed=None if self._seed is None else self._seed + row)
         self._seed = None
 
     def step(self, actions):
-        """One step."""
         played = [game.step(action) for game, action in zip(self.games, actions, strict=True)]
         return np.array([p[1] for p in played]), np.array([p[2] for p in played])
 
     def observe(self, *args, **kwargs):
-        """Observations of all games, stacked."""
-        seen = [game.observe(*args, **kwargs) for game in self.games]
-        if isinstance(seen[0], dict):
-            return {key: np.concatenate([one[key] for one in seen]) for key in seen[0]}
-        return np.concatenate(seen)
+        return np.concatenate([game.observe(*args, **kwargs) for game in self.games])
 
     def position(self) -> np.ndarray:
-        """Positions of the players, (B, 2) px."""
         return np.stack([game.position for game in self.games])
 
     def heading(self) -> np.ndarray:
-        """Their targets, (B, 2) px."""
         return np.stack([game.target for game in self.games])
 
     def fewest_steps(self) -> np.ndarray:
-        """A lower bound of the steps to the targets, (B,)."""
         return self.games[0].task.fewest_steps(self.position(), {"target": self.heading()})
 
     def pictures(self) -> np.ndarray:
-        """Rendered frames, (B, 96, 256, 3) uint8."""
         return np.stack([game.render() for game in self.games])
 
 

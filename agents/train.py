@@ -65,47 +65,32 @@ count, from_0, minutes = at_least(1), at_least(0), at_least(0, float)
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     p = make_parser("train", __doc__, EXAMPLES)
-    p.add_argument("--algo", default="ppo", choices=list(ALGORITHMS), help="algorithm (default: ppo)")
-    p.add_argument("--env", default="GlassTennis-v0", help="environment id (default: GlassTennis-v0)")
-    p.add_argument(
-        "--obs-type", choices=("frame", "position", "dict"), help="what it observes (default: frame; dqn: position)"
-    )
-    p.add_argument("-n", "--n-timesteps", type=count, help="steps of all environments together (default: hyperparams)")
-    p.add_argument("--n-envs", type=count, help="environments side by side (default: hyperparams)")
-    p.add_argument("-f", "--log-folder", type=Path, default=Path("logs"), help="where runs are written (default: logs)")
-    p.add_argument(
-        "-i", "--trained-agent", type=Path, help="start from this SB3 zip (it is unpickled: trust its source)"
-    )
-    p.add_argument("--resume", action="store_true", help="continue the newest run of this algorithm and id")
-    p.add_argument("--seed", type=from_0, default=0, help="seed of all random numbers (default: 0)")
-    p.add_argument("--eval-freq", type=int, default=50_000, help="steps between evaluations; -1: none (default: 50000)")
-    p.add_argument("--eval-episodes", type=count, default=64, help="episodes of each evaluation (default: 64)")
-    p.add_argument("--n-eval-envs", type=count, default=64, help="environments side by side in it (default: 64)")
-    p.add_argument(
-        "--final-episodes", type=from_0, default=1000, help="episodes of the last evaluation; 0: none (default: 1000)"
-    )
-    p.add_argument("--save-minutes", type=minutes, default=3.0, help="minutes between checkpoints (default: 3)")
-    p.add_argument("--max-minutes", type=minutes, default=float("inf"), help="stop and save the run after this time")
-    p.add_argument("--save-replay-buffer", action="store_true", help="dqn: save the replay buffer too (large)")
-    p.add_argument(
-        "-params", "--hyperparams", nargs="+", default=[], metavar="KEY:VALUE", help="hyperparameters to change"
-    )
-    p.add_argument(
-        "--env-kwargs", nargs="+", default=[], metavar="KEY:VALUE", help="arguments of the environment to change"
-    )
-    p.add_argument("-conf", "--conf-file", type=Path, help="RL Zoo's format (default: agents/hyperparams/ALGO.yml)")
-    p.add_argument(
-        "--device", default="auto", help="of the policy: auto, cpu, cuda (for the world: --env-kwargs device:cuda)"
-    )
-    p.add_argument("--verbose", type=int, default=0, help="as in SB3 (default: 0)")
-    p.add_argument(
-        "-tb", "--tensorboard-log", type=Path, help="folder of TensorBoard events (default: in the run folder)"
-    )
-    p.add_argument("--log-interval", type=count, default=10, help="updates between TensorBoard points (default: 10)")
-    p.add_argument("--num-threads", type=int, default=-1, help="threads of torch (default: its own choice)")
-    p.add_argument(
-        "-P", "--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bar (default: yes)"
-    )
+    add = p.add_argument
+    add("--algo", default="ppo", choices=list(ALGORITHMS), help="algorithm (default: ppo)")
+    add("--env", default="GlassTennis-v0", help="environment id (default: GlassTennis-v0)")
+    add("--obs-type", choices=("frame", "position", "dict"), help="what it observes (default: frame; dqn: position)")
+    add("-n", "--n-timesteps", type=count, help="steps of all environments together (default: hyperparams)")
+    add("--n-envs", type=count, help="environments side by side (default: hyperparams)")
+    add("-f", "--log-folder", type=Path, default=Path("logs"), help="where runs are written (default: logs)")
+    add("-i", "--trained-agent", type=Path, help="start from this SB3 zip (it is unpickled: trust its source)")
+    add("--resume", action="store_true", help="continue the newest run of this algorithm and id")
+    add("--seed", type=from_0, default=0, help="seed of all random numbers (default: 0)")
+    add("--eval-freq", type=int, default=50_000, help="steps between evaluations; -1: none (default: 50000)")
+    add("--eval-episodes", type=count, default=64, help="episodes of each evaluation (default: 64)")
+    add("--n-eval-envs", type=count, default=64, help="environments side by side in it (default: 64)")
+    add("--final-episodes", type=from_0, default=1000, help="episodes of the last evaluation; 0: none (default: 1000)")
+    add("--save-minutes", type=minutes, default=3.0, help="minutes between checkpoints (default: 3)")
+    add("--max-minutes", type=minutes, default=float("inf"), help="stop and save the run after this time")
+    add("--save-replay-buffer", action="store_true", help="dqn: save the replay buffer too (large)")
+    add("-params", "--hyperparams", nargs="+", default=[], metavar="KEY:VALUE", help="hyperparameters to change")
+    add("--env-kwargs", nargs="+", default=[], metavar="KEY:VALUE", help="arguments of the environment to change")
+    add("-conf", "--conf-file", type=Path, help="RL Zoo's format (default: agents/hyperparams/ALGO.yml)")
+    add("--device", default="auto", help="of the policy: auto, cpu, cuda (for the world: --env-kwargs device:cuda)")
+    add("--verbose", type=int, default=0, help="as in SB3 (default: 0)")
+    add("-tb", "--tensorboard-log", type=Path, help="folder of TensorBoard events (default: in the run folder)")
+    add("--log-interval", type=count, default=10, help="updates between TensorBoard points (default: 10)")
+    add("--num-threads", type=int, default=-1, help="threads of torch (default: its own choice)")
+    add("-P", "--progress", action=argparse.BooleanOptionalAction, default=True, help="progress bar (default: yes)")
     return p
 
 
@@ -143,15 +128,7 @@ class Plan:
 
     @classmethod
     def read(cls, folder: Path, n_timesteps: int | None) -> Plan:
-        """The plan of a run folder.
-
-        Args:
-            folder: of the run.
-            n_timesteps: replaces the plan's; None keeps it.
-
-        Raises:
-            AgentError: plan.json is damaged.
-        """
+        """The plan of a run folder, with `n_timesteps` if not None; AgentError: plan.json is damaged."""
         file = folder / "plan.json"
         try:
             plan = cls(**json.loads(file.read_text()))
@@ -281,11 +258,7 @@ def finish(plan: Plan, arguments: argparse.Namespace, model, folder: Path, minut
 
 
 def run_folder(log_folder: Path, algorithm: str, id: str, resume: bool) -> Path:
-    """The folder LOG_FOLDER/ALGO/ID_N of the newest run (--resume), or that of a new run.
-
-    Raises:
-        AgentError: there is no run to resume.
-    """
+    """The folder LOG_FOLDER/ALGO/ID_N of a new run, or of the newest (--resume; AgentError: there is none)."""
     parent = Path(log_folder) / algorithm
     newest = max(runs_of(log_folder, algorithm, id), default=0)
     folder = parent / f"{id}_{newest if resume else newest + 1}"

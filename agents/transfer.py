@@ -28,20 +28,15 @@ LEARNED = "GlassTennis-v0"
 def main(argv: list[str] | None = None) -> int:
     """The command; returns the exit status."""
     p = make_parser("transfer", __doc__)
-    p.add_argument(
-        "--policy", type=Path, default=TRAINED / LEARNED / "ppo.safetensors", help="default: the bundled policy"
-    )
-    p.add_argument(
-        "--direct",
-        type=Path,
-        default=TRAINED / REAL / "ppo.safetensors",
-        help="a policy trained in the real game; left out if there is none (default: the bundled one)",
-    )
-    p.add_argument("--episodes", type=int, default=200, help="episodes of each player (default: 200)")
-    p.add_argument("--n-envs", type=int, default=8, help="games side by side (default: 8)")
-    p.add_argument("--fire-codes", type=int, nargs="*", help="codes (0 to K-1) that press the button (default: all)")
-    p.add_argument("--seed", type=int, default=40_000, help="seed of the first episode (default: 40000)")
-    p.add_argument("--out", type=Path, default=Path("transfer.json"), help="figures; the film is called like it, .gif")
+    add = p.add_argument
+    direct = "a policy trained in the real game; left out if there is none (default: the bundled one)"
+    add("--policy", type=Path, default=TRAINED / LEARNED / "ppo.safetensors", help="default: the bundled policy")
+    add("--direct", type=Path, default=TRAINED / REAL / "ppo.safetensors", help=direct)
+    add("--episodes", type=int, default=200, help="episodes of each player (default: 200)")
+    add("--n-envs", type=int, default=8, help="games side by side (default: 8)")
+    add("--fire-codes", type=int, nargs="*", help="codes (0 to K-1) that press the button (default: all)")
+    add("--seed", type=int, default=40_000, help="seed of the first episode (default: 40000)")
+    add("--out", type=Path, default=Path("transfer.json"), help="figures; the film is called like it, .gif")
     return run_command(transfer, p.parse_args(argv))
 
 

@@ -39,11 +39,9 @@ class Row:
     """One experiment: what differs from the first row."""
 
     what: str
-    gma: dict[str, Any] = field(default_factory=dict)
-    """options of GmaConfig"""
+    gma: dict[str, Any] = field(default_factory=dict)  # options of GmaConfig
     architecture: str = "pose"
-    paper_parts: tuple[str, ...] = ()
-    """parts of the paper's GMA that replace the architecture's own"""
+    paper_parts: tuple[str, ...] = ()  # parts of the paper's GMA that replace the architecture's own
 
 
 ROWS = {
@@ -64,8 +62,7 @@ ROWS = {
         architecture="paper",
     ),
 }
-BASE = {"theta": 0.06, "perceptual": 0.0, "idle": 0.0}
-"""Options of every row, unless it has its own."""
+BASE = {"theta": 0.06, "perceptual": 0.0, "idle": 0.0}  # Options of every row, unless it has its own.
 COLUMNS = {
     "mIoU": "segmentation/miou",
     "bg error px": "background_shift/mean",
@@ -80,18 +77,12 @@ COLUMNS = {
 class AblationConfig(DataOptions):
     """Train and measure the rows of the ablation table, one by one."""
 
-    data: Positional[str]
-    """as for training; it needs true masks (wsprites)"""
-    out: Common[Path] = Path("runs/ablation")
-    """folder of rows, checkpoints and ablation.json"""
-    rows: Common[tuple[str, ...]] = tuple(ROWS)
-    """which rows, in this order"""
-    iterations: Common[Positive] = 400
-    """optimiser steps of a row"""
-    videos: Common[Positive] = 64
-    """held-out videos to measure on"""
-    vgg: Common[Path | None] = None
-    """VGG16 weights (.safetensors); gma-vgg is skipped without them"""
+    data: Positional[str]  # as for training; it needs true masks (wsprites)
+    out: Common[Path] = Path("runs/ablation")  # folder of rows, checkpoints and ablation.json
+    rows: Common[tuple[str, ...]] = tuple(ROWS)  # which rows, in this order
+    iterations: Common[Positive] = 400  # optimiser steps of a row
+    videos: Common[Positive] = 64  # held-out videos to measure on
+    vgg: Common[Path | None] = None  # VGG16 weights (.safetensors); gma-vgg is skipped without them
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
@@ -110,7 +101,7 @@ def run(config: AblationConfig) -> int:
         raise DataError(f"{store.root}: ablations need true masks and test videos of more than {HORIZON} frames")
     end = time.monotonic() + 60 * config.loop.max_minutes
     files = {name: config.out / "rows" / f"{name}.json" for name in ROWS}
-    stopped = False
+    status = 0
     for name in tqdm([n for n in config.rows if not files[n].exists()], desc="rows", unit="row"):
         if ROWS[name].gma.get("perceptual") and config.vgg is None:
             print(f"{name}: skipped, it needs --vgg", file=sys.stderr)
@@ -118,7 +109,7 @@ def run(config: AblationConfig) -> int:
         try:
             measured = train_and_measure(name, config, store, videos, (end - time.monotonic()) / 60)
         except Interrupted:
-            stopped = True
+            status = 3
             break
         text = json.dumps(measured, indent=1) + "\n"
         write_atomically(files[name], lambda part, text=text: part.write_text(text))
@@ -128,19 +119,15 @@ def run(config: AblationConfig) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(head | {"rows": finished}, indent=1) + "\n")
     print(f"{table(finished)}\nwritten: {out}")
-    if stopped:
+    if status:
         print("stopped; run the same command to continue")
-    return 3 if stopped else 0
+    return status
 
 
 def train_and_measure(
     name: str, config: AblationConfig, store: Store, videos: list[Video], minutes_left: float
 ) -> dict[str, Any]:
-    """A row of ROWS: how it was trained, and its figures.
-
-    Raises:
-        Interrupted: stopped or out of time; its state is saved.
-    """
+    """A row of ROWS: how it was trained, and its figures; Interrupted: stopped or out of time, with its state saved."""
     row = ROWS[name]
     torch.manual_seed(config.loop.seed)
     options = GmaConfig(iterations=config.iterations, **(BASE | row.gma))

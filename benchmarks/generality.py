@@ -32,17 +32,15 @@ from training.data.sources import open_data
 from training.data.store import Store, Video, frames_to_tensor
 from training.evaluation import tables
 from training.evaluation.metrics.animation import squared
+from training.evaluation.metrics.errors import iou
 from training.evaluation.metrics.evaluation import Evaluation
 from training.evaluation.metrics.held_out import HORIZON
-from training.evaluation.metrics.segmentation import iou
 from training.footage.survey import NoWorldError
 from training.train import train
 from training.windows.steps import step_length
 
-STEP = 10
-"""The drawn agent is compared with the real one after so many free-running steps."""
-ROLLOUTS = 256
-"""Rollouts of random play: of 64, a single one would be a third of the 5 % that may fail."""
+STEP = 10  # The drawn agent is compared with the real one after so many free-running steps.
+ROLLOUTS = 256  # Rollouts of random play: of 64, a single one would be a third of the 5 % that may fail.
 AT_LEAST = {"agent_iou": 0.8, "present_at_100": 0.95}
 AT_MOST = {"step_error": 0.1, "error_over_static": 0.6}
 COLUMNS = {
@@ -58,16 +56,11 @@ COLUMNS = {
 class GeneralityConfig:
     """Train worlds on footage that the command was not tuned on, and score them."""
 
-    out: Path = Path("runs/generality")
-    """a folder for each world, and generality.json"""
-    worlds: tuple[str, ...] = tuple(WORLDS)
-    """which worlds"""
-    videos: Positive = 80
-    """videos to record of each"""
-    scored_videos: Positive = 24
-    """held-out videos to score"""
-    only_score: bool = False
-    """score worlds that are trained already; train none"""
+    out: Path = Path("runs/generality")  # a folder for each world, and generality.json
+    worlds: tuple[str, ...] = tuple(WORLDS)  # which worlds
+    videos: Positive = 80  # videos to record of each
+    scored_videos: Positive = 24  # held-out videos to score
+    only_score: bool = False  # score worlds that are trained already; train none
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -81,7 +74,7 @@ def run(config: GeneralityConfig) -> int:
         raise ValueError(f"no worlds called {', '.join(sorted(unknown))}; there are: {', '.join(WORLDS)}")
     results: dict[str, Any] = {}
     for name in config.worlds:
-        root = config.out / name
+        root, checkpoint = config.out / name, config.out / name / "run" / "world.safetensors"
         if not (root / "truth.npz").exists():
             try:
                 with tqdm(total=config.videos, desc=f"recording {name}", unit="video") as bar:
@@ -89,16 +82,15 @@ def run(config: GeneralityConfig) -> int:
             except ImportError as error:
                 raise ValueError(f"{name} needs pip install {WORLDS[name].needs} ({error})") from None
         results[name] = {"about": WORLDS[name].about}
-        if not (root / "run" / "world.safetensors").exists() and not config.only_score:
+        if not checkpoint.exists() and not config.only_score:
             resume = (root / "run" / "gma.pt").exists()
             options = TrainConfig(data=str(root / "videos"), out=root / "run", cache=root / "cache", resume=resume)
             try:
                 if status := train(options):
                     return status
             except NoWorldError as error:
-                reason = str(error).removeprefix(f"{options.data}: ").partition(". --force")[0]
-                results[name]["stopped"] = reason
-        if (root / "run" / "world.safetensors").exists():
+                results[name]["stopped"] = str(error).removeprefix(f"{options.data}: ").partition(". --force")[0]
+        if checkpoint.exists():
             results[name] |= score(root, config.scored_videos)
             film(root, config.out / f"{name}.gif")
         (config.out / "generality.json").write_text(json.dumps(results, indent=1) + "\n")
@@ -116,12 +108,8 @@ def open_run(root: Path) -> tuple[Store, list[Video], int]:
 
 @torch.inference_mode()
 def score(root: Path, count: int = 24) -> dict[str, Any]:
-    """Compare a world with the truth of its footage.
-
-    Args:
-        root: holds videos/, truth.npz, cache/ and run/.
-        count: held-out videos to score.
-    """
+    """Compare a world with the truth of its footage, on `count` held-out videos; `root` holds videos/, truth.npz,
+    cache/ and run/."""
     world = load_world(root / "run" / "world.safetensors")
     store, held, skip = open_run(root)
     held = held[:count]
@@ -174,17 +162,11 @@ def film(root: Path, path: Path, rows: int = 3, steps: int = 60) -> None:
 
 
 class Truth:
-    """True masks at the frame size and rate of a store.
-
-    Args:
-        path: truth.npz, as :func:`benchmarks.recorded.record_world` writes it.
-        store: made of the videos.
-        skip: frames that the store leaves out between two.
-    """
+    """True masks of :func:`benchmarks.recorded.record_world`'s truth.npz at the frame size and rate of a store of the
+    videos, which leaves out `skip` frames between two."""
 
     def __init__(self, path: Path, store: Store, skip: int):
-        self.size = (store.width, store.height)
-        self.every = skip + 1
+        self.size, self.every = (store.width, store.height), skip + 1
         with np.load(path, allow_pickle=False) as file:
             self.known = dict(file)
 
@@ -219,8 +201,7 @@ def misses(result: dict[str, Any]) -> list[str]:
 
 def markdown(results: dict[str, Any]) -> str:
     """The table of generality.json, and why worlds are missing in it."""
-    rows = []
-    notes = []
+    rows, notes = [], []
     for name, r in results.items():
         missed = misses(r)
         known = {key: r[key] for key in COLUMNS if r.get(key) is not None}

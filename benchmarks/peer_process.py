@@ -14,8 +14,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
-WARM = 5
-"""Steps before the first measurement."""
+WARM = 5  # Steps before the first measurement.
 
 Step = Callable[[], object]
 

@@ -23,13 +23,8 @@ from benchmarks import peer_process
 from benchmarks.peer_process import PEERS
 from glass_gym.tools.bench import check_writable, env_of, machine, run_benchmark, world_parser, write_report
 
-ROUNDS = 5
-"""How often each side is measured, in turns."""
+ROUNDS = 5  # How often each side is measured, in turns.
 OURS = Path(__file__).parents[1]
-
-
-class PeerError(ValueError):
-    """A peer that cannot be measured; the message says why."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -64,9 +59,6 @@ def compare(path: Path, rows: int, seconds: float, settings: dict[str, Any]) -> 
     """Frames per second of this checkout and a peer's, medians of rounds in turns, and their ratio.
 
     Each is measured for `seconds`, all rounds together; before that, it runs as long to fill its caches.
-
-    Raises:
-        PeerError: the peer is unknown, or ends.
     """
     runners = {"ours": Runner(OURS, rows, settings)}
     try:
@@ -85,11 +77,7 @@ def compare(path: Path, rows: int, seconds: float, settings: dict[str, Any]) -> 
 
 
 def scale(processes: int, rows: int, seconds: float, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """Frames per second of 1, 2, 4, ... processes at once; each gets its share of the cores.
-
-    Raises:
-        ValueError: not 1 to 1024 processes.
-    """
+    """Frames per second of 1, 2, 4, ... processes at once; each gets its share of the cores."""
     if not 1 <= processes <= 1024:
         raise ValueError(f"--processes takes 1 to 1024, got {processes}")
     lines = []
@@ -109,20 +97,18 @@ def scale(processes: int, rows: int, seconds: float, settings: dict[str, Any]) -
 
 
 class Runner:
-    """A simulator in a process of its own, ready to step.
+    """The simulator of a checkout in a process of its own, ready to step `rows` at once.
 
-    Args:
-        path: its checkout.
-        rows: stepped at once.
-        settings: `id`, `device`, `precision`, `checkpoint`, as far as it knows them.
-        threads: of torch; 0: its own choice.
-
-    Raises:
-        PeerError: it cannot be started.
+    `settings` are `id`, `device`, `precision`, `checkpoint`, as far as it knows them; `threads` of torch, 0: its own
+    choice. ValueError: the peer is unknown, or ends.
     """
 
     def __init__(self, path: Path, rows: int, settings: dict[str, Any], threads: int = 0):
-        self.kind = kind_of(path)
+        kinds = [name for name, (file, _, _) in PEERS.items() if (path / file).is_file()]
+        if not kinds:
+            known = ", ".join(f"{name} ({file})" for name, (file, _, _) in PEERS.items())
+            raise ValueError(f"{path} is not the checkout of a known peer: {known}")
+        self.kind = kinds[0]
         source = (path / PEERS[self.kind][1]).resolve()
         self.process = subprocess.Popen(
             [sys.executable, peer_process.__file__, self.kind, str(rows), json.dumps(settings)],
@@ -136,17 +122,15 @@ class Runner:
 
     def ask(self, seconds: float) -> None:
         """Let it step for so long."""
-        assert self.process.stdin is not None
         self.process.stdin.write(f"{seconds}\n")
         self.process.stdin.flush()
 
     def answer(self) -> float:
         """Median seconds of a step, when what was asked for is done."""
-        assert self.process.stdout is not None
         for line in self.process.stdout:
             if line.startswith("{"):
                 return json.loads(line)["seconds"]
-        raise PeerError(f"{self.kind} ended with {self.process.wait()}; its error is printed above")
+        raise ValueError(f"{self.kind} ended with {self.process.wait()}; its error is printed above")
 
     def time(self, seconds: float) -> float:
         """Step for so long; median seconds of a step."""
@@ -155,22 +139,8 @@ class Runner:
 
     def close(self) -> None:
         """End it."""
-        assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait(30)
-
-
-def kind_of(path: Path) -> str:
-    """The name in PEERS of a checkout.
-
-    Raises:
-        PeerError: not a known one.
-    """
-    for name, (file, _, _) in PEERS.items():
-        if (path / file).is_file():
-            return name
-    known = ", ".join(f"{name} ({file})" for name, (file, _, _) in PEERS.items())
-    raise PeerError(f"{path} is not the checkout of a known peer: {known}")
 
 
 if __name__ == "__main__":

@@ -19,25 +19,17 @@ from training.data.arm import NEEDS, Arm
 Episode = tuple[np.ndarray, ...]
 """Frames (T, H, W, 3) uint8 and true masks (T, H, W) bool. For an agent that the frame's edge cuts, its mask does not
 tell how it moves; then also the position (T, 2) px of a part that is whole."""
-Recorder = Callable[[int, int], Iterator[Episode]]
-"""Called with the number of videos and a seed."""
+Recorder = Callable[[int, int], Iterator[Episode]]  # Called with the number of videos and a seed.
 
 
 @dataclass(frozen=True)
 class RecordedWorld:
-    """A world to record.
+    """A world to record."""
 
-    Attributes:
-        about: what it tests.
-        needs: what to install with pip.
-        record: yields the episodes.
-        fps: of the videos.
-    """
-
-    about: str
-    needs: str
+    about: str  # what it tests
+    needs: str  # what to install with pip
     record: Recorder
-    fps: int = 15
+    fps: int = 15  # of the videos
 
 
 def palette_mask(frames: np.ndarray, colours: list[tuple[int, int, int]], near: int = 8) -> np.ndarray:
@@ -76,11 +68,10 @@ def tiles(videos: int, seed: int) -> Iterator[Episode]:
         env.unwrapped.agent_pos = tuple(rng.integers(1, 7, 2))  # type: ignore[attr-defined]
         env.unwrapped.agent_dir = int(rng.integers(4))  # type: ignore[attr-defined]
         frames = []
-        for _ in range(60):
+        over = False
+        while not over and len(frames) < 60:
             frames.append(np.asarray(env.render()))
-            _, _, over, _, _ = env.step(rng.choice([0, 1, 2, 2, 2]))
-            if over:
-                break
+            over = env.step(rng.choice([0, 1, 2, 2, 2]))[2]
         if len(frames) >= 8:
             stack = np.stack(frames)
             yield stack, palette_mask(stack, [(255, 0, 0)], 60)
@@ -95,8 +86,7 @@ def lander(videos: int, seed: int) -> Iterator[Episode]:
         rng = np.random.default_rng([seed, video])
         state, _ = env.reset(seed=int(rng.integers(2**31)))
         goal, hover = rng.uniform(-0.6, 0.6), rng.uniform(0.4, 1.0)
-        frames = []
-        masks = []
+        frames, masks = [], []
         for step in range(240):
             if step % 30 == 0:
                 goal, hover = rng.uniform(-0.6, 0.6), rng.uniform(0.3, 1.1)

@@ -24,10 +24,8 @@ from training.evaluation.tables import PLAY, Figures, captioned, number, table, 
 class ResultsPageConfig:
     """Write the results page from the figures."""
 
-    folder: Positional[Path] = Path("docs/results")
-    """JSON files, as the commands wrote them"""
-    out: Path = Path("docs/results.md")
-    """page to write"""
+    folder: Positional[Path] = Path("docs/results")  # JSON files, as the commands wrote them
+    out: Path = Path("docs/results.md")  # page to write
 
 
 WORLDS = {"Tennis": "tennis", "Sprites": "sprites", "Arm": "arm", "W-Sprites": "wsprites"}
@@ -198,9 +196,8 @@ def paper_table(worlds: Mapping[str, Figures]) -> str:
     """Our figures beside the paper's."""
     rows = []
     for metric, world, path, paper in PAPER:
-        file = "actions" if path.startswith("codes") else "evaluation"
-        ours = value(worlds[world], path)
-        rows.append((metric, world, ours, paper, f"`{WORLDS[world]}/{file}.json`"))
+        file = f"`{WORLDS[world]}/{'actions' if path.startswith('codes') else 'evaluation'}.json`"
+        rows.append((metric, world, value(worlds[world], path), paper, file))
     return table(rows, ("metric", "world", "ours", "the paper", "file"))
 
 
@@ -246,11 +243,11 @@ def footage(folder: Path) -> list[str]:
         return []
     from benchmarks.generality import markdown  # gymnasium and the whole of training
 
-    films = (f"![{name}](results/generality/{name}.gif)" for name in figures)
-    known = [film for film, name in zip(films, figures, strict=True) if (folder / f"generality/{name}.gif").exists()]
+    known = [name for name in figures if (folder / f"generality/{name}.gif").exists()]
+    films = "\n".join(f"![{name}](results/generality/{name}.gif)" for name in known)
     intro = "`glass-train FOLDER`, no other option, on footage it was not tuned on (`generality/generality.json`)."
     below = "Held-out footage above, the learned world below:"
-    return ["## Other footage", intro, markdown(figures), below, "\n".join(known)]
+    return ["## Other footage", intro, markdown(figures), below, films]
 
 
 def ablations(folder: Path) -> list[str]:
@@ -283,8 +280,7 @@ def policies(folder: Path) -> list[str]:
 
 def speed(folder: Path) -> list[str]:
     """Frames a second of the environments, and beside another world model."""
-    own = []
-    peers = []
+    own, peers = [], []
     for path in sorted((folder / "speed").glob("*.json")):
         figures = json.loads(path.read_text())
         for row in figures.get("rows", ()):

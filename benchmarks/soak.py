@@ -31,8 +31,7 @@ from glass_gym.tools.bench import (
 )
 from glass_gym.wrappers import core_of
 
-EVERY = 500
-"""Steps between two records of what the process holds."""
+EVERY = 500  # Steps between two records of what the process holds.
 MAKES = 50
 """How often a soak of 10,000 steps makes and closes the five environments; shorter ones less often in proportion."""
 

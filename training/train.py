@@ -1,10 +1,9 @@
 """Train a world: glass-train FOLDER|tennis|wsprites|arm --out runs/mine
 
-It first surveys the footage, says what it found, and chooses the options that depend on it (frame size, theta, shift
-ranges, window, K ...), each with its reason; an option that you pass wins. It stops with an explanation if the footage
-is unsuitable. Then the stages run one after the other: GMA, refine, pose, LMA; 0 iterations skip a stage. The run folder
-gets gma.pt and lma.pt (--resume goes on from them), TensorBoard events, sample sheets (PNG) and, at the end,
-world.safetensors and report.html: how good the world is.
+glass-train first surveys the footage, sets frame size, window and step length, and prints why. It stops with an
+explanation if the footage is unsuitable. Any option you pass wins. Then the stages run one after the other: gma,
+refine, pose, lma; 0 iterations skip a stage. The run folder gets gma.pt and lma.pt (--resume continues from them),
+TensorBoard events, sample sheets (PNG) and, at the end, world.safetensors and report.html, which says how good it is.
 """
 
 from __future__ import annotations
@@ -12,12 +11,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from glass_gym.model.config import GlassConfig, preset
 from glass_gym.model.glass import Glass, build_gma, build_lma
+from glass_gym.model.gma import PlateInpaintNet
 from glass_gym.model.pose_model import PoseLMA
 from glass_gym.tensors.convert import to_images
 from glass_gym.tools.locks import alone
@@ -46,20 +47,22 @@ from .world.build import export_world
 STAGES = ("gma", "refine", "pose", "lma")
 SIZES = ("codes", "poses", "window", "agent_radius", "foreground_range", "background_range", "decoder_position",
          "background_plate", "hole_margin")  # fmt: skip
-"""Options and choices that are sizes of the model."""
+"""Options and choices that determine the model's sizes."""
+GMA_SIZES = ("foreground_range", "background_range", "background_plate")
+"""Those of GMA."""
 PRIOR_CHANNELS = 64
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns the exit status: 3 if it was stopped, and can be resumed."""
+    """The command `glass-train`; returns the exit status (docs/training.md)."""
     return run_command(TrainConfig, train, "glass-train", __doc__ or "", argv)
 
 
 def train(config: TrainConfig) -> int:
-    """Run the command's work.
+    """Train a world.
 
     Returns:
-        0; or 3 if it was interrupted or out of time: it is saved, and `resume` continues.
+        the exit status: 0; or 3 if it was interrupted or out of time, and `resume` continues.
 
     Raises:
         TrainingError, DataError, ValueError, CheckpointError: options or data that cannot be used.
@@ -71,13 +74,13 @@ def train(config: TrainConfig) -> int:
             _train(Run(config, processes))
         except (Interrupted, KeyboardInterrupt) as stop:
             resume = " and --resume" if (config.out / "gma.pt").exists() else ""
-            print(f"\n{stop or 'stopped; what is done is kept'}. Continue with the same command{resume}")
+            print(f"\n{str(stop) or 'stopped; what is done is kept'}. Continue with the same command{resume}")
             return 3
     return 0
 
 
 def _train(run: Run) -> None:
-    """From videos to a world."""
+    """All stages, from videos to a world."""
     with run.processes.main_first():
         store = open_footage(run)
         survey = choose_sizes(run, store)
@@ -86,8 +89,9 @@ def _train(run: Run) -> None:
     if lma_is_skipped(run.config):
         print(f"GMA is done; LMA was skipped (0 iterations). State: {gma.state_file}")
         return
-    with run.processes.main_first():
-        choose_window(run, gma.average, store)
+    if survey is not None:
+        with run.processes.main_first():
+            choose_window(run, gma.average, store)
     lma = start_lma(run, gma)
     with run.processes.main_first():
         windows = windows_of_split(run, Glass(gma.average, lma.model), store, "train")
@@ -99,11 +103,11 @@ def _train(run: Run) -> None:
             report_world(run, world, store)
 
 
-# --- the calls, in their order -----------------------------------------------------------------------------------
+# --- the steps, in their order -----------------------------------------------------------------------------------
 
 
 def open_footage(run: Run) -> Store:
-    """The videos as a clip store; of a folder of videos, frame size and skipped frames are chosen first."""
+    """Open the data as a clip store; for a folder of videos, choose frame size and skipped frames first."""
     read = run.config.read
     if Path(run.config.data).is_dir() and not (Path(run.config.data) / "index.json").exists():
         read = choose_reading(run)
@@ -111,17 +115,27 @@ def open_footage(run: Run) -> Store:
 
 
 def train_gma(run: Run, store: Store, survey: Survey | None, reporter: Reporter) -> Trainer:
-    """GMA, then refine with pseudo-labels from the background plates."""
+    """Train GMA, then refine it with pseudo-labels from the background plates.
+
+    Args:
+        run: options and choices; corrections of theta and ranges are added.
+        store: the videos.
+        survey: of the videos; None without one: then there are no pseudo-labels at first.
+        reporter: shows progress.
+
+    Returns:
+        the trainer of GMA; its `average` is the trained model.
+    """
     config = run.config
     torch.manual_seed(config.loop.seed)
     state = run.out / "gma.pt"
-    sizes = GlassConfig.from_dict(read_state(state, torch.device("cpu"))["config"]) if config.resume else None
-    gma = build_gma(sizes or _sizes(run, store))
-    if survey is not None and gma.config.background_plate and (plate := survey.common_plate()) is not None:
+    gma = build_gma(_known_sizes(run, state, GMA_SIZES) if config.resume else _sizes(run, store))
+    if survey and isinstance(gma.inpaint, PlateInpaintNet) and (plate := survey.common_plate()) is not None:
         picture = torch.from_numpy(plate).permute(2, 0, 1)
-        gma.inpaint.set_plate(to_images(picture[:3]), picture[3:] / 255)  # type: ignore[operator]
+        gma.inpaint.set_plate(to_images(picture[:3]), picture[3:] / 255)
     trainer = Trainer(gma, state, config.loop, run.processes)
     _load(run, trainer)
+    run.machine = trainer.machine
     run.save()
     features = load_features(config.vgg, trainer.device)
     use_labels = survey is not None and len(survey.silhouettes) and config.gma.pseudo_label_weight
@@ -132,7 +146,7 @@ def train_gma(run: Run, store: Store, survey: Survey | None, reporter: Reporter)
     def correct(stage: GmaStage, iteration: int, terms: dict[str, float]) -> None:
         if labels is not None and iteration + 1 in PROBES and iteration + 1 < stage.iterations:
             with trainer.autocast():
-                found = correct_options(run, trainer.average, store, labels)
+                found = correct_options(run, stage.config, trainer.average, store, labels)
             stage.correct(found, (trainer.model, trainer.average))
 
     reporter.run(trainer, stage, correct)
@@ -146,12 +160,12 @@ def train_gma(run: Run, store: Store, survey: Survey | None, reporter: Reporter)
 
 
 def start_lma(run: Run, gma: Trainer) -> Trainer:
-    """A new LMA of the sizes that are known now, or the one that is resumed."""
+    """The trainer of an LMA: the one that is resumed, or a new one of the sizes chosen so far, beside a trained GMA."""
     config = run.config
     state = run.out / "lma.pt"
     torch.manual_seed(config.loop.seed)
     if config.resume and state.exists():
-        sizes = GlassConfig.from_dict(read_state(state, torch.device("cpu"))["config"])
+        sizes = _known_sizes(run, state, SIZES)
     else:
         sizes = gma.model.config.replace(**_chosen_sizes(run))
     trainer = Trainer(build_lma(sizes), state, config.loop, run.processes, gma.minutes)
@@ -160,30 +174,32 @@ def start_lma(run: Run, gma: Trainer) -> Trainer:
 
 
 def train_lma(run: Run, trainer: Trainer, windows: WindowSet, held_out: WindowSet, reporter: Reporter) -> None:
-    """Poses and local actions; or the paper's LMA."""
-    shown = {
-        name: value.to(trainer.device) for name, value in sample_clips(held_out, trainer.model.config.window).items()
-    }
+    """Train the LMA: the stages pose and lma, or the paper's LMA stage.
+
+    Args:
+        run: options and choices; iterations and batch are chosen.
+        trainer: of the LMA.
+        windows, held_out: layers of the training videos, and of those for sample sheets.
+        reporter: shows progress.
+    """
+    clips = sample_clips(held_out, trainer.model.config.window)
+    shown = {name: value.to(trainer.device) for name, value in clips.items()}
     if not isinstance(trainer.model, PoseLMA):
         features = load_features(run.config.vgg, trainer.device)
         reporter.run(trainer, PaperStage(trainer.model, windows, run.config.paper, features, shown))
         return
     frames = len(windows.layers)
     iterations, batch = pose_schedule(frames, trainer.model.config.window)
-    why = f"for {frames} frames"
-    for name, value in (
-        ("pose.iterations", iterations),
-        ("pose.batch", batch),
-        ("lma.iterations", lma_iterations(frames)),
-    ):
+    usual = {"pose.iterations": iterations, "pose.batch": batch, "lma.iterations": lma_iterations(frames)}
+    for name, value in usual.items():
         if name not in run.values:
-            run.choose(name, value, why)
+            run.choose(name, value, f"for {frames} frames")
     reporter.run(trainer, PoseStage(trainer.model, windows, run.config.pose, shown))
-    if "lma" not in trainer.finished:  # it looks at all windows first
+    if "lma" not in trainer.finished:  # the stage encodes all windows when it is made
         reporter.run(trainer, LmaStage(trainer.model, windows, run.config.lma, shown))
 
 
-# --- sizes, weights that are there already --------------------------------------------------------------------------
+# --- sizes, and weights to start from --------------------------------------------------------------------------------
 
 
 def lma_is_skipped(config: TrainConfig) -> bool:
@@ -196,13 +212,20 @@ def _chosen_sizes(run: Run) -> dict[str, int]:
     return {name: value for name, value in known.items() if value is not None}
 
 
+def _known_sizes(run: Run, state: Path, names: Sequence[str]) -> GlassConfig:
+    """Sizes of a resumed model, overridden by options that were given, so that loading can report the difference."""
+    known = GlassConfig.from_dict(read_state(state, torch.device("cpu"))["config"])
+    given = {name: getattr(run.given, name, None) for name in ("architecture", *names)}
+    return known.replace(**{name: value for name, value in given.items() if value is not None})
+
+
 def _sizes(run: Run, store: Store) -> GlassConfig:
     prior = {"prior_channels": PRIOR_CHANNELS} if run.config.architecture == "pose" else {}
     return preset(run.config.architecture, store.height, store.width, **prior | _chosen_sizes(run))
 
 
 def _load(run: Run, trainer: Trainer) -> None:
-    """Take up the run, or another run's finished stages."""
+    """Load the state that is resumed, or the finished stages of another run (`--init`)."""
     name = trainer.state_file.name
     if run.config.resume and trainer.state_file.exists():
         trainer.load()
@@ -214,11 +237,14 @@ def _load(run: Run, trainer: Trainer) -> None:
                 raise TrainingError(f"{source}: its GMA has other sizes, or is not finished; use the same options")
             trainer.finished = [stage for stage in taken if stage not in run.config.again]
             print(f"{source}: taken are {', '.join(taken) or 'none of its stages: other sizes'}")
-    run.processes.wait()  # all have looked for the state before anybody writes it
+            run.processes.wait()
+            if taken:
+                trainer.save("", 0, None)
+    run.processes.wait()  # no process writes the state before all have looked for it
 
 
 def _check_folder(config: TrainConfig) -> None:
-    """Before anything is surveyed or written."""
+    """Check the options about run folders, before anything is surveyed or written."""
     state = config.out / "gma.pt"
     if unknown := set(config.again) - set(STAGES):
         raise TrainingError(f"--again takes {', '.join(STAGES)}, got {', '.join(sorted(unknown))}")

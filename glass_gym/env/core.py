@@ -29,12 +29,9 @@ from glass_gym.worlds.pictures import stretch
 
 OBS_TYPES = ("frame", "position", "dict")
 POSITION_SOURCES = ("state", "frame")
-CODE_STREAM = 0x636F646573
-"""Separates the random numbers of local actions from those of starts and targets."""
-MANY_FRAMES = 4
-"""Positions in a valid state are at most this many sides of the frame away."""
-MANY_STEPS = 1 << 20
-"""More steps than an episode has."""
+CODE_STREAM = 0x636F646573  # Separates the random numbers of local actions from those of starts and targets.
+MANY_FRAMES = 4  # Positions in a valid state are at most this many sides of the frame away.
+MANY_STEPS = 1 << 20  # More steps than an episode has.
 
 
 @dataclass

@@ -10,8 +10,7 @@ import numpy as np
 
 LINE = 20  # Height of a line of text, px.
 FONTS = "dejavusansmono,couriernew,monospace"
-FONT = 14
-SMALLEST = 7  # Sizes of text, px: the usual one, and the smallest that a page may shrink to.
+FONT, SMALLEST = 14, 7  # Sizes of text, px: the usual one, and the smallest that a page may shrink to.
 MARGIN = 12  # Distance between a page of text and the edge of the window, px.
 SHARE = 0.75  # The largest share of the screen's width and height that a new window takes.
 NO_SCREEN = (
@@ -44,15 +43,6 @@ class DisplayError(RuntimeError):
     """A window cannot be opened; the message says what to do."""
 
 
-def _pygame():
-    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-    try:
-        import pygame
-    except ImportError:
-        raise DisplayError("a window needs pygame: pip install 'glass-gym[play]'") from None
-    return pygame
-
-
 class Window:
     """A window that shows frames.
 
@@ -67,9 +57,13 @@ class Window:
     """
 
     def __init__(self, size: tuple[int, int], title: str = "glass_gym", scale: int | None = None, lines: int = 0):
-        self.pygame = pygame = _pygame()
-        self.height = size[0]
-        self.width = size[1]
+        os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+        try:
+            import pygame
+        except ImportError:
+            raise DisplayError("a window needs pygame: pip install 'glass-gym[play]'") from None
+        self.pygame = pygame
+        self.height, self.width = size
         self.lines = lines
         try:
             pygame.display.init()
@@ -77,7 +71,7 @@ class Window:
                 screen = pygame.display.get_desktop_sizes()[0]
                 room = (SHARE * screen[0] / self.width, (SHARE * screen[1] - lines * LINE) / self.height)
                 scale = int(min(8, *room))
-            scale = max(1, scale)
+            self._scale = scale = max(1, scale)
             total = (self.width * scale, self.height * scale + lines * LINE)
             self.screen = pygame.display.set_mode(total, pygame.RESIZABLE)
         except pygame.error as error:
@@ -90,18 +84,17 @@ class Window:
         self.font = pygame.font.SysFont(FONTS, FONT)
         self.clock = pygame.time.Clock()
         self._corner = (0, 0)
-        self._scale = scale
 
     def poll(self) -> list[Event]:
         """The events since the last call, in order."""
         pygame = self.pygame
+        kinds = {pygame.KEYDOWN: "press", pygame.KEYUP: "release"}
         out = []
         for event in pygame.event.get():
             if event.type == pygame.QUIT:
                 out.append(Event("quit"))
-            elif event.type in (pygame.KEYDOWN, pygame.KEYUP):
-                kind = "press" if event.type == pygame.KEYDOWN else "release"
-                out.append(Event(kind, pygame.key.name(event.key)))
+            elif event.type in kinds:
+                out.append(Event(kinds[event.type], pygame.key.name(event.key)))
             elif event.type == pygame.MOUSEBUTTONDOWN and event.button == 1:
                 x, y = ((event.pos[i] - self._corner[i]) / self._scale for i in range(2))
                 out.append(Event("click", place=(x, y)))
@@ -110,13 +103,7 @@ class Window:
         return out
 
     def show(self, frame: np.ndarray, lines: Sequence[str] = (), page: Sequence[str] = ()) -> None:
-        """Show a frame.
-
-        Args:
-            frame: (h, w, 3) uint8, enlarged by the largest integer that fits.
-            lines: lines of text below it, the first one brighter.
-            page: lines of text that cover the whole window, instead of `lines`; empty: no page.
-        """
+        """Show a frame (h, w, 3) uint8, and lines of text: `lines` below it, or a `page` over the whole window."""
         pygame = self.pygame
         width, height = self.screen.get_size()
         room = height - self.lines * LINE
@@ -148,11 +135,7 @@ class Window:
             self.screen.blit(font.render(text, True, INK), (MARGIN, MARGIN + int(row * LINE * share)))
 
     def wait(self, fps: float) -> float:
-        """Sleep until the next frame is due.
-
-        Returns:
-            frames a second, the mean of the last ten.
-        """
+        """Sleep until the next frame is due; returns frames a second, the mean of the last ten."""
         self.clock.tick(fps)
         return self.clock.get_fps()
 

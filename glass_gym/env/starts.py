@@ -18,8 +18,7 @@ GATHERED = 0.5
 """A picture with an agent has at least this share of its mask in the agent's window, relative to the world's own start
 frames. There nearly all of the mask is in the window; in noise and in frames of other worlds a third is.
 """
-LOOKED_AT = 16
-"""Number of start frames that these shares and the agent's usual size are measured on."""
+LOOKED_AT = 16  # Number of start frames that these shares and the agent's usual size are measured on.
 
 
 class StartStates:

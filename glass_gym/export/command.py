@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,37 +29,20 @@ EXAMPLES = """examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit status."""
-    p = argparse.ArgumentParser(
-        "glass-export",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    p.add_argument(
-        "worlds", nargs="+", metavar="WORLD", help="bundled names (tennis, sprites, arm) or .safetensors files"
-    )
-    p.add_argument("--onnx", type=Path, metavar="DIR", help="write ONNX here; several worlds get a folder each")
-    p.add_argument("--web", type=Path, metavar="DIR", help="write the page here; needs --runtime")
-    p.add_argument(
-        "--runtime", type=Path, metavar="PATH", help="onnxruntime-web: the .tgz of npm pack, or its unpacked folder"
-    )
-    p.add_argument(
-        "--webgpu",
-        action="store_true",
-        help="let the page use a graphics card where the browser offers one "
-        "(the folder grows by 27 MB, which other browsers do not load)",
-    )
-    p.add_argument(
-        "--policy",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="trained agents of the worlds, in the same order: .safetensors of PPO or A2C that observe frames",
-    )
-    p.add_argument(
-        "--steps", type=int, default=100, help="random steps of the comparison with torch, at least 1 (default: 100)"
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    p = argparse.ArgumentParser("glass-export", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=raw)
+    add = p.add_argument
+    add("worlds", nargs="+", metavar="WORLD", help="bundled names (tennis, sprites, arm) or .safetensors files")
+    add("--onnx", type=Path, metavar="DIR", help="write ONNX here; several worlds get a folder each")
+    add("--web", type=Path, metavar="DIR", help="write the page here; needs --runtime")
+    runtime = "onnxruntime-web: the .tgz of npm pack, or its unpacked folder"
+    add("--runtime", type=Path, metavar="PATH", help=runtime)
+    card = "let the page use a graphics card where the browser offers one"
+    add("--webgpu", action="store_true", help=f"{card} (the folder grows by 27 MB, which other browsers do not load)")
+    order = "trained agents of the worlds, in the same order: .safetensors of PPO or A2C that observe frames"
+    add("--policy", type=Path, nargs="+", default=[], metavar="FILE", help=order)
+    steps = "random steps of the comparison with torch, at least 1 (default: 100)"
+    add("--steps", type=int, default=100, help=steps)
     arguments = p.parse_args(argv)
     if not (arguments.onnx or arguments.web):
         p.error("choose what to write: --onnx DIR, --web DIR, or both")
@@ -97,16 +81,11 @@ def _export(arguments: argparse.Namespace) -> None:
         _tell(f"wrote {page}; to play: python -m http.server -d {arguments.web}")
 
 
-def _tell(what: str) -> None:
-    print(what, flush=True)
+_tell = functools.partial(print, flush=True)
 
 
 def _check(world: World, folder: Path, steps: int) -> None:
-    """Compare with torch and report.
-
-    Raises:
-        ExportError: the frames differ.
-    """
+    """Compare with torch and report; ExportError: the frames differ."""
     difference = max(compare(world, folder, steps))
     size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
     _tell(f"{folder}: {size:.1f} MB; differs from torch by at most {difference:.3f} grey levels over {steps} steps")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,7 @@ FORMAT = 1  # Version of world.json; the page reads no other.
 OPSET = 18  # ONNX operator set of the graphs.
 EXAMPLE_ROWS = 2  # Batch size of the example inputs that the graphs are traced with. The graphs accept any batch size.
 SHARED_BYTES = 256  # Weights of at least this many bytes go into the shared file; smaller ones stay in the graph.
+ALIGNMENT = 64  # Each weight in it starts at a multiple of so many bytes.
 TOLERANCE = 2.0
 """Largest accepted difference between ONNX Runtime's and torch's frames: grey levels, mean over the agent's pixels."""
 
@@ -46,34 +47,30 @@ class ExportError(RuntimeError):
 
 
 def need_packages(extra: str, *packages: str) -> None:
-    """Check that packages are installed.
-
-    Args:
-        extra: the extra of glass-gym that installs them.
-        packages: names to import.
-
-    Raises:
-        ExportError: some are missing; it names them and the extra.
-    """
+    """Check that packages are installed; ExportError: some are missing; it names them and the `extra` to install."""
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
         raise ExportError(f"this needs {', '.join(missing)}: pip install 'glass-gym[{extra}]'")
 
 
 class Graph(nn.Module):
-    """One function of a world, as a module that torch can trace.
-
-    Args:
-        simulator: of the world, float32, on the CPU.
-    """
+    """A function of a world (float32, CPU) that torch can trace; `memory` stands for the tensors of the LMA's state."""
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 
-    def __init__(self, simulator: Simulator):
+    def __init__(self, simulator: Simulator, memories: int):
         super().__init__()
         self.simulator = simulator
         self.model = simulator.model
+        self.inputs, self.outputs = (
+            tuple(each for name in names for each in _numbered(name, memories)) for names in (self.inputs, self.outputs)
+        )
+
+
+def _numbered(name: str, count: int) -> list[str]:
+    """The name "memory" -> memory_0, memory_1, ...; other names stay."""
+    return [f"{name}_{i}" for i in range(count)] if name.endswith("memory") else [name]
 
 
 class Segment(Graph):
@@ -99,10 +96,7 @@ class Begin(Graph):
     """
 
     inputs = ("frame", "mask", "position")
-
-    def __init__(self, simulator: Simulator, memories: int):
-        super().__init__(simulator)
-        self.outputs = ("layer", *(f"memory_{i}" for i in range(memories)), "error")
+    outputs = ("layer", "memory", "error")
 
     def forward(self, frame: Tensor, mask: Tensor, position: Tensor) -> tuple[Tensor, ...]:
         """The second part of :meth:`Simulator.start`: the layer at a position, and the LMA's first state."""
@@ -119,11 +113,8 @@ class Begin(Graph):
 class Step(Graph):
     """One step: state, positions, backgrounds, shifts (B, 2) px, codes (B,) -> next state, next positions, frames."""
 
-    def __init__(self, simulator: Simulator, memories: int):
-        super().__init__(simulator)
-        self.inputs = ("layer", *(f"memory_{i}" for i in range(memories)), "position", "background", "shift", "code")
-        state = ("next_layer", *(f"next_memory_{i}" for i in range(memories)))
-        self.outputs = (*state, "next_position", "frame")
+    inputs = ("layer", "memory", "position", "background", "shift", "code")
+    outputs = ("next_layer", "next_memory", "next_position", "frame")
 
     def forward(self, layer: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         """As :meth:`Simulator.step`, then :meth:`Simulator.frames`."""
@@ -141,11 +132,8 @@ class Step(Graph):
 class Prior(Graph):
     """The prior: a state and shifts (B, N, 2) px -> p(code | state, shift), (B, N, K)."""
 
+    inputs = ("layer", "memory", "shifts")
     outputs = ("probability",)
-
-    def __init__(self, simulator: Simulator, memories: int):
-        super().__init__(simulator)
-        self.inputs = ("layer", *(f"memory_{i}" for i in range(memories)), "shifts")
 
     def forward(self, layer: Tensor, *rest: Tensor) -> Tensor:
         """As :meth:`Simulator.code_prior`."""
@@ -173,32 +161,28 @@ def export_onnx(world: World, folder: str | Path, progress: Callable[[str], Any]
     core = core_of_world(world)
     simulator, first = core.simulator, core.starts.states
     count = EXAMPLE_ROWS
-    rows = first.rows(slice(0, count)) if len(first) >= count else first.rows(torch.zeros(count, dtype=torch.long))
+    rows = first.rows(torch.arange(count) % len(first))
     memory = [m.clone() for m in simulator.model.lma.start_state(rows.layer)]  # of the LMA, not of the DecoderCache
     memories = len(memory)
     frames = torch.from_numpy(world.start_frames[:1]).expand(count, -1, -1, -1).contiguous()
     masks = torch.zeros(count, simulator.height, simulator.width)
     background = rows.background.permute(0, 2, 3, 1).contiguous()
-    shifts = torch.zeros(count, 2)
-    codes = torch.zeros(count, dtype=torch.long)
+    action = (torch.zeros(count, 2), torch.zeros(count, dtype=torch.long))
     state = (rows.layer, *memory)
     graphs: dict[str, tuple[Graph, tuple[Tensor, ...]]] = {
-        "segment": (Segment(simulator), (frames,)),
+        "segment": (Segment(simulator, memories), (frames,)),
         "begin": (Begin(simulator, memories), (frames, masks, rows.position)),
-        "step": (Step(simulator, memories), (*state, rows.position, background, shifts, codes)),
+        "step": (Step(simulator, memories), (*state, rows.position, background, *action)),
     }
     if simulator.has_prior:
         graphs["prior"] = (Prior(simulator, memories), (*state, torch.zeros(count, 9, 2)))
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = SharedWeights(folder / "weights.bin")
-    about = describe(core)
-    about["graphs"] = {}
+    models = {}
     for name, (graph, example) in graphs.items():
         progress(name)
-        model = _trace(graph, example)
-        weights.take(model)
-        about["graphs"][name] = _write_graph(model, folder, name)
-    weights.close()
+        models[name] = _trace(graph, example)
+    folder.mkdir(parents=True, exist_ok=True)
+    _share_weights(models.values(), folder / "weights.bin")
+    about = describe(core) | {"graphs": {name: _write_graph(model, folder, name) for name, model in models.items()}}
     stacked = world.start_frames.reshape(-1, simulator.width, 3)
     Image.fromarray(stacked).save(folder / "start_frames.png", optimize=True)
     (folder / "world.json").write_text(json.dumps(about, indent=1) + "\n")
@@ -245,17 +229,14 @@ def describe(core: GlassCore) -> dict[str, Any]:
 
 def _write_graph(model: onnx.ModelProto, folder: Path, name: str) -> dict[str, Any]:
     """Write a graph and return its entry for world.json: file, inputs and outputs."""
+
+    def about(value: Any) -> dict[str, Any]:
+        tensor, kinds = value.type.tensor_type, {1: "float32", 2: "uint8", 7: "int64"}
+        return {"type": kinds[tensor.elem_type], "shape": [d.dim_param or d.dim_value for d in tensor.shape.dim]}
+
     (folder / f"{name}.onnx").write_bytes(model.SerializeToString())
     sides = {"inputs": model.graph.input, "outputs": model.graph.output}
-    shapes = {side: {value.name: _shape(value) for value in values} for side, values in sides.items()}
-    return {"file": f"{name}.onnx", **shapes}
-
-
-def _shape(value: Any) -> dict[str, Any]:
-    kinds = {1: "float32", 2: "uint8", 7: "int64"}
-    tensor = value.type.tensor_type
-    shape = [d.dim_param or d.dim_value for d in tensor.shape.dim]
-    return {"type": kinds[tensor.elem_type], "shape": shape}
+    return {"file": f"{name}.onnx"} | {side: {v.name: about(v) for v in values} for side, values in sides.items()}
 
 
 def _trace(graph: Graph | PolicyGraph, example: tuple[Tensor, ...]) -> onnx.ModelProto:
@@ -291,45 +272,27 @@ def _trace(graph: Graph | PolicyGraph, example: tuple[Tensor, ...]) -> onnx.Mode
     return model
 
 
-class SharedWeights:
-    """One file with the weights of several graphs. Equal weights are stored once.
+def _share_weights(models: Iterable[onnx.ModelProto], path: Path) -> None:
+    """Move the weights of graphs into one file, equal ones once; the graphs keep references to them."""
+    import onnx
+    from onnx import numpy_helper
 
-    Args:
-        path: of the file.
-    """
-
-    ALIGNMENT = 64
-    """Each weight starts at a multiple of so many bytes."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.file = path.open("wb")
-        self.known: dict[bytes, tuple[int, int]] = {}
-
-    def take(self, model: onnx.ModelProto) -> None:
-        """Move a graph's weights into the file; the graph keeps references to them."""
-        import onnx
-        from onnx import numpy_helper
-
-        for tensor in model.graph.initializer:
+    known: dict[bytes, tuple[int, int]] = {}
+    with path.open("wb") as file:
+        for tensor in (tensor for model in models for tensor in model.graph.initializer):
             raw = numpy_helper.to_array(tensor).tobytes()
             if len(raw) < SHARED_BYTES:
                 continue
-            if raw not in self.known:
-                self.file.write(b"\0" * (-self.file.tell() % self.ALIGNMENT))
-                self.known[raw] = self.file.tell(), len(raw)
-                self.file.write(raw)
-            offset, length = self.known[raw]
+            if raw not in known:
+                file.write(b"\0" * (-file.tell() % ALIGNMENT))
+                known[raw] = file.tell(), len(raw)
+                file.write(raw)
             for field in ("float_data", "int32_data", "int64_data", "raw_data"):
                 tensor.ClearField(field)
             tensor.data_location = onnx.TensorProto.EXTERNAL
             del tensor.external_data[:]
-            for key, value in (("location", self.path.name), ("offset", offset), ("length", length)):
+            for key, value in zip(("location", "offset", "length"), (path.name, *known[raw]), strict=True):
                 tensor.external_data.add(key=key, value=str(value))
-
-    def close(self) -> None:
-        """Close the file, once all graphs were taken."""
-        self.file.close()
 
 
 class OnnxWorld:
@@ -337,26 +300,23 @@ class OnnxWorld:
 
     Args:
         folder: written by :func:`export_onnx`.
-        threads: of ONNX Runtime; 0: its default.
 
     Raises:
         ExportError: onnxruntime is not installed.
     """
 
-    def __init__(self, folder: str | Path, threads: int = 0):
+    def __init__(self, folder: str | Path):
         need_packages("export", "onnxruntime")
         folder = Path(folder)
         import onnxruntime
 
         self.about = json.loads((folder / "world.json").read_text())
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
         options.log_severity_level = 3
         self.sessions = {
             name: onnxruntime.InferenceSession(str(folder / graph["file"]), options, providers=["CPUExecutionProvider"])
             for name, graph in self.about["graphs"].items()
         }
-        self.memories = sum(name.startswith("memory_") for name in self.about["graphs"]["step"]["inputs"])
 
     def run(self, graph: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         """Call a graph with inputs by name; inputs that it does not have are ignored. Returns its outputs by name."""
@@ -367,15 +327,7 @@ class OnnxWorld:
         return {name: np.asarray(value) for name, value in zip(names, out, strict=True)}
 
     def start(self, frames: np.ndarray, position: np.ndarray) -> dict[str, np.ndarray]:
-        """Start episodes.
-
-        Args:
-            frames: (B, H, W, 3) uint8, of the world's size.
-            position: (B, 2) px, the positions of the agents' layers in them.
-
-        Returns:
-            the state, arrays of B rows by name.
-        """
+        """Frames (B, H, W, 3) uint8 and positions of the agents' layers (B, 2) px -> the state, arrays by name."""
         position = position.astype(np.float32)
         found = self.run("segment", frame=frames)
         begun = self.run("begin", frame=frames, mask=found["mask"], position=position)
@@ -383,31 +335,14 @@ class OnnxWorld:
         return begun | {"position": position, "background": found["background"]}
 
     def step(self, state: dict[str, np.ndarray], shift: np.ndarray, code: np.ndarray) -> tuple[dict, np.ndarray]:
-        """One step.
-
-        Args:
-            state: of B rows.
-            shift: (B, 2) px, positive right and down.
-            code: (B,) integers, local actions.
-
-        Returns:
-            the next state, and its frames (B, H, W, 3) uint8.
-        """
+        """State, shifts (B, 2) px right and down, codes (B,) -> the next state, and its frames (B, H, W, 3) uint8."""
         out = self.run("step", **state, shift=shift.astype(np.float32), code=code.astype(np.int64))
         frame = out.pop("frame")
-        kept = {"background": state["background"]}
-        return kept | {key.removeprefix("next_"): value for key, value in out.items()}, frame
+        return state | {key.removeprefix("next_"): value for key, value in out.items()}, frame
 
 
 def compare(world: World, folder: str | Path, steps: int = 100, rows: int = 4, seed: int = 0) -> list[float]:
-    """How far ONNX Runtime's frames are from torch's (float32) under the same random actions.
-
-    Args:
-        world: the world that was exported.
-        folder: the folder that it was exported to.
-        steps: steps of each episode.
-        rows: episodes, played at once.
-        seed: of the start frames and the actions.
+    """Compare an exported world with torch (float32) under the same random actions, in `rows` episodes at once.
 
     Returns:
         for each step, the mean absolute difference in grey levels, over the pixels where an agent is drawn.
@@ -463,7 +398,7 @@ class PolicyGraph(nn.Module):
         self.net = net
         self.radius = radius
         self.size = shape[1:]
-        self.counts = [int(n) for n in net.action_space.nvec]
+        self.counts = net.action_space.nvec.tolist()
 
     def forward(self, frame: Tensor, target: Tensor) -> Tensor:
         """Draw the target into the frame, resize it as the policy observes it, take the most likely action."""

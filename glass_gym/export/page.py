@@ -58,9 +58,8 @@ def write_page(
     (folder / "runtime").mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (folder / "runtime" / name).write_bytes(content)
-    for file in PAGE.iterdir():
-        if file.is_file():
-            shutil.copyfile(file, folder / file.name)
+    for file in PAGE.glob("*.*"):
+        shutil.copyfile(file, folder / file.name)
     for index, (world, name) in enumerate(zip(worlds, names, strict=True)):
         export_onnx(world, folder / "worlds" / name, lambda what, name=name: progress(f"{name}: {what}"))
         if index < len(policies):
@@ -72,18 +71,7 @@ def write_page(
 
 
 def read_runtime(path: Path, needed: Sequence[str] = RUNTIME) -> dict[str, bytes]:
-    """Read the files of onnxruntime-web that a page needs.
-
-    Args:
-        path: the .tgz of `npm pack`, its unpacked folder, or its dist/. An archive is only read, never unpacked.
-        needed: names of the files.
-
-    Returns:
-        the content of the needed files, and of the licence if it is there, by name.
-
-    Raises:
-        ExportError: `path` cannot be read, or lacks a file.
-    """
+    """The needed files and the licence, by name, from a .tgz (never unpacked) or folder of onnxruntime-web."""
     found: dict[str, bytes] = {}
     wanted = {*needed, "LICENSE"}
     try:

@@ -10,10 +10,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 ARCHITECTURES = ("pose", "paper")
-SIDE = 4096
-"""Largest side of a frame, px."""
-WIDTH = 4096
-"""Most channels of a layer."""
+SIDE = 4096  # Largest side of a frame, px.
+WIDTH = 4096  # Most channels of a layer.
 RANGES = {
     "height": (1, SIDE),
     "width": (1, SIDE),
@@ -183,8 +181,7 @@ class GlassConfig:
         return cls(**values)
 
 
-PRESETS = {"pose": GlassConfig.pose, "paper": GlassConfig.paper}
-"""Architecture -> function that makes its config."""
+PRESETS = {"pose": GlassConfig.pose, "paper": GlassConfig.paper}  # Architecture -> function that makes its config.
 
 
 def preset(name: str, height: int, width: int, **changes: Any) -> GlassConfig:

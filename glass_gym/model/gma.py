@@ -17,10 +17,8 @@ from glass_gym.model.config import GlassConfig
 from glass_gym.model.shift import CorrelationShift, translate
 from glass_gym.tensors.geometry import box_mean, compose, dilate
 
-HOLE = -1.1
-"""Value of masked pixels in the input of N; it lies outside the image range [-1, 1] (App. B)."""
-NEIGHBOURHOOD = 15
-"""Half size, px, of the neighbourhood in which a frame is compared with the background plate."""
+HOLE = -1.1  # Value of masked pixels in the input of N; it lies outside the image range [-1, 1] (App. B).
+NEIGHBOURHOOD = 15  # Half size, px, of the neighbourhood in which a frame is compared with the background plate.
 PLATE_DIFFERENCE, PLATE_SLOPE = 0.15, 40.0
 """The plate is copied where the mean absolute difference of the neighbourhood (0 to 2) is below PLATE_DIFFERENCE; the
 sigmoid that decides has slope PLATE_SLOPE.

@@ -17,11 +17,9 @@ from glass_gym.model.config import GlassConfig
 from glass_gym.model.quantise import Quantised, Quantiser
 from glass_gym.model.view import View
 
-SHIFT_UNIT = 4.0
-"""The RNN gets global actions in units of this many px; a typical step has size one."""
+SHIFT_UNIT = 4.0  # The RNN gets global actions in units of this many px; a typical step has size one.
 
-State = tuple[Tensor, ...]
-"""The RNN's state."""
+State = tuple[Tensor, ...]  # The RNN's state.
 
 
 @dataclass

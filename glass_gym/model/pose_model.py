@@ -23,24 +23,16 @@ from glass_gym.model.quantise import CosineQuantiser, Quantiser, make_quantiser
 from glass_gym.model.shift import warp
 from glass_gym.model.view import ConnectedWindow, View
 
-NORM = "group"
-"""Group normalisation: a row of the result does not depend on the other rows of the batch."""
-POSE_CHANNELS = 32
-"""Size of a pose vector, a row of the pose codebook."""
+NORM = "group"  # Group normalisation: a row of the result does not depend on the other rows of the batch.
+POSE_CHANNELS = 32  # Size of a pose vector, a row of the pose codebook.
 OCTAVES = 6
 """The RNN's position encoding: wavelengths from twice the frame's side to a sixteenth of it, along each axis."""
-DECODER_OCTAVES = 4
-"""D gets only the longest wavelengths, so that its drawings change smoothly with the position."""
-SCALE = 4
-"""Side, px, of a cell of the coarsest feature maps."""
-FLOW = 4.0
-"""Px per unit of D's flow."""
-FAINTEST = 0.2
-"""Where the first window's mask is below this, copied colours fade to grey."""
-PRIOR_DROPOUT = 0.3
-"""Dropout of the prior in training, against overfitting to the training sequences."""
-SEARCH_PX = 3
-"""The position of an episode's first window is searched within this many px of its first estimate."""
+DECODER_OCTAVES = 4  # D gets only the longest wavelengths, so that its drawings change smoothly with the position.
+SCALE = 4  # Side, px, of a cell of the coarsest feature maps.
+FLOW = 4.0  # Px per unit of D's flow.
+FAINTEST = 0.2  # Where the first window's mask is below this, copied colours fade to grey.
+PRIOR_DROPOUT = 0.3  # Dropout of the prior in training, against overfitting to the training sequences.
+SEARCH_PX = 3  # The position of an episode's first window is searched within this many px of its first estimate.
 OFFSETS = [(x, y) for y in range(-SEARCH_PX, SEARCH_PX + 1) for x in range(-SEARCH_PX, SEARCH_PX + 1)]
 """All whole-pixel offsets (x, y) within SEARCH_PX."""
 

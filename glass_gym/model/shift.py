@@ -13,8 +13,7 @@ from torch.nn import functional as F
 
 from glass_gym.model.blocks import ConvBlock
 
-FAST = 16
-"""Sizes of FFTs are rounded up to multiples of this; a transform of prime length takes three times as long."""
+FAST = 16  # Sizes of FFTs are rounded up to multiples of this; a transform of prime length takes three times as long.
 
 
 def translate(x: Tensor, shift: Tensor, padding: str = "zeros") -> Tensor:

@@ -12,8 +12,7 @@ from torch import Tensor
 from glass_gym.model.lma import LMA, Drawn, State
 from glass_gym.model.pose_model import PoseLMA
 
-MOST_BYTES = 256 << 20
-"""Memory for layers; when it is full, the oldest are overwritten."""
+MOST_BYTES = 256 << 20  # Memory for layers; when it is full, the oldest are overwritten.
 BATCH_PIXELS = 64 * 32 * 32
 """Window pixels that are drawn in one batch. Drawing sixteen layers of 32 x 32 px takes little longer than drawing one,
 so poses that are likely to be needed soon are drawn along.

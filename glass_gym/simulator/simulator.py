@@ -21,8 +21,7 @@ from glass_gym.tensors.device import pick_device, pick_precision
 from glass_gym.tensors.geometry import densest_point
 from glass_gym.tensors.rows import RowState
 
-PRESENT = 0.25
-"""An agent is present while its mask has at least this share of its initial mass."""
+PRESENT = 0.25  # An agent is present while its mask has at least this share of its initial mass.
 
 CPU_PIXELS = 64 * 64 * 64
 """Window pixels that a step animates at a time on the CPU: 64 rows of 64 x 64 px. More do not fit into the CPU caches:

@@ -145,7 +145,7 @@ class CollectTask(Task):
         """Positions as in :class:`ReachTask`; 0 to 1."""
         width, height = self.scene.width, self.scene.height
         low, high = [-width, -height, 0], [2 * width, 2 * height, 1]
-        return np.tile(np.float32(low), self.count), np.tile(np.float32(high), self.count)
+        return np.tile(np.array(low, np.float32), self.count), np.tile(np.array(high, np.float32), self.count)
 
     def draw(self, frames: Tensor, state: TaskState) -> Tensor:
         """Draw a ring around each target left."""

@@ -9,8 +9,7 @@ import time
 import torch
 
 PRECISIONS = ("auto", "float32", "bfloat16")
-MIN_SPEEDUP = 1.25
-"""Bfloat16 is chosen if it is at least this many times as fast as float32."""
+MIN_SPEEDUP = 1.25  # Bfloat16 is chosen if it is at least this many times as fast as float32.
 
 
 def pick_device(name: str | torch.device) -> torch.device:

@@ -11,8 +11,7 @@ from torch.nn import functional as F
 
 from glass_gym.tensors.convert import can_read_values
 
-YELLOW = (255, 230, 0)
-"""RGB colour of targets."""
+YELLOW = (255, 230, 0)  # RGB colour of targets.
 
 
 def draw_rings(frames: Tensor, target: Tensor, radius: float, shown: Tensor | None = None) -> Tensor:

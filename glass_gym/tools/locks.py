@@ -16,7 +16,7 @@ class LockedError(ValueError):
 
 @contextmanager
 def alone(folder: str | Path, wait: bool = False) -> Iterator[None]:
-    """Hold a folder until the process ends, or `wait` for it; LockedError: another process holds it."""
+    """Hold a folder, which is made if needed, or `wait` for it; LockedError: another process, still alive, holds it."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     owner = folder / ".owner"

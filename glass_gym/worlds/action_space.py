@@ -23,8 +23,7 @@ COMPASS = {
 }
 """Direction -> signs of (x, y); positive right and down."""
 AXES = {name: COMPASS[name] for name in ("stay", "right", "up", "left", "down")}
-TABLES = {"compass": COMPASS, "axes": AXES}
-"""Named tables of global actions."""
+TABLES = {"compass": COMPASS, "axes": AXES}  # Named tables of global actions.
 
 ARROWS = {"right": 1073741903, "left": 1073741904, "down": 1073741905, "up": 1073741906}
 """SDL's key codes (pygame.K_RIGHT ...); reading the table does not need pygame."""

@@ -28,11 +28,9 @@ from glass_gym.worlds.action_space import COMPASS, ActionTable
 from glass_gym.worlds.checks import to_floats
 from glass_gym.worlds.headers import Version, WorldHeader, read_header
 
-FORMAT_VERSION = 1
-"""Format version of worlds, training states and policies. Files of other versions are refused."""
+FORMAT_VERSION = 1  # Format version of worlds, training states and policies. Files of other versions are refused.
 ASSETS = Path(__file__).parents[1] / "assets"
-MAX_POOL_BYTES = 1 << 30
-"""Most bytes of start frames in a file."""
+MAX_POOL_BYTES = 1 << 30  # Most bytes of start frames in a file.
 
 
 class CheckpointError(ValueError):

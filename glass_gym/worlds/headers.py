@@ -11,10 +11,8 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-LONGEST = 16 << 20
-"""Most bytes of a header."""
-LARGEST = 4096
-"""Most px of a side of a frame, and most start frames."""
+LONGEST = 16 << 20  # Most bytes of a header.
+LARGEST = 4096  # Most px of a side of a frame, and most start frames.
 
 Pixels = Annotated[int, Field(ge=1, le=LARGEST)]
 Count = Annotated[int, Field(ge=0, le=1 << 40)]

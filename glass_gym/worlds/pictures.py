@@ -7,10 +7,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-MAX_PIXELS = 36_000_000
-"""Most pixels of a picture."""
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
-"""Formats of files that are read."""
+MAX_PIXELS = 36_000_000  # Most pixels of a picture.
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")  # Formats of files that are read.
 
 
 def fit_picture(picture: np.ndarray, height: int, width: int, pixel_aspect: float = 1.0) -> np.ndarray:

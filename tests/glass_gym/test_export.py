@@ -92,7 +92,6 @@ def test_the_prior_and_the_refined_position_are_torchs(exported):
     frames = torch.from_numpy(world.start_frames[:2])
     state = simulator.start(frames)  # searches for the position
     mine = OnnxWorld(folder)
-    assert mine.memories == 4
     seen = mine.run("segment", frame=frames.numpy())
     offsets = np.array([(x, y) for y in range(-3, 4) for x in range(-3, 4)], np.float32)
     for row in range(2):

@@ -1,4 +1,4 @@
-"""What the commands of training share: options from the command line, and errors in one line."""
+"""Shared by the commands of training: read options from the command line, and print errors in one line."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ Config = TypeVar("Config")
 def run_command(
     kind: type[Config], work: Callable[[Config], int], prog: str, description: str, argv: Sequence[str] | None = None
 ) -> int:
-    """Read options, check them, and do the work.
+    """Parse the options, check their ranges, and run the command.
 
-    `--help` shows the options that are marked as common, where some are; `--help-all` shows all.
+    `--help` shows only the options marked as :data:`Common <training.core.options.Common>`, if there are any;
+    `--help-all` shows all.
 
     Args:
-        kind: a dataclass, see :mod:`training.config`.
-        work: does it, and returns the exit status.
+        kind: dataclass of the options, such as :class:`training.config.TrainConfig`.
+        work: the command; takes the options and returns the exit status.
         prog: name of the command.
-        description: for its help.
-        argv: default: the process's.
+        description: text of its help.
+        argv: the arguments; default: those of the process.
 
     Returns:
-        the exit status: 1 after an error, which is told in one line; 2 if a package is missing.
+        the exit status of `work`; 1 after an error, printed in one line; 2 if a package is missing; 130 after Ctrl-C.
     """
     try:
         import tyro
@@ -41,7 +42,7 @@ def run_command(
         argv = ["--help"]
     elif {"-h", "--help"} & set(argv) and (short := _with_common_options(kind)) is not kind:
         shown = short
-        description += f"\n\nThese are the options that people change; {prog} --help-all shows all of them."
+        description = f"{description.rstrip()}\n\nThese options are changed most often; {prog} --help-all shows all."
     config = tyro.cli(shown, args=argv, prog=prog, description=description)
     try:
         check_options(config)
@@ -60,18 +61,14 @@ def run_command(
 
 
 def _with_common_options(kind: type) -> type:
-    """The dataclass with all other options hidden in its help; the dataclass itself, where none is marked."""
+    """A subclass of the dataclass whose help shows only common options; the dataclass itself if none is marked."""
     import tyro
 
     hints = typing.get_type_hints(kind, include_extras=True)
-    names = [f.name for f in dataclasses.fields(kind)]
-    common = {n for n in names if COMMON in getattr(hints[n], "__metadata__", ())}
-    if not common:
+    marks = {f.name: getattr(hints[f.name], "__metadata__", ()) for f in dataclasses.fields(kind)}
+    if not any(COMMON in mark for mark in marks.values()):
         return kind
-    positional = {
-        n for n in names if tyro.conf.Positional[int].__metadata__[0] in getattr(hints[n], "__metadata__", ())
-    }
-    hidden = {n: hints[n] if n in common | positional else tyro.conf.Suppress[hints[n]] for n in names}
-    return type(
-        kind.__name__, (kind,), {"__annotations__": hidden, "__doc__": kind.__doc__, "__module__": kind.__module__}
-    )
+    shown = {COMMON, tyro.conf.Positional[int].__metadata__[0]}
+    hidden = {n: hints[n] if shown & set(mark) else tyro.conf.Suppress[hints[n]] for n, mark in marks.items()}
+    members = {"__annotations__": hidden, "__doc__": kind.__doc__, "__module__": kind.__module__}
+    return type(kind.__name__, (kind,), members)

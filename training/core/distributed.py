@@ -1,7 +1,7 @@
-"""The processes that train one model together: one alone, or those that `accelerate launch` or `torchrun` started.
+"""Training in one process, or in several that `accelerate launch` or `torchrun` started.
 
-Each draws its own batches; gradients are averaged (DistributedDataParallel, through Accelerate), so n processes train
-on n times the batch. The first process writes files, shows progress, and is the one whose batch statistics count.
+Each process draws its own batches, and gradients are averaged (DistributedDataParallel, through Accelerate), so n
+processes train on n times the batch. The first process writes files and shows progress; its batch statistics are used.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from torch import nn
 
 
 class Distributed:
-    """This process among those that train together.
+    """This process, and how it communicates with the others.
 
     Args:
-        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:i"``, as :class:`training.core.trainer.LoopConfig` has it; with
-            several processes on GPUs each takes its own.
+        device: as in :class:`training.config.LoopConfig`; of several processes on GPUs each takes its own GPU.
 
     Raises:
         ImportError: several processes, but no Accelerate.
@@ -46,36 +45,36 @@ class Distributed:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes and speaks for all."""
+        """Whether this process writes files and shows progress."""
         return self.rank == 0
 
     def device(self, wanted: str) -> str:
-        """The device of this process."""
+        """The device of this process: `wanted`, or the one that Accelerate assigned."""
         return wanted if self._accelerator is None else str(self._accelerator.device)
 
     def losses(self, stage):
-        """The stage's `losses`; with others their backward pass averages the gradients of all."""
+        """The stage's `losses`, wrapped so that with several processes the backward pass averages gradients."""
         return stage.losses if self._accelerator is None else self._accelerator.prepare_model(_Losses(stage))
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so in any process; all must ask."""
+        """Whether `flag` is set in any process; all processes must call it."""
         if self._accelerator is None:
             return flag
         flags = torch.tensor([float(flag)], device=self._accelerator.device)
         return bool(self._accelerator.reduce(flags, "sum").item())
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Wait until all processes have called it."""
         if self._accelerator is not None:
             self._accelerator.wait_for_everyone()
 
     def main_first(self) -> contextlib.AbstractContextManager:
-        """The main process goes through the block before the others."""
+        """A context: the main process runs the block first, then the others."""
         return contextlib.nullcontext() if self._accelerator is None else self._accelerator.main_process_first()
 
 
 class _Losses(nn.Module):
-    """A stage as the module that DistributedDataParallel wants."""
+    """A stage as a module, as DistributedDataParallel needs it."""
 
     def __init__(self, stage):
         super().__init__()

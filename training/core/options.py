@@ -1,22 +1,23 @@
-"""Options and their ranges: declared beside each option, checked before any data is opened."""
+"""Ranges of options: declared in their types, checked before any data is opened."""
 
 from __future__ import annotations
 
 import dataclasses
+import operator
 import typing
 from typing import Annotated, Any, TypeVar
 
-from annotated_types import BaseMetadata, Ge, Gt, Le, Lt, MinLen
+from annotated_types import BaseMetadata, Ge, Gt, Le, MinLen
 
 T = TypeVar("T")
 try:
     from tyro.conf import Positional
-except ImportError:  # commands say so (training.core.command); the library works without
+except ImportError:  # commands need tyro and say so; the library works without it
     Positional = Annotated[T, "positional"]
 
 COMMON = "common"
 Common = Annotated[T, COMMON]
-"""An option that people change: --help shows it. --help-all shows the others, too."""
+"""An option that --help shows; --help-all shows the others, too."""
 
 Count = Annotated[int, Ge(0), Le(10**9)]
 Positive = Annotated[int, Ge(1), Le(10**9)]
@@ -26,18 +27,19 @@ Rate = Annotated[float, Gt(0), Le(1)]
 Minutes = Annotated[float, Ge(0)]
 Pixels = Annotated[int, Ge(1), Le(4096)]
 
-_WORDS = {Ge: "at least {ge}", Gt: "more than {gt}", Le: "at most {le}", Lt: "less than {lt}"}
+_RULES = {Ge: ("ge", operator.ge, "at least"), Gt: ("gt", operator.gt, "more than"), Le: ("le", operator.le, "at most")}
+"""For each kind of range: the attribute with its limit, the comparison, and words for the error."""
 
 
 def check_options(config: Any, prefix: str = "--") -> None:
     """Check all options of a dataclass, and of the dataclasses in it.
 
     Args:
-        config: whose fields' types say their ranges; None and other types are passed.
-        prefix: of the options' names.
+        config: the types of its fields declare ranges (`Annotated`); None, and fields without a range, pass.
+        prefix: of the options' names in errors.
 
     Raises:
-        ValueError: the first value out of its range, by the option's name.
+        ValueError: a value is out of its range; the message names the option.
     """
     types = typing.get_type_hints(type(config), include_extras=True)
     for field in dataclasses.fields(config):
@@ -53,31 +55,16 @@ def check_options(config: Any, prefix: str = "--") -> None:
                 if len(value) < rule.min_length:
                     raise ValueError(f"{name} needs at least {rule.min_length} values")
                 continue
+            attribute, holds, words = _RULES[type(rule)]
+            limit = getattr(rule, attribute)
             for part in value if isinstance(value, (tuple, list)) else (value,):
-                if not _holds(rule, part):
-                    raise ValueError(f"{name} is {part}, expected {_words(rule)}")
+                if not holds(part, limit):
+                    raise ValueError(f"{name} is {part}, expected {words} {limit}")
 
 
 def _rules(kind: Any) -> typing.Iterator[BaseMetadata]:
-    """Ranges anywhere in a type: of an option, of its alternatives, of a tuple's parts."""
+    """All ranges in a type: its own, those of its alternatives, those of a tuple's items."""
     if typing.get_origin(kind) is Annotated:
         yield from (rule for rule in kind.__metadata__ if isinstance(rule, BaseMetadata))
     for part in typing.get_args(kind):
         yield from _rules(part)
-
-
-def _holds(rule: BaseMetadata, value: Any) -> bool:
-    match rule:
-        case Ge(ge=limit):
-            return value >= limit  # type: ignore[operator]
-        case Gt(gt=limit):
-            return value > limit  # type: ignore[operator]
-        case Le(le=limit):
-            return value <= limit  # type: ignore[operator]
-        case Lt(lt=limit):
-            return value < limit  # type: ignore[operator]
-    return True
-
-
-def _words(rule: BaseMetadata) -> str:
-    return _WORDS[type(rule)].format(**vars(rule) if hasattr(rule, "__dict__") else dataclasses.asdict(rule))

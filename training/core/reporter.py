@@ -16,12 +16,12 @@ from .trainer import Trainer
 
 
 class Reporter:
-    """Shows how a run goes.
+    """Shows the progress of a run.
 
     Args:
-        out: the run's folder; sheets go to `samples`, events to `tensorboard`.
-        order: the names of all stages, to say what is left.
-        silent: say and write nothing, as all processes but the first.
+        out: the run's folder; sheets go to its `samples`, events to its `tensorboard`.
+        order: names of all stages; those that are left are printed.
+        silent: print and write nothing; for all processes but the first.
     """
 
     def __init__(self, out: Path, order: Sequence[str], silent: bool = False):
@@ -38,7 +38,7 @@ class Reporter:
             self.writer = SummaryWriter(str(out / "tensorboard"))
 
     def run(self, trainer: Trainer, stage: Stage, on_step=lambda stage, iteration, terms: None) -> None:
-        """Run a stage, and show it; arguments and errors as of :meth:`Trainer.run`."""
+        """Run a stage, and show its progress; arguments and errors as in :meth:`Trainer.run`."""
 
         def step(stage: Stage, iteration: int, terms: dict[str, float]) -> None:
             if not self.silent:
@@ -70,7 +70,7 @@ class Reporter:
             self.bar.close()
 
     def _sheet(self, trainer: Trainer, stage: Stage, final: bool = False) -> None:
-        """A sample sheet of the averaged weights."""
+        """Write a sample sheet of the averaged weights."""
         if self.silent:
             return
         done = stage.iterations if final else self.bar.n if self.bar else 0
@@ -84,7 +84,7 @@ class Reporter:
 
 
 def logged_curves(out: Path) -> dict[str, list[tuple[int, float]]]:
-    """The loss curves in a run's TensorBoard events, by name: (step, value) each."""
+    """The loss curves in the TensorBoard events of run folder `out`: by name, lists of (step, value)."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(out / "tensorboard"), {"scalars": 400, "images": 1})

@@ -1,4 +1,4 @@
-"""A training run: its folder, its options, and what was chosen for it."""
+"""A training run: its folder, its options, and the choices that were made for it."""
 
 from __future__ import annotations
 
@@ -15,18 +15,26 @@ from .distributed import Distributed
 if TYPE_CHECKING:
     from ..config import TrainConfig
 
+GIVEN = "given"
+"""A reason that begins so belongs to an option that the user passed."""
+
 
 class RunError(ValueError):
     """A run folder that cannot be used; the message names the file and the fix."""
 
 
 class Run:
-    """The options of a run, of which those that nobody gave are chosen on the way.
+    """The options of a run; those that were not given are chosen while it runs.
 
-    Each choice is printed with its reason and kept in choices.json; config.json holds the options as they are used.
+    Each choice is printed with its reason and kept in choices.json. config.json holds the options as they are used.
+
+    Attributes:
+        given: the options as given; None marks an option that is to be chosen.
+        values, why: choices and their reasons, by the options' names, such as "gma.theta".
+        machine: options of the loop as resolved for this machine, for config.json.
 
     Args:
-        config: as given; None marks an option that is to be chosen.
+        config: becomes `given`.
         processes: that train together.
 
     Raises:
@@ -36,60 +44,64 @@ class Run:
     def __init__(self, config: TrainConfig, processes: Distributed):
         self.given = config
         self.out = Path(config.out)
+        self.choices_file = self.out / "choices.json"
         self.processes = processes
         self.values: dict[str, Any] = {}
         self.why: dict[str, str] = {}
+        self.machine: dict[str, Any] = {}
         self.reload()
 
     @property
-    def choices_file(self) -> Path:
-        """Where choices are kept."""
-        return self.out / "choices.json"
-
-    @property
     def config(self) -> TrainConfig:
-        """The options with what was chosen so far."""
+        """The options as given, completed by the choices made so far."""
         return filled(self.given, self.values)
 
     def reload(self) -> None:
-        """Take over what another process, or an earlier run, has chosen."""
+        """Read choices.json: choices of another process or of an interrupted run."""
         values, why = read_choices(self.choices_file)
-        self.values |= values
-        self.why |= why
+        for name, value in values.items():
+            self.values[name], self.why[name] = self._used(name, value, why.get(name, ""))
 
     def choose(self, name: str, value: Any, why: str) -> Any:
-        """Choose an option, unless it was given; print and keep it.
+        """Choose an option, unless it was given; print and save the choice.
 
         Args:
-            name: of the option, such as "gma.theta"; or of another fact that later stages need.
-            value: what the footage suggests.
-            why: the reason, in a line.
+            name: the option's, such as "gma.theta"; or that of another fact that later stages need.
+            value: the suggestion.
+            why: the reason, in one line.
 
         Returns:
-            the value that is used.
+            the value to use: the option as given, else the suggestion.
         """
-        given = _lookup(self.given, name)
-        if given is not None and name not in self.values:
-            why = f"given; suggested was {_plain(value)}: {why}"
-        if given is not None:
-            value = given
+        value, why = self._used(name, value, why)
         self.values[name] = value
         self.why[name] = why
-        print(f"  {name} = {_plain(value)}: {why}")
         if self.processes.is_main:
-            self.save()
+            print(f"  {name} = {_plain(value)}: {why}")
+        self.save()
         return value
 
+    def _used(self, name: str, value: Any, why: str) -> tuple[Any, str]:
+        """Value and reason of a choice; those of the given option, where there is one."""
+        given = _lookup(self.given, name)
+        if given is None:
+            return value, why
+        return given, why if why.startswith(GIVEN) else f"{GIVEN}; suggested was {_plain(value)}: {why}"
+
     def save(self) -> None:
-        """Write choices.json and config.json."""
+        """Write choices.json and config.json, in the main process only."""
+        if not self.processes.is_main:
+            return
         choices = json.dumps({"values": self.values, "why": self.why}, indent=1)
-        used = json.dumps(dataclasses.asdict(self.config), default=str, indent=1)
+        used = dataclasses.asdict(self.config)
+        used["loop"] |= self.machine
+        config = json.dumps(used, default=str, indent=1)
         write_atomically(self.choices_file, lambda part: part.write_text(choices))
-        write_atomically(self.out / "config.json", lambda part: part.write_text(used))
+        write_atomically(self.out / "config.json", lambda part: part.write_text(config))
 
 
 def read_choices(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Values and reasons of a choices.json; nothing where there is no such file.
+    """Values and reasons of a choices.json; both empty if there is no such file.
 
     Raises:
         RunError: a damaged file.
@@ -104,7 +116,7 @@ def read_choices(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def filled(config: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
-    """A copy of a dataclass whose fields that are None take chosen values, by dotted names."""
+    """A copy of a dataclass, nested ones included: fields that are None get `values[prefix + name]`, where present."""
     changes = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)

@@ -1,4 +1,4 @@
-"""Sample sheets: what a model does, as one PNG. Numbers lie where pictures don't."""
+"""Sample sheets: pictures (PNG) that show what a model does during training, and curves."""
 
 from __future__ import annotations
 
@@ -21,16 +21,15 @@ def to_picture(images: Tensor) -> np.ndarray:
 
 
 def grid(rows: list[list[np.ndarray]], scale: int = 2, gap: int = 2) -> np.ndarray:
-    """Rows of equally sized pictures (H, W, 3) -> one picture, enlarged without smoothing."""
-    padded = [
-        np.concatenate([np.pad(p, ((0, gap), (0, gap), (0, 0)), constant_values=40) for p in row], 1) for row in rows
-    ]
+    """Join rows of equally sized pictures (H, W, 3), `gap` px apart, enlarged `scale` times without smoothing."""
+    border = ((0, gap), (0, gap), (0, 0))
+    padded = [np.concatenate([np.pad(p, border, constant_values=40) for p in row], 1) for row in rows]
     sheet = np.concatenate(padded, 0)
     return sheet.repeat(scale, 0).repeat(scale, 1)
 
 
 def save_picture(path: Path, picture: np.ndarray) -> Path:
-    """Write a PNG."""
+    """Write a picture (H, W, 3) uint8 as PNG, make its folder where needed, and return `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture).save(path)
     return path
@@ -38,8 +37,8 @@ def save_picture(path: Path, picture: np.ndarray) -> Path:
 
 @torch.no_grad()
 def layers_sheet(gma: GMA, pairs: Tensor) -> np.ndarray:
-    """Of pairs of frames (B, 2, 3, H, W), a row each: frame, mask, foreground, inpainted background, and the next frame
-    composed of the moved layers (Fig. 8)."""
+    """A row for each pair of frames (B, 2, 3, H, W) in [-1, 1], as in Fig. 8 of the paper: the frame, its mask, its
+    foreground, the inpainted background, and the next frame as composed of the moved layers."""
     device = next(gma.parameters()).device
     out = []
     for pair in pairs:
@@ -52,12 +51,12 @@ def layers_sheet(gma: GMA, pairs: Tensor) -> np.ndarray:
 
 @torch.no_grad()
 def rollout_sheet(lma: LMA, batch: dict[str, Tensor], quantised: bool = True) -> np.ndarray:
-    """Real foregrounds above, free-running foregrounds (inferred codes) below.
+    """Two rows for each clip: real foregrounds above, free-running foregrounds with inferred codes below.
 
     Args:
         lma: the model.
         batch: layers (B, T + 1, 4, h, w), shifts (B, T, 2) px, positions (B, T + 1, 2) px.
-        quantised: False: A's vectors as they are.
+        quantised: whether A's directions are quantised.
     """
     layers, shifts = batch["layers"], batch["shifts"]
     z = lma.directions(layers, shifts)
@@ -68,7 +67,8 @@ def rollout_sheet(lma: LMA, batch: dict[str, Tensor], quantised: bool = True) ->
 
 @torch.no_grad()
 def poses_sheet(lma: PoseLMA, batch: dict[str, Tensor]) -> np.ndarray:
-    """Real foregrounds above; below them each one's pose, drawn in the appearance of the first."""
+    """Two rows for each clip of a batch (see :func:`rollout_sheet`): real foregrounds; below them, their poses drawn in
+    the appearance of the clip's first frame."""
     layers = batch["layers"]
     appearance, first, _, hidden = lma.start_state(layers[:, 0])
     drawn = []
@@ -79,7 +79,7 @@ def poses_sheet(lma: PoseLMA, batch: dict[str, Tensor]) -> np.ndarray:
 
 
 def _above(real: Tensor, drawn: list[Tensor]) -> np.ndarray:
-    """Clips (B, T, 4, s, s), each above what was drawn of it: T times (B, 4, s, s)."""
+    """Rows of clips (B, T, 4, s, s), each above its row of T drawings (B, 4, s, s)."""
     out = []
     for row in range(len(real)):
         out.append([to_picture(x[:3]) for x in real[row]])
@@ -88,7 +88,7 @@ def _above(real: Tensor, drawn: list[Tensor]) -> np.ndarray:
 
 
 def curves(path: Path, figures: dict[str, list]) -> Path:
-    """Line plots of `figures` over its list "step", one panel each, as a PNG."""
+    """Plot each list of `figures` over the list "step", None left out, one panel each, as PNG; returns `path`."""
     import matplotlib
 
     matplotlib.use("Agg")

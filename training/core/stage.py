@@ -1,4 +1,4 @@
-"""What the trainer asks of a stage."""
+"""The interface between the trainer and a stage."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Batch = dict[str, Tensor]
 
 
 class Sampler(Protocol):
-    """Makes batches, also in worker processes: it knows data and numbers, no model."""
+    """Makes batches. It may run in worker processes, so it holds data and options, but no model."""
 
     def batch(self, rng: np.random.Generator, iteration: int) -> Batch:
-        """CPU tensors, which depend on `rng` and `iteration` alone; pictures are uint8."""
+        """A batch of CPU tensors, images as uint8; it must depend on `rng` and `iteration` only."""
         ...
 
 
@@ -30,13 +30,13 @@ class StageConfig(Protocol):
 
 
 class Stage(ABC):
-    """What is trained, on which batches, with which losses.
+    """A part of the training: what is trained, on which batches, with which losses.
 
     Attributes:
-        name: of the stage, in files.
-        model: under training.
-        config: its options.
-        sampler: of its batches.
+        name: in files, options and messages.
+        model: the model that is trained.
+        config: the stage's options.
+        sampler: makes its batches.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Stage(ABC):
 
     @property
     def options(self) -> str:
-        """The prefix of its options."""
+        """Prefix of the stage's options, for messages."""
         return self.name
 
     @property
@@ -56,28 +56,34 @@ class Stage(ABC):
 
     @property
     def modules(self) -> list[nn.Module]:
-        """The parts that are trained."""
+        """The parts of the model that are trained; by default those that the model lists for this stage."""
         return self.model.modules_of(self.name)
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The model's device."""
         return next(self.model.parameters()).device
 
     def prepare(self, iteration: int, generator: torch.Generator) -> None:
-        """Before a step; by default nothing."""
+        """Called before each step, to change the model between phases; by default nothing."""
         return None
 
     @abstractmethod
     def losses(self, batch: Batch, iteration: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Weighted loss terms of a batch on the model's device; the stage's loss is their sum."""
+        """The weighted loss terms of a batch; the trainer minimises their sum.
+
+        Args:
+            batch: from the sampler, on the model's device.
+            iteration: step of the stage, from 0.
+            generator: CPU generator for all random numbers, so that a resumed run repeats them.
+        """
 
     def sheet(self, model: StagedModel, iteration: int) -> np.ndarray | None:
-        """A picture (h, w, 3) uint8 of what `model` can do after so many steps, for people; by default none."""
+        """A sample sheet (h, w, 3) uint8 of `model`, the averaged weights, after `iteration` steps; by default None."""
         return None
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What the stage keeps between steps, for a checkpoint."""
+        """Tensors that the stage keeps between steps, for the checkpoint."""
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:

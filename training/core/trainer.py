@@ -1,12 +1,13 @@
-"""The training loop: stages one after the other, resumable, interruptible, never losing the last good checkpoint."""
+"""The training loop: runs stages one after the other; it can be interrupted and resumed."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,28 +27,28 @@ from .stage import Batch, Sampler, Stage
 
 WEIGHT_DECAY = 1e-6
 CLIP = 1.0
-"""Largest gradient norm."""
+"""Gradients are clipped to this norm."""
 EMA = 0.99
-"""Decay of the averaged weights."""
+"""Decay of the exponential moving average of the weights."""
 SHEET_MINUTES = 4.0
 """Minutes between sample sheets."""
 LARGEST_WEIGHT = 6e4
-"""Worlds are stored in float16, which ends at 65,504."""
+"""Weights must be smaller: worlds are stored in float16, whose largest number is 65,504."""
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on; the message says what happened and where the last good checkpoint is."""
+    """Training cannot continue; the message says why, and what to do."""
 
 
 class Interrupted(Exception):
-    """A stage was stopped by a signal or by the time limit; its state is saved."""
+    """A stage was stopped by a signal or the time limit; its state is saved."""
 
 
 def read_state(path: Path, device: torch.device) -> dict[str, Any]:
-    """A training state, without running code from the file.
+    """Read a training state (gma.pt, lma.pt) to a device; no code from the file is run.
 
     Raises:
-        TrainingError: missing, damaged, or of another version.
+        TrainingError: the file is missing, damaged, or of another version.
     """
     try:
         state = torch.load(path, map_location=device, weights_only=True)
@@ -64,12 +65,12 @@ def read_state(path: Path, device: torch.device) -> dict[str, Any]:
 
 
 class Batches(Dataset):
-    """Batch i of a stage, wherever and in whatever order it is asked for.
+    """The batches of a stage as a dataset: batch i is the same in any worker and in any order.
 
     Args:
-        sampler: of the stage.
-        seed: of the run (1) and of the stage (2), and of this process where it is not the first.
-        iterations: of the stage.
+        sampler: makes the batches.
+        seed: three numbers: the run's seed and two of the stage; a fourth in every process but the first.
+        iterations: length of the dataset.
     """
 
     def __init__(self, sampler: Sampler, seed: list[int], iterations: int):
@@ -81,20 +82,20 @@ class Batches(Dataset):
         return self.iterations
 
     def __getitem__(self, iteration: int) -> tuple[int, Batch]:
-        """The seed of the step's torch generator, and its batch."""
+        """The seed of the step's torch generator, and the batch."""
         rng = np.random.default_rng([*self.seed[:3], iteration, *self.seed[3:]])
         return int(rng.integers(2**31)), self.sampler.batch(rng, iteration)
 
 
 class Trainer:
-    """Runs the stages of one model.
+    """Runs the stages of one model, and writes its state.
 
     Args:
-        model: under training.
-        state_file: the resumable state.
-        config: how long, how often, where.
-        processes: that train together; by default this one alone, or those that a launcher started.
-        minutes: spent so far, by stage.
+        model: the model to train; it is moved to the device.
+        state_file: where the state is written, and resumed from.
+        config: options of the loop.
+        processes: default: this process, or those that a launcher started.
+        minutes: minutes of training spent before, by stage; they count for `max_minutes`.
     """
 
     def __init__(
@@ -120,21 +121,28 @@ class Trainer:
 
     @property
     def average(self) -> Any:
-        """The averaged weights, which are what is evaluated and exported."""
+        """The model with averaged weights, which is evaluated and exported."""
         return self._averaged.module
 
     def autocast(self) -> torch.autocast:
-        """The precision of the networks."""
-        bf16 = self.config.bf16
+        """The autocast context for the networks."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.machine["bf16"])
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """The options device, bf16 and workers, as resolved for this machine."""
+        bf16, workers = self.config.bf16, self.config.workers
         if bf16 is None:
             bf16 = pick_precision("auto", self.device) == torch.bfloat16
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
+        if workers is None:
+            workers = 2 * (self.device.type == "cuda")
+        return {"device": str(self.device), "bf16": bf16, "workers": workers}
 
     def load(self) -> None:
-        """Take up where the state file left off.
+        """Load the state file; the next :meth:`run` continues from it.
 
         Raises:
-            TrainingError: no state, a damaged one, or one of another model.
+            TrainingError: there is no state, or it is damaged or of a model with other sizes.
         """
         if not self.state_file.exists():
             raise TrainingError(f"{self.state_file}: nothing to resume; leave --resume out to start")
@@ -149,13 +157,13 @@ class Trainer:
         self._resume = state
 
     def start_from(self, path: Path) -> list[str]:
-        """Take the finished stages of another run, as far as their weights have the sizes of this model's.
+        """Load the weights of another run's finished stages, up to the first whose shapes differ from this model's.
 
         Returns:
-            the stages that were taken.
+            names of the stages that were loaded; they count as finished.
 
         Raises:
-            TrainingError: no such file, or a damaged one.
+            TrainingError: the state file `path` is missing or damaged.
         """
         state = read_state(path, self.device)
         taken: list[str] = []
@@ -171,11 +179,17 @@ class Trainer:
         return taken
 
     def save(self, stage: str, iteration: int, optimiser: torch.optim.Optimizer | None, owner=None) -> None:
-        """Write the state to a temporary file, then rename it; `owner` is the stage under way.
+        """Write the state: to a temporary file, which is then renamed. Only the main process writes.
+
+        Args:
+            stage: name of the last stage that was run.
+            iteration: its next step.
+            optimiser: None between stages.
+            owner: the stage itself, if it is not finished.
 
         Raises:
-            TrainingError: weights that no checkpoint can hold; the state before is kept.
-            CheckpointError: the disk is full or not writable; the state before is kept.
+            TrainingError: weights are too large for a checkpoint; the previous state is kept.
+            CheckpointError: the disk is full or not writable; the previous state is kept.
         """
         if not self.processes.is_main:
             return
@@ -195,6 +209,7 @@ class Trainer:
         write_atomically(self.state_file, lambda part: torch.save(state, part))
 
     def _check_weights(self, options: str) -> None:
+        """Raise a TrainingError if a weight is too large for a checkpoint."""
         for model in (self.model, self.average):
             for name, value in model.state_dict().items():
                 if value.is_floating_point() and value.numel() and not value.abs().max() < LARGEST_WEIGHT:
@@ -212,16 +227,16 @@ class Trainer:
         on_step: Callable[[Stage, int, dict[str, float]], None] = lambda stage, iteration, terms: None,
         on_sheet: Callable[[Stage], None] = lambda stage: None,
     ) -> None:
-        """Train one stage to its end; a stage of no iterations or one finished before is skipped.
+        """Train a stage to its end; skip it if it has no iterations, or was finished before.
 
         Args:
-            stage: what is trained.
-            on_step: called after every step, with its loss terms.
-            on_sheet: called every few minutes.
+            stage: the stage.
+            on_step: called after every step with (stage, step, loss terms).
+            on_sheet: called every SHEET_MINUTES with the stage, to write a sample sheet.
 
         Raises:
             Interrupted: stopped by a signal or the time limit; the state is saved.
-            TrainingError: a loss that is not finite.
+            TrainingError: a loss is not finite, or weights are too large for a checkpoint.
         """
         if stage.iterations <= 0 or stage.name in self.finished:
             return
@@ -236,9 +251,9 @@ class Trainer:
         losses = self.processes.losses(stage)
         began = saved = sheeted = time.monotonic()
         spent = self.minutes.get(stage.name, 0.0)
-        with _Signals(self._request_stop):
+        with _signals(self._request_stop):
             for iteration, (seed, batch) in enumerate(self._batches(stage, first), first):
-                terms = self._step(stage, losses, iteration, seed, batch, optimiser, parameters)
+                terms = self._step(stage, losses, iteration, seed, batch, optimiser)
                 on_step(stage, iteration, terms)
                 now = time.monotonic()
                 self.minutes[stage.name] = spent + (now - began) / 60
@@ -253,11 +268,11 @@ class Trainer:
                     on_sheet(stage)
                     sheeted = time.monotonic()
         self.finished.append(stage.name)
-        self.model.load_state_dict(self.average.state_dict())  # the next stage stands on the averaged weights
+        self.model.load_state_dict(self.average.state_dict())  # the next stage starts from the averaged weights
         self.save(stage.name, stage.iterations, None)
 
     def _resumed(self, stage: Stage, optimiser: torch.optim.Optimizer) -> int:
-        """The stage's first iteration: where it was left, or 0."""
+        """The step to start with: where the loaded state stopped in this stage, or 0."""
         state = self._resume
         self._resume = None
         if not state or state["stage"] != stage.name:
@@ -268,17 +283,15 @@ class Trainer:
         return int(state["iteration"])
 
     def _batches(self, stage: Stage, first: int) -> DataLoader:
-        """Seeds and batches of the iterations that are left, made ahead by workers where there are some."""
+        """Seeds and batches of the steps from `first` on, prefetched if there are workers."""
         rank = [self.processes.rank] * (self.processes.rank > 0)
         seed = [self.config.seed, len(stage.name), sum(map(ord, stage.name)), *rank]
-        cuda = self.device.type == "cuda"
-        workers = self.config.workers if self.config.workers is not None else 2 * cuda
         return DataLoader(
             Batches(stage.sampler, seed, stage.iterations),
             batch_size=None,
             sampler=range(first, stage.iterations),
-            num_workers=workers,
-            pin_memory=cuda,
+            num_workers=self.machine["workers"],
+            pin_memory=self.device.type == "cuda",
             persistent_workers=False,
         )
 
@@ -290,10 +303,10 @@ class Trainer:
         seed: int,
         batch: Batch,
         optimiser: torch.optim.Optimizer,
-        parameters: list[nn.Parameter],
     ) -> dict[str, float]:
+        """One optimiser step; returns the values of the loss terms."""
         generator = torch.Generator().manual_seed(seed)
-        torch.manual_seed(seed + (1 << 32))  # of dropout, another stream; so a resumed run goes on as it would have
+        torch.manual_seed(seed + (1 << 32))  # for dropout; seeded each step, so that a resumed run repeats it
         for group in optimiser.param_groups:
             group["lr"] = stage.config.rate * schedule(iteration, stage.iterations)
         stage.prepare(iteration, generator)
@@ -309,16 +322,16 @@ class Trainer:
             )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(parameters, CLIP)
+        nn.utils.clip_grad_norm_(optimiser.param_groups[0]["params"], CLIP)
         optimiser.step()
         self._averaged.update_parameters(self.model)
         for kept, now in zip(self.average.codebooks(), self.model.codebooks(), strict=True):
-            kept.copy_(now)  # a codebook that moves by averages is averaged already
+            kept.copy_(now)  # a codebook is a moving average already
         return {k: float(v.detach()) for k, v in terms.items()}
 
     @torch.no_grad()
     def _lerp(self, averaged: list[Tensor], now: list[Tensor], count: Tensor) -> None:
-        """Parameters and batch statistics are averaged over the steps; what is counted is copied."""
+        """Update the averages: of floating-point tensors in place by EMA; counters are copied."""
         if averaged[0].is_floating_point():
             number = int(count)
             torch._foreach_lerp_(averaged, now, 1 - min(EMA, (1 + number) / (10 + number)))
@@ -334,29 +347,25 @@ def _weights_of(parts: Sequence[str], weights: Mapping[str, Tensor]) -> dict[str
 
 
 def schedule(iteration: int, iterations: int, warm_up: int = 50) -> float:
-    """Warm-up, then a cosine from 1 to 0.05."""
+    """Factor on the peak learning rate: a linear warm-up of `warm_up` steps, times a cosine from 1 to 0.05."""
     share = iteration / max(1, iterations)
     return min(1.0, (iteration + 1) / warm_up) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * share)))
 
 
-class _Signals:
-    """SIGINT and SIGTERM ask for a stop after the current step; a second SIGINT interrupts at once."""
+@contextlib.contextmanager
+def _signals(stop: Callable[[], None]) -> Iterator[None]:
+    """A context in which SIGINT and SIGTERM call `stop`, to end after the step; a second SIGINT interrupts at once."""
+    old = {}
 
-    def __init__(self, stop):
-        self.stop = stop
-        self.old = {}
+    def handle(number, frame):
+        stop()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def __enter__(self):
-        def handle(number, frame):
-            self.stop()
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-        try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.old[number] = signal.signal(number, handle)
-        except ValueError:  # not the main thread: nobody to ask
-            pass
-
-    def __exit__(self, *_):
-        for number, handler in self.old.items():
+    with contextlib.suppress(ValueError):  # signals can be handled in the main thread only
+        for number in (signal.SIGINT, signal.SIGTERM):
+            old[number] = signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
             signal.signal(number, handler)

@@ -1,7 +1,7 @@
-"""A shaded robot arm over a table: FetchReach of gymnasium-robotics, seen from above the table (MuJoCo).
+"""Videos of a robot arm over a table: FetchReach of gymnasium-robotics, rendered by MuJoCo from above.
 
-``pip install gymnasium-robotics "mujoco<3.4"``; without a display also ``MUJOCO_GL=osmesa`` (Debian: libosmesa6) or
-``egl`` (libegl1).
+It needs ``pip install gymnasium-robotics "mujoco<3.4"``; without a display also ``MUJOCO_GL=osmesa`` (Debian:
+libosmesa6) or ``egl`` (libegl1).
 """
 
 from __future__ import annotations
@@ -17,26 +17,23 @@ from .store import DataError, StoreWriter
 
 NEEDS = "gymnasium-robotics 'mujoco<3.4'"
 WORKSPACE = np.array([[1.20, 0.55, 0.46], [1.45, 0.95, 0.66]])
-"""Where the hand goes, m: over the table, low and high."""
+"""Lower and upper bound of the hand's position (x, y, z), m."""
 CAMERA = {"lookat": (1.38, 0.75, 0.5), "distance": 1.25, "azimuth": 180.0, "elevation": -60.0}
-RENDERED = 192
-"""Px of a frame's side, as it is rendered ..."""
-SIDE = 96
-"""... and in the store."""
-STEPS = 60
-"""Frames of a video."""
+RENDERED = 192  # Side of rendered frames, px.
+SIDE = 96  # Side of frames in the store, px.
+STEPS = 60  # Number of frames of a video.
 HAND = ("gripper", "finger")
 MOVING = ("shoulder", "upperarm", "elbow", "forearm", "wrist", *HAND)
 
 
 def middle_of(mask: np.ndarray) -> np.ndarray:
-    """The middle (x, y) px of the box of a mask (H, W); nan where it is empty."""
+    """The middle (x, y), px, of the bounding box of a mask (H, W); nan if the mask is empty."""
     ys, xs = np.nonzero(mask)
     return np.array([(v.min() + v.max() + 1) / 2 if len(v) else np.nan for v in (xs, ys)])
 
 
 class Arm:
-    """The simulator, its camera, and a hand that goes about: nobody looks at the task that it was made for."""
+    """The simulator with its camera, and a hand that moves at random; the task of the environment is not used."""
 
     def __init__(self):
         if not os.environ.get("DISPLAY"):
@@ -57,7 +54,7 @@ class Arm:
         self.data: Any = self.env.unwrapped.data  # type: ignore[attr-defined]
         try:
             self.renderer = mujoco.Renderer(self.model, RENDERED, RENDERED)
-        except Exception as error:  # whatever the GL library at hand raises
+        except Exception as error:  # each GL library raises errors of its own
             raise DataError(
                 f"MuJoCo cannot draw here ({error}): set MUJOCO_GL=osmesa (apt install libosmesa6) or egl (libegl1)"
             ) from None
@@ -79,7 +76,7 @@ class Arm:
         self.model.geom_rgba[table] = (0.55, 0.38, 0.22, 1.0)
 
     def videos(self, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Frames (T, 192, 192, 3) uint8, true masks (T, 192, 192) bool and the hand's (T, 2) px of `count` videos."""
+        """Render `count` videos: frames (T, 192, 192, 3) uint8, true masks (T, 192, 192) bool, hands (T, 2) px."""
         for video in range(count):
             rng = np.random.default_rng([seed, video])
             self.env.reset(seed=int(rng.integers(2**31)))
@@ -91,7 +88,7 @@ class Arm:
 
     @property
     def hand(self) -> np.ndarray:
-        """Where the hand is, m."""
+        """The hand's position, m."""
         return self.data.site("robot0:grip").xpos.copy()
 
     def _go_to(self, goal: np.ndarray, steps: int = 40) -> None:
@@ -99,7 +96,7 @@ class Arm:
             self.env.step(np.append(np.clip((goal - self.hand) / 0.05, -1, 1), 0).astype(np.float32))
 
     def _ways(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
-        """Actions: a direction is held for some steps, at one speed; at the end of the table another is taken."""
+        """Random actions: hold a direction for 3 to 8 steps; turn back at the bounds of the workspace."""
         while True:
             way = np.append(rng.integers(-1, 2, 2), rng.choice([-1, 0, 0, 1]))
             for _ in range(int(rng.integers(3, 9))):
@@ -108,9 +105,9 @@ class Arm:
                 yield np.append(way, 0).astype(np.float32)
 
     def picture(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The frame (192, 192, 3) uint8, where the arm is in it (192, 192) bool, and the middle (x, y) px of its hand.
+        """The frame (192, 192, 3) uint8, the arm's mask (192, 192) bool, and the middle (x, y) of its hand, px.
 
-        An arm that the frame's edge cuts moves by what its hand moves: the rest of it stays at the edge.
+        The hand's motion is that of the arm: the other end of the arm stays at the frame's edge, which cuts it.
         """
         self.renderer.update_scene(self.data, self.camera)
         frame = self.renderer.render().copy()
@@ -123,7 +120,10 @@ class Arm:
 
 
 def record(out: Path, videos: int = 160, seed: int = 0, progress: Callable[[int], None] = lambda done: None) -> Path:
-    """Write a clip store with true masks, and the label `position`: the centre of the true mask, px."""
+    """Write a clip store of `videos` videos to `out`, and return `out`; `progress` gets the number of videos done.
+
+    It has true masks and the label `position`, the centre of the mask, px.
+    """
     writer = StoreWriter(out, SIDE, SIDE, 1.0, "FetchReach (gymnasium-robotics)", "arm")
     scale = RENDERED // SIDE
     for index, (frames, masks, _) in enumerate(Arm().videos(videos, seed)):

@@ -1,4 +1,4 @@
-"""Cuts: where a video changes to another scene at once."""
+"""Cuts: find frames at which a video changes to another scene at once."""
 
 from __future__ import annotations
 
@@ -8,44 +8,44 @@ from itertools import pairwise
 import numpy as np
 
 CUT = 18.0
-"""A cut: blocks of the picture change by this much on average, of 255 ..."""
+"""At a cut, the mean colours of blocks change by more than this on average, of 255."""
 CUT_RATIO = 4.0
-"""... and by this many times what they changed by in the frames about it."""
+"""At a cut, they also change by more than this many times the median change of the frames around it."""
 CHANGED = 0.5
-"""Also a cut: this share of the pixels changes by CUT, and CUT_RATIO times what changed in the frames about it."""
+"""It is also a cut if more than this share of the pixels changes by CUT, and CUT_RATIO times as many as usual."""
 BLOCK = 8
-"""Px to a block; smaller motion does not make a cut."""
+"""Side of a block, px; block means ignore smaller motion."""
 SHOT = 8
-"""Frames of the shortest shot that is of use."""
+"""Number of frames of the shortest shot that is used."""
 
 
 def find_cuts(frames: np.ndarray) -> np.ndarray:
-    """Indices of the first frames after cuts in frames (T, H, W, 3): (N,) ints."""
+    """Indices (N,) of the first frames after cuts, in the frames (T, H, W, 3) uint8 of a video."""
     if len(frames) < 2:
         return np.zeros(0, int)
     changed = [(farthest(b, a) > CUT).mean() for a, b in pairwise(frames)]
-    # scenes of fine texture have blocks alike
+    # scenes of fine texture may have equal block means
     fine = [t + 1 for t, now in enumerate(changed) if now > CHANGED and now > CUT_RATIO * _usual(changed, t)]
     return np.union1d(cuts_of(block_means(frames)), np.array(fine, int)).astype(int)
 
 
 def farthest(frame: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """How far frames (..., H, W, 3) uint8 are from another picture, in the channel where it is farthest: (..., H, W).
+    """Largest absolute difference over the channels, of frames (..., H, W, 3) uint8 from another picture: (..., H, W).
 
-    A channel after the other: numpy's maximum over an axis of three takes eight times as long.
+    It goes channel by channel: numpy's maximum over an axis of length three takes eight times as long.
     """
     apart = [np.abs(frame[..., c].astype(np.int16) - other[..., c]) for c in range(3)]
     return np.maximum(np.maximum(apart[0], apart[1]), apart[2])
 
 
 def _usual(changes: Sequence[float] | np.ndarray, t: int) -> float:
-    """What changed in the dozen frames on each side of a change."""
+    """Median change over the twelve frames on each side of frame t."""
     about = [*changes[max(0, t - 12) : t], *changes[t + 1 : t + 13]]
     return float(np.median(about)) if about else 0.0
 
 
 def block_means(frames: np.ndarray) -> np.ndarray:
-    """Mean colours of BLOCK x BLOCK px of frames (T, H, W, 3): (T, N, 3) float32."""
+    """Mean colours of blocks of about BLOCK x BLOCK px in frames (T, H, W, 3): (T, N, 3) float32."""
     count, height, width, _ = frames.shape
     rows = max(1, height // BLOCK)
     columns = max(1, width // BLOCK)
@@ -55,12 +55,9 @@ def block_means(frames: np.ndarray) -> np.ndarray:
 
 
 def cuts_of(blocks: np.ndarray) -> np.ndarray:
-    """As :func:`find_cuts`, of block means (T, N, 3)."""
+    """As :func:`find_cuts`, from block means (T, N, 3) only."""
     change = np.abs(np.diff(blocks, axis=0)).mean((1, 2))
-    out = []
-    for t, now in enumerate(change):
-        if now > CUT and now > CUT_RATIO * _usual(change, t):
-            out.append(t + 1)
-    # where everything is a cut nothing stands out: the picture is another one in most of its blocks
+    out = [t + 1 for t, now in enumerate(change) if now > CUT and now > CUT_RATIO * _usual(change, t)]
+    # among cuts at every frame none stands out: count frames in which most blocks are different
     different = (np.abs(np.diff(blocks, axis=0)).max(2) > 2 * CUT).mean(1) > 0.7
     return np.union1d(np.array(out, int), np.flatnonzero(different) + 1).astype(int)

@@ -1,4 +1,4 @@
-"""Independent detectors: they look at frames only, never at the simulator's own bookkeeping."""
+"""Detectors that find the agent in frames, without the simulator's state."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from scipy import ndimage
 
 from glass_gym.model.glass import Glass
 from glass_gym.worlds.checkpoint import World
@@ -17,7 +16,8 @@ from .store import frames_to_tensor
 
 @dataclass
 class Detections:
-    """masks and the largest piece alone (N, H, W) bool; its centroid (N, 2) px and area (N,) px; pieces (N,)."""
+    """Agents found in N frames: masks and their largest connected pieces (N, H, W) bool; centroids (N, 2) and areas
+    (N,) of these pieces, px, nan and 0 where there is none; numbers of pieces (N,)."""
 
     masks: np.ndarray
     largest: np.ndarray
@@ -27,7 +27,9 @@ class Detections:
 
 
 def find_pieces(masks: np.ndarray, least: int, reach: int = 2) -> Detections:
-    """Connected pieces of masks (N, H, W), strokes under `reach` px apart joined; those under `least` px dropped."""
+    """Connected pieces of masks (N, H, W) bool with at least `least` px; gaps of up to 2 `reach` px are bridged."""
+    from scipy import ndimage
+
     centroid = np.full((len(masks), 2), np.nan)
     largest = np.zeros_like(masks)
     area = np.zeros(len(masks), int)
@@ -49,23 +51,23 @@ class Detector(Protocol):
     """Finds agents in frames."""
 
     least: int
-    """pieces of fewer px are dropped"""
+    """pieces of fewer px are ignored"""
     plausible: tuple[float, float]
-    """px that one agent covers"""
+    """least and largest area of one agent, px"""
 
     def context(self, frames: np.ndarray) -> np.ndarray | None:
-        """What it keeps in mind about real start frames (N, H, W, 3) uint8 when it looks at what came of them."""
+        """Extra input, from real start frames (N, H, W, 3) uint8, for frames generated from them: (N,), or None."""
 
     def __call__(self, frames: np.ndarray, context: np.ndarray | None = None) -> Detections:
-        """Frames (N, H, W, 3) uint8, and what is known about each (N,)."""
+        """Find the agents in frames (N, H, W, 3) uint8, given the extra input (N,) of each."""
 
 
 class MaskDetector:
-    """Finds the agent with M, run afresh on the composed frame.
+    """Finds the agent by M's mask of the frame.
 
     Args:
-        model: its M is used.
-        typical_area: of an agent, px.
+        model: has M.
+        typical_area: usual area of an agent, px.
     """
 
     def __init__(self, model: Glass, typical_area: float):
@@ -75,17 +77,17 @@ class MaskDetector:
 
     @classmethod
     def of(cls, world: World) -> MaskDetector:
-        """Of the size that M finds in the world's start frames."""
+        """A detector with a world's M; the typical area is the median over its start frames."""
         frames = frames_to_tensor(world.start_frames)
         with torch.inference_mode():
             masks = torch.cat([world.model.gma.mask(part) for part in frames.split(16)])
         return cls(world.model, float((masks > 0.5).float().sum((1, 2, 3)).median()))
 
     def context(self, frames: np.ndarray) -> None:
-        """Nothing."""
+        """None: the detector needs no extra input."""
 
     def __call__(self, frames: np.ndarray, context: np.ndarray | None = None) -> Detections:
-        """Frames (N, H, W, 3) uint8."""
+        """As :meth:`Detector.__call__`."""
         masks = []
         with torch.inference_mode():
             for part in np.array_split(frames, max(1, len(frames) // 32)):

@@ -1,9 +1,9 @@
-"""Videos on disk: the PNG folders of CADDY and GLASS (read and written), and plain video files.
+"""Reads folders of videos: numbered PNGs, as in CADDY and GLASS, or video files.
 
     <root>/{train,val,test}/<video>/00000.png, 00001.png, ...
     <root>/{train,val,test}/clip.mp4
 
-Without split folders, videos are cut 8:1:1 by sorted name.
+Without split folders, videos are split 8:1:1 in the order of their names.
 """
 
 from __future__ import annotations
@@ -21,50 +21,46 @@ from glass_gym.worlds.pictures import MAX_PIXELS, read_picture
 
 from ..config import ReadConfig
 from .cuts import SHOT, find_cuts
-from .store import DataError, Store, StoreWriter
+from .store import DataError, StoreWriter
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
 VIDEOS = (".mp4", ".webm", ".avi", ".mov", ".gif")
 SPLITS = ("train", "val", "test")
 DEMUXERS = {".mp4": "mov", ".mov": "mov", ".webm": "matroska", ".avi": "avi"}
-"""ffmpeg's, by suffix."""
+"""ffmpeg's demuxers, by suffix."""
 ENOUGH = 0.8
-"""A file that has less than this share of the frames that it speaks of, was cut off."""
+"""A file is truncated if it has less than this share of the frames that its header announces."""
 PIECE = 192
-"""Frames that are held at a time, and of the longest video of a store."""
+"""Maximum number of frames in memory at a time, and in one video of a store."""
 
 
 def find_videos(root: Path) -> list[tuple[str, str, Path]]:
-    """(name, split, path) of every video below root.
+    """List the videos below a folder: (name, split, path) each.
 
     Raises:
-        DataError: no such folder, or no videos in it.
+        DataError: there is no such folder, or no video in it.
     """
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; give a folder of videos, 'tennis' or 'wsprites'")
-    split_folders = [s for s in SPLITS if (root / s).is_dir()]
-    found = []
-    if split_folders:
-        for split in split_folders:
-            found += [(path.stem if path.is_file() else path.name, split, path) for path in _videos_in(root / split)]
+    if folders := [s for s in SPLITS if (root / s).is_dir()]:
+        found = [(split, path) for split in folders for path in _videos_in(root / split)]
     else:
         paths = _videos_in(root)
-        for rank, path in enumerate(paths):
-            share = rank / len(paths)
-            split = "train" if share < 0.8 or len(paths) < 3 else "val" if share < 0.9 else "test"
-            found.append((path.stem if path.is_file() else path.name, split, path))
-        if len(paths) >= 3 and {s for _, s, _ in found} != set(SPLITS):  # few videos: the last two are held out
-            found = [
-                (n, "val" if i == len(paths) - 2 else "test" if i == len(paths) - 1 else "train", p)
-                for i, (n, _, p) in enumerate(found)
-            ]
+        found = [(_split_of(rank, len(paths)), path) for rank, path in enumerate(paths)]
     if not found:
         raise DataError(
             f"{root}: holds no videos; expected {root}/train/<video>/00000.png ... or files "
             f"({', '.join(VIDEOS)}) in {root} or its train/, val/, test/"
         )
-    return found
+    return [(path.stem if path.is_file() else path.name, split, path) for split, path in found]
+
+
+def _split_of(rank: int, count: int) -> str:
+    """The split of one of `count` videos: 8:1:1; of fewer than ten val and test get one each, of one or two none."""
+    if count < 10:
+        return {count - 2: "val", count - 1: "test"}.get(rank, "train") if count >= 3 else "train"
+    return "train" if rank / count < 0.8 else "val" if rank / count < 0.9 else "test"
 
 
 def _videos_in(folder: Path) -> list[Path]:
@@ -73,15 +69,19 @@ def _videos_in(folder: Path) -> list[Path]:
 
 
 def frames_in(folder: Path) -> list[Path]:
-    """The numbered pictures of a video's folder, sorted."""
+    """The numbered pictures in the folder of a video, sorted."""
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGES and p.stem.isdigit())
 
 
 def read_video(path: Path, config: ReadConfig) -> Iterator[np.ndarray]:
-    """The frames of one video that are kept, cropped and resized, one at a time: (H, W, 3) uint8.
+    """Read one video: yield the frames that are kept, cropped and resized, (H, W, 3) uint8.
+
+    Args:
+        path: a folder of pictures or a video file.
+        config: crop, size and skipped frames; with `skip_broken` a truncated file is an error.
 
     Raises:
-        DataError: a missing number, an unreadable frame, or frames of different sizes.
+        DataError: a number is missing, a frame cannot be read, or frames have different sizes.
     """
     frames = _read_folder(path) if path.is_dir() else _read_file(path, whole=config.skip_broken)
     first = None
@@ -100,7 +100,7 @@ def read_video(path: Path, config: ReadConfig) -> Iterator[np.ndarray]:
 
 
 def shots_of(frames: Iterator[np.ndarray], config: ReadConfig) -> Iterator[np.ndarray]:
-    """The shots in the frames of a video, (T, H, W, 3) each, at most PIECE frames long; a piece is held at a time."""
+    """Split the frames of a video into shots (T, H, W, 3) of at most PIECE frames; short shots are dropped."""
     whole = True
     frames = iter(frames)
     while piece := list(itertools.islice(frames, PIECE)):
@@ -113,16 +113,19 @@ def shots_of(frames: Iterator[np.ndarray], config: ReadConfig) -> Iterator[np.nd
 
 
 def sample_video(path: Path, longest: int, most: int, crop: tuple[int, int, int, int] | None = None) -> np.ndarray:
-    """Up to `most` frames of a video, from one to four places in it, small: (T, H, W, 3) uint8.
+    """Read a sample of a video for the survey: all of it, or frames from four places in it; downscaled.
 
     Args:
         path: a folder of pictures or a video file.
-        longest: px of the longer side.
-        most: frames.
+        longest: largest length of the longer side, px.
+        most: largest number of frames.
         crop: as in :class:`ReadConfig`.
 
+    Returns:
+        (T, H, W, 3) uint8.
+
     Raises:
-        DataError: an unreadable frame.
+        DataError: a frame cannot be read, or frames have different sizes.
     """
     config = ReadConfig(crop=crop)
     if path.is_dir():
@@ -152,7 +155,7 @@ def sample_video(path: Path, longest: int, most: int, crop: tuple[int, int, int,
 
 
 def _parts(length: int, most: int) -> list[slice]:
-    """Where to look into a video of `length` frames: all of it, or four parts that make up `most`."""
+    """The parts of a video of `length` frames to read: all of it, or four of `most` / 4 frames each."""
     if length <= most or most < 4:
         return [slice(0, min(length, most))]
     part = most // 4
@@ -160,7 +163,7 @@ def _parts(length: int, most: int) -> list[slice]:
 
 
 def _about(path: Path) -> dict[str, Any]:
-    """What a video file says of itself: duration s, fps, size px; empty where it says nothing."""
+    """Duration (s), fps and size (px) from the header of a video file; empty if it cannot be read."""
     if path.suffix.lower() == ".gif":
         return {}
     try:
@@ -170,13 +173,12 @@ def _about(path: Path) -> dict[str, Any]:
         return about
     except DataError:
         raise
-    except Exception:  # reading it will say more
+    except Exception:  # reading the frames will raise a clearer error
         return {}
 
 
 def _opened(path: Path, begin: float = 0.0):
-    """What a file says of itself, and then its frames as bytes; its suffix says the format, and nothing else is read:
-    a playlist that is called .mp4 opens no other file."""
+    """Iterate over a file's header, then its frames as bytes. The suffix is the format: a playlist opens no file."""
     try:
         import imageio_ffmpeg
     except ImportError as error:
@@ -202,7 +204,7 @@ def _read_folder(folder: Path, files: list[Path] | None = None) -> Iterator[tupl
 
 
 def _read_file(path: Path, begin: float = 0.0, whole: bool = False) -> Iterator[tuple[Path, np.ndarray]]:
-    """Frames of a video file, from `begin` seconds on; `whole`: it is an error that the file ends too early."""
+    """Yield the frames of a video file from `begin` seconds on; if `whole`, a truncated file is an error."""
     if path.suffix.lower() == ".gif":
         yield from _read_gif(path)
         return
@@ -219,14 +221,14 @@ def _read_file(path: Path, begin: float = 0.0, whole: bool = False) -> Iterator[
             yield path, np.frombuffer(raw, np.uint8).reshape(height, width, 3)
     except DataError:
         raise
-    except Exception as error:  # ffmpeg's own words
+    except Exception as error:  # of ffmpeg or its reader
         why = " ".join(str(error).split())[-200:]
         raise DataError(
             f"{path}: broken video after frame {count} ({why}); leave it out with --read.skip-broken"
         ) from None
     expected = about.get("duration", 0.0) * about.get("fps", 0.0) - begin * about.get("fps", 0.0)
     if np.isfinite(expected) and count < ENOUGH * expected - 2:
-        cut = f"{path}: ends after frame {count} of about {expected:.0f}: is the file whole?"
+        cut = f"{path}: ends after frame {count} of about {expected:.0f}; the file seems to be truncated"
         if whole:
             raise DataError(cut)
         warnings.warn(cut + " --read.skip-broken leaves it out", stacklevel=2)
@@ -235,16 +237,16 @@ def _read_file(path: Path, begin: float = 0.0, whole: bool = False) -> Iterator[
 def _read_gif(path: Path) -> Iterator[tuple[Path, np.ndarray]]:
     try:
         with Image.open(path, formats=("GIF",)) as image:
-            if image.width * image.height > MAX_PIXELS // 2:  # Pillow keeps several of a GIF's frames
+            if image.width * image.height > MAX_PIXELS // 2:  # Pillow holds several frames of a GIF
                 raise DataError(f"{path}: {image.width}x{image.height} is more than {MAX_PIXELS // 2} pixels")
             size = image.size
             for number, frame in enumerate(ImageSequence.Iterator(image), 1):
-                if frame.size != size:  # Pillow grows the picture for a frame that does not fit in
+                if frame.size != size:  # Pillow enlarges the picture for such a frame
                     raise DataError(f"{path}: frame {number} reaches out of the picture of {size[0]}x{size[1]} px")
                 yield path, np.asarray(frame.convert("RGB"))
     except DataError:
         raise
-    except Exception as error:  # Pillow lets its decoders' errors through
+    except Exception as error:  # Pillow's decoders raise errors of many kinds
         raise DataError(f"{path}: broken GIF ({error}); leave it out with --read.skip-broken") from None
 
 
@@ -269,13 +271,19 @@ def _shape(frame: np.ndarray, config: ReadConfig) -> np.ndarray:
 
 
 def pack(root: Path, out: Path, config: ReadConfig, progress=lambda done, total: None) -> list[str]:
-    """Decode a folder of videos once into a clip store.
+    """Decode a folder of videos into a clip store.
+
+    Args:
+        root: the folder.
+        out: folder of the store.
+        config: how videos are read.
+        progress: called with the number of videos that are done, and the total.
 
     Returns:
-        what was left out (`skip_broken`), a message each.
+        messages about videos that were left out (`skip_broken`).
 
     Raises:
-        DataError: the first broken video (unless `skip_broken`), mixed sizes, or nothing left.
+        DataError: a video is broken (unless `skip_broken`), sizes differ, or nothing is left.
     """
     writer = None
     left_out = []
@@ -303,24 +311,8 @@ def pack(root: Path, out: Path, config: ReadConfig, progress=lambda done, total:
     if writer is None or not writer.videos:
         if left_out:
             raise DataError(f"{root}: every video is broken; the last: {left_out[-1]}")
-        raise DataError(
-            f"{root}: no shot has {SHOT} frames, the scene changes all the time; use longer shots, or --read.no-cuts"
-        )
-    if len({split for _, split, _ in videos}) == 1 and len(writer.videos) >= 3:  # a few long videos: split by shots
+        raise DataError(f"{root}: no shot has {SHOT} frames; use footage with longer shots, or --read.no-cuts")
+    if len({split for _, split, _ in videos}) == 1 and len(writer.videos) >= 3:  # few long videos: split by shots
         writer.split_by_order()
     writer.close()
     return left_out
-
-
-def write_layout(store: Store, out: Path, videos: int | None = None) -> Path:
-    """Write a store as CADDY/GLASS PNG folders, with masks/ where there are true masks."""
-    for video in store.videos[:videos]:
-        folder = Path(out) / video.split / video.name
-        folder.mkdir(parents=True, exist_ok=True)
-        for index in range(video.length):
-            Image.fromarray(store.frames[video.start + index]).save(folder / f"{index:05d}.png")
-        if store.has_masks:
-            (folder / "masks").mkdir(exist_ok=True)
-            for index, mask in enumerate(store.masks(video.start, video.start + video.length)):
-                Image.fromarray(mask.astype(np.uint8) * 255).save(folder / "masks" / f"{index:05d}.png")
-    return Path(out)

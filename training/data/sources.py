@@ -1,7 +1,7 @@
-"""Where videos come from: an object a source, by name. Training, evaluation and metrics ask it and sniff nothing.
+"""Data sources: each makes a clip store, and knows the ground truth of its videos, which is for scoring only.
 
-A source of your own is a subclass of :class:`Source` and one call of :func:`register_source`; its name then goes
-wherever `tennis` goes: ``python -m training.train my_source``.
+To add one, write a subclass of :class:`Source` and call :func:`register_source`. Commands then accept its name as data:
+``glass-train my_source``.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ if TYPE_CHECKING:
     from .detection import Detector
 
 Progress = Callable[[int, int], None]
-"""called with what is done, and the total"""
+"""Called with the amount that is done, and the total."""
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """What training takes unless it is told otherwise; None: it is chosen from what the footage shows."""
+    """A source's own values of options; None: the survey chooses."""
 
     theta: float | None = None
-    """largest share of the frame that the mask may cover for free"""
+    """largest share of the frame that the mask covers without cost"""
     codes: int = 9
-    """K; more than an agent has actions are no harm"""
+    """K, number of local actions; codes that explain nothing are left out of the world"""
     window: int | None = None
     """side of the agent's window, px"""
     agent_radius: int | None = None
@@ -50,51 +50,58 @@ class Defaults:
 
 
 class Source:
-    """A kind of data. Everything has a default but :meth:`make`.
+    """A data source. A subclass must implement :meth:`make`; all else has a default.
+
+    The methods for scoring take a store that the source made, with one of its videos or indices of its frames.
 
     Attributes:
-        name: what it is called on the command line, and in the stores that it makes.
-        defaults: of training.
-        palette: the agents' true colours, RGB, where they are few and known (for scoring only); or None.
-        judged: what a classifier can be taught to read off windows, and how many values each has (for scoring only).
+        name: on the command line, and in the stores that it makes.
+        defaults: default options of training.
+        palette: the agents' true colours, RGB, if they are few and known, for scoring only; or None.
+        class_counts: labels that an action classifier can learn, with their numbers of values, for scoring only.
     """
 
     name: str = ""
     defaults: Defaults = Defaults()
     palette: tuple[tuple[int, int, int], ...] | None = None
-    judged: Mapping[str, int] = MappingProxyType({})
+    class_counts: Mapping[str, int] = MappingProxyType({})
 
     def folder(self, options: DataOptions) -> str:
-        """Name of the store below the cache: another for every option that changes what is in it."""
+        """Name of the store in the cache; it must differ for all options that change the contents."""
         return self.name
 
     def make(self, out: Path, options: DataOptions, progress: Progress) -> list[str]:
-        """Write a clip store to `out` (:class:`training.data.store.StoreWriter`, with `kind` = :attr:`name`).
+        """Write a clip store, by :class:`training.data.store.StoreWriter` with `kind` = :attr:`name`.
+
+        Args:
+            out: folder of the store.
+            options: the options of data.
+            progress: to call with the amount done and the total.
 
         Returns:
-            what was left out, a message each.
+            messages about data that was left out.
         """
         raise NotImplementedError
 
     # --- for scoring only -------------------------------------------------------------------------------------------
 
     def detector(self, store: Store, world: World) -> Detector:
-        """What finds the agent in real and in generated frames, independently of the simulator: M, run afresh."""
+        """A detector of the agent in real and generated frames; by default the world's M."""
         from .detection import MaskDetector
 
         return MaskDetector.of(world)
 
     def context(self, store: Store, frames: np.ndarray) -> np.ndarray | None:
-        """What the detector may know about frames (N,) of the store: one value each, or None."""
+        """The detector's extra input for frames (N,) of the store: (N,), or None if it needs none."""
         return None
 
     def positions(self, store: Store, video: Video, masks: np.ndarray) -> np.ndarray | None:
-        """Where the agent stands in a video, (T, 2) px, from labels; None without them."""
+        """True positions of the agent in a video, (T, 2) px, given its true masks (T, H, W); None if not known."""
         position = _label(store, "position", video, slice(None))
         return None if position is None else position.astype(np.float64)
 
     def shifts(self, store: Store, video: Video, masks: np.ndarray | None) -> np.ndarray | None:
-        """True shifts (T - 1, 2) px of the agent in a video, from labels; None without them."""
+        """True shifts of the agent in a video, (T - 1, 2) px, from labels or :meth:`positions`; None if not known."""
         labelled = _label(store, "foreground_shift", video, slice(None, -1))
         if labelled is not None:
             return labelled
@@ -104,23 +111,23 @@ class Source:
         return None if position is None else np.diff(position, axis=0)
 
     def background_shifts(self, store: Store, video: Video) -> np.ndarray | None:
-        """True shifts (T - 1, 2) px of the scene in a video; None where they are not known."""
+        """True shifts of the background in a video, (T - 1, 2) px; None if not known."""
         return _label(store, "background_shift", video, slice(None, -1))
 
     def local_actions(self, store: Store, video: Video) -> np.ndarray | None:
-        """True local actions (T - 1,) of the steps of a video; None where they are not known."""
+        """True local actions of the steps of a video, (T - 1,) ints; None if not known."""
         return _label(store, "local_action", video, slice(1, None))
 
     def readings(self, store: Store, frames: np.ndarray) -> dict[str, np.ndarray]:
-        """The true values of :attr:`judged` in frames (any shape) of the store."""
+        """True values of the labels of :attr:`class_counts` in frames of the store, by label; in the frames' shape."""
         return {}
 
     def characters(self, store: Store, video: Video) -> np.ndarray | None:
-        """Who acts in each step of a video, (T - 1,); None where it is not known."""
+        """The character in each step of a video, (T - 1,) ints; None if not known."""
         return _label(store, "character", video, slice(1, None))
 
     def pictures(self, store: Store, frame: int) -> np.ndarray | None:
-        """All true pictures (N, h, w, 4) uint8 RGBA of who acts in a frame of the store; None where not known."""
+        """All pictures of the character in a frame of the store, (N, h, w, 4) uint8 RGBA; None if not known."""
         return None
 
 
@@ -133,7 +140,7 @@ class Videos(Source):
         self.root = Path(root)
 
     def folder(self, options: DataOptions) -> str:
-        """The folder's name, and a hash of where it is, of its files, and of how they are read."""
+        """The folder's name, with a hash of its path, its files and the options of reading."""
         files = []
         for _, _, path in find_videos(self.root):
             for file in frames_in(path) if path.is_dir() else [path]:
@@ -143,24 +150,24 @@ class Videos(Source):
         return f"{self.root.resolve().name}-{_digest(key)}"
 
     def make(self, out: Path, options: DataOptions, progress: Progress) -> list[str]:
-        """Decode."""
+        """Decode the videos."""
         return pack(self.root, out, options.read, progress)
 
 
 class Tennis(Source):
-    """ALE Tennis, recorded."""
+    """ALE Tennis, recorded from the emulator."""
 
     name = "tennis"
     defaults = Defaults(theta=0.007, codes=8, window=32, agent_radius=12)
     palette = (BLUE, PINK)
 
     def folder(self, options: DataOptions) -> str:
-        """With the number of frames, where it is not the usual one."""
+        """The name, with the number of frames unless it is the default."""
         usual = options.record_frames == DataOptions.record_frames
         return self.name if usual else f"{self.name}-{options.record_frames}"
 
     def make(self, out: Path, options: DataOptions, progress: Progress) -> list[str]:
-        """Record."""
+        """Record the game."""
         from .ale_tennis import RecordConfig, record
 
         frames = options.record_frames
@@ -168,7 +175,7 @@ class Tennis(Source):
         return []
 
     def detector(self, store: Store, world: World) -> Detector:
-        """By colour, off the court's lines."""
+        """A detector by colour."""
         from .ale_tennis import TennisDetector
 
         return TennisDetector.of(store)
@@ -178,8 +185,7 @@ class Tennis(Source):
         return store.labels["colour"][frames] if "colour" in store.labels else None
 
     def positions(self, store: Store, video: Video, masks: np.ndarray) -> np.ndarray | None:
-        """RAM position, and where the body stands in the sprite, which jumps when the sprite turns round without the
-        RAM saying so."""
+        """The position in RAM, plus the body's column in the sprite, which changes when the sprite turns round."""
         from .ale_tennis import body_column
 
         position = super().positions(store, video, masks)
@@ -189,43 +195,38 @@ class Tennis(Source):
 
 
 class WSpritesSource(Source):
-    """W-Sprites, generated: 1,400 + 64 + 64 videos: LMA learned 700 by heart."""
+    """W-Sprites, generated: 1,400 train, 64 val and 64 test videos."""
 
     name = "wsprites"
     defaults = Defaults(theta=0.06, window=64, agent_radius=24)
     counts: tuple[int, int, int] = (1400, 64, 64)
     cast: int | None = None
-    judged = MappingProxyType({"action": 3, "direction": 3})
+    class_counts = MappingProxyType({"action": 3, "direction": 3})
 
     def folder(self, options: DataOptions) -> str:
-        """With whose sheets, and which background."""
+        """The name, marked if there are sheets, with a hash of the background unless it is the default."""
         sheets = "-sheets" if options.sheets else ""
         usual = options.background is None
         scene = "" if usual else f"-{_digest([str(options.background), _stamp(options.background)])}"
         return self.name + sheets + scene
 
     def make(self, out: Path, options: DataOptions, progress: Progress) -> list[str]:
-        """Generate."""
+        """Generate the videos."""
         from .wsprites import write_store
 
-        total = sum(self.counts)
-        write_store(
-            out,
-            options.sheets,
-            options.background,
-            videos=self.counts,
-            cast=self.cast,
-            progress=lambda done: progress(done, total),
-        )
+        def report(done: int) -> None:
+            progress(done, sum(self.counts))
+
+        write_store(out, options.sheets, options.background, videos=self.counts, cast=self.cast, progress=report)
         return []
 
     def readings(self, store: Store, frames: np.ndarray) -> dict[str, np.ndarray]:
-        """Walk, cast or slash; front, left or right."""
+        """Action: walk, cast or slash; direction: front, left or right."""
         local = np.asarray(store.labels["local_action"])[frames]
         return {"action": local // 3, "direction": local % 3}
 
     def pictures(self, store: Store, frame: int) -> np.ndarray | None:
-        """All tiles of the character, if it is a built-in one: where sheets are is not kept with a store."""
+        """All tiles of a built-in character; None for sheets, whose folder a store does not know."""
         from .wsprites import BUILT_IN, TILE, built_in
 
         if store.source != BUILT_IN:
@@ -234,13 +235,13 @@ class WSpritesSource(Source):
 
 
 class ArmSource(Source):
-    """A robot arm over a table, recorded from MuJoCo; what training must be told is chosen from what it shows."""
+    """A robot arm over a table, recorded from MuJoCo; the survey chooses options."""
 
     name = "arm"
     videos: int = 160
 
     def make(self, out: Path, options: DataOptions, progress: Progress) -> list[str]:
-        """Record."""
+        """Record the simulator."""
         from .arm import record
 
         record(out, self.videos, progress=lambda done: progress(done, self.videos))
@@ -248,7 +249,7 @@ class ArmSource(Source):
 
 
 class WSpritesActions(WSpritesSource):
-    """W-Sprites with 8 unseen characters in 40 test videos each, to measure codes within a character."""
+    """W-Sprites with 40 test videos of each of 8 unseen characters, to measure codes within a character."""
 
     name = "wsprites-actions"
     counts = (40, 0, 320)
@@ -261,10 +262,10 @@ SOURCES: dict[str, Source] = {
 
 
 def register_source(source: Source) -> None:
-    """Let commands take a source of your own by its name.
+    """Let commands accept a source by its name.
 
     Raises:
-        ValueError: it has no name, or the name is taken.
+        ValueError: it has no name, or another source has it.
     """
     if not source.name or SOURCES.get(source.name, source) is not source:
         raise ValueError(
@@ -274,15 +275,15 @@ def register_source(source: Source) -> None:
 
 
 def source_of(store: Store) -> Source:
-    """The source that made a store; a plain one where it is not known here."""
+    """The source that made a store; a plain :class:`Videos` if it is not registered."""
     return SOURCES.get(store.kind, SOURCES["videos"])
 
 
 def find_source(data: str) -> Source:
-    """What a user names -> a source: a name, "package.module:name" (a :class:`Source`), or a folder of videos.
+    """A source by its name, by "package.module:name" (a :class:`Source`), or for a folder of videos.
 
     Raises:
-        DataError: nothing of the kind.
+        DataError: the module, or the name in it, does not exist.
     """
     if data in SOURCES and data != "videos":
         return SOURCES[data]
@@ -302,15 +303,15 @@ def find_source(data: str) -> Source:
 def open_data(
     data: str | Path, options: DataOptions | None = None, progress: Progress = lambda done, total: None
 ) -> Store:
-    """A name, a clip store or a folder of videos -> an open store; what has to be made is made once, in the cache.
+    """Open a source, a folder of videos or a clip store; a store is made if the cache has none yet.
 
     Args:
-        data: see :func:`find_source`; or the folder of a clip store.
-        options: where data is kept, and how it is made.
-        progress: called while it is made.
+        data: the folder of a clip store, or as in :func:`find_source`.
+        options: the cache, and how data is made.
+        progress: called while a store is made, with the amount done and the total.
 
     Raises:
-        DataError: no such data, or data that cannot be read.
+        DataError: there is no such data, or it cannot be read.
     """
     if (Path(data) / "index.json").exists():
         return Store(data)
@@ -318,7 +319,7 @@ def open_data(
     source = find_source(str(data))
     root = options.cache / source.folder(options)
     if not (root / "index.json").exists():
-        with alone(root, wait=True):  # another process may be making it
+        with alone(root, wait=True):  # another process may be making the store
             if not (root / "index.json").exists():
                 for message in source.make(root, options, progress):
                     print(f"left out: {message}", file=sys.stderr)
@@ -334,13 +335,13 @@ def open_with_progress(data: str, options: DataOptions) -> Store:
             bars.append(tqdm(total=total, desc="data"))
         bars[0].update(min(done, total) - bars[0].n)
         if done >= total:
-            bars[0].close()  # else those that follow are drawn below it
+            bars[0].close()  # else later bars appear below it
 
     return open_data(data, options, progress)
 
 
 def _label(store: Store, name: str, video: Video, part: slice) -> np.ndarray | None:
-    """A part of a label of a video, where the store has it."""
+    """A part of the label `name` of a video; None if the store does not have it."""
     return store.labels[name][video.start : video.start + video.length][part] if name in store.labels else None
 
 
@@ -349,7 +350,7 @@ def _digest(key: object) -> str:
 
 
 def _stamp(path: Path | None) -> tuple[int, int] | None:
-    """Size and time of a file, where it is one."""
+    """Size and time of modification of a file; None if there is no such file."""
     if path is None or not Path(path).is_file():
         return None
     status = Path(path).stat()

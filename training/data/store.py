@@ -1,13 +1,13 @@
-"""The packed clip store: decoded frames as one memory-mapped uint8 array, with an index and labels.
+"""The clip store: decoded frames as one memory-mapped uint8 array, with an index and labels.
 
 A store is a folder::
 
-    index.json    height, width, pixel_aspect, the videos (name, split, start, length), what it is and who made it
+    index.json    height, width, pixel_aspect, the videos (name, split, start, length), source and kind
     frames.npy    (N, H, W, 3) uint8, all videos one after the other
-    masks.npy     (N, H * W / 8) uint8, true masks packed bit by bit (optional, for scoring only)
-    labels.npz    one array a label, first axis N (optional, for scoring only)
+    masks.npy     (N, ceil(H W / 8)) uint8, true masks packed bit by bit (optional, for scoring only)
+    labels.npz    an array for each label, first axis N (optional, for scoring only)
 
-The index is written last and by renaming, so a folder with an index is a whole store.
+The index is written last and renamed, so a folder with an index is a complete store.
 """
 
 from __future__ import annotations
@@ -28,18 +28,16 @@ from glass_gym.worlds.checkpoint import write_atomically
 from glass_gym.worlds.headers import StoreFormat, StoreIndex, read_header
 
 FORMAT = "glass-clips"
-VERSION = 2
-KINDS_1 = {"ALE Tennis": "tennis", "W-Sprites": "wsprites"}
-"""How version 1 named its sources, at the beginning of the description."""
+VERSION = 1
 
 
 class DataError(ValueError):
-    """A data set that cannot be read: the message names the file, the value and the fix."""
+    """Data cannot be read or used; the message names the file, the value and the fix."""
 
 
 @dataclass(frozen=True)
 class Video:
-    """One video inside a store: frames [start, start + length)."""
+    """A video of a store: its frames [start, start + length)."""
 
     name: str
     split: str
@@ -53,7 +51,7 @@ def frames_to_tensor(frames: np.ndarray) -> torch.Tensor:
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], write=np.savez) -> None:
-    """Write an .npz (no pickle), aside and renamed; `write` is np.savez or np.savez_compressed."""
+    """Write an .npz to a temporary file, then rename it; `write` is np.savez or np.savez_compressed."""
 
     def to(part: Path) -> None:
         with part.open("wb") as file:  # savez would add .npz to a path
@@ -63,15 +61,14 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], write=np.savez) ->
 
 
 class StoreWriter:
-    """Writes a store video by video; nothing is visible to readers until :meth:`close`.
+    """Writes a store video by video; it can be opened after :meth:`close`.
 
     Args:
-        root: folder to create.
-        height: of the frames, px.
-        width: of the frames, px.
+        root: folder to create; an index in it is removed.
+        height, width: size of the frames, px.
         pixel_aspect: displayed width of a pixel over its height.
-        source: what the videos are, for people.
-        kind: name of the source that made them (:mod:`training.data.sources`).
+        source: description of the videos.
+        kind: name of the :class:`training.data.sources.Source` that made them.
     """
 
     def __init__(
@@ -98,7 +95,18 @@ class StoreWriter:
         self._masks: GrowingArray | None = None
 
     def add(self, name: str, split: str, frames: np.ndarray, masks: np.ndarray | None = None, **labels) -> None:
-        """Append a video: frames (T, H, W, 3) uint8, masks (T, H, W) bool, labels with first axis T."""
+        """Append a video.
+
+        Args:
+            name: of the video.
+            split: "train", "val" or "test".
+            frames: (T, H, W, 3) uint8.
+            masks: true masks (T, H, W) bool; for all videos or for none.
+            labels: arrays with first axis T; the same labels for all videos.
+
+        Raises:
+            DataError: frames have another type or size.
+        """
         if frames.dtype != np.uint8 or frames.shape[1:] != (self.height, self.width, 3):
             raise DataError(
                 f"{name}: frames are {frames.dtype} {frames.shape[1:]}, this store holds uint8 "
@@ -115,20 +123,20 @@ class StoreWriter:
         self.frames += len(frames)
 
     def keep(self, count: int) -> None:
-        """Take back all videos but the first `count`; only without masks and labels."""
+        """Remove all videos after the first `count`; only for stores without masks and labels."""
         self.frames = sum(v.length for v in self.videos[:count])
         self.videos = self.videos[:count]
         self._frames.truncate(self.frames)
 
     def split_by_order(self) -> None:
-        """Split the videos 8:1:1 in the order in which they were added, at least one each."""
+        """Split the videos 8:1:1 in their order; val and test get at least one each."""
         count = len(self.videos)
         held = max(1, count // 10)
         splits = ["train"] * (count - 2 * held) + ["val"] * held + ["test"] * held
         self.videos = [Video(v.name, split, v.start, v.length) for v, split in zip(self.videos, splits, strict=True)]
 
     def close(self) -> None:
-        """Finish the arrays and publish the index."""
+        """Finish the arrays, and write the index."""
         self._frames.close()
         if self._masks is not None:
             self._masks.close()
@@ -137,11 +145,7 @@ class StoreWriter:
         index = {
             "format": FORMAT,
             "version": VERSION,
-            "height": self.height,
-            "width": self.width,
-            "pixel_aspect": self.pixel_aspect,
-            "source": self.source,
-            "kind": self.kind,
+            **{name: getattr(self, name) for name in ("height", "width", "pixel_aspect", "source", "kind")},
             "videos": [asdict(v) for v in self.videos],
         }
         part = self.root / "index.json.part"
@@ -150,7 +154,7 @@ class StoreWriter:
 
 
 class GrowingArray:
-    """A uint8 .npy file whose first axis grows: rows are appended, the header is written again in place at the end.
+    """A uint8 .npy file to which rows are appended; the header is rewritten in place at the end.
 
     Args:
         path: the file.
@@ -164,12 +168,12 @@ class GrowingArray:
         self._write_header()
 
     def _write_header(self) -> None:
-        """Numpy leaves room in a header for the first axis to grow."""
+        """Write the header for `count` rows; numpy pads it, so that its length stays the same."""
         header = {"descr": "|u1", "fortran_order": False, "shape": (self.count, *self.row)}
         np.lib.format.write_array_header_1_0(self._file, header)
 
     def append(self, rows: np.ndarray) -> None:
-        """Rows (N, *row) uint8."""
+        """Append rows (N, *row) uint8."""
         self._file.write(np.ascontiguousarray(rows).data)
         self.count += len(rows)
 
@@ -187,10 +191,15 @@ class GrowingArray:
 
 
 def read_arrays(path: Path, rows: int, most: int = 4096) -> dict[str, np.ndarray]:
-    """The arrays of an .npz, (rows, ...) each, of plain numbers; their sizes are looked at before they are read.
+    """Read the arrays of an .npz of numbers; sizes are checked in the headers, before data is read.
+
+    Args:
+        path: the file.
+        rows: length that the first axis of each array must have.
+        most: largest size of a row.
 
     Raises:
-        ValueError: another first axis, more than `most` numbers a row, or no numbers.
+        ValueError: an array has another first axis, larger rows, or no numbers.
     """
     out = {}
     with zipfile.ZipFile(path) as archive:
@@ -206,16 +215,17 @@ def read_arrays(path: Path, rows: int, most: int = 4096) -> dict[str, np.ndarray
     return out
 
 
-def _kind_1(source: str) -> str:
-    """The kind of a store of version 1, which only described its source."""
-    return next((kind for words, kind in KINDS_1.items() if source.startswith(words)), "videos")
-
-
 class Store:
-    """A packed store opened for reading; arrays are memory-mapped.
+    """A clip store opened for reading; arrays are memory-mapped.
+
+    Attributes:
+        height, width, pixel_aspect, source, kind: as in :class:`StoreWriter`.
+        videos: the videos, in their order.
+        frames: (N, H, W, 3) uint8.
+        labels: arrays with first axis N, by name.
 
     Raises:
-        DataError: if the folder is no store, was written by a newer version, or its arrays do not fit its index.
+        DataError: the folder is no complete store, has another version, or its arrays do not fit its index.
     """
 
     def __init__(self, root: str | Path):
@@ -231,8 +241,8 @@ class Store:
             about = read_header(text, StoreFormat)
             if about.format != FORMAT:
                 raise ValueError(f"format is {about.format!r}, expected {FORMAT!r}")
-            if about.version > VERSION:
-                raise ValueError(f"version {about.version} is newer than {VERSION}; upgrade glass_gym")
+            if about.version != VERSION:
+                raise ValueError(f"version {about.version}, this glass_gym reads {VERSION}")
             index = read_header(text, StoreIndex)
         except ValueError as error:
             raise DataError(f"{index_path}: {error}; write the store again") from None
@@ -240,7 +250,7 @@ class Store:
         self.width = index.width
         self.pixel_aspect = index.pixel_aspect
         self.source = index.source
-        self.kind = index.kind or _kind_1(self.source)
+        self.kind = index.kind
         self.videos = [Video(v.name, v.split, v.start, v.length) for v in index.videos]
         ends = 0
         for video in self.videos:
@@ -256,14 +266,14 @@ class Store:
         if path.exists():
             try:
                 self.labels = read_arrays(path, total)
-            except Exception as error:  # zip, zlib and numpy raise their own
+            except Exception as error:  # zip, zlib and numpy raise errors of their own
                 raise DataError(f"{path}: not whole labels ({str(error)[:200]}); write the store again") from None
 
     def _map(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         path = self.root / name
         try:
             array = np.lib.format.open_memmap(path, mode="r")
-        except Exception as error:  # numpy reads the header as Python source, and lets its tokenizer's errors through
+        except Exception as error:  # numpy parses headers as Python, and raises errors of many kinds
             raise DataError(f"{path}: cannot be mapped ({str(error)[:200]}); write the store again") from None
         if array.shape != shape or array.dtype != np.uint8:
             raise DataError(f"{path}: holds {array.dtype} {array.shape}, its index says uint8 {shape}; write it again")
@@ -271,7 +281,7 @@ class Store:
 
     @property
     def has_masks(self) -> bool:
-        """Whether true masks are there to score against."""
+        """Whether the store has true masks."""
         return self._masks is not None
 
     def masks(self, start: int, stop: int) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""W-Sprites (Sec. 5, App. C): sprites that walk, cast and slash over a moving scene, with labels.
+"""W-Sprites (Sec. 5, App. C): generated videos of sprites that walk, cast spells and slash over a moving background.
 
-1296 characters = 6 bodies x 6 bottomwears x 6 topwears x 6 hairs. They are either drawn in code (built in, free of
-any licence) or cut from the LPC sheets of Li & Mandt's "Sprites" data set (`sheets=DIR`). Everything follows from
-(seed, video index). Labels are in frame pixels.
+There are 1296 characters: 6 bodies x 6 bottomwears x 6 topwears x 6 hairs. They are drawn in code (built in, free of
+any licence), or cut from the LPC sheets of Li & Mandt's "Sprites" data set (`sheets=DIR`). A video follows from seed,
+split and index. Labels are in px of the frame.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ WIDTH = 128
 LAYERS = ("body", "bottomwear", "topwear", "hair")
 VALUES = 6
 SHEET_SIZE = (832, 1344)
-BUILT_IN = "W-Sprites, built-in characters"
-"""What a store of these says that it is."""
+BUILT_IN = "W-Sprites, built-in characters"  # `Store.source` of a store with built-in characters.
 LOCAL_ACTIONS = tuple(
     f"{action} {way}" for action in ("walk", "spellcast", "slash") for way in ("front", "left", "right")
 )
@@ -33,14 +32,14 @@ LOCAL_ACTIONS = tuple(
 FIRST_TILE = (131, 118, 144, 26, 13, 39, 182, 169, 195)  # by local action id
 FRAME_ORDER = ((7, 0, 1, 2, 3, 4, 5, 6), (0, 1, 2, 3, 4, 5, 4, 6), (0, 1, 2, 3, 4, 5, 4, 0))  # walk, cast, slash
 FRAMES = 8
-STAY, RIGHT, LEFT, UP, DOWN = range(5)
-MOVES = np.array([(0, 0), (1, 0), (-1, 0), (0, -1), (0, 1)])
-WALK_ACTION = {RIGHT: 2, LEFT: 1, UP: 0, DOWN: 0}
+STAY = 0
+MOVES = np.array([(0, 0), (1, 0), (-1, 0), (0, -1), (0, 1)])  # stay, right, left, up, down
+WALK_ACTION = (None, 2, 1, 0, 0)  # local action ids of the moves
 
 
 @dataclass(frozen=True)
 class WalkConfig:
-    """The walks of App. C: steps and ranges in px, inertia = probability to keep the direction."""
+    """The random walks of App. C; steps and ranges in px, inertia is the probability to keep the direction."""
 
     step: int = 7
     inertia: float = 0.9
@@ -53,10 +52,10 @@ class WalkConfig:
 
 
 class Sprites:
-    """All characters: `character(i)` gives 72 RGBA tiles, (9, 8, 64, 64, 4) uint8.
+    """All characters: `character(i)` returns its RGBA tiles (9 actions, 8 frames, 64, 64, 4) uint8.
 
     Args:
-        sheets: folder with body/, bottomwear/, topwear/, hair/ (0.png..5.png each) and shoes/1.png; None draws them.
+        sheets: folder with body/, bottomwear/, topwear/, hair/ (0.png to 5.png each), shoes/1.png; None: draw in code.
     """
 
     count = VALUES ** len(LAYERS)
@@ -67,7 +66,7 @@ class Sprites:
         self.character = functools.lru_cache(maxsize=256)(self._compose)
 
     def _read(self, layer: str, value: int) -> np.ndarray:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
 
         path = self.sheets / layer / f"{value}.png"
         try:
@@ -76,23 +75,17 @@ class Sprites:
                     raise DataError(f"{path}: sheet is {image.size}, expected {SHEET_SIZE} (13 x 21 tiles of 64 px)")
                 sheet = np.asarray(image.convert("RGBA"))
         except FileNotFoundError:
-            raise DataError(
-                f"{path}: not found; --sheets needs {'/, '.join(LAYERS)}/ and shoes/ of PNG sheets"
-            ) from None
-        except (UnidentifiedImageError, OSError) as error:
+            needed = f"{'/, '.join(LAYERS)}/ and shoes/ of PNG sheets"
+            raise DataError(f"{path}: not found; --sheets needs {needed}") from None
+        except OSError as error:
             raise DataError(f"{path}: not a readable image ({error})") from None
-        tiles = np.empty((9, FRAMES, TILE, TILE, 4), np.uint8)
-        for action in range(9):
-            for frame, offset in enumerate(FRAME_ORDER[action // 3]):
-                row, column = divmod(FIRST_TILE[action] + offset, COLUMNS)
-                tiles[action, frame] = sheet[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE]
-        return tiles
+        tiles = sheet.reshape(-1, TILE, COLUMNS, TILE, 4).swapaxes(1, 2).reshape(-1, TILE, TILE, 4)
+        return tiles[[np.add(first, FRAME_ORDER[action // 3]) for action, first in enumerate(FIRST_TILE)]]
 
     def _compose(self, index: int) -> np.ndarray:
-        values = np.unravel_index(index, (VALUES,) * len(LAYERS))
-        layers = [(name, int(value)) for name, value in zip(LAYERS, values, strict=True)]
+        values = map(int, np.unravel_index(index, (VALUES,) * len(LAYERS)))
         out = np.zeros((9, FRAMES, TILE, TILE, 4), np.float32)
-        for name, value in [*layers, ("shoes", 1)]:
+        for name, value in [*zip(LAYERS, values, strict=True), ("shoes", 1)]:
             top = self._layer(name, value).astype(np.float32) / 255
             alpha = top[..., 3:] + out[..., 3:] * (1 - top[..., 3:])
             colour = top[..., :3] * top[..., 3:] + out[..., :3] * out[..., 3:] * (1 - top[..., 3:])
@@ -102,24 +95,22 @@ class Sprites:
 
 @functools.cache
 def built_in() -> Sprites:
-    """The characters that are drawn in code."""
+    """The characters drawn in code."""
     return Sprites()
 
 
 @functools.lru_cache(maxsize=8)
 def characters(split: str, seed: int = 0) -> np.ndarray:
-    """The characters of a split, in a fixed order; split 8:1:1, never mixed."""
+    """The characters of a split ("train", "val" or "test"; 8:1:1, disjoint), in an order fixed by the seed."""
     order = np.random.default_rng([seed, 1296]).permutation(Sprites.count)
-    a = int(Sprites.count * 0.8)
-    b = int(Sprites.count * 0.9)
-    return {"train": order[:a], "val": order[a:b], "test": order[b:]}[split]
+    parts = np.split(order, [int(Sprites.count * 0.8), int(Sprites.count * 0.9)])
+    return parts[("train", "val", "test").index(split)]
 
 
 def load_background(path: str | Path | None, walk: WalkConfig) -> np.ndarray:
-    """The scene behind the sprites, of the size of frame + walk range: (H + 2 r, W + 2 r, 3) uint8.
+    """The background (H + 2 r, W + 2 r, 3) uint8, with r = `walk.background_range`.
 
-    Args:
-        path: an image file (cropped and resized); ``"china"``: scikit-learn's photograph; None: a drawn landscape.
+    It is an image file, which is resized and cropped; ``"china"``: scikit-learn's photograph; None: a drawn landscape.
     """
     from PIL import Image
 
@@ -137,38 +128,35 @@ def load_background(path: str | Path | None, walk: WalkConfig) -> np.ndarray:
         except ValueError as error:
             raise DataError(f"background {error}") from None
     scale = max(height / image.height, width / image.width)
-    image = image.resize(
-        (max(width, round(image.width * scale)), max(height, round(image.height * scale))), Image.BICUBIC
-    )
+    size = max(width, round(image.width * scale)), max(height, round(image.height * scale))
+    image = image.resize(size, Image.BICUBIC)
     left = (image.width - width) // 2
     top = (image.height - height) // 2
     return np.ascontiguousarray(np.asarray(image)[top : top + height, left : left + width])
 
 
 def draw_landscape(height: int, width: int) -> np.ndarray:
-    """Sky, hills, trees and a meadow, free of any licence: (height, width, 3) uint8, the same on every machine."""
+    """A drawn landscape, free of any licence: (height, width, 3) uint8, the same on every machine."""
     from PIL import Image, ImageDraw, ImageFilter
 
     rng = np.random.default_rng(7)
 
     def noise(*cells: int) -> np.ndarray:
-        """Smooth noise about zero, one octave for each number of cells."""
+        """Smooth noise with mean zero: the sum of one octave for each number of cells."""
         total = np.zeros((height, width))
         for n in cells:
             small = Image.fromarray(rng.normal(size=(n, n)).astype(np.float32))
             total += np.asarray(small.resize((width, height), Image.BICUBIC)) / n**0.5
         return total
 
-    big = 4  # drawn large, then reduced: soft edges
+    big = 4  # draw enlarged, then downscale, for soft edges
     picture = Image.new("RGB", (width * big, height * big))
     draw = ImageDraw.Draw(picture)
     horizon = 0.42 * height
     for y in range(height * big):
         share = min(1.0, y / (horizon * big))
-        draw.line(
-            [(0, y), (width * big, y)],
-            fill=tuple(int(a + (b - a) * share) for a, b in zip((96, 150, 214), (214, 228, 236), strict=True)),
-        )
+        colour = tuple(int(a + (b - a) * share) for a, b in zip((96, 150, 214), (214, 228, 236), strict=True))
+        draw.line([(0, y), (width * big, y)], fill=colour)
     x = np.arange(-8, width + 9)
     for base, swell, colour in ((0.30, 16, "#7f93ac"), (0.38, 11, "#6c8a86"), (0.44, 6, "#5c8a4a")):
         phase = rng.uniform(0, 6.28, 3)
@@ -183,12 +171,7 @@ def draw_landscape(height: int, width: int) -> np.ndarray:
         if rng.random() < 0.6:  # a tree
             draw.rectangle([(x0 - size / 6) * big, (y - size) * big, (x0 + size / 6) * big, y * big], fill="#5a4028")
             for dx, dy, r in ((0, -2.0, 1.0), (-0.6, -1.4, 0.8), (0.6, -1.4, 0.8)):
-                box = [
-                    (x0 + (dx - r) * size) * big,
-                    (y + (dy - r) * size) * big,
-                    (x0 + (dx + r) * size) * big,
-                    (y + (dy + r) * size) * big,
-                ]
+                box = [(at + (d + side * r) * size) * big for side in (-1, 1) for at, d in ((x0, dx), (y, dy))]
                 draw.ellipse(box, fill=(int(52 * shade), int(112 * shade), int(50 * shade)))
         else:  # a stone
             box = [(x0 - size * 0.6) * big, (y - size * 0.6) * big, (x0 + size * 0.6) * big, y * big]
@@ -200,13 +183,7 @@ def draw_landscape(height: int, width: int) -> np.ndarray:
 
 
 class WSprites:
-    """The generator. `video(split, index, length)` is the same on every machine.
-
-    Args:
-        sheets: folder of LPC sheets, or None for the built-in characters.
-        background: see :func:`load_background`.
-        seed: of everything random.
-    """
+    """Generates videos, the same on every machine; `sheets` as for :class:`Sprites`, `background`: load_background."""
 
     def __init__(self, sheets=None, background=None, seed: int = 0, walk: WalkConfig | None = None):
         self.walk = walk or WalkConfig()
@@ -215,7 +192,7 @@ class WSprites:
         self.seed = seed
 
     def video(self, split: str, index: int, length: int, cast: int | None = None) -> dict[str, np.ndarray]:
-        """One video; with `cast`, of the split's first so many characters in turn.
+        """Generate a video of T = `length` frames, of one of the split's characters, or of the first `cast` in turn.
 
         Returns:
             frames (T, H, W, 3) uint8; masks (T, H, W) bool; position (T, 2) px, the tile's top-left corner;
@@ -232,8 +209,7 @@ class WSprites:
         frames = np.empty((length, HEIGHT, WIDTH, 3), np.uint8)
         masks = np.zeros((length, HEIGHT, WIDTH), bool)
         for t in range(length):
-            (x, y) = position[t]
-            (bx, by) = corner[t]
+            (x, y), (bx, by) = position[t], corner[t]
             frames[t] = self.background[by : by + HEIGHT, bx : bx + WIDTH]
             tile = tiles[action[t], frame[t]]
             area = frames[t, y : y + TILE, x : x + TILE]
@@ -252,57 +228,54 @@ class WSprites:
         }
 
     def _walk(self, rng, length):
+        """Positions (T, 2), local actions (T,), and frames (T,) of the actions."""
         walk = self.walk
-        top = np.array([walk.range_x - 1, walk.range_y - 1])
-        position = np.empty((length, 2), int)
-        action = np.empty(length, int)
-        frame = np.empty(length, int)
         here = np.array([rng.integers(walk.range_x), rng.integers(walk.range_y)])
         move = int(rng.integers(5))
-        clock = 0
-        until = 0
-        stay_action = 0
-        for t in range(length):
+        clock = until = stay_action = 0
+        out = []
+
+        def fits(move: int) -> bool:
+            ahead = here + MOVES[move] * walk.step
+            return bool((ahead >= 0).all() and (ahead < (walk.range_x, walk.range_y)).all())
+
+        for _ in range(length):
             if move == STAY:
                 if until <= 0:
                     stay_action = int(rng.integers(3, 9))
                     clock = 0
                     until = int(rng.integers(walk.stay_frames[0], walk.stay_frames[1] + 1))
                 until -= 1
-            position[t] = here
-            action[t] = stay_action if move == STAY else WALK_ACTION[move]
-            frame[t] = clock % FRAMES
+            out.append((*here, stay_action if move == STAY else WALK_ACTION[move], clock % FRAMES))
             clock += 1
-            ahead = here + MOVES[move] * walk.step
-            if rng.random() > walk.inertia or (ahead < 0).any() or (ahead > top).any():
-                fits = [m for m in range(5) if ((w := here + MOVES[m] * walk.step) >= 0).all() and (w <= top).all()]
-                new = int(rng.choice(fits))
-                if new != move:
-                    clock = 0
-                    until = 0
-                move = new
+            if rng.random() > walk.inertia or not fits(move):
+                before, move = move, int(rng.choice([m for m in range(5) if fits(m)]))
+                if move != before:
+                    clock = until = 0
             here = here + MOVES[move] * walk.step
-        return position, action, frame
+        x, y, action, frame = np.array(out).T
+        return np.stack([x, y], 1), action, frame
 
     def _background_walk(self, rng, length):
+        """The top-left corners (T, 2) of the frames in the background."""
         walk = self.walk
         offset = np.zeros(2, int)
         move = int(rng.integers(5))
-        out = np.empty((length, 2), int)
-        for t in range(length):
-            out[t] = offset
+        out = []
+        for _ in range(length):
+            out.append(offset)
             if rng.random() > walk.background_inertia:
                 move = int(rng.integers(5))
             ahead = offset + MOVES[move] * walk.background_step
             if (np.abs(ahead) > walk.background_range).any():
                 move = STAY
-                ahead = offset
-            offset = ahead
-        return out + walk.background_range
+            else:
+                offset = ahead
+        return np.stack(out) + walk.background_range
 
 
 def _steps(path: np.ndarray) -> np.ndarray:
-    """(T, 2) differences to the next row; the last is zero."""
+    """Differences of each row of a path (T, 2) to the next; the last is zero."""
     return np.diff(path, axis=0, append=path[-1:]).astype(np.float32)
 
 
@@ -317,9 +290,10 @@ def write_store(
     cast: int | None = None,
     progress=lambda done: None,
 ) -> Path:
-    """Write train / val / test videos as a clip store.
+    """Write a clip store of so many train, val and test `videos`, and return its folder `out`.
 
-    `cast`: only so many characters of each split, so that each has many videos (for NMI within a character).
+    With `cast`, each split has only so many characters, with many videos each (for NMI within a character). `progress`
+    is called with the number of videos that are done.
     """
     source = WSprites(sheets, background, seed)
     what = "W-Sprites, LPC sheets" if sheets else BUILT_IN
@@ -342,7 +316,7 @@ HAIR = ["#2b1b0e", "#8b5a2b", "#e8c060", "#b7410e", "#8a8f98", "#5b2a86"]
 
 
 def _draw_layer(layer: str, value: int) -> np.ndarray:
-    """(9, 8, 64, 64, 4) uint8 RGBA tiles of one attribute value, drawn from a stick skeleton."""
+    """Draw one value of one attribute on stick skeletons: RGBA tiles (9, 8, 64, 64, 4) uint8."""
     from PIL import Image, ImageDraw
 
     tiles = np.zeros((9, FRAMES, TILE, TILE, 4), np.uint8)
@@ -355,15 +329,12 @@ def _draw_layer(layer: str, value: int) -> np.ndarray:
 
 
 def _skeleton(action: int, phase: int) -> dict:
-    """Joints (x, y) of a figure: `side` -1 left, 1 right, 0 front."""
+    """Joints (x, y) of a figure, px in its tile, and `side`: -1 left, 1 right, 0 front."""
     kind = action // 3
     side = (0, -1, 1)[action % 3]
     swing = np.sin(2 * np.pi * phase / 8) if kind == 0 else 0.0
-    hip = (32, 44)
-    neck = (32, 29)
-    spread = 4 if side == 0 else 1
-    if side == 0:  # seen from the front a leg swings up, not sideways
-        feet = [(32 - spread, 60 - max(0, 5 * swing)), (32 + spread, 60 - max(0, -5 * swing))]
+    if side == 0:  # seen from the front, legs and hands swing up and down
+        feet = [(28, 60 - max(0, 5 * swing)), (36, 60 - max(0, -5 * swing))]
         hands = [(24, 42 - 4 * swing), (40, 42 + 4 * swing)]
     else:
         feet = [(32 + 8 * swing, 60 - abs(3 * swing)), (32 - 8 * swing, 60)]
@@ -373,9 +344,8 @@ def _skeleton(action: int, phase: int) -> dict:
         hands = [(32 - 9 + 4 * side, 42 - 18 * lift), (32 + 9 + 4 * side, 42 - 18 * lift)]
     if kind == 2:  # slash: one arm sweeps down in front
         angle = np.pi * (0.75 - 1.1 * lift)
-        way = side or 1
-        hands[1] = (32 + way * 15 * np.cos(angle - 0.6), 32 - 15 * np.sin(angle))
-    return {"hip": hip, "neck": neck, "feet": feet, "hands": hands, "side": side}
+        hands[1] = (32 + (side or 1) * 15 * np.cos(angle - 0.6), 32 - 15 * np.sin(angle))
+    return {"hip": (32, 44), "neck": (32, 29), "feet": feet, "hands": hands, "side": side}
 
 
 def _paint_body(draw, value, s):
@@ -418,10 +388,6 @@ def _paint_shoes(draw, value, s):
         draw.ellipse([x - 4, y - 2, x + 4 + s["side"], y + 3], fill="#4a3420")
 
 
-_PAINTERS = {
-    "body": _paint_body,
-    "bottomwear": _paint_bottomwear,
-    "topwear": _paint_topwear,
-    "hair": _paint_hair,
-    "shoes": _paint_shoes,
-}
+_PAINTERS = dict(
+    zip((*LAYERS, "shoes"), (_paint_body, _paint_bottomwear, _paint_topwear, _paint_hair, _paint_shoes), strict=True)
+)

@@ -42,27 +42,18 @@ from .tables import markdown
 class EvaluateConfig(DataOptions):
     """Measure a world on held-out videos."""
 
-    checkpoint: Positional[str]
-    """bundled name, .safetensors file, or a run's gma.pt (GMA figures only)"""
-    data: Positional[str]
-    """as for training: tennis, wsprites, arm, a clip store or a folder of videos"""
-    out: Common[Path] = Path("evaluation.json")
-    """JSON to write; pictures go into its folder"""
-    split: Common[str] = "test"
-    """train, val or test"""
-    videos: Common[Positive] = 120
-    """held-out videos to measure on"""
-    rollouts: Common[Positive] = 256
-    """random-play rollouts"""
-    vgg: Path | None = None
-    """VGG16 weights (.safetensors): adds feature distances, called VGG-HED"""
+    checkpoint: Positional[str]  # bundled name, .safetensors file, or a run's gma.pt (GMA figures only)
+    data: Positional[str]  # as for training: tennis, wsprites, arm, a clip store or a folder of videos
+    out: Common[Path] = Path("evaluation.json")  # JSON to write; pictures go into its folder
+    split: Common[str] = "test"  # train, val or test
+    videos: Common[Positive] = 120  # held-out videos to measure on
+    rollouts: Common[Positive] = 256  # random-play rollouts
+    vgg: Path | None = None  # VGG16 weights (.safetensors): adds feature distances, called VGG-HED
     only: Common[tuple[str, ...]] = ()
     """measure only these parts beside the segmentation: lma, video, codes, transfer, simulator, crispness,
     pose_transitions, action_classifier, identity, prior; default: all"""
-    learned: bool = False
-    """add LPIPS and FID (extra `metrics`; downloads their networks)"""
-    seed: Count = 0
-    """of random play"""
+    learned: bool = False  # add LPIPS and FID (extra `metrics`; downloads their networks)
+    seed: Count = 0  # of random play
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,10 +12,8 @@ from ..core.sheets import curves, grid, layers_sheet, save_picture, to_picture
 from ..gma.stage import sample_pairs
 from .metrics.evaluation import Evaluation
 from .metrics.pose_transitions import HELD
-from .metrics.probe import SimulatorProbe
 
-RED = np.array([255, 0, 0])
-GREEN = np.array([0, 255, 0])
+RED, GREEN = np.array([255, 0, 0]), np.array([0, 255, 0])
 
 
 def _rows(count: int, *clips: torch.Tensor) -> list[list[np.ndarray]]:
@@ -38,10 +36,8 @@ def draw_animation(e: Evaluation, folder: Path) -> None:
 def draw_video(e: Evaluation, folder: Path) -> None:
     """reconstruction.png: every third real frame above, the drawn one below."""
     drawn, real = e.reconstruction
-    rows = []
-    for n in range(0, len(drawn), max(1, len(drawn) // 5)):
-        if len(rows) < 12:
-            rows += [list(real[n][::3]), list(drawn[n][::3])]
+    chosen = range(0, len(drawn), max(1, len(drawn) // 5))[:6]
+    rows = [list(frames[n][::3]) for n in chosen for frames in (real, drawn)]
     save_picture(folder / "reconstruction.png", grid(rows, scale=1))
 
 
@@ -60,8 +56,20 @@ def draw_transfer(e: Evaluation, folder: Path) -> None:
 
 
 def draw_simulator(e: Evaluation, folder: Path) -> None:
-    """global_actions.png, curves.png, after_N_random_steps.png."""
-    save_picture(folder / "global_actions.png", global_actions(e.probe))
+    """curves.png, after_N_random_steps.png, and global_actions.png: each direction from four starts (Figs. 7, 13-15),
+    the agent before in red, after four steps in green."""
+    probe = e.probe
+    start = probe.start_at(probe.simulator.width / 2).rows(torch.linspace(0, len(probe.start) - 1, 4).long())
+    rows = [[frame] for frame in probe.simulator.frames(start).numpy()]
+    old = probe.silhouettes(start)
+    for name in probe.table.shift_names:
+        after = probe.hold(start, [name] * 4, code=0)[-1]
+        new = probe.silhouettes(after)
+        for n, picture in enumerate(probe.simulator.frames(after).numpy().astype(np.float32)):
+            picture[old[n]] = 0.4 * picture[old[n]] + 0.6 * RED
+            picture[new[n]] = 0.6 * picture[new[n]] + 0.4 * GREEN
+            rows[n].append(picture.astype(np.uint8))
+    save_picture(folder / "global_actions.png", grid(rows, scale=1))
     curves(folder / "curves.png", e.play.figures["curves"])
     for step, frames in e.play.frames.items():
         picture = grid([list(frames[i : i + 4]) for i in range(0, len(frames), 4)], scale=1)
@@ -78,23 +86,6 @@ def draw_crispness(e: Evaluation, folder: Path) -> None:
         real = torch.cat([e.clips.layers[rightward, : HELD + 1], e.clips.layers[leftward, 1 : HELD + 1]])
         rows.append([to_picture(x[:3]) for x in real])
     save_picture(folder / "held_arrows.png", grid(rows))
-
-
-def global_actions(probe: SimulatorProbe, steps: int = 4) -> np.ndarray:
-    """Each direction from four starts (Figs. 7, 13-15): the agent before in red, after `steps` steps in green."""
-    start = probe.start_at(probe.simulator.width / 2).rows(torch.linspace(0, len(probe.start) - 1, 4).long())
-    rows = [[frame] for frame in probe.simulator.frames(start).numpy()]
-    for name in probe.table.shift_names:
-        after = probe.go(start, [(name, 0)] * steps)
-        frames = probe.simulator.frames(after).numpy()
-        old = probe.silhouettes(start)
-        new = probe.silhouettes(after)
-        for n, row in enumerate(rows):
-            picture = frames[n].astype(np.float32)
-            picture[old[n]] = 0.4 * picture[old[n]] + 0.6 * RED
-            picture[new[n]] = 0.6 * picture[new[n]] + 0.4 * GREEN
-            row.append(picture.astype(np.uint8))
-    return grid(rows, scale=1)
 
 
 FIGURES: dict[str, Callable[[Evaluation, Path], None]] = {

@@ -27,14 +27,10 @@ from .metrics.pose_transitions import HELD
 from .metrics.prior import prior
 from .tables import number, value
 
-VIDEOS = 24
-"""Held-out videos that are measured."""
-ROLLOUTS = 32
-"""Rollouts of random play."""
-GOOD, FAIR = 0.35, 0.7
-"""Largest error over the baseline's of a good and of a fair figure."""
-EXACT = 0.001
-"""A mean squared error, of [-1, 1], that is invisible: about 4 of 255."""
+VIDEOS = 24  # Held-out videos that are measured.
+ROLLOUTS = 32  # Rollouts of random play.
+GOOD, FAIR = 0.35, 0.7  # Largest error over the baseline's of a good and of a fair figure.
+EXACT = 0.001  # A mean squared error, of [-1, 1], that is invisible: about 4 of 255.
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -57,20 +53,13 @@ SCORES = (
 
 @dataclass(frozen=True)
 class Score:
-    """A figure of a world beside that of a baseline.
+    """A figure of a world beside that of a baseline, both as text."""
 
-    Attributes:
-        part: what was measured.
-        value, baseline: figures, as text.
-        verdict: "good", "fair" or "weak"; "" if nothing was measured.
-        meaning: of the figure, in plain words.
-    """
-
-    part: str
+    part: str  # what was measured
     value: str
     baseline: str
-    verdict: str
-    meaning: str
+    verdict: str  # "good", "fair" or "weak"; "" if nothing was measured
+    meaning: str  # of the figure, in plain words
 
 
 def verdict(ratio: float) -> str:
@@ -80,11 +69,8 @@ def verdict(ratio: float) -> str:
 
 @torch.inference_mode()
 def scores(world: World, store: Store) -> tuple[list[Score], Evaluation | None]:
-    """Measure a world on held-out videos; takes a minute or two.
-
-    Returns:
-        the scores, and the evaluation; None if no video is long enough to measure LMA.
-    """
+    """Measure a world on held-out videos, in a minute or two: the scores, and the evaluation; None if no video is long
+    enough to measure LMA."""
     out = [_composed(world, store)]
     videos = held_out_videos(store, VIDEOS, "val", "test")
     if not videos:
@@ -106,8 +92,7 @@ def scores(world: World, store: Store) -> tuple[list[Score], Evaluation | None]:
 def _composed(world: World, store: Store) -> Score:
     """The next frame composed of the moved layers, against a copy of the frame, on pixels that change."""
     videos = [v for v in store.videos if v.split != "train" and v.length >= 2] or store.videos
-    error = 0.0
-    copied = 0.0
+    error = copied = 0.0
     for video in videos[:: max(1, len(videos) // VIDEOS)][:VIDEOS]:
         starts = np.linspace(0, video.length - 2, min(4, video.length - 1)).astype(int) + video.start
         pairs = torch.stack([frames_to_tensor(store.frames[s : s + 2]) for s in starts])
@@ -129,16 +114,14 @@ def film(e: Evaluation) -> list[np.ndarray]:
     return [np.concatenate(list(e.probe.simulator.frames(s).numpy()), 1) for s in states]
 
 
-def report_world(run: Run, world: World, store: Store) -> list[Score]:
+def report_world(run: Run, world: World, store: Store) -> None:
     """Measure a run's world, print the scores, and write report.html into its folder."""
     world.model.eval()
     found, e = scores(world, store)
     for score in found:
         print(f"  {score.part}: {score.value}" + f" (baseline: {score.baseline})" * bool(score.baseline), score.verdict)
-    page = run.out / "report.html"
-    page.write_text(_page(run, world, store, found, e))
-    print(f"report: {page}")
-    return found
+    (run.out / "report.html").write_text(_page(run, world, store, found, e))
+    print(f"report: {run.out / 'report.html'}")
 
 
 def options_used(run: Run) -> list[tuple[str, Any, str]]:
@@ -190,7 +173,7 @@ def _page(run: Run, world: World, store: Store, found: Sequence[Score], e: Evalu
 
 def _table(headers: Iterable[str], rows: Iterable[Sequence[Any]]) -> str:
     """An HTML table; a row's class is its verdict."""
-    lines = ["<tr>" + "".join(f"<th>{header}</th>" for header in headers) + "</tr>"]
+    lines = [f"<tr>{''.join(f'<th>{header}</th>' for header in headers)}</tr>"]
     for row in rows:
         kind = next((cell for cell in row if cell in ("good", "fair", "weak")), "")
         cells = (f"<td>{html.escape(number(cell))}</td>" for cell in row)
@@ -199,15 +182,13 @@ def _table(headers: Iterable[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _png(picture: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG", optimize=True)
+    Image.fromarray(picture).save(buffer := io.BytesIO(), "PNG", optimize=True)
     return _image(buffer, "png")
 
 
 def _gif(frames: list[np.ndarray]) -> str:
-    buffer = io.BytesIO()
-    images = [Image.fromarray(f.repeat(2, 0).repeat(2, 1)) for f in frames]
-    images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=120, loop=0)
+    first, *others = (Image.fromarray(f.repeat(2, 0).repeat(2, 1)) for f in frames)
+    first.save(buffer := io.BytesIO(), "GIF", save_all=True, append_images=others, duration=120, loop=0)
     return _image(buffer, "gif")
 
 
@@ -233,7 +214,6 @@ def _curves(curves: dict[str, list[tuple[int, float]]]) -> str:
         axis.set_title(name, fontsize=9)
         axis.grid(alpha=0.3)
     figure.tight_layout()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=80, format="png")
+    figure.savefig(buffer := io.BytesIO(), dpi=80, format="png")
     plt.close(figure)
     return _image(buffer, "png")

@@ -8,8 +8,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-Figures = Mapping[str, Any]
-"""Nested figures, as :func:`training.evaluation.evaluate.evaluate` returns them."""
+Figures = Mapping[str, Any]  # Nested figures, as :func:`training.evaluation.evaluate.evaluate` returns them.
 PLAY = "simulator/random_play"
 CAPTIONS = {
     "mIoU of M's masks: whole frame / around the agent": "segmentation/miou|miou_around_agent",

@@ -1,1 +1,1 @@
-"""What the footage shows, and which options follow from it."""
+"""The survey of the footage, and the options that follow from it."""

@@ -1,4 +1,4 @@
-"""Options of training that follow from the footage; each is told with its reason, and can be overridden."""
+"""Options of training that follow from the survey; each is printed with its reason, and can be overridden."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from glass_gym.model.config import preset
+
 from ..core import sheets
 from ..core.run import Run
 from ..data.layout import ReadConfig, find_videos, sample_video
@@ -20,32 +22,36 @@ from ..data.store import DataError, Store
 from .survey import NoWorldError, Survey, survey
 
 LONGEST_SIDE = 320
-"""Px of the longer side of frames that are surveyed."""
+"""Longer side of the frames of video files in the survey, px."""
 VIDEOS = 24
-"""Videos that are surveyed, ..."""
+"""Maximum number of videos that are surveyed."""
 FRAMES_A_VIDEO = 400
-"""... frames of each, ..."""
+"""Maximum number of frames of each video that are surveyed."""
 FRAMES_IN_ALL = 4800
-"""... and frames of video files in all, which are larger than those of a store: so that it takes a minute."""
+"""Maximum number of frames of video files that are surveyed, so that it takes about a minute."""
 AREA = 128 * 160
-"""Px of a frame that trains in an hour on two cores."""
+"""Px of a frame with which training takes about an hour on two cores."""
 SMALL, LARGE = 12.0, 64.0
-"""Px: the agent is at least so large, if that does not take more than twice AREA, and at most so large."""
+"""Frames are scaled so that the agent is at least SMALL px large, if 2 AREA allow it, and at most LARGE px."""
 STEP = 2.0
-"""Px of an ordinary step, at least: slower footage is thinned out."""
+"""Frames are skipped until the agent's typical step is about this long, px."""
 CLIP = 24
-"""Frames that a thinned-out shot should have."""
+"""Frames are skipped only as long as shots keep about this number of frames."""
 LARGEST = 1.1
-"""theta over the 95th percentile of the agent's area."""
+"""theta is this many times the 95th percentile of the agent's area."""
 AT_EDGE = 0.5
-"""D gets the position where the frame's edge touches the agent in more than this share of the frames."""
+"""D gets the agent's position if the agent touches the frame's edge in more than this share of the frames."""
 
 
 def choose_reading(run: Run) -> ReadConfig:
-    """How a folder of videos is read: frame size and skipped frames, from a survey of some of them.
+    """Choose frame size and skipped frames for a folder of videos, from a survey of some of them.
+
+    Returns:
+        the options of reading, complete.
 
     Raises:
-        DataError: no videos, unreadable ones (unless --read.skip-broken), frames that are too small, or no world in it.
+        DataError: there are no videos, some cannot be read (unless --read.skip-broken), or frames are too small.
+        NoWorldError: no world can be learned from them (unless --force).
     """
     read = run.config.read
     if "read.skip" not in run.values and (read.size is None or read.skip is None):
@@ -57,20 +63,28 @@ def choose_reading(run: Run) -> ReadConfig:
 
 
 def choose_sizes(run: Run, store: Store) -> Survey | None:
-    """What GMA must know: theta, shift ranges, iterations, codebook size; from a survey of the store.
+    """Choose theta, shift ranges, iterations and sizes: from a survey, or the source's values (unless --choose).
 
-    Window and radius are chosen as surveyed, and measured again after GMA.
+    Window and radius are preliminary; they are measured again after GMA.
+
+    Args:
+        run: gets the choices.
+        store: the videos.
 
     Returns:
-        the survey; None where the source has values of its own, and --choose was not given.
+        the survey; None if the source's values were taken.
 
     Raises:
-        NoWorldError: there is no world in it.
+        NoWorldError: no world can be learned from the videos (unless --force).
     """
     defaults = source_of(store).defaults
     if defaults.theta is not None and not run.config.choose:
-        for name, value in (("gma.theta", defaults.theta), ("window", defaults.window), ("codes", defaults.codes),
-                            ("agent_radius", defaults.agent_radius), ("gma.iterations", 2000)):  # fmt: skip
+        values = {"gma.theta": defaults.theta, "gma.iterations": 2000, "refine.iterations": 0}
+        values |= {name: getattr(defaults, name) for name in ("codes", "window", "agent_radius")}
+        usual = preset(run.config.architecture, store.height, store.width)
+        ours = ("poses", "decoder_position", "background_plate") if usual.architecture == "pose" else ()
+        values |= {name: getattr(usual, name) for name in ("foreground_range", "background_range", *ours)}
+        for name, value in values.items():
             if name not in run.values:
                 run.choose(name, value, f"usual for {store.kind or 'this source'}")
         return None
@@ -89,10 +103,19 @@ def choose_sizes(run: Run, store: Store) -> Survey | None:
 def survey_folder(
     root: Path, crop: tuple[int, int, int, int] | None = None, skip_broken: bool = False, progress=lambda: None
 ) -> tuple[Survey, tuple[int, int]]:
-    """Survey some of the videos below a folder, and tell how large their frames are: (height, width) px.
+    """Survey some of the videos below a folder.
+
+    Args:
+        root: the folder.
+        crop: as in :class:`ReadConfig`.
+        skip_broken: leave out videos that cannot be read.
+        progress: called after each video.
+
+    Returns:
+        the survey, and the size (height, width) of the videos' frames, px.
 
     Raises:
-        DataError: no videos, or one that cannot be read (unless `skip_broken`).
+        DataError: there are no videos, or one cannot be read.
     """
     found = find_videos(root)
     some = found[:: max(1, len(found) // VIDEOS)][:VIDEOS]
@@ -114,7 +137,7 @@ def survey_folder(
 
 
 def survey_store(store: Store) -> Survey:
-    """Survey some training videos of a store; the survey's `seen_in` counts frames of the store."""
+    """Survey some training videos of a store; the result's `seen_in` has frame indices of the store."""
     videos = [v for v in store.videos if v.split == "train" and v.length >= 2] or store.videos
     some = videos[:: max(1, len(videos) // VIDEOS)][:VIDEOS]
     spans = [slice(v.start, v.start + min(v.length, FRAMES_A_VIDEO)) for v in some]
@@ -124,7 +147,7 @@ def survey_store(store: Store) -> Survey:
 
 
 def _of_one_size(videos: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """Videos as large as the first: others are scaled, as they will be."""
+    """Scale videos to the size of the first one."""
     first: tuple[int, int] | None = None
     for video in videos:
         if first is None:
@@ -136,6 +159,7 @@ def _of_one_size(videos: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 def _stop_without_world(run: Run, found: Survey) -> None:
+    """Raise an error for the first reason to stop; with --force, print all."""
     for reason in found.reasons_to_stop():
         if not run.config.force:
             raise NoWorldError(f"{run.config.data}: {reason}. --force trains nevertheless")
@@ -147,22 +171,22 @@ def _rows_of_four(pictures: list[np.ndarray]) -> np.ndarray:
 
 
 def _choose_size_and_skip(run: Run, found: Survey, size: tuple[int, int]) -> None:
-    """Frame size and skipped frames; `size` is (height, width) px of the videos as they are."""
+    """Choose frame size and skipped frames; `size` is that of the original frames, (height, width) px."""
     if min(size) < 32:
         raise DataError(f"frames are {size[1]}x{size[0]} px; a world needs at least 32x32: use larger footage")
-    whole = size[0] / found.height  # px of the videos to a surveyed px
+    whole = size[0] / found.height  # original px per surveyed px
     agent = max(*found.agent, 1.0)
     scale = min(whole, math.sqrt(AREA / (found.height * found.width)))
-    why = "an hour's training on two cores"
+    why = "training takes about an hour on two cores"
     if agent * scale > LARGE:
         scale = max(LARGE / agent, 64 / min(found.height, found.width))
-        why = f"the agent fills at most {LARGE:.0f} px"
+        why = f"the agent is at most {LARGE:.0f} px large"
     elif agent * scale < SMALL:
         scale = min(whole, SMALL / agent, math.sqrt(2 * AREA / (found.height * found.width)))
         why = f"the agent is at least {agent * scale:.0f} px large"
     if scale > 0.75 * whole and size[0] * size[1] <= 2 * AREA and agent * whole <= LARGE:
         scale = whole
-        why = "as they are, cut to multiples of 8"
+        why = "as they are, cropped to multiples of 8"
         height, width = (max(32, n // 8 * 8) for n in size)
     else:
         height, width = (max(32, round(n * scale / 8) * 8) for n in (found.height, found.width))
@@ -171,11 +195,12 @@ def _choose_size_and_skip(run: Run, found: Survey, size: tuple[int, int]) -> Non
     lag = 1
     if 0 < step < 0.65 * STEP:
         lag = int(np.clip(round(STEP / step), 1, max(1, min(8, found.shot_length // CLIP))))
-    thinned = f", {step * lag:.1f} px now" * (lag > 1)
-    run.choose("read.skip", lag - 1, f"an ordinary step is {step:.1f} px a frame{thinned}")
+    thinned = f", {step * lag:.1f} px with skipped frames" * (lag > 1)
+    run.choose("read.skip", lag - 1, f"the agent's typical step is {step:.1f} px a frame{thinned}")
 
 
 def _choose_for_gma(run: Run, found: Survey, store: Store) -> None:
+    """Choose the options of GMA, and the sizes of the model."""
     height, width = store.height, store.width
     agent = max(found.agent)
     theta = float(np.clip(LARGEST * found.largest, 0.001, 0.5))
@@ -185,24 +210,24 @@ def _choose_for_gma(run: Run, found: Survey, store: Store) -> None:
     moves = found.camera >= 1
     camera = int(np.clip(math.ceil(1.5 * found.camera) + 2, 4, min(height, width) // 4)) if moves else 4
     run.choose("background_range", camera, f"px; the camera moves by up to {found.camera:.1f} px")
-    why = "the camera moves, so that M and N take longer" if moves else "the camera stands still"
+    why = "the camera moves, so M and N need more steps" if moves else "the camera stands still"
     iterations = run.choose("gma.iterations", 1200 if moves else 600, why)
     refine = 0 if run.config.architecture == "paper" else min(300 if moves else 200, iterations // 3)
-    run.choose("refine.iterations", refine, "M learns from pseudo-labels after GMA")
-    run.choose("window", multiple_of_8(1.25 * agent, height, width), "px; as surveyed, measured again after GMA")
-    run.choose("agent_radius", max(4, round(0.45 * agent)), "px; as surveyed, measured again after GMA")
-    run.choose("codes", source_of(store).defaults.codes, "more than the agent has actions: useless ones are left out")
+    run.choose("refine.iterations", refine, "M is trained on pseudo-labels after GMA")
+    run.choose("window", multiple_of_8(1.25 * agent, height, width), "px; preliminary, measured again after GMA")
+    run.choose("agent_radius", max(4, round(0.45 * agent)), "px; preliminary, measured again after GMA")
+    run.choose("codes", source_of(store).defaults.codes, "more than most agents need: useless codes are left out")
     if run.config.architecture == "pose":
         frames = sum(v.length for v in store.videos if v.split == "train")
         poses = int(np.clip(frames // 60 // 8 * 8, 32, 256))
         run.choose("poses", poses, f"size of the pose codebook (P), for {frames} frames")
-        touches = f"the frame's edge touches the agent in {found.at_edge:.0%} of the frames"
+        touches = f"the agent touches the frame's edge in {found.at_edge:.0%} of the frames"
         run.choose("decoder_position", found.at_edge > AT_EDGE, touches)
         plate = found.common_plate() is not None
-        why = f"the camera {'stands still, before one place,' if plate else 'moves, or shows several places,'}"
+        why = f"the camera {'stands still and shows one place' if plate else 'moves, or shows several places,'}"
         run.choose("background_plate", plate, f"{why} in all {found.shots} shots")
 
 
 def multiple_of_8(px: float, height: int, width: int) -> int:
-    """The least multiple of 8 from px on, that a window in a frame can have."""
+    """Round `px` up to a multiple of 8: at least 16, at most the longer side of a frame (height, width)."""
     return int(np.clip(math.ceil(px / 8) * 8, 16, max(height, width) // 8 * 8))

@@ -1,4 +1,4 @@
-"""Registration: the camera's moves, frames put where they belong, and the background plate as their median."""
+"""Registration: find the camera's moves, paste frames on a common canvas, take their median as background plate."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 
 CHANGED = 18
-"""A pixel differs by at least this much, of 255, in one channel."""
+"""Pixels differ if they do so by more than this, of 255, in some channel."""
 COARSE = 4
-"""Side, px, of a cell of the coarse search for the camera's move."""
+"""Factor of downscaling in the coarse search for the camera's move."""
 CAMERA = 24
-"""Px a frame of the fastest camera."""
+"""Largest camera move in the coarse search, px a frame."""
 
 
 def camera_moves(frames: np.ndarray) -> np.ndarray:
-    """Whole px by which the picture moved between frames (T, H, W, 3): (T - 1, 2), (right, down).
+    """By how many whole px the picture moves between frames (T, H, W, 3): (T - 1, 2), (right, down).
 
-    The search is coarse, then fine. Differences are clipped, so that an agent that moves on its own counts little.
+    The search is coarse, then fine. Differences are clipped, so that an agent that moves by itself has little weight.
     """
     grey = np.stack([(f[..., 0].astype(np.float32) + f[..., 1] + f[..., 2]) / 3 for f in frames])
     height, width = grey.shape[1:]
@@ -29,7 +29,7 @@ def camera_moves(frames: np.ndarray) -> np.ndarray:
     out = np.zeros((len(grey) - 1, 2), int)
     for t in range(len(out)):
         stayed = _mismatch(grey[t], grey[t + 1], 0, 0)
-        if stayed < 0.5:  # nearly nothing changed
+        if stayed < 0.5:  # almost nothing changed
             continue
         x, y = min(coarse, key=lambda d: _mismatch(small[t], small[t + 1], *d))
         near = [(COARSE * x + dx, COARSE * y + dy) for dx, dy in fine]
@@ -40,7 +40,7 @@ def camera_moves(frames: np.ndarray) -> np.ndarray:
 
 
 def _mismatch(before: np.ndarray, after: np.ndarray, right: int, down: int) -> float:
-    """Mean difference, cut off, of two grey pictures (H, W) where they overlap once the first has moved."""
+    """Mean clipped difference of two grey pictures (H, W) in their overlap, after moving the first (right, down) px."""
     height, width = before.shape
     a = before[max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)]
     b = after[max(0, down) : height - max(0, -down), max(0, right) : width - max(0, -right)]
@@ -48,11 +48,15 @@ def _mismatch(before: np.ndarray, after: np.ndarray, right: int, down: int) -> f
 
 
 def register(frames: np.ndarray, camera: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Put frames (T, H, W, 3) where they belong on one canvas, given the camera's moves (T - 1, 2) px.
+    """Paste each frame on a canvas of its own at its place in the scene.
+
+    Args:
+        frames: (T, H, W, 3) uint8.
+        camera: (T - 1, 2) px, from :func:`camera_moves`.
 
     Returns:
-        the canvas as each frame shows it (T, h, w, 3), which part each frame shows (T, h, w) bool, and the position of
-        each frame's corner on it (T, 2) px. The canvas ends half a frame away from the middle frame.
+        the canvases (T, h, w, 3); the pixels that each frame covers (T, h, w) bool; and the positions (T, 2) px of the
+        frames' top left corners. The canvas extends at most half a frame beyond the middle frame on each side.
     """
     count, height, width, _ = frames.shape
     if not camera.any():
@@ -73,7 +77,7 @@ def register(frames: np.ndarray, camera: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def overlap(place: np.ndarray, size: Any, frame: tuple[int, int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """The overlap of a frame (width, height) at (x, y) with a canvas (width, height): slices of both, rows first."""
+    """The overlap of a canvas of `size` with a frame at `place`, all (x, y) px: slices (rows, columns) of both."""
     low = np.clip(place, 0, size)
     high = np.clip(place + np.array(frame), 0, size)
     there = tuple(slice(a, b) for a, b in zip(low[::-1], high[::-1], strict=True))
@@ -82,19 +86,21 @@ def overlap(place: np.ndarray, size: Any, frame: tuple[int, int]) -> tuple[tuple
 
 
 def median_background(whole: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The background plate: the median (h, w, 3) of registered frames (T, h, w, 3) where pixels are `known` (T, h, w).
+    """The background plate: the median of at most 41 registered frames.
 
-    At most 41 frames are used.
+    Args:
+        whole: (T, h, w, 3), the frames' canvases.
+        known: (T, h, w) bool, the pixels to use.
 
     Returns:
-        the plate, and in how many frames each of its pixels was known, (h, w).
+        the plate (h, w, 3), and how many of these frames had each pixel, (h, w).
     """
     some = np.linspace(0, len(whole) - 1, min(len(whole), 41)).astype(int)
     count = known[some].sum(0)
     if (count == len(some)).all():
         return np.median(whole[some], axis=0), count
     out = np.empty(whole.shape[1:])
-    for row in range(len(out)):  # a row at a time: floats of all frames at once take much memory
+    for row in range(len(out)):  # row by row, to save memory
         shown = np.where(known[some, row, :, None], whole[some, row], np.float32("nan"))
         shown[0, ~known[some, row].any(0)] = 0
         out[row] = np.nanmedian(shown, axis=0)

@@ -1,8 +1,8 @@
-"""The survey: what moves in the footage, how large and how fast it is, and whether a world can be learned from it.
+"""The survey: find the agent and the camera's moves in the footage, and decide whether a world can be learned from it.
 
-Nothing is learned here. Cuts are frames in which most of the picture changes; the camera's moves come from matching;
-the agent is what differs from its shot's median and goes on changing. :mod:`training.footage.choices` chooses the
-options of training (frame size, theta, shift ranges, window) from the result.
+No network is involved. Cuts are frames in which most of the picture changes. The camera's moves come from matching
+frames. The agent is the largest blob that differs from the median of its shot and keeps changing.
+:mod:`training.footage.choices` chooses options (frame size, theta, shift ranges, window) from the result.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
@@ -19,64 +18,62 @@ from ..data.store import DataError
 from .registration import CHANGED, camera_moves, median_background, overlap, register
 
 CONTRAST = 0.4
-"""An agent's pixel differs by this share of what its strongest pixels differ by: codecs smear colours by a px."""
+"""Pixels of a blob that differ by less than this share of its 90th percentile are smeared colours, not the agent."""
 SMALLEST = 6
-"""Px of the smallest agent."""
+"""Area of the smallest agent, px."""
 ONE_PLACE = 0.03
-"""Shots whose plates differ in less than this share of their pixels are of one place."""
+"""Shots show one place if their plates differ in no more than this share of the pixels."""
 STOOD = 0.3
-"""What the agent covers in more than this share of a shot's frames, is not known to be the scene."""
+"""A pixel of the plate is unknown if the agent covers it in at least this share of the frames."""
 SHOWN = 0.3
-"""Where a camera that moves shows a place in less than this share of a shot's frames, nothing is known of it."""
+"""A pixel of the plate is unknown if a moving camera shows it in no more than this share of the frames."""
 GHOST = 0.7
-"""What differs from the median, whose outline is so much steeper there: the agent stood there, and has left."""
+"""A blob is a ghost, a place that the agent left, if its outline in the frame has less than this share of the gradient
+that it has in the median."""
 DOUBTED = 4
-"""So many of a frame's largest blobs are asked that."""
+"""Number of a frame's largest blobs that are tested for being ghosts."""
 BLURRED = 0.05
-"""Frames of a camera that moves in which more than this share of the picture, without the agent, differs from their
-scene do not fit together by shifts alone: nothing is known of what is behind the agent in them."""
+"""The plate explains a moving camera's frame if no more than this share of its pixels differs outside the agent."""
 MOST = 0.35
-"""Share of the picture that may move at once, and that an agent may cover."""
+"""Largest share of the picture that may move at once; under a still camera also the largest agent."""
 STRIP, THIN = 0.9, 0.2
-"""What reaches over this share of the frame's width or height, and is thinner than that share of its own length, is no
-agent: waves, a ticker."""
+"""A blob is no agent (but waves) if it is longer than STRIP of the frame, and thinner than THIN of its length."""
 SPREAD, SPARSE = 0.5, 0.3
-"""What spreads over this share of the picture, and covers less than that share of where it spreads, is no agent."""
+"""Motion is scattered if its box takes SPREAD of the picture, and moving pixels less than SPARSE of the box."""
 EQUAL = 0.5
-"""Two blobs are of one kind, if the smaller has this share of the larger one's area."""
+"""Two blobs have the same size if the smaller one has at least this share of the larger one's area."""
 SEVERAL = 0.3
-"""There are several agents, if two blobs of one kind move, frame after frame or by turns, in more than this share of
-the frames."""
+"""There are several agents if two blobs of the same size move in more than this share of the frames."""
 MET = 0.8
-"""Two that touch are one blob; they are two as long as it has this share of their area."""
+"""Two agents that touch become one blob; it counts as two while it has at least this share of their area."""
 EXPLAINED = 0.45
-"""Where less than this share of all change is the agent's, too much else moves."""
+"""At least this share of all changed pixels must be in or near the agent."""
 AWAY = 2
-"""What is farther than so many of its sizes from where it was, and does not go on like that, is another one."""
+"""A blob that jumps once, by more than this many times its size, is another agent."""
 
 
 class NoWorldError(DataError):
-    """Footage that no world can be learned from; --force trains nevertheless."""
+    """No world can be learned from the footage; --force trains anyway."""
 
 
 @dataclass
 class Shot:
-    """The survey of one shot; lengths in px of its frames.
+    """The survey of one shot of T frames; lengths are in px.
 
     Attributes:
-        frames: how many.
-        camera: (T - 1, 2) px, moves of the whole picture.
-        moving: (T,) share of the pixels that differ from the shot's median.
-        explained: (T - 1,) share of the pixels changed since the last frame that lie in or about the agent; nan: none.
-        boxes: (T, 4) left, top, right, bottom of the agent; nan where none was seen.
-        areas: (T,) px of it.
-        places: (T, 2) px, its centres, as a camera that stands still would see them.
-        agents: (T,) how many blobs of that size move, those that touch each counted as well.
-        silhouettes: (T, ceil(H W / 8)) uint8, which pixels are the agent's, packed bit by bit.
-        picture: one frame with the agent's box, for people.
-        plate: (h, w, 4) uint8, the background plate, and 255 where it is known; as wide as the camera goes.
-        corners: (T, 2) px, the positions of the frames' corners on it.
-        fits: (T,) bool, the plate explains the frame.
+        frames: T.
+        camera: (T - 1, 2), moves of the whole picture, (right, down).
+        moving: (T,), share of the pixels that differ from the shot's median.
+        explained: (T - 1,), share of the changed pixels that lie in or near the agent; nan if none changed.
+        boxes: (T, 4), the agent's box: left, top, right, bottom; nan if no agent was found.
+        areas: (T,), the agent's area; nan if no agent was found.
+        places: (T, 2), the agent's centre on the plate, (x, y); nan if no agent was found.
+        agents: (T,) ints, number of moving blobs of the agent's size; blobs that touch are counted singly.
+        silhouettes: (T, ceil(H W / 8)) uint8, the agent's pixels, packed bit by bit.
+        picture: one frame, with the agent's box drawn in.
+        plate: (h, w, 4) uint8, the background plate: RGB, and 255 where it is known; as large as the camera's path.
+        corners: (T, 2), (x, y) of the frames' top left corners on the plate.
+        fits: (T,) bool, whether the plate explains the frame.
     """
 
     frames: int
@@ -96,32 +93,31 @@ class Shot:
 
 @dataclass
 class Survey:
-    """The survey of all footage; lengths in px of its frames.
+    """The survey of all footage; lengths are in px.
 
     Attributes:
-        height, width: of those frames.
-        videos: looked at.
-        shots: of them.
-        shot_length: frames; half of all frames are in longer shots.
-        cuts: a 1,000 frames.
-        camera: px a frame, 90th percentile.
-        seen: share of the frames in which something moves on its own.
-        moving: share of the pixels that move, median.
-        explained: share of all change that is in or about the agent.
+        height, width: size of the frames.
+        videos: number of videos.
+        shots: number of shots.
+        shot_length: in frames; half of all frames are in longer shots.
+        cuts: number per 1,000 frames.
+        camera: the camera's move per frame, 90th percentile.
+        seen: share of the frames in which an agent was found.
+        moving: share of the pixels that differ from their shot's median; median over the frames.
+        explained: share of the changed pixels that lie in or near the agent; mean over the frames.
         agent: (width, height) of the agent's box, 90th percentile.
-        area: share of the frame that the agent covers, median ...
-        largest: ... and 95th percentile.
-        speed: px a frame of an agent that moves: half of the way was gone by larger steps.
-        fastest: px a frame; a twentieth of the way, or of the moves, was gone by larger steps.
-        several: share of the frames with two or more agents of one size, like the frame before, or with another agent
-            than the frame before.
+        area: share of the frame that the agent covers, median.
+        largest: the same, 95th percentile.
+        speed: the agent's step per frame while it moves; larger steps make up half of the way.
+        fastest: the same; larger steps make up a twentieth of the way, or of the moves, if that is less.
+        several: share of the frames with two or more agents of the same size, or another agent than the frame before.
         at_edge: share of the frames in which the agent's box touches the frame's edge.
-        pictures: for people, (N, H, W, 3) uint8.
-        silhouettes: of the agent where it was seen, (M, ceil(H W / 8)) uint8, packed bit by bit.
-        seen_in: (M,) int64, the frames of the silhouettes, counted through all videos.
-        plates: of the S shots, each (h, w, 4) uint8, see :class:`Shot`.
-        plate_of: (M,) int64, the plate of each silhouette's frame; -1: none.
-        corners: (M, 2) px, the position of that frame on it.
+        pictures: some frames (H, W, 3) uint8, with the agent's box drawn in.
+        silhouettes: (M, ceil(H W / 8)) uint8, the agent in the M frames where it was found, packed bit by bit.
+        seen_in: (M,) int64, the indices of these frames, counted through all videos.
+        plates: the plates of the S shots, see :class:`Shot`.
+        plate_of: (M,) int64, the plate of each of these frames; -1: none.
+        corners: (M, 2), (x, y) of these frames' top left corners on their plates.
     """
 
     height: int
@@ -150,28 +146,18 @@ class Survey:
 
     @property
     def still(self) -> bool:
-        """Whether the camera stands still in all shots: their plates are as large as a frame."""
+        """Whether the camera stands still in all shots: then all plates are as large as a frame."""
         return all(plate.shape[:2] == (self.height, self.width) for plate in self.plates)
 
-    @property
-    def spread(self) -> float:
-        """Share of the picture that the agent's box takes."""
-        return self.agent[0] * self.agent[1] / (self.height * self.width)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, without arrays."""
-        large = ("pictures", "silhouettes", "seen_in", "plates", "plate_of", "corners")
-        return {name: value for name, value in vars(self).items() if name not in large}
-
     def lines(self) -> list[str]:
-        """One line each, for people."""
+        """The survey as text, one line for each aspect."""
         agents = "one" if self.several <= SEVERAL else "several of one size"
         if SEVERAL / 3 < self.several <= SEVERAL:
             agents += f" (in {self.several:.0%} of the frames another of its size moves)"
         edge = f", at the frame's edge in {self.at_edge:.0%} of the frames" if self.at_edge > 0.5 else ""
         return [
-            f"footage: {self.videos} videos looked at, {self.width}x{self.height} px; {self.shots} shots of "
-            f"{self.shot_length:.0f} frames, {self.cuts:.1f} cuts a 1,000 frames",
+            f"footage: {self.videos} videos surveyed, {self.width}x{self.height} px; {self.shots} shots of "
+            f"{self.shot_length:.0f} frames, {self.cuts:.1f} cuts per 1,000 frames",
             f"camera: {'moves by up to' if self.camera >= 1 else 'stands still, within'} {self.camera:.1f} px a frame",
             f"agent: {agents}; about {self.agent[0]:.0f}x{self.agent[1]:.0f} px, {self.area:.1%} of the frame{edge}; "
             f"it moves in {self.seen:.0%} of the frames, by {self.speed:.1f} px a frame (at most {self.fastest:.0f})",
@@ -179,8 +165,8 @@ class Survey:
         ]
 
     def common_plate(self) -> np.ndarray | None:
-        """The one plate of all shots, (H, W, 4) uint8 as in :class:`Shot`; None where shots are of several places, or
-        the camera moves in some."""
+        """The common plate of all shots, (H, W, 4) uint8 as in :class:`Shot`; None if the camera moves in some shot, or
+        shots show several places."""
         if not self.still or not self.plates:
             return None
         plates = np.stack(self.plates)
@@ -193,8 +179,9 @@ class Survey:
         return np.dstack([plate.round().astype(np.uint8), np.uint8(255) * known.any(0)])
 
     def reasons_to_stop(self) -> list[str]:
-        """Why no world can be learned from this; empty: one can."""
+        """The reasons why no world can be learned from this footage, each in a sentence; empty if one can."""
         out = []
+        spread = self.agent[0] * self.agent[1] / (self.height * self.width)
         if self.shot_length < SHOT:
             out.append(
                 f"cuts everywhere: shots have {self.shot_length:.0f} frames, an action needs at least {SHOT}; use "
@@ -210,9 +197,9 @@ class Survey:
                 f"{max(self.moving, self.area):.0%} of the picture moves at once: a camera that turns, zooms or "
                 "follows the agent, or an agent that fills the picture; a world needs a background that stands still"
             )
-        elif self.spread > SPREAD and self.area < SPARSE * self.spread:
+        elif spread > SPREAD and self.area < SPARSE * spread:
             out.append(
-                f"what moves is scattered over {self.spread:.0%} of the picture ({self.moving:.0%} moves at once): a "
+                f"what moves is scattered over {spread:.0%} of the picture ({self.moving:.0%} moves at once): a "
                 "camera that turns, zooms or follows the agent; a world needs a background that stands still"
             )
         elif self.several > SEVERAL:
@@ -229,7 +216,7 @@ class Survey:
 
 
 def survey_shot(frames: np.ndarray) -> Shot:
-    """Find what moves in the frames (T, H, W, 3) uint8 of one shot, T >= 2."""
+    """Survey the frames (T, H, W, 3) uint8 of one shot, T >= 2."""
     from scipy import ndimage
 
     count, height, width, _ = frames.shape
@@ -252,7 +239,7 @@ def survey_shot(frames: np.ndarray) -> Shot:
     agents = np.zeros(count, int)
     explained = np.full(count - 1, np.nan)
     found = np.zeros(still.shape[:3], bool)
-    met: list[np.ndarray] = []  # where the agents of one size were last, each or joined, and how large all are
+    met: list[np.ndarray] = []  # agents of one size in the frame before; `both`: their total area
     both = np.inf
     for t in range(count):
         changed = changes[max(0, t - 1) : t + 1].any(0)
@@ -283,7 +270,7 @@ def survey_shot(frames: np.ndarray) -> Shot:
         else:
             met = []
         own = differs[t] & (names == main)
-        own &= far[t] >= CONTRAST * np.quantile(far[t][own], 0.9)  # not what a video's colours bleed
+        own &= far[t] >= CONTRAST * np.quantile(far[t][own], 0.9)  # without smeared colours
         own = with_enclosed(own, differs[t])
         found[t] = own
         ys, xs = np.nonzero(own)
@@ -292,7 +279,9 @@ def survey_shot(frames: np.ndarray) -> Shot:
         places[t] = xs.mean(), ys.mean()
         if t and changes[t - 1].any():
             near = ndimage.binary_dilation(names == main, iterations=gap)
-            near |= _box_mask(boxes[t - 1], *still.shape[1:3]) if not np.isnan(boxes[t - 1, 0]) else False
+            if not np.isnan(boxes[t - 1, 0]):
+                left, top, right, bottom = boxes[t - 1].astype(int)
+                near[top:bottom, left:right] = True
             explained[t - 1] = (changes[t - 1] & near).sum() / changes[t - 1].sum()
     boxes -= np.tile(corners, 2)
     picture = frames[count // 2].copy()
@@ -325,14 +314,16 @@ def survey_shot(frames: np.ndarray) -> Shot:
 
 
 def _is_strip(extent: Sequence[int], frame: tuple[int, int]) -> bool:
-    """Whether a blob's extent (height, width) is a strip's from edge to edge of a frame (height, width)."""
+    """Whether a blob of size `extent` is a strip (STRIP, THIN) in a frame, both (height, width)."""
     reaches = any(length >= STRIP * whole for length, whole in zip(extent, frame, strict=True))
     return reaches and min(extent) <= THIN * max(extent)
 
 
 def with_enclosed(blob: np.ndarray, differs: np.ndarray) -> np.ndarray:
-    """A blob (H, W) bool, and what differs from the scene within its outline: colours bleed around an agent, so what is
-    faint there is none of it, but what it encloses is."""
+    """Add to a blob (H, W) bool the enclosed pixels that differ from the plate, `differs` (H, W) bool.
+
+    Faint pixels around an agent are smeared colours, but those inside it belong to it.
+    """
     from scipy import ndimage
 
     out = blob.copy()
@@ -342,15 +333,8 @@ def with_enclosed(blob: np.ndarray, differs: np.ndarray) -> np.ndarray:
 
 
 def _steepness(picture: np.ndarray, where: np.ndarray) -> float:
-    """How steep a picture (h, w, 3) is in some places (h, w), in the mean."""
+    """Mean gradient magnitude of a picture (h, w, 3) over the pixels `where` (h, w)."""
     return float(np.hypot(*np.gradient(picture.astype(np.float32), axis=(0, 1))).max(-1)[where].mean())
-
-
-def _box_mask(box: np.ndarray, height: int, width: int) -> np.ndarray:
-    out = np.zeros((height, width), bool)
-    left, top, right, bottom = box.astype(int)
-    out[top:bottom, left:right] = True
-    return out
 
 
 def _with_box(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
@@ -365,7 +349,7 @@ def _with_box(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
 
 
 def survey(videos: Iterable[np.ndarray]) -> Survey:
-    """Look at videos, each (T, H, W, 3) uint8 of one size, one after the other.
+    """Survey videos (T, H, W, 3) uint8, all of one size, one after the other.
 
     Raises:
         DataError: no video has two frames.
@@ -393,7 +377,7 @@ def survey(videos: Iterable[np.ndarray]) -> Survey:
         frames += len(video)
     if not looked_at:
         raise DataError("no video has two frames; a world is learned from motion")
-    length = _length_at(np.array(lengths), 0.5)  # a flash is a shot of one frame, and says little
+    length = _length_at(np.array(lengths), 0.5)  # a flash makes shots of one frame, which weigh little
     if not shots or (length < SHOT and len(lengths) > 1):
         nothing = [0.0] * 4
         return Survey(*size, looked_at, len(lengths), length, 1e3 * cuts / frames, *nothing, (0, 0), *nothing, 0.0, 0.0)
@@ -408,6 +392,7 @@ def survey(videos: Iterable[np.ndarray]) -> Survey:
 
 
 def _summary(shots: list[Shot], size: tuple[int, int], videos: int, length: float, cuts: float) -> Survey:
+    """Summarise the surveys of shots; pictures are chosen, but no silhouettes and plates."""
     areas = np.concatenate([s.areas for s in shots])
     boxes = np.concatenate([s.boxes for s in shots])
     several = np.concatenate([_several(s) for s in shots])
@@ -415,11 +400,11 @@ def _summary(shots: list[Shot], size: tuple[int, int], videos: int, length: floa
     camera = np.concatenate([np.linalg.norm(s.camera, axis=1) for s in shots])
     speeds = []
     for shot in shots:
-        same = np.abs(np.diff(np.log(shot.areas))) < 0.5  # the same blob, not another one
+        same = np.abs(np.diff(np.log(shot.areas))) < 0.5  # else it is another blob
         moved = np.linalg.norm(np.diff(shot.places, axis=0), axis=1)
         speeds.append(moved[same & ~np.isnan(moved)])
     speed = np.concatenate(speeds)
-    reach = np.hypot(*size) / 3  # farther than that another blob took over
+    reach = np.hypot(*size) / 3  # a farther blob is another one
     speed = speed[(speed > 0.25) & (speed < reach)]
     extent = (boxes[:, 2:] - boxes[:, :2])[seen]
     edge = (boxes[seen, :2] <= 1).any(1) | (boxes[seen, 2:] >= np.array(size[::-1]) - 1).any(1)
@@ -429,7 +414,7 @@ def _summary(shots: list[Shot], size: tuple[int, int], videos: int, length: floa
         return float(np.quantile(values, share)) if len(values) else 0.0
 
     fastest = _length_at(speed, 0.95)
-    if (steps := speed[speed > 1]).size:  # nearer than that, too, another blob takes over now and then
+    if (steps := speed[speed > 1]).size:  # some nearer blobs are other ones, too
         fastest = min(fastest, quantile(steps, 0.95))
     some = shots[:: max(1, len(shots) // 8)][:8]
     return Survey(
@@ -455,7 +440,7 @@ def _summary(shots: list[Shot], size: tuple[int, int], videos: int, length: floa
 
 
 def _several(shot: Shot) -> np.ndarray:
-    """(T,) bool: more than one blob of one size moves here and in the frame before, or another one than there."""
+    """(T,) bool: two blobs of the same size move in this frame and the one before, or the agent is another one."""
     if np.isnan(shot.areas).all():
         return np.zeros(shot.frames, bool)
     size = np.nanmedian((shot.boxes[:, 2:] - shot.boxes[:, :2]).max(1))
@@ -466,6 +451,6 @@ def _several(shot: Shot) -> np.ndarray:
 
 
 def _length_at(lengths: np.ndarray, share: float) -> float:
-    """The length up to which they make up this share of their sum: wobbles on the spot, and flashes, count little."""
+    """A quantile weighted by length: lengths up to it make up this share of their sum."""
     ordered = np.sort(lengths)
     return float(ordered[np.searchsorted(ordered.cumsum(), share * ordered.sum())]) if len(ordered) else 0.0

@@ -1,1 +1,1 @@
-"""The GMA stage, and what it learns from the background."""
+"""The GMA and refine stages, pseudo-labels, and background plates."""

@@ -15,11 +15,11 @@ from ..footage.registration import CHANGED, camera_moves, median_background, ove
 from ..footage.survey import BLURRED
 
 SHOT = 200
-"""Frames of a shot that are used, at most."""
+"""Maximum number of frames of a video that are used."""
 SAMPLES = 3
-"""A pixel of the plate is known if it is unmasked in so many frames."""
+"""Minimum number of frames in which a pixel of the plate must be unmasked to be known."""
 NEAR = 0.25
-"""The agent is no farther from M's mask than this share of the mask's size (the root of its area)."""
+"""Pixels that M misses are searched within this distance of its mask, as a share of the root of the mask's area."""
 
 
 @dataclass
@@ -27,12 +27,12 @@ class BackgroundPlate:
     """The background plate of a shot of T frames.
 
     Attributes:
-        frames: (T, H, W, 3) uint8.
-        masks: (T, H, W) bool, M's.
-        sizes: (T,) px, the sums of M's masks before they were cut at a half.
-        plate: (h, w, 3) float, of all frames, registered.
-        known: (h, w) bool, where it was unmasked often enough.
-        corners: (T, 2) px, the positions of the frames' corners on it.
+        frames: (T, H, W, 3) uint8, the shot.
+        masks: (T, H, W) bool, M's masks above 0.5.
+        sizes: (T,) px, the sums of M's soft masks.
+        plate: (h, w, 3) float, the median of the registered frames; as large as the camera's path needs.
+        known: (h, w) bool, which pixels of the plate were unmasked in enough frames.
+        corners: (T, 2) px, (x, y) of each frame's top left corner on the plate.
     """
 
     frames: np.ndarray
@@ -43,7 +43,7 @@ class BackgroundPlate:
     corners: np.ndarray
 
     def at(self, t: int) -> tuple[np.ndarray, np.ndarray]:
-        """The plate in frame t, (H, W, 3) float32, and where it is known, (H, W) bool; elsewhere it is the frame."""
+        """The plate as frame t shows it, (H, W, 3) float32, filled from the frame where unknown; (H, W) bool, known."""
         height, width = self.frames.shape[1:3]
         there, here = overlap(self.corners[t], self.plate.shape[1::-1], (width, height))
         known = np.zeros((height, width), bool)
@@ -53,8 +53,12 @@ class BackgroundPlate:
         return plate, known
 
     def compare(self, t: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """The distance of frame t from the plate, (H, W) in [0, 255], infinite where that is unknown, and the
-        neighbourhood of M's agent, (H, W) bool. None where the plate is unknown there, or does not fit the frame."""
+        """Compare frame t with the plate.
+
+        Returns:
+            (H, W), the largest difference over the channels in [0, 255], infinite where the plate is unknown; and (H,
+            W) bool, the neighbourhood of M's mask. None if the plate is unknown there, or does not fit the frame.
+        """
         from scipy import ndimage
 
         mask = self.masks[t]
@@ -70,7 +74,7 @@ class BackgroundPlate:
 
 
 def shots_of(frames: np.ndarray) -> list[slice]:
-    """The shots of a video (T, H, W, 3) that are long enough to have a plate."""
+    """The shots of a video (T, H, W, 3) that are long enough for a plate."""
     cuts = find_cuts(frames)
     parts = [slice(a, b) for a, b in zip([0, *cuts], [*cuts, len(frames)], strict=True)]
     return [part for part in parts if part.stop - part.start >= SAMPLES]
@@ -78,7 +82,7 @@ def shots_of(frames: np.ndarray) -> list[slice]:
 
 @torch.no_grad()
 def estimate_background(gma: GMA, frames: np.ndarray) -> BackgroundPlate:
-    """The plate of one shot (T, H, W, 3) uint8: the median of what M does not mask, the camera's moves taken out."""
+    """The plate of one shot (T, H, W, 3) uint8: register its frames, take the median of pixels that M leaves out."""
     from scipy import ndimage
 
     height, width = frames.shape[1:3]

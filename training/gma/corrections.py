@@ -1,4 +1,4 @@
-"""What a trained GMA tells about options: theta and ranges while it trains, window, radius and hole after it."""
+"""Options from GMA: theta and ranges are corrected while it trains; window, radius, hole margin are measured after."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from glass_gym.model.gma import GMA
 from glass_gym.tensors.geometry import densest_point, dilate
 
+from ..config import GmaConfig
 from ..core.run import Run
 from ..data.store import Store, Video, frames_to_tensor
 from ..footage.choices import CLIP, VIDEOS, multiple_of_8
@@ -20,28 +21,36 @@ from .pseudo_labels import PseudoLabels
 PROBES = (200, 350, 500)
 """Steps of GMA after which its options are checked."""
 PROBED = 96
-"""Pairs of frames of a check."""
+"""Number of frame pairs in a check."""
 FULL, AGREED = 0.7, 0.7
-"""theta is too small if M fills all that it allows in more than FULL of the frames, with an IoU below AGREED."""
+"""theta is too small if masks reach it in more than FULL of the frames, and the IoU with the survey is below AGREED."""
 LOST, LONGER = 0.3, 300
-"""M has lost the agent below this IoU; pseudo-labels are used for so many steps more."""
+"""Below the IoU LOST, M has lost the agent, and pseudo-labels are used for LONGER more steps."""
 AT_LIMIT = 0.05
-"""Share of the moves at P_f's limit, from which on its range is doubled."""
+"""P_f's range is doubled if more than this share of the moves are at its limit."""
 RING = 5
-"""Px around the mask in which a halo of the agent may be."""
+"""Px around the mask in which N's error is measured."""
 MARGINS = 4
-"""Hole margins that are tried: 0 to MARGINS - 1 px."""
+"""The hole margins 0 to MARGINS - 1 px are compared."""
 
 
 @torch.no_grad()
-def correct_options(run: Run, gma: GMA, store: Store, labels: PseudoLabels) -> dict[str, Any]:
-    """Check a GMA under training, and correct what was chosen wrongly; each finding is told.
+def correct_options(run: Run, config: GmaConfig, gma: GMA, store: Store, labels: PseudoLabels) -> dict[str, Any]:
+    """Compare a GMA under training with the survey's silhouettes, and correct options that were chosen wrongly.
+
+    Options that the user gave stay. Each correction is printed.
+
+    Args:
+        run: options and choices; it gets the corrections.
+        config: the stage's options, with earlier corrections.
+        gma: the model under training.
+        store: the videos.
+        labels: the survey's silhouettes.
 
     Returns:
-        new values of "gma.theta", "foreground_range" and "gma.pseudo_label_steps"; empty where all is well.
+        new values of "gma.theta", "foreground_range" and "gma.pseudo_label_steps", as far as they change.
     """
-    config = run.config
-    theta = None if run.given.gma.theta is not None else config.gma.theta
+    theta = None if run.given.gma.theta is not None else config.theta
     rng = np.random.default_rng(0)
     known = dict(zip(labels.frames.tolist(), labels.silhouettes, strict=True))
     ends = {v.start + v.length - 1 for v in store.videos}
@@ -67,12 +76,12 @@ def correct_options(run: Run, gma: GMA, store: Store, labels: PseudoLabels) -> d
     at_limit = float((torch.cat(reach) > 0.9 * most).float().mean()) if any(map(len, reach)) else 0.0
     found: dict[str, Any] = {}
     if theta and full > FULL and agreed < AGREED and theta < 0.5:
-        why = f"corrected: M fills all that theta allowed in {full:.0%} of the frames, with an IoU of {agreed:.2f}"
+        why = f"corrected: masks reached theta in {full:.0%} of the frames; IoU with the survey {agreed:.2f}"
         found["gma.theta"] = run.choose("gma.theta", min(0.5, 1.5 * theta), why)
     elif agreed < LOST:
-        steps = config.gma.pseudo_label_steps + LONGER
+        steps = config.pseudo_label_steps + LONGER
         found["gma.pseudo_label_steps"] = steps
-        print(f"  gma.pseudo_label_steps = {steps}: corrected: M agrees with what moves by an IoU of {agreed:.2f}")
+        print(f"  gma.pseudo_label_steps = {steps}: corrected: the IoU of M with the survey is {agreed:.2f}")
     widest = min(store.height, store.width) // 2
     if run.given.foreground_range is None and at_limit > AT_LIMIT and most < widest:
         why = f"px; corrected: {at_limit:.0%} of the moves were at the limit of {most} px"
@@ -81,23 +90,23 @@ def correct_options(run: Run, gma: GMA, store: Store, labels: PseudoLabels) -> d
 
 
 def choose_window(run: Run, gma: GMA, store: Store) -> None:
-    """Window, agent radius and hole margin, measured with a trained M, where the survey chose the options."""
+    """Choose window, agent radius and hole margin, measured with a trained GMA; once in a run."""
     run.reload()
-    if "foreground_range" not in run.values or "hole_margin" in run.values:
+    if "hole_margin" in run.values:
         return
     reach = measure_agents(gma, store)
     if len(reach) >= 8:
         far, usual = float(np.quantile(reach, 0.95)), float(np.quantile(reach, 0.5))
         window = multiple_of_8(2 * far + 2, store.height, store.width)
-        run.choose("window", window, f"px; M's agent reaches {far:.0f} px")
-        run.choose("agent_radius", max(4, round(0.9 * usual)), f"px; usually it reaches {usual:.0f} px")
+        run.choose("window", window, f"px; in M's masks the agent extends {far:.0f} px from its centre")
+        run.choose("agent_radius", max(4, round(0.9 * usual)), f"px; in M's masks it usually extends {usual:.0f} px")
     margin, why = best_hole_margin(gma, store)
     run.choose("hole_margin", margin, why)
 
 
 @torch.no_grad()
 def measure_agents(gma: GMA, store: Store, count: int = 256) -> np.ndarray:
-    """How far the agent reaches from its densest point along either axis, px (N,), in random training frames, by M."""
+    """How far M's agent extends from its densest point along x or y, px: (N,), from `count` random training frames."""
     from scipy import ndimage
 
     videos = [v for v in store.videos if v.split == "train"] or store.videos
@@ -124,9 +133,9 @@ def _random_frame(videos: Sequence[Video], rng: np.random.Generator) -> int:
 
 @torch.no_grad()
 def best_hole_margin(gma: GMA, store: Store) -> tuple[int, str]:
-    """By how many px the hole must exceed the mask, so that no halo of the agent stays in the background; and why.
+    """The hole margin, px, with which N's error around the mask is smallest; and the reason, in one line.
 
-    The true background is known from the other frames of the shot (:func:`training.gma.background.estimate_background`).
+    N's background is compared with the shot's plate (:func:`training.gma.background.estimate_background`).
     """
     videos = [v for v in store.videos if v.split == "train" and v.length >= 2 * CLIP] or store.videos
     device = next(gma.parameters()).device
@@ -150,8 +159,8 @@ def best_hole_margin(gma: GMA, store: Store) -> tuple[int, str]:
             error.append(float(((background - truth).abs().mean(1, keepdim=True) * ring).sum() / ring.sum()))
         errors.append(error)
     if not errors:
-        return 0, "px; the background around the agent is never seen"
+        return 0, "px; no video shows the background around the agent"
     error = np.median(errors, 0)
     best = int(error.argmin())
     best = best if error[best] < 0.9 * error[0] else 0
-    return best, f"px more than the mask; N is off by {error[best]:.1f} of 255 there, by {error[0]:.1f} with 0"
+    return best, f"px more than the mask; N's error around it is {error[best]:.1f} of 255, {error[0]:.1f} with margin 0"

@@ -1,7 +1,7 @@
 """VGG16 features from a weights file, for the perceptual losses and the feature distance.
 
-The file holds tensors ``conv{b}_{i}.weight/.bias`` (conv1_1 .. conv4_3) as safetensors. Distances computed with an
-edge detector's trunk (VGG-HED) are called by that name; they are not LPIPS.
+The safetensors file has tensors ``conv{b}_{i}.weight`` and ``.bias``, conv1_1 to conv4_3. With the weights
+of an edge detector (HED), distances are called VGG-HED; they are not LPIPS.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 LAYERS = ((1, 2), (2, 2), (3, 3), (4, 3))
+"""Blocks, and their numbers of convolutions."""
 MEAN = (122.67892, 116.66877, 104.00699)
 
 
@@ -48,10 +49,10 @@ class VggFeatures(nn.Module):
 
 
 def load_features(path: Path | None, device) -> VggFeatures | None:
-    """The feature net of a weights file; None without a path.
+    """The feature network from a weights file, on a device; None without a path.
 
     Raises:
-        ValueError: the file is missing or holds other tensors.
+        ValueError: the file is missing or has other tensors.
     """
     if path is None:
         return None

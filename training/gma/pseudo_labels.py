@@ -1,4 +1,4 @@
-"""Pseudo-labels for M: where the agent is, from the survey before GMA, and from the background plate after it.
+"""Pseudo-labels for M: silhouettes of the agent, from the survey before GMA, and from background plates after it.
 
 GMA misses limbs: a single shift cannot explain them. After GMA we take each shot's background as the median of its
 unmasked pixels, label what differs from it and touches the mask as agent, and fine-tune M on these labels.
@@ -24,28 +24,28 @@ from ..footage.survey import CONTRAST, Survey, with_enclosed
 from .background import SAMPLES, SHOT, estimate_background, shots_of
 
 LABELLED_FRAMES = 4000
-"""Frames that are labelled, about."""
+"""Approximate number of frames that are labelled."""
 BACKGROUND = 8
-"""What differs by less, of 255, from the plate is background."""
+"""A pixel that differs from the plate by less than this, of 255, is background."""
 AGREED = 0.5
-"""Least IoU of a label with M's mask; other frames get no label."""
+"""A frame gets a label only if its IoU with M's mask is at least this."""
 MIXED = 0.5
-"""A pixel on the rim is the agent's if this share of its colour is."""
+"""A pixel on the agent's rim belongs to the agent if at least this share of its colour does."""
 FEWEST = 100
-"""With fewer labelled frames there are no labels at all."""
+"""If fewer frames could be labelled, no labels are used."""
 
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """Where the agent is in some frames: from the survey at first, from :func:`make_pseudo_labels` after GMA.
+    """Silhouettes of the agent in N frames, and the background plates of these frames.
 
     Attributes:
-        frames: (N,) ints, of the store.
-        silhouettes: (N, ceil(H W / 8)) uint8, packed bit by bit.
-        plates: S background plates (h, w, 4) uint8, and 255 where they are known.
+        frames: (N,) ints, frame indices in the store.
+        silhouettes: (N, ceil(H W / 8)) uint8, the agent's pixels, packed bit by bit.
+        plates: S background plates (h, w, 4) uint8: RGB, and 255 where it is known.
         plate_of: (N,) ints, the plate of each frame; -1: none.
-        corners: (N, 2) px, the position of the frame's corner on it.
-        unsure: pixels that may be the agent's or not, packed as `silhouettes`; None: there are none.
+        corners: (N, 2) px, (x, y) of the frame's top left corner on its plate.
+        unsure: pixels that the loss ignores, packed as `silhouettes`; None: there are none.
     """
 
     frames: np.ndarray
@@ -70,11 +70,11 @@ class PseudoLabels:
 
     @classmethod
     def of_survey(cls, survey: Survey) -> PseudoLabels:
-        """What a survey saw move."""
+        """The silhouettes and plates that a survey found."""
         return cls(survey.seen_in, survey.silhouettes, survey.plates, survey.plate_of, survey.corners)
 
     def backgrounds(self, pick: np.ndarray, height: int, width: int) -> np.ndarray:
-        """The plates of some labels (B,), as their frames show them: (B, H, W, 4) uint8; unknown where there is none."""
+        """The plates that the frames of labels `pick` (B,) show: (B, H, W, 4) uint8, all zeros where unknown."""
         out = np.zeros((len(pick), height, width, 4), np.uint8)
         for b, n in enumerate(pick if len(self.plates) else []):
             if self.plate_of[n] >= 0:
@@ -86,60 +86,55 @@ class PseudoLabels:
 
 @torch.no_grad()
 def make_pseudo_labels(gma: GMA, store: Store, progress: Callable[[int], None] = lambda frames: None) -> PseudoLabels:
-    """Labels of some of the training videos.
+    """Label about LABELLED_FRAMES frames of the training videos, by their distance from the background plate.
 
     Args:
-        gma: trained.
-        store: the videos' store.
-        progress: called with numbers of frames that are done.
+        gma: a trained model.
+        store: the videos.
+        progress: called after each video with its number of frames.
 
     Returns:
-        silhouettes, which pixels they are not sure of, and plates; of no frames where too little is sure.
+        the labels; of no frames, if fewer than FEWEST could be labelled.
     """
     videos = [v for v in store.videos if v.split == "train" and v.length >= SAMPLES]
     each = [min(v.length, SHOT) for v in videos]
     step = max(1, round(sum(each) / LABELLED_FRAMES))
-    frames, silhouettes, unsure, plates, plate_of, corners = ([] for _ in range(6))
+    plates: list[np.ndarray] = []
+    rows = []
     for video in videos[::step]:
         shot = np.asarray(store.frames[video.start : video.start + min(video.length, SHOT)])
         for part in shots_of(shot):
-            found = _label_shot(gma, shot[part])
-            for t, blob, doubted, corner in zip(*found[:4], strict=True):
-                frames.append(video.start + part.start + t)
-                silhouettes.append(np.packbits(blob))
-                unsure.append(np.packbits(doubted))
-                plate_of.append(len(plates))
-                corners.append(corner)
-            plates.append(found[4])
+            labels, plate = _label_shot(gma, shot[part])
+            for t, blob, doubted, corner in labels:
+                frame = video.start + part.start + t
+                rows.append((frame, np.packbits(blob), len(plates), corner, np.packbits(doubted)))
+            plates.append(plate)
         progress(len(shot))
-    if len(frames) < FEWEST:
+    if len(rows) < FEWEST:
         return PseudoLabels(np.zeros(0, int), np.zeros((0, 0), np.uint8))
-    return PseudoLabels(
-        *(np.stack(x) for x in (frames, silhouettes)),
-        plates,
-        *(np.stack(x) for x in (plate_of, corners, unsure)),
-    )
+    frames, silhouettes, *known = (np.stack(values) for values in zip(*rows, strict=True))
+    return PseudoLabels(frames, silhouettes, plates, *known)
 
 
 def pseudo_labels_of(run: Run, gma: GMA, store: Store) -> PseudoLabels:
-    """The labels of a run's GMA; made once: a refine stage that is resumed goes on with those it began with."""
+    """The labels of a run: those in its folder, which a resumed run uses again, or new ones, which are saved there."""
     path = run.out / "pseudo-labels.npz"
     if path.exists():
         return PseudoLabels.load(path)
     with tqdm(desc="pseudo-labels from the background", unit="frame") as bar:
         labels = make_pseudo_labels(gma, store, bar.update)
     if not len(labels.frames):
-        print("  too little is sure about the agent, or the background behind it; M stays as it is")
+        print("  too few frames could be labelled: the refine stage is skipped")
     labels.save(path)
     return labels
 
 
-def _label_shot(gma: GMA, frames: np.ndarray) -> tuple[list, list, list, list, np.ndarray]:
-    """Of a shot (T, H, W, 3) uint8: the labelled frames, their agents, unsure pixels and corners; and the plate."""
+def _label_shot(gma: GMA, frames: np.ndarray) -> tuple[list[tuple], np.ndarray]:
+    """Label a shot (T, H, W, 3) uint8: (t, silhouette, unsure pixels, corner) of each labelled frame; and the plate."""
     from scipy import ndimage
 
     plate = estimate_background(gma, frames)
-    labelled: tuple[list, list, list, list] = ([], [], [], [])
+    labels = []
     for t, mask in enumerate(plate.masks):
         if (compared := plate.compare(t)) is None:
             continue
@@ -158,25 +153,24 @@ def _label_shot(gma: GMA, frames: np.ndarray) -> tuple[list, list, list, list, n
         faint = known & _faint_rim(frames[t] - plate.at(t)[0], blob)
         blob &= ~faint
         doubted = near & ~blob & ~background & ~faint
-        for values, value in zip(labelled, (t, blob, doubted, plate.corners[t]), strict=True):
-            values.append(value)
-    return *labelled, np.dstack([plate.plate.astype(np.uint8), np.uint8(255) * plate.known])
+        labels.append((t, blob, doubted, plate.corners[t]))
+    return labels, np.dstack([plate.plate.astype(np.uint8), np.uint8(255) * plate.known])
 
 
 def _faint_rim(off: np.ndarray, blob: np.ndarray) -> np.ndarray:
-    """Which pixels on the rim of a blob (H, W) bool show more of the background than of the agent.
+    """Find pixels on the rim of the agent that show more of the background than of the agent: (H, W) bool.
 
-    Where frames were made smaller, or a renderer smoothed its edges, a pixel on the rim is a mixture of both: it is off
-    the plate in the direction in which its neighbour inside is, less far. An outline of another colour is not.
+    Downscaling and antialiasing mix both colours on the rim. Such a pixel differs from the plate in the same direction
+    as its neighbour inside, but by less; an outline of another colour differs in another direction, and is kept.
 
     Args:
-        off: (H, W, 3) float, the frame less the plate.
-        blob: the agent.
+        off: (H, W, 3) float, the frame minus the plate.
+        blob: (H, W) bool, the agent.
     """
     from scipy import ndimage
 
     inside = ndimage.binary_erosion(blob, np.ones((3, 3)))
-    beside = inside | blob & ~ndimage.binary_dilation(inside, np.ones((3, 3)))  # what is thin has no inside
+    beside = inside | blob & ~ndimage.binary_dilation(inside, np.ones((3, 3)))  # thin parts have no inside
     height, width = blob.shape
     padded = np.pad(np.where(beside[..., None], off, 0), ((1, 1), (1, 1), (0, 0)))
     neighbours = np.stack([padded[y : y + height, x : x + width] for y in range(3) for x in range(3)])

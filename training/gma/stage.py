@@ -23,21 +23,21 @@ from .perceptual import VggFeatures
 from .pseudo_labels import PseudoLabels
 
 STILL_PAIRS = 0.05
-"""Share of the pairs without motion that are kept."""
+"""Share of the pairs without motion that are used."""
 HOLE_GROWTH = 2
-"""Holes for N exceed the mask by up to so many px, at random: N learns to fill what M misses."""
+"""N's holes exceed the mask by a random number of px up to this, so that N learns to fill what M misses."""
 
 
 class PairSampler:
-    """Random pairs of neighbouring frames that move.
+    """Random pairs of neighbouring frames with motion, and random pseudo-labels.
 
     Args:
-        store: of the videos.
-        config: how many, and what counts as motion.
+        store: the videos.
+        config: batch size, the threshold of motion, and how long labels are used.
         labels: pseudo-labels, or None.
 
     Raises:
-        ValueError: no training video of two frames.
+        ValueError: no training video has two frames.
     """
 
     def __init__(self, store: Store, config: GmaConfig, labels: PseudoLabels | None = None):
@@ -49,7 +49,7 @@ class PairSampler:
             raise ValueError(f"{store.root}: no training video of at least 2 frames")
 
     def batch(self, rng: np.random.Generator, iteration: int) -> Batch:
-        """frames (B, 2, H, W, 3) uint8."""
+        """frames (B, 2, H, W, 3) uint8; with labels: labelled, silhouettes, unsure, plates, as in PseudoLabels."""
         pairs = []
         for attempt in range(self.config.batch * 50):
             video = self.videos[rng.integers(len(self.videos))]
@@ -79,9 +79,9 @@ class GmaStage(Stage):
     """Trains M, N, P_f and P_b.
 
     Args:
-        model: under training.
+        model: the GMA to train.
         store: the videos.
-        config: weights and schedule.
+        config: loss weights and schedule.
         features: VGG features for L_VGG, or None.
         labels: pseudo-labels, or None.
         pairs: (N, 2, 3, H, W) frames in [-1, 1] for sample sheets, or None.
@@ -106,7 +106,7 @@ class GmaStage(Stage):
         self.sampler = PairSampler(store, config, labels)
 
     def losses(self, batch: Batch, iteration: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """L_RECF, L_RECB, L_RECJ, L_BIN, L_SIZE (Sec. 3.1), the idle mask, pseudo-labels, plates and, with features, L_VGG."""
+        """L_RECF, L_RECB, L_RECJ, L_BIN, L_SIZE, L_VGG (Sec. 3.1); ours: idle mask, pseudo-labels, N against plates."""
         c = self.config
         frames = to_images(batch["frames"].movedim(-1, -3))  # (B, 2, 3, H, W), channels last in memory
         motion = self.model.analyse_pairs(frames, int(torch.randint(HOLE_GROWTH + 1, (1,), generator=generator)))
@@ -140,7 +140,7 @@ class GmaStage(Stage):
         return self.config.pseudo_label_weight * max(0.0, 1 - iteration / max(1, self.config.pseudo_label_steps))
 
     def _plate_error(self, images: Tensor, seen: Tensor, plates: Tensor, generator: torch.Generator) -> Tensor:
-        """L1 of N from the plates (B, 4, H, W), in holes that exceed silhouettes (B, 1, H, W) by a random number of px."""
+        """L1 between N and plates (B, 4, H, W), in holes: silhouettes (B, 1, H, W) dilated by a random number of px."""
         hole = dilate(seen, int(torch.randint(HOLE_GROWTH + 2, (1,), generator=generator)))
         where = hole * (plates[:, 3:] > 0)
         error = (self.model.inpaint_background(images, hole) - to_images(plates[:, :3])).abs()
@@ -151,7 +151,8 @@ class GmaStage(Stage):
         return None if self.pairs is None else sheets.layers_sheet(model, self.pairs)
 
     def correct(self, found: dict[str, Any], models: Sequence[GMA]) -> None:
-        """Go on with other options (:func:`training.gma.corrections.correct_options`), in the model and its average."""
+        """Apply corrected options (:func:`training.gma.corrections.correct_options`) to the stage, and to `models`: the
+        trained model and its average."""
         changes = {name.removeprefix("gma."): value for name, value in found.items() if name.startswith("gma.")}
         self.config = self.sampler.config = dataclasses.replace(self.config, **changes)
         if "foreground_range" in found:
@@ -160,19 +161,19 @@ class GmaStage(Stage):
 
 
 class RefineStage(GmaStage):
-    """GMA goes on with pseudo-labels from the background plates, at full weight and half of the learning rate.
+    """Trains GMA on pseudo-labels from background plates, with weight 1 and half of GMA's learning rate.
 
     Args:
         model: a trained GMA.
         store: the videos.
-        config: of GMA.
+        config: options of the GMA stage; theta grows if labels are larger.
         iterations: optimiser steps.
-        labels: of :func:`training.gma.pseudo_labels.make_pseudo_labels`.
-        features: VGG features for L_VGG, or None.
-        pairs: as for :class:`GmaStage`.
+        labels: from :func:`training.gma.pseudo_labels.make_pseudo_labels`.
+        features, pairs: as for :class:`GmaStage`.
     """
 
     name = "refine"
+    options = "gma"
 
     def __init__(
         self,
@@ -186,26 +187,16 @@ class RefineStage(GmaStage):
     ):
         areas = np.unpackbits(labels.silhouettes, axis=1).mean(1)
         theta = min(1.0, max(config.theta or 0.0, LARGEST * float(np.quantile(areas, 0.95))))
-        changed = {
-            "iterations": iterations,
-            "rate": config.rate / 2,
-            "pseudo_label_steps": iterations,
-            "binary_ramp": 0,
-            "theta": theta,
-        }
-        super().__init__(model, store, dataclasses.replace(config, **changed), features, labels, pairs)
-
-    @property
-    def options(self) -> str:
-        """As :attr:`Stage.options`."""
-        return "gma"
+        schedule = {"iterations": iterations, "rate": config.rate / 2, "pseudo_label_steps": iterations}
+        config = dataclasses.replace(config, **schedule, binary_ramp=0, theta=theta)
+        super().__init__(model, store, config, features, labels, pairs)
 
     def _label_weight(self, iteration: int) -> float:
         return 1.0
 
 
 def sample_pairs(store: Store, split: str = "val", count: int = 6) -> Tensor:
-    """Pairs of neighbouring frames (N, 2, 3, H, W) in [-1, 1] of a split, for sample sheets."""
+    """One pair of neighbouring frames from each of about `count` videos of a split: (N, 2, 3, H, W) in [-1, 1]."""
     videos = [v for v in store.videos if v.split == split and v.length >= 2] or store.videos
     some = videos[:: max(1, len(videos) // count)][:count]
     starts = [v.start + v.length // 2 - 1 for v in some]

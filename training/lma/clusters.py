@@ -1,4 +1,4 @@
-"""Clusters of poses for local actions to start from: they tell most of what pose and shift leave open."""
+"""Clusters of poses that local actions start from: they tell most about the next pose, given pose and shift."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from tqdm import tqdm
 from ..poses.identity import cluster, project_out_identity
 
 CONTEXTS = 64
-"""Clusters of the present pose, by which the next one is expected: single poses are too rare."""
+"""Number of k-means clusters of the present pose that serve as context; single poses are too rare."""
 STAY = 1.35
-"""Weight of poses that follow each other as expected being in one cluster, so that an action keeps its code while it
-lasts; over the squared distance that pose and shift leave open."""
+"""Weight of keeping poses that follow each other in one cluster, so that an action keeps its code while it lasts; in
+units of the mean squared distance of next poses from their context's mean."""
 TRIES, SWEEPS = 60, 40
+"""Number of random starts, and maximum number of passes over all poses in each."""
 
 
 def pose_clusters(poses: np.ndarray, vectors: np.ndarray, count: int) -> np.ndarray:
-    """(P,) ints, k-means clusters of pose vectors (P, channels), by how often poses occur among `poses` (N,)."""
+    """k-means with `count` clusters: (P,) ints for vectors (P, channels), weighted by their frequency in `poses`."""
     return cluster(vectors, np.bincount(poses, minlength=len(vectors)), count, tries=3, seed=0)
 
 
@@ -31,22 +32,25 @@ def informative_pose_clusters(
     context_free_weight: float,
     stay: float = STAY,
 ) -> np.ndarray:
-    """(P,) ints, the cluster of each pose, so that the cluster tells what pose and shift leave open.
+    """Cluster poses so that the next pose's cluster tells most of what the present pose and the shift leave open.
 
-    We minimise three terms. First, the squared distance of next poses from the mean of their cluster after the same
-    context (cluster of the present pose, and direction). Second, `context_free_weight` times, the distance from the
-    cluster's mean whatever went before, where a pose counts by its surprise. Third, `stay` times, the expected steps
-    between poses of two clusters. So a walk, whose next phase is known, takes few clusters, and a swing that begins
-    takes one of its own. Identity is projected out first. We start from k-means, move one pose at a time, and keep the
-    best of some tries.
+    A context is a cluster of the present pose, and a direction. We minimise three terms: the squared distance of next
+    poses from the mean of their cluster in the same context; `context_free_weight` times the squared distance from the
+    mean of their cluster over all contexts, each step weighted by its surprise; and `stay` times the number of steps
+    between two clusters, each weighted by its probability in its context. So a walk, whose next phase is predictable,
+    takes few clusters, and the start of a swing takes one of its own. Identity is projected out first. We start from
+    k-means, move one pose at a time, and keep the best of TRIES.
 
     Args:
         poses: (N,) ints, pose indices of all frames.
-        vectors: (P, channels), of the poses.
-        direction: (M,) ints, of the steps, video after video.
-        starts, lengths: (V,), of the videos, in frames.
-        count: K.
-        context_free_weight, stay: see above.
+        vectors: (P, channels), the pose codebook.
+        direction: (M,) ints, the direction of each step, video after video.
+        starts, lengths: (V,) ints, first frames and lengths of the videos.
+        count: K, the number of clusters.
+        context_free_weight, stay: weights of the second and third term.
+
+    Returns:
+        (P,) ints, the cluster of each pose.
     """
     vectors = project_out_identity(poses, vectors, starts, lengths)
     group = pose_clusters(poses, vectors, CONTEXTS)
@@ -54,7 +58,7 @@ def informative_pose_clusters(
     context = np.unique(group[before] * (direction.max() + 1) + direction, return_inverse=True)[1]
     next_groups = np.zeros((context.max() + 1, group.max() + 1))
     np.add.at(next_groups, (context, group[after]), 1)
-    others = next_groups - 0.5  # all steps but the one in question, and half a one of each cluster
+    others = next_groups - 0.5  # leave the step itself out, and add half a count to each cluster
     share = others[context, group[after]] / (others.sum(1)[context] + next_groups.shape[1] - 1)
     surprise = np.bincount(after, -np.log(share), len(vectors))
     counts = np.zeros((len(next_groups) + 1, len(vectors)))
@@ -74,7 +78,7 @@ def informative_pose_clusters(
 
 
 def _steps(frames: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(M,) what is said of the frames (N,) that steps lead from, and of those that they lead to."""
+    """Values of frames (N,) at the start and at the end of each step: (M,) each; steps do not cross videos."""
     videos = [frames[a : a + n] for a, n in zip(starts, lengths, strict=True)]
     return np.concatenate([v[:-1] for v in videos]), np.concatenate([v[1:] for v in videos])
 
@@ -82,16 +86,19 @@ def _steps(frames: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> tuple
 def _move_one_by_one(
     group: np.ndarray, vectors: np.ndarray, counts: np.ndarray, follow: np.ndarray, groups: int, rng: Generator
 ) -> tuple[float, np.ndarray]:
-    """Clusters (P,) that no pose gains by leaving, and how good they are.
+    """Local search: move single poses to other clusters while the objective grows.
 
     Args:
-        group: (P,) to begin with.
+        group: (P,) ints, clusters to start from.
         vectors: (P, channels).
-        counts: (C, P), of the poses in each context. Clusters are better by the weighted squared lengths of
-            their means, by which the squared distances from the means fall.
-        follow: (P, P), symmetric, zero diagonal: what two poses gain by being in one cluster.
+        counts: (C, P), weights of the poses in each context. Maximising the weighted squared norms of the clusters'
+            means minimises the squared distances from them.
+        follow: (P, P), symmetric, zero diagonal: the gain of two poses being in one cluster.
         groups: K.
-        rng: for the order.
+        rng: for the order of the poses.
+
+    Returns:
+        the objective, and the clusters (P,).
     """
     group = group.copy()
     member = np.eye(groups)[group]

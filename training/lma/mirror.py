@@ -1,4 +1,4 @@
-"""Which poses are each other's mirror image, left to right."""
+"""Find pairs of poses that are mirror images of each other, left to right."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from torch.nn import functional as F
 from ..windows.windows import MARGIN, WindowSet
 
 MATCH_PX = 4
-"""A mirror image may lie so many px off."""
+"""Largest offset of a mirror image along each axis, px."""
 SIMILAR = 0.7
-"""Silhouettes are mirror images from this Tanimoto coefficient on: a.b / (a.a + b.b - a.b)."""
+"""Mean silhouettes a, b count as mirror images if a.b / (a.a + b.b - a.b) (Tanimoto) is at least this."""
 
 
 def mirror_images(indices: Tensor, windows: WindowSet, poses: int) -> Tensor:
-    """For each pose the one whose silhouette is most similar to its own, left to right.
+    """For each pose, find the pose whose mean silhouette is most similar to its mirrored one.
 
     Args:
-        indices: (N,) int64 on the CPU, the poses in all windows.
-        windows: of the training videos.
-        poses: P.
+        indices: (N,) int64 on the CPU, the pose indices of all windows.
+        windows: the windows of the training videos.
+        poses: P, the size of the pose codebook.
 
     Returns:
-        (P,) int64; a pose that has no mirror image, or was never seen, is its own.
+        (P,) int64, the mirror image of each pose; itself, if there is none or the pose never occurs.
     """
     masks = windows.layers[:, 3, MARGIN:-MARGIN, MARGIN:-MARGIN]
     side = masks.shape[-1]

@@ -1,4 +1,4 @@
-"""The paper's LMA stage: local actions and animation of whole frames, free-running (Sec. 3.2)."""
+"""The paper's LMA stage (Sec. 3.2): infers local actions and animates whole-frame foregrounds, free running."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ..gma.perceptual import VggFeatures
 from ..windows.windows import WindowSet, unpack_layers
 
 NOISE = 0.3
-"""Standard deviation of the noise on unquantised code vectors, a channel."""
+"""Standard deviation, per channel, of the noise on unquantised code vectors."""
 MASK_WEIGHT = 4.0
-"""Extra weight of the agent's pixels, and again of pixels that change."""
+"""Pixels have weight 1, plus this on the agent, plus this where the mask changes."""
 REC_S, MASK, PERCEPTUAL = 0.5, 0.2, 1.0
-"""Weights of L_RECS, L_MSK and, with features, L_VGG."""
+"""Weights of L_RECS, L_MSK and L_VGG."""
 
 
 def horizon(config: PaperConfig, iteration: int) -> int:
-    """Free-running length T at an iteration."""
+    """The clip length T at a step of the stage, by `config.horizons`."""
     if iteration < config.continuous or len(config.horizons) == 1:
         return config.horizons[0]
     share = (iteration - config.continuous) / max(1, config.iterations - config.continuous)
@@ -34,8 +34,8 @@ class ClipSampler:
     """Random clips of whole-frame layers.
 
     Args:
-        windows: of the training videos.
-        config: how many frames a step, and how long.
+        windows: whole-frame layers of the training videos.
+        config: frames per step, and horizons.
     """
 
     def __init__(self, windows: WindowSet, config: PaperConfig):
@@ -43,11 +43,11 @@ class ClipSampler:
         self.config = config
 
     def batch(self, rng: np.random.Generator, iteration: int) -> Batch:
-        """Clips of the iteration's horizon, see :meth:`clips`."""
+        """Clips, see :meth:`clips`, as long as the horizon at this step."""
         return self.clips(rng, horizon(self.config, iteration))
 
     def clips(self, rng: np.random.Generator, steps: int) -> Batch:
-        """Layers (B, T + 1, 4, H, W) uint8 and shifts (B, T, 2) px of clips of T steps."""
+        """Random clips of T = `steps` steps: layers (B, T + 1, 4, H, W) uint8, shifts (B, T, 2) px."""
         clips = [self.windows.sample(rng, steps + 1) for _ in range(max(1, self.config.frames // steps))]
         layers = np.stack([clip.layers for clip in clips])
         shifts = np.stack([np.diff(clip.position, axis=0) for clip in clips])
@@ -58,14 +58,15 @@ class PaperStage(Stage):
     """Trains E, C, A, its quantiser, the RNN and D.
 
     Args:
-        model: under training.
+        model: the LMA to train.
         windows: whole-frame layers of the training videos.
-        config: weights and schedule.
+        config: loss weights and schedule.
         features: VGG features for L_VGG, or None.
         shown: clips for sample sheets (:func:`training.core.sheets.rollout_sheet`), or None.
     """
 
     name = "lma"
+    options = "paper"
     model: PaperLMA
 
     def __init__(
@@ -83,13 +84,8 @@ class PaperStage(Stage):
         self.shown = shown
         self.sampler = ClipSampler(windows, config)
 
-    @property
-    def options(self) -> str:
-        """As :attr:`Stage.options`."""
-        return "paper"
-
     def teacher(self, iteration: int, batch: int, steps: int) -> Tensor | None:
-        """(B, T) bool: steps that start from the real foreground; None when free running."""
+        """Which steps start from the real foreground: (`batch`, `steps`) bool; None in free running."""
         c = self.config
         left = 1 - min(1.0, iteration / max(1, c.teacher_steps))
         forced = round(1 + (c.teacher_forced - 1) * left)
@@ -97,7 +93,7 @@ class PaperStage(Stage):
 
     @torch.no_grad()
     def prepare(self, iteration: int, generator: torch.Generator) -> None:
-        """At the end of the continuous phase the codebook starts from A's vectors."""
+        """At the end of the continuous phase, initialise the codebook by k-means of A's directions."""
         if self.config.continuous <= 0 or iteration != self.config.continuous:
             return
         rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
@@ -109,7 +105,7 @@ class PaperStage(Stage):
         self.model.quantiser.begin(torch.cat(vectors), generator)
 
     def _codes(self, z: Tensor, iteration: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Code vectors (B, T, code_channels) of directions, and the quantiser's own losses."""
+        """Code vectors (B, T, code_channels) for directions of that shape, and the quantiser's losses (L_VQ)."""
         quantiser = self.model.quantiser
         if iteration < self.config.continuous:
             vectors = quantiser.normalise(z)
@@ -121,7 +117,7 @@ class PaperStage(Stage):
         return quantised.vector.unflatten(0, z.shape[:2]), terms
 
     def losses(self, batch: Batch, iteration: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """L_RECU, L_RECS, L_MSK, L_VQ and, where they have a weight, L_VGG and L_CYC (Sec. 3.2)."""
+        """L_RECU, L_RECS, L_MSK, L_VQ; L_VGG with features; L_CYC if it has a weight (Sec. 3.2)."""
         c = self.config
         model = self.model
         layers = unpack_layers(batch["layers"])
@@ -147,6 +143,6 @@ class PaperStage(Stage):
         return terms
 
     def sheet(self, model: PaperLMA, iteration: int) -> np.ndarray | None:
-        """As :meth:`Stage.sheet`; first by vectors that are not quantised."""
+        """As :meth:`Stage.sheet`; code vectors are not quantised during the continuous phase."""
         quantised = iteration > self.config.continuous
         return None if self.shown is None else sheets.rollout_sheet(model, self.shown, quantised)

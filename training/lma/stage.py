@@ -1,4 +1,4 @@
-"""The LMA stage of the pose model: local actions, and which pose comes next."""
+"""The LMA stage of the pose model: A infers local actions, the RNN predicts the next pose index."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from .clusters import informative_pose_clusters
 from .mirror import mirror_images
 
 SHARPNESS = 3.0
-"""Of A's choice among the codes, over its cosines."""
+"""Factor on the quantiser's scores of the codes, before the softmax that gives q(code)."""
 CLUSTERS_UNTIL = 0.3
-"""Share of the steps over which the weight of the clusters falls to zero."""
+"""Share of the steps over which `cluster_weight` falls to zero."""
 PRIOR_KL_WARMUP = 0.3
-"""Share of the steps over which the weight of the divergence from the prior grows from zero."""
+"""Share of the steps over which `prior_kl_weight` grows from zero."""
 
 
 class PoseClips:
-    """Clips: frames (B, T + 1) int64, shifts (B, T, 2) px, and positions after them (B, T, 2) px.
+    """Samples clips: frame indices (B, T + 1) int64, shifts (B, T, 2) px, positions after each step (B, T, 2) px.
 
     Args:
-        windows: of the training videos.
-        config: how many, and how long.
+        windows: the windows of the training videos.
+        config: B and T; T is less if no video is that long.
     """
 
     def __init__(self, windows: WindowSet, config: LmaConfig):
@@ -55,7 +55,7 @@ class PoseClips:
 
 @torch.no_grad()
 def encode_windows(lma: PoseLMA, windows: WindowSet) -> Tensor:
-    """The poses (N,) int64 in all windows, on the model's device."""
+    """The pose indices (N,) int64 of all windows, on the model's device."""
     device = next(lma.parameters()).device
     lma.pose_encoder.eval()
     batches = iter_batches(windows, np.arange(len(windows.layers)), lma.config.window)
@@ -63,12 +63,15 @@ def encode_windows(lma: PoseLMA, windows: WindowSet) -> Tensor:
 
 
 def smoothed_labels(poses: Tensor, vectors: Tensor, width: float) -> Tensor:
-    """How much each pose counts as each other one, (P, P); rows add up to 1.
+    """Soft labels: row p spreads the label of pose p over similar poses, by a Gaussian of their distance.
 
     Args:
-        poses: (N,) pose indices of the windows; poses that never occur count as nothing.
-        vectors: (P, channels), of the poses.
-        width: standard deviation of the distance, over the median distance of a pose to its nearest.
+        poses: (N,) pose indices of the windows; poses that never occur get no share.
+        vectors: (P, channels), the pose codebook.
+        width: standard deviation, in units of the median distance of a pose to its nearest; 0: one-hot labels.
+
+    Returns:
+        (P, P); rows add up to 1.
     """
     known = torch.bincount(poses, minlength=len(vectors)) > 0
     itself = torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)
@@ -80,17 +83,17 @@ def smoothed_labels(poses: Tensor, vectors: Tensor, width: float) -> Tensor:
 
 
 def lma_iterations(frames: int) -> int:
-    """Usual iterations for so many frames: more learns real sequences by heart."""
+    """Default number of steps for a number of frames; more steps would overfit to the real sequences."""
     return int(np.clip(3 * frames // 10, 800, max(1500, frames // 20)))
 
 
 class LmaStage(Stage):
-    """Trains A, its codebook, the RNN and the prior on clips of poses, with cross-entropy.
+    """Trains A, the RNN and the prior on clips of pose indices, with cross-entropy.
 
     Args:
-        model: under training; its pose codebook is trained.
-        windows: of the training videos.
-        config: weights and schedule; iterations are set.
+        model: the LMA to train, after the pose stage.
+        windows: the windows of the training videos.
+        config: loss weights and schedule; iterations are set.
         shown: clips for sample sheets (:func:`training.core.sheets.rollout_sheet`), or None.
     """
 
@@ -111,7 +114,7 @@ class LmaStage(Stage):
 
     @cached_property
     def clusters(self) -> Tensor:
-        """(P,) the cluster of each pose; computed when it is first needed, since it may take a minute."""
+        """(P,) int64, the cluster of each pose; computed on first use, which may take a minute."""
         poses, vectors = self.poses.cpu().numpy(), self.model.pose_codebook.codebook.cpu().numpy()
         known = (poses, vectors, self.windows.directions(), self.windows.starts, self.windows.lengths)
         found = informative_pose_clusters(*known, self.model.config.codes, self.config.context_free_weight)
@@ -119,17 +122,18 @@ class LmaStage(Stage):
 
     @torch.no_grad()
     def prepare(self, iteration: int, generator: torch.Generator) -> None:
-        """Code vectors are fixed directions, as far apart as possible; A learns which means what."""
+        """Before the first step, set the code vectors to orthogonal directions. They stay fixed; A learns their use."""
         if iteration == 0:
             codebook = self.model.quantiser.codebook
             directions = torch.nn.init.orthogonal_(torch.empty(codebook.shape), generator=generator)
             codebook.copy_(self.model.quantiser.normalise(directions))
 
     def losses(self, batch: Batch, iteration: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Cross-entropies of the next pose, expected over A's codes, and the codes' divergence from the prior.
+        """Cross-entropy of the next pose, expected over A's codes, and the KL divergence of the codes from the prior.
 
-        K is small, so the expectation is a sum: there is no straight-through gradient, and no code dies of neglect.
-        With A's q(k | pose, next pose), "next_pose" and "prior_kl" are the evidence bound of p(next pose | state, shift).
+        The expectation over q(code | pose, next pose) is an exact sum over all K codes: no straight-through gradient is
+        needed, and every code is trained. "next_pose" plus "prior_kl" with weight 1 would be a variational bound on
+        -log p(next pose | state, shift). "clusters" pulls q toward the next pose's cluster in the first steps.
         """
         c = self.config
         model = self.model
@@ -174,7 +178,7 @@ class LmaStage(Stage):
         return terms
 
     def _action_only(self, codes: Tensor) -> Tensor:
-        """Log probabilities (K, P) of a pose or its mirror image, of code vectors (K, code_channels) alone."""
+        """log p(pose or its mirror image | code), (K, P), with zero pose, shift and memory; codes are (K, channels)."""
         nothing = codes.new_zeros(len(codes), self.model.pose_codebook.codebook.shape[1])
         hidden = self.model.dynamics.start(len(codes), codes)
         still = codes.new_zeros(len(codes), 2)

@@ -1,4 +1,4 @@
-"""Poses that do not encode identity: a codebook that gives the same pose the same index, whoever the character is.
+"""Poses without identity: a codebook in which the same pose has the same index for all characters.
 
 With several characters, k-means gives each its own poses. We project out the directions that encode identity, rebuild
 the codebook, and train Q to predict the new indices. Identity then comes only from the appearance.
@@ -17,19 +17,20 @@ from glass_gym.model.pose_model import PoseLMA
 from ..windows.windows import WindowSet, iter_batches
 
 SAMPLED_FRAMES = 10_000
-"""About so many frames, of whole videos, are used to find what encodes identity."""
+"""Approximate number of frames, of whole videos, with which directions that encode identity are found."""
 IDENTITY = 0.5
-"""A direction encodes identity if this share of its variance is shared by both halves of a video."""
+"""A direction encodes identity if both halves of a video share more than this share of its variance."""
 CLUSTERS, FEWEST = 8, 100
-"""Clusters of similar poses that are treated one by one, if seen in both halves of videos in so many frames."""
+"""Number of clusters of similar poses; identity is projected out of a cluster if both halves of videos have it in at
+least FEWEST frames."""
 
 
 class PoseTeacher(nn.Module):
-    """Pose indices that do not encode identity: Q as it was, its first codebook, an offset for each entry, the new one.
+    """Maps windows to pose indices without identity: a copy of Q, its codebook, an offset per entry, a new codebook.
 
     Args:
-        lma: of which Q and its codebook are copied. Offsets are zero, and both codebooks equal, until
-            :func:`make_pose_teacher` changes them.
+        lma: Q and its codebook are copied. Offsets are zero and both codebooks equal until :func:`make_pose_teacher`
+            changes them.
     """
 
     offsets: Tensor
@@ -43,7 +44,7 @@ class PoseTeacher(nn.Module):
 
     @torch.no_grad()
     def encode(self, layers: Tensor) -> Tensor:
-        """Layers (B, 4, s, s) -> normalised pose vectors (B, channels), identity projected out."""
+        """Layers (B, 4, s, s) -> normalised pose vectors (B, channels) without identity."""
         z = self.first.normalise(self.encoder(layers))
         return z + self.offsets[self.first.logits(z).argmax(1)]
 
@@ -53,15 +54,15 @@ class PoseTeacher(nn.Module):
 
 
 def make_pose_teacher(lma: PoseLMA, windows: WindowSet, generator: torch.Generator) -> PoseTeacher | None:
-    """Rebuild a new codebook without identity, and return what Q has to learn.
+    """Project identity out of the pose codebook, rebuild it, and return the teacher whose indices Q has to learn.
 
     Args:
-        lma: whose codebook has just started from k-means.
-        windows: of the training videos.
-        generator: of k-means.
+        lma: the model; its codebook has just been initialised by k-means, and is initialised again without identity.
+        windows: the windows of the training videos.
+        generator: for k-means.
 
     Returns:
-        the teacher; None, and nothing changes, where no direction encodes identity (:func:`project_out_identity`).
+        the teacher; None if no direction encodes identity: then nothing changes.
     """
     every = -(-len(windows.layers) // SAMPLED_FRAMES)
     starts, lengths = windows.starts[::every], windows.lengths[::every]
@@ -82,18 +83,19 @@ def make_pose_teacher(lma: PoseLMA, windows: WindowSet, generator: torch.Generat
 
 
 def project_out_identity(poses: np.ndarray, vectors: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Pose vectors (P, channels) without the directions that encode identity, where there are several characters.
+    """Project out of pose vectors the directions that encode identity.
 
-    Identity is what both halves of a video share: over all poses a larger identity, within a cluster of similar poses a
-    nose or a skirt.
+    Each video shows one character, so a direction encodes identity if both halves of a video agree in it. We project
+    over all poses first, which finds large differences between characters, then within clusters of similar poses, which
+    finds small ones, such as a nose or a skirt.
 
     Args:
         poses: (N,) ints, pose indices of all frames.
-        vectors: (P, channels), of the poses.
-        starts, lengths: (V,), of the videos, in frames.
+        vectors: (P, channels), the pose codebook.
+        starts, lengths: (V,) ints, first frames and lengths of the videos.
 
     Returns:
-        (P, channels); the vectors themselves where nothing is found.
+        (P, channels); unchanged if no direction encodes identity.
     """
     vectors = vectors.astype(np.float64)
     out = _projected(poses, vectors, np.ones(len(vectors), bool), starts, lengths)
@@ -108,8 +110,8 @@ def project_out_identity(poses: np.ndarray, vectors: np.ndarray, starts: np.ndar
 def _projected(
     poses: np.ndarray, vectors: np.ndarray, some: np.ndarray, starts: np.ndarray, lengths: np.ndarray
 ) -> np.ndarray:
-    """The vectors; of `some` (P,) bool of them without the directions in which halves of videos agree by more than
-    IDENTITY, and what correlates with those. The same array, if there are none."""
+    """Project out of `some` (P,) bool of the vectors the directions in which halves of videos agree by more than
+    IDENTITY, with all that correlates with them; returns the same array if there are none."""
     from scipy.linalg import eigh
 
     here = some[poses]
@@ -129,12 +131,12 @@ def _projected(
     if weight < FEWEST:
         return vectors
     share, axes = eigh((shared + shared.T) / (2 * weight), spread)
-    identity = axes[:, share > IDENTITY]  # of length one, and not correlated, as `spread` measures it
+    identity = axes[:, share > IDENTITY]  # orthonormal with respect to `spread`
     return vectors - centred @ identity @ (identity.T @ spread) if identity.size else vectors
 
 
 def cluster(vectors: np.ndarray, weight: np.ndarray, count: int, tries: int, seed: int) -> np.ndarray:
-    """k-means: the cluster (N,) of each of some vectors (N, channels), which count by weights (N,)."""
+    """k-means with `count` clusters, the best of `tries`: (N,) ints for vectors (N, channels) with weights (N,)."""
     from sklearn.cluster import KMeans
 
     means = KMeans(min(count, len(vectors)), n_init=tries, random_state=seed)

@@ -18,22 +18,22 @@ from ..windows.windows import WindowSet, crop_layers, pack_layers, unpack_layers
 from .identity import PoseTeacher, make_pose_teacher
 
 NOISE = 0.2
-"""Standard deviation of the noise on unquantised pose vectors, a channel."""
+"""Standard deviation, per channel, of the noise on unquantised pose vectors."""
 COMMITMENT = 0.1
 """Weight of L_VQ's commitment term."""
 MASK_WEIGHT = 4.0
-"""Extra weight of the agent's pixels."""
+"""Pixels have weight 1, plus this on the agent."""
 MASK_ENTROPY = 0.2
 """Weight of L_MSK."""
 
 
 class WindowPairs:
-    """Two windows of one video: (B, 2, 4, s, s) uint8, and where the second one is, (B, 2) px.
+    """Samples pairs of windows of one video: layers (B, 2, 4, s, s) uint8, positions of the second ones (B, 2) px.
 
     Args:
-        windows: of the training videos.
-        config: whose `batch` says how many.
-        side: of the model's window, px.
+        windows: the windows of the training videos.
+        config: options with `batch`, B.
+        side: s, the side of the model's window, px.
     """
 
     def __init__(self, windows: WindowSet, config: Any, side: int):
@@ -42,25 +42,21 @@ class WindowPairs:
         self.side = side
 
     def batch(self, rng: np.random.Generator, iteration: int) -> Batch:
-        """Random pairs."""
+        """Random pairs, as a batch with layers and positions."""
         pair = self.pairs(rng)
         layers = crop_layers(self.windows, pair.T.flatten(), self.side)
         positions = torch.from_numpy(self.windows.position[pair[1]].astype(np.float32))
         return {"layers": pack_layers(layers).unflatten(0, (-1, 2)), "positions": positions}
 
     def pairs(self, rng: np.random.Generator) -> np.ndarray:
-        """Any two frames of a video: (2, B) int64."""
-        video = rng.choice(len(self.windows.lengths), self.config.batch, p=self._share)
-        length = self.windows.lengths[video]
-        return self.windows.starts[video] + (rng.random((2, len(video))) * length).astype(int)
-
-    @property
-    def _share(self) -> np.ndarray:
-        return self.windows.lengths / self.windows.lengths.sum()
+        """Frame indices of random pairs: (2, B) int64."""
+        lengths = self.windows.lengths
+        video = rng.choice(len(lengths), self.config.batch, p=lengths / lengths.sum())
+        return self.windows.starts[video] + (rng.random((2, len(video))) * lengths[video]).astype(int)
 
 
 def drawing_losses(drawn: Drawn, target: Tensor) -> dict[str, Tensor]:
-    """L_RECU and L_MSK of a drawn foreground against layers (B, 4, s, s)."""
+    """L_RECU and L_MSK (Sec. 3.2) between D's drawings and target layers (B, 4, s, s)."""
     weight = 1 + MASK_WEIGHT * target[:, 3:]
     return {
         "rec_u": losses.weighted_squared(drawn.layer, target, weight),
@@ -69,7 +65,7 @@ def drawing_losses(drawn: Drawn, target: Tensor) -> dict[str, Tensor]:
 
 
 def pose_schedule(frames: int, window: int) -> tuple[int, int]:
-    """Usual iterations, and pairs of windows a step, for so many frames and a window of so many px."""
+    """Default number of steps, for a number of frames, and of pairs per step, for windows of side `window` px."""
     return int(np.clip(frames // 2, 1200, 3000)), int(np.clip(32 * (64 / window) ** 2, 8, 32))
 
 
@@ -77,8 +73,8 @@ class PoseStage(Stage):
     """Trains E, Q, the pose codebook and D to draw any window of a video in the appearance of any other.
 
     Args:
-        model: under training.
-        windows: of the training videos.
+        model: the LMA to train.
+        windows: the windows of the training videos.
         config: schedule; iterations and batch are set.
         shown: clips for sample sheets (:func:`training.core.sheets.poses_sheet`), or None.
     """
@@ -99,12 +95,12 @@ class PoseStage(Stage):
         return int(self.config.continuous * self.iterations)
 
     @property
-    def _taught_until(self) -> int:
+    def _distilled_until(self) -> int:
         return self._quantised_from + int(self.config.distil_share * self.iterations)
 
     @torch.no_grad()
     def prepare(self, iteration: int, generator: torch.Generator) -> None:
-        """After the continuous phase the codebook starts from Q's vectors; then again, if its poses encode identity."""
+        """After the continuous phase, initialise the codebook by k-means; if it encodes identity, again without."""
         if iteration == self._quantised_from:
             rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
             vectors = []
@@ -114,11 +110,11 @@ class PoseStage(Stage):
             self.model.pose_codebook.begin(torch.cat(vectors), generator)
             if self.config.distil_share:
                 self.teacher = make_pose_teacher(self.model, self.windows, generator)
-        if iteration == self._taught_until:
+        if iteration == self._distilled_until:
             self.teacher = None
 
     def losses(self, batch: Batch, iteration: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """L_RECU and L_MSK of windows drawn in another window's appearance, and the codebook's L_VQ."""
+        """L_RECU and L_MSK of windows drawn in the appearance of others; then L_VQ, or "distil" (Q and the teacher)."""
         model = self.model
         codebook = model.pose_codebook
         layers = unpack_layers(batch["layers"])  # (B, 2, 4, s, s)
@@ -146,7 +142,7 @@ class PoseStage(Stage):
         return None if self.shown is None else sheets.poses_sheet(model, self.shown)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The teacher's, while Q is taught."""
+        """The teacher's state during the distillation; else nothing."""
         return {} if self.teacher is None else self.teacher.state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:

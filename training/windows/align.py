@@ -1,13 +1,13 @@
-"""Congealing: the windows of whole videos are moved until equal poses lie at equal places (Learned-Miller, 2006).
+"""Congealing: move the windows of whole videos until equal poses lie at equal places (Learned-Miller, 2006).
 
-A tracker knows how far the agent went, not where in it the window should stand: each video's windows are off by a few
-px of their own, and a vocabulary of poses then spends words on that. Here the offset of a video is a latent variable
-of a mixture of templates (Frey & Jojic, 2003): templates from windows as they stand, offsets from templates, in turns.
-It begins with few templates, so that the same pose at two places has to share one.
+The tracker measures motion, not where the window should be centred: each video's windows have a constant offset of a
+few px, and the pose codebook would spend entries on it. We treat a video's offset as a latent variable of a mixture of
+templates (Frey & Jojic, 2003), and estimate templates and offsets in turns. We start with few templates, so that equal
+poses at different offsets have to share a template.
 
-Within a video, an agent that turns round is its own mirror image, and where that lies best is a matter of a px: so in
-some videos it faces left a px farther right than in others. That is mended frame by frame, with a price on every
-change, and with templates that are dearer the fewer frames have them: of two that show one pose, one goes.
+In a second step, single frames are moved by a pixel where they fit better: an agent that turns round becomes its mirror
+image, whose best place may be a pixel off. Every change of the move within a video has a cost, and so have rare
+templates, so that of two templates of one pose only one remains.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from torch.nn import functional as F
 from .tracking import NEAR, cheapest_path
 
 ALIGN_PX = 3
-"""A video's windows are moved by up to this many px."""
+"""Largest move of a window along each axis, px."""
 TEMPLATES = (4, 8, 16, 32, 48)
-"""Their number, round by round."""
+"""Number of templates in each round."""
 FRAMES_A_VIDEO = 12
-"""Of each video, spread evenly, that are looked at."""
+"""Number of frames of each video, evenly spread, that determine its offset."""
 VIDEOS = 400
-"""Templates are learned from so many."""
+"""Maximum number of videos from which templates are learned."""
 SHAPES = 24
-"""Their number at the end, at most ..."""
+"""Maximum number of templates of the second step."""
 RUNS, RUN = 200, 48
-"""... learned from so many videos, so many frames each, in a row ..."""
+"""Maximum numbers of videos, and of consecutive frames of each, from which the second step learns."""
 ROUNDS = 4
-"""... in so many rounds."""
+"""Number of rounds of the second step."""
 RARE = 0.002
-"""Templates of a smaller share of the frames are left out."""
+"""Templates to which a smaller share of the frames belongs are left out."""
 
 
 class Congealing:
-    """Templates of the agent's silhouettes, and where a video's windows must stand to agree with them.
+    """Templates of the agent's silhouette, to which windows are aligned.
 
     Args:
         templates: (C, s, s) in [0, 1].
@@ -49,12 +49,12 @@ class Congealing:
 
     @classmethod
     def fit(cls, masks: np.ndarray, starts: np.ndarray, lengths: np.ndarray, seed: int = 0) -> Congealing:
-        """Learn templates.
+        """Learn the templates from videos.
 
         Args:
-            masks: (N, s + 2 ALIGN_PX, s + 2 ALIGN_PX) uint8, of all videos one after the other.
-            starts, lengths: of the videos, in frames.
-            seed: of k-means.
+            masks: (N, s + 2 ALIGN_PX, s + 2 ALIGN_PX) uint8, the masks of all videos, one video after the other.
+            starts, lengths: (V,) ints, first frames and lengths of the videos.
+            seed: for the choice of videos and for k-means.
         """
         some = np.random.default_rng(seed).permutation(len(starts))[:VIDEOS]
         starts = starts[some]
@@ -68,14 +68,14 @@ class Congealing:
             out, _ = cls._clusters(placed, count, seed)
             for _ in range(3):
                 offset, member = out._offsets(seen, video, len(starts))
-                offset -= np.round(np.median(offset, 0)).astype(int) - ALIGN_PX  # all alike: nobody moved
+                offset -= np.round(np.median(offset, 0)).astype(int) - ALIGN_PX  # not a move of all videos
                 offset = offset.clip(0, 2 * ALIGN_PX)
                 placed = _placed(seen, offset[video], side)
                 out, _ = out._learned(placed, member)
         return out._without_doubles(masks, starts[:RUNS], lengths[some][:RUNS].clip(max=RUN), seed)
 
     def _without_doubles(self, masks: np.ndarray, starts: np.ndarray, lengths: np.ndarray, seed: int) -> Congealing:
-        """Templates that frames find when each may be moved by a px, and poses seldom share two."""
+        """The second step: templates of frames that may move by a pixel; duplicates disappear."""
         corner = (self.offsets(masks, starts, lengths) + ALIGN_PX).repeat(lengths, 0)
         seen = _solid(masks[np.concatenate([np.arange(s, s + n) for s, n in zip(starts, lengths, strict=True)])])
         starts = np.cumsum(lengths) - lengths
@@ -88,7 +88,7 @@ class Congealing:
 
     @classmethod
     def _clusters(cls, placed: Tensor, count: int, seed: int) -> tuple[Congealing, Tensor]:
-        """Templates of squares (N, s, s) by k-means, `count` at most; and how many squares each has."""
+        """At most `count` templates, by k-means of windows (N, s, s); and the number of windows of each."""
         from sklearn.cluster import KMeans
 
         different = len({row.tobytes() for row in placed.numpy()})
@@ -97,20 +97,20 @@ class Congealing:
         return out, torch.bincount(torch.from_numpy(found.labels_).long(), minlength=len(out.templates))
 
     def _learned(self, placed: Tensor, member: Tensor) -> tuple[Congealing, Tensor]:
-        """Templates as the means of their squares, as they were where they have none; and how many each has."""
+        """Templates as means of their member windows, unchanged where there are none; and the number of members."""
         total = torch.zeros_like(self.templates).index_add_(0, member, placed)
         used = torch.bincount(member, minlength=len(total))
         number = used[:, None, None]
         return Congealing(torch.where(number > 0, total / number.clamp_min(1), self.templates)), used
 
     def _far(self, placed: Tensor) -> Tensor:
-        """Squared distances (N, C) of squares (N, s, s) from the templates."""
+        """Squared distances (N, C) between windows (N, s, s) and the templates."""
         flat = self.templates.flatten(1)
         placed = placed.flatten(1)
         return placed.square().sum(1, keepdim=True) + flat.square().sum(1) - 2 * placed @ flat.T
 
     def moves(self, masks: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """How far to move each frame's window: (N, 2) px, (x, y), within ALIGN_PX; arguments as in :meth:`fit`."""
+        """The move of each frame's window: (N, 2) px, (x, y), within ALIGN_PX; arguments as in :meth:`fit`."""
         corner = (self.offsets(masks, starts, lengths) + ALIGN_PX).repeat(lengths, 0)
         parts = []
         chunk = np.cumsum(lengths) // (RUNS * RUN)
@@ -121,32 +121,24 @@ class Congealing:
         return (corner + np.concatenate(parts)).clip(0, 2 * ALIGN_PX) - ALIGN_PX
 
     def _moved(
-        self,
-        seen: Tensor,
-        corner: np.ndarray,
-        starts: np.ndarray,
-        lengths: np.ndarray,
-        share: Tensor | None = None,
+        self, seen: Tensor, corner: np.ndarray, starts: np.ndarray, lengths: np.ndarray, share: Tensor | None = None
     ) -> tuple[np.ndarray, Tensor]:
-        """How many px frames lie better than at their corners (N, 2): (N, 2); and each frame's template there (N,)."""
+        """The best moves of frames from corners (N, 2) px, each one of NEAR: (N, 2) px; and their templates (N,)."""
         side = self.templates.shape[-1]
         far = [self._far(_placed(seen, (corner + near).clip(0, 2 * ALIGN_PX), side)) for near in NEAR]
         usual = float(torch.stack(far).amin((0, 2)).clamp_min(1e-3).median())
         price = 0.0 if share is None else -usual * share.clamp_min(1e-4).log()
         costs, members = (torch.stack(x, 1) for x in zip(*((f + price).min(1) for f in far), strict=True))
-        path = [
-            cheapest_path(costs[start : start + length], usual) for start, length in zip(starts, lengths, strict=True)
-        ]
-        chosen = torch.cat(path)
+        chosen = torch.cat([cheapest_path(costs[a : a + n], usual) for a, n in zip(starts, lengths, strict=True)])
         return np.array(NEAR)[chosen.numpy()], members[torch.arange(len(seen)), chosen]
 
     def offsets(self, masks: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """How far to move each video's windows: (V, 2) px, (x, y), within ALIGN_PX; arguments as in :meth:`fit`."""
+        """The move of each video's windows: (V, 2) px, (x, y), within ALIGN_PX; arguments as in :meth:`fit`."""
         frames, video = _chosen(starts, lengths)
         return self._offsets(_solid(masks[frames]), video, len(starts))[0] - ALIGN_PX
 
     def _offsets(self, seen: Tensor, video: np.ndarray, videos: int) -> tuple[np.ndarray, Tensor]:
-        """Corners (V, 2), (x, y), that agree best with the templates; and each frame's template there (N,)."""
+        """The corners (V, 2), (x, y), at which videos fit the templates best; and each frame's template (N,)."""
         side = self.templates.shape[-1]
         index = torch.from_numpy(video)
         costs = []
@@ -162,20 +154,19 @@ class Congealing:
 
 
 def _chosen(starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Frames (N,) that are looked at, and their videos (N,)."""
-    parts = [
-        s + np.unique(np.linspace(0, n - 1, FRAMES_A_VIDEO).astype(int)) for s, n in zip(starts, lengths, strict=True)
-    ]
+    """The frames (N,) that determine the videos' offsets, and the video (N,) of each."""
+    videos = zip(starts, lengths, strict=True)
+    parts = [start + np.unique(np.linspace(0, n - 1, FRAMES_A_VIDEO).astype(int)) for start, n in videos]
     return np.concatenate(parts), np.repeat(np.arange(len(parts)), [len(p) for p in parts])
 
 
 def _solid(masks: np.ndarray) -> Tensor:
-    """Masks (N, S, S) uint8 -> [0, 1], a little softened: strokes of one px must find one another."""
+    """Masks (N, S, S) uint8 -> [0, 1], slightly blurred, so that strokes of one px overlap."""
     return F.avg_pool2d(torch.from_numpy(masks)[:, None].float() / 255, 3, 1, 1)[:, 0]
 
 
 def _placed(seen: Tensor, corner: np.ndarray, side: int) -> Tensor:
-    """Squares of (N, S, S) at corners (N, 2), (x, y)."""
+    """Windows of `side` px, cut from (N, S, S) at corners (N, 2), (x, y)."""
     ruler = torch.arange(side)
     x = torch.from_numpy(corner[:, :1]) + ruler
     y = torch.from_numpy(corner[:, 1:]) + ruler

@@ -1,4 +1,4 @@
-"""The steps of an agent, from its tracked moves: how long an outside_inference_mode one is, and whether it lives on a grid."""
+"""The agent's usual step length, and the cell size if it moves on a grid, from its tracked moves."""
 
 from __future__ import annotations
 
@@ -7,29 +7,34 @@ import math
 import numpy as np
 
 ONE_AXIS = 0.03
-"""An agent that goes less than this share of its way along one axis lives on the other."""
+"""An axis has step length 0 if the way along it is less than this share of the way along the other."""
 SAME_STEP = 0.15
-"""Steps whose lengths differ by less than this share are one step."""
+"""Lengths that differ by less than this share count as equal."""
 BOB = 3
-"""What an agent goes back within so many frames got it nowhere."""
+"""Moves that are undone within this number of frames, or one more, do not count."""
 MODE = 0.4
-"""A mode is the length of moves that made up this share of the way, at least."""
+"""A length is a mode if moves of this length make up at least this share of the way."""
 LAG = 6
-"""Frames over which a speed is measured."""
+"""Number of frames over which a speed is measured."""
 GRID = 0.97
-"""An agent lives on a grid if this share of its moves are one step, several, or a wobble on the spot ..."""
+"""The agent moves on a grid if this share of its moves are whole steps, within WOBBLE."""
 WOBBLE = 0.3
-"""... which is less than this share of a step."""
+"""Largest deviation of such a move from a whole step, as a share of the step."""
 
 
 def step_length(shifts: np.ndarray) -> tuple[float, float]:
-    """(x, y) px of an outside_inference_mode step along each axis, of the moves (N, 2) px in their order.
+    """The usual step length along each axis.
 
-    The mode of their lengths, where there is one. A length counts by the way that was gone by it: a sprite that wobbles
-    by a px whenever it turns makes many moves, but gets nowhere, and one that bobs as it walks goes back what it went.
-    Where single moves have no mode, those of two frames may. An agent that goes at any speed has none, and whole px are
-    too coarse to see one of a px: then the step is the speed, of LAG frames, at which half of the way was gone. An axis
-    along which hardly any way was gone has 0.
+    It is the mode of the moves' lengths, weighted by the way that was covered with them, so that small moves back and
+    forth, as of a sprite that turns or bobs, do not count. If single moves have no mode, moves over two frames are
+    tried. If there is no mode either (continuous speed), it is the speed, over LAG frames, up to which half of the way
+    was covered.
+
+    Args:
+        shifts: (N, 2) px, the agent's moves in their order.
+
+    Returns:
+        (x, y) px; 0 for an axis along which it hardly moves.
     """
     moved = np.abs(shifts) * (np.abs(shifts) >= 1)
     path = np.concatenate([np.zeros((1, 2)), np.cumsum(shifts, 0)])
@@ -43,7 +48,7 @@ def step_length(shifts: np.ndarray) -> tuple[float, float]:
         return 1.0, 1.0
     lag = min(LAG, len(shifts))
     speed = np.abs(path[lag:] - path[:-lag]) / lag
-    pairs = np.abs(path[2:] - path[:-2]) / 2  # between whole px, 3 px and 2 px by turns are one length
+    pairs = np.abs(path[2:] - path[:-2]) / 2  # an agent of 2.5 px a frame moves by 2 and 3 px in turns
     x, y = (
         (_mode(moved[:, a], way[:, a]) or _mode(pairs[:, a], pairs[:, a]) or _middle(speed[:, a]))
         if total[a] >= ONE_AXIS * total.max()
@@ -54,7 +59,7 @@ def step_length(shifts: np.ndarray) -> tuple[float, float]:
 
 
 def _mode(lengths: np.ndarray, way: np.ndarray) -> float | None:
-    """The length (px) about which most of the way was gone; None: there is no such length."""
+    """The length, px, near which most of the way was covered; None if there is no such length."""
     lengths, way = lengths[lengths > 0], way[lengths > 0]
     if not way.any():
         return None
@@ -66,22 +71,23 @@ def _mode(lengths: np.ndarray, way: np.ndarray) -> float | None:
 
 
 def _middle(speed: np.ndarray) -> float:
-    """The speed at which half of the way was gone."""
+    """The speed up to which half of the way was covered."""
     order = np.argsort(speed)
     gone = np.cumsum(speed[order])
     return max(1.0, round(float(speed[order][np.searchsorted(gone, gone[-1] / 2)]), 2))
 
 
 def grid_of(shifts: np.ndarray) -> tuple[float, float] | None:
-    """The cell of the grid that an agent lives on, where it seems to move about inside its cells.
+    """The cell size of the grid on which the agent moves, if tracked positions are not exactly on it.
 
-    A sprite that turns round on the spot seems to move by a few px; in a grid world that is its pose, no step.
+    A sprite that turns on the spot is tracked as moving by a few px; in a grid world that is a change of pose, not a
+    step, and positions have to be snapped to the grid.
 
     Args:
-        shifts: (N, 2) px, its moves.
+        shifts: (N, 2) px, the agent's moves in their order.
 
     Returns:
-        (x, y) px; None where it lives on no grid, or never wobbles.
+        (x, y) px; None if there is no grid, or all moves are whole steps.
     """
     step = np.array(step_length(shifts))
     cells = np.where(step > 0, np.round(shifts / np.maximum(step, 1e-6)), 0)

@@ -1,9 +1,9 @@
-"""Tracking: the agent's position in every frame of a video, without drift.
+"""Tracking: find the agent's position in every frame of a video, without drift.
 
 Summing the shifts of neighbouring frames drifts: swinging limbs move the best match by half a pixel, and errors
 accumulate. But an animated agent returns to the same pose within a few frames, and there the match is exact. So we
 match frames over several lags, weight each match by its quality, and solve for positions by weighted least squares. A
-weak pull toward the mask's centre of mass fixes the rest.
+weak pull toward the mask's densest point fixes the absolute position.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from glass_gym.model.pose_model import OFFSETS, PoseLMA
 from glass_gym.tensors.geometry import crop_windows, densest_point, keep_agent
 
 LAGS = (1, 2, 3, 4, 6, 8)
+"""Distances, in frames, over which frames are matched."""
 SEARCH_PX = 8
-"""Matches are searched for within so many px of the centres of mass."""
+"""Largest offset, px, at which matches are searched around the masks' densest points."""
 EXACTNESS = 20.0
-"""Weight of a match: exp(EXACTNESS * (quality - 1)), quality 1 being pixel by pixel."""
+"""A match has weight exp(EXACTNESS * (quality - 1)); its quality is 1 if all pixels are equal."""
 REFINED_BY = 8
-"""Frames of a video by which its positions are refined."""
+"""Number of frames of a video that determine how its positions are refined."""
 LEASH = 0.001
-"""Weight of the pull toward the centre of mass."""
+"""Weight of the pull toward the mask's densest point."""
 
 
 @dataclass
@@ -35,8 +36,8 @@ class Track:
 
     Attributes:
         position: (T, 2) whole px.
-        masks: (T, 1, H, W), with only the agent kept.
-        raw_masks: (T, 1, H, W), M's own.
+        masks: (T, 1, H, W), M's masks, with only the agent kept.
+        raw_masks: (T, 1, H, W), M's masks.
     """
 
     position: Tensor
@@ -49,14 +50,14 @@ NEAR = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
 
 
 def cheapest_path(costs: Tensor, change: float) -> Tensor:
-    """The cheapest choice for each frame of a video, where a change from frame to frame has its price (Viterbi, 1967).
+    """Choose one of C options for each frame at the least total cost, where every change costs, too (Viterbi, 1967).
 
     Args:
-        costs: (T, C), of C choices in T frames.
-        change: the price.
+        costs: (T, C), costs of the options in each frame.
+        change: cost of a change between neighbouring frames.
 
     Returns:
-        (T,) int64.
+        (T,) int64 on the CPU, the options chosen.
     """
     costs = costs.cpu()
     total = costs[0]
@@ -73,15 +74,15 @@ def cheapest_path(costs: Tensor, change: float) -> Tensor:
 
 
 def snap_to_grid(position: Tensor, step: tuple[float, float], most: int) -> Tensor:
-    """The nearest places on a grid: in a grid world a sprite that turns round on the spot has not moved.
+    """Move the positions of a video to the nearest places on a grid.
 
     Args:
-        position: (T, 2) px, of a video.
-        step: (x, y) px of a cell; 0: one column, or one row.
-        most: px that a place is moved by, at most.
+        position: (T, 2) px.
+        step: (x, y) px, the cell; 0: the grid has one column, or one row.
+        most: largest move along an axis, px.
 
     Returns:
-        (T, 2) px.
+        positions (T, 2) px.
     """
     cell = torch.tensor(step, dtype=torch.float64, device=position.device)
     moves = position.double().diff(dim=0)
@@ -99,15 +100,15 @@ def track(model: Glass, frames: Tensor, refine: bool = False, grid: tuple[float,
 
     Args:
         model: a trained GMA, and an LMA, which may be untrained.
-        frames: (T, 3, H, W) in [-1, 1].
-        refine: put the windows where D draws them best; the LMA is trained.
-        grid: px of a cell, in a grid world.
+        frames: (T, 3, H, W) in [-1, 1], the video.
+        refine: refine positions by :func:`refine_positions`; needs a trained LMA.
+        grid: (x, y) px of a cell, to snap positions to, in a grid world.
 
     Returns:
         positions and masks of all T frames.
     """
     config = model.config
-    masks = torch.cat([model.gma.mask(part) for part in frames.split(16)]).float()  # more would not fit a CPU's cache
+    masks = torch.cat([model.gma.mask(part) for part in frames.split(16)]).float()  # 16 frames fit a CPU's cache
     centre = densest_point(masks, config.agent_radius).round()
     margin = config.window // 2 + SEARCH_PX
     side = 2 * margin
@@ -122,17 +123,17 @@ def track(model: Glass, frames: Tensor, refine: bool = False, grid: tuple[float,
 
 
 def refine_positions(lma: PoseLMA, images: Tensor, masks: Tensor, position: Tensor, jitter: bool = True) -> Tensor:
-    """Positions from which D draws a video's windows best, all at the same distance from the given ones.
+    """Move all positions of a video by the one offset at which D redraws its windows best.
 
     Args:
         lma: a trained pose model.
         images: (T, 3, H, W) in [-1, 1].
         masks: (T, 1, H, W).
         position: (T, 2) px.
-        jitter: then move single ones by a px where that helps: an agent's two sides do not match to the px.
+        jitter: then also move single positions by a pixel where that lowers the error, with a cost on each change.
 
     Returns:
-        (T, 2) px.
+        positions (T, 2) px.
     """
     some = torch.linspace(0, len(images) - 1, min(len(images), REFINED_BY)).long()
     errors = torch.stack([e.sum() for e in lma.drawing_errors(images[some], masks[some], position[some], OFFSETS)])
@@ -145,14 +146,14 @@ def refine_positions(lma: PoseLMA, images: Tensor, masks: Tensor, position: Tens
 
 
 def _whole(position: Tensor) -> Tensor:
-    """Round to whole px after taking out the path's common fraction: halves would fall to either side."""
+    """Round positions to whole px, less their common fraction; else those near a half would be rounded up and down."""
     turn = 2 * math.pi * position.double()
     fraction = torch.atan2(turn.sin().mean(0), turn.cos().mean(0)) / (2 * math.pi)  # circular mean, (-0.5, 0.5]
     return (position - fraction.to(position)).round()
 
 
 def _solve(layers: Tensor, centre: Tensor) -> Tensor:
-    """Weighted least squares over matches of several lags -> positions (T, 2)."""
+    """Match layers (T, 4, s, s), cut around centres (T, 2), over all LAGS, and solve for positions (T, 2) px."""
     steps = len(layers)
     size = layers.shape[-1] + SEARCH_PX
     spectrum = torch.fft.rfft2(layers.float(), (size, size))  # (T, 4, ...), once for all lags

@@ -1,8 +1,7 @@
-"""The agent's windows: cut once with the trained GMA, kept as uint8; the data of the pose and the LMA stage."""
+"""The agent's windows: tracked and cut once with the trained GMA, kept as uint8; the later stages train on them."""
 
 from __future__ import annotations
 
-import functools
 import math
 import shutil
 import sys
@@ -28,20 +27,21 @@ from .steps import grid_of, step_length
 from .tracking import snap_to_grid, track
 
 MARGIN = 4
-"""Windows are stored with this many px to spare on each side, so that clips can be moved inside them."""
+"""Px to spare on each side of stored windows, so that they can be cropped at an offset."""
 LOST = 0.1
-"""Share of a video's median area, below which M lost the agent."""
-FILE_VERSION = 3
+"""M has lost the agent in a frame if its area is below this share of the video's median."""
+FILE_VERSION = 1
+ARRAYS = ("layers", "position", "starts", "lengths")
 MOST_FRAMES = 120_000
-"""Frames that are tracked, of windows larger than SMALL_WINDOW half of it: from fewer, LMA learns more by heart."""
+"""Default of `window_frames`, halved for windows larger than SMALL_WINDOW; with fewer frames the LMA overfits more."""
 SMALL_WINDOW = 48
-"""Px; larger windows need gigabytes."""
+"""Px; larger windows would take gigabytes."""
 VIDEOS_A_PART = 40
-"""Videos that are tracked between two savings."""
+"""Number of videos that are tracked between two checkpoints."""
 
 
 def pack_layers(layers: Tensor) -> Tensor:
-    """Layers (..., 4, h, w), colour * mask in [-1, 1] and mask in [0, 1] -> uint8; nothing (0) is exactly 128."""
+    """Layers (..., 4, h, w), colour times mask in [-1, 1] and mask in [0, 1] -> uint8; colour 0 becomes exactly 128."""
     colour = layers[..., :3, :, :]
     mask = layers[..., 3:, :, :]
     packed = torch.cat([colour * 127 + 128, mask * 255], -3)
@@ -49,27 +49,27 @@ def pack_layers(layers: Tensor) -> Tensor:
 
 
 def unpack_layers(packed: Tensor) -> Tensor:
-    """The inverse of :func:`pack_layers`, float32, on the tensor's device."""
+    """The inverse of :func:`pack_layers`, as float32 on the same device."""
     return torch.cat([(packed[..., :3, :, :].float() - 128) / 127, packed[..., 3:, :, :].float() / 255], -3)
 
 
 @dataclass
 class Clip:
-    """Consecutive frames of one video: packed layers (T, 4, s, s) uint8 with their margin, position (T, 2) px."""
+    """Consecutive frames of one video: packed layers (T, 4, s, s) uint8, with MARGIN, and positions (T, 2) px."""
 
     layers: np.ndarray
     position: np.ndarray
 
 
 class WindowSet:
-    """Layers of all videos of a split.
+    """Layers of the videos of a split, one video after the other: N frames of V videos.
 
     Args:
-        layers: (N, 4, s, s) uint8, see :func:`pack_layers`; windows have MARGIN px to spare on each side.
-        position: (N, 2) px.
-        starts, lengths: of the videos, in frames.
-        height, width: of the frames that the positions are in, px.
-        templates: (C, s, s), of the silhouettes that the videos were aligned to; None where they were not.
+        layers: (N, 4, s, s) uint8 (:func:`pack_layers`): windows with MARGIN px to spare on each side, or whole frames.
+        position: (N, 2) px, the agent's positions.
+        starts, lengths: (V,) ints, first frames and lengths of the videos.
+        height, width: of the original frames, px.
+        templates: (C, s, s), the templates to which the windows are aligned; None if they are not.
         grid: (x, y) px of a cell, in a grid world.
     """
 
@@ -99,42 +99,29 @@ class WindowSet:
         return self.layers.shape[-2:] == (self.height, self.width)
 
     def layers_at(self, index: np.ndarray | slice) -> Tensor:
-        """Frames (N,) as float layers (N, 4, s, s)."""
+        """Float layers (n, 4, s, s) of some frames (n,)."""
         return unpack_layers(torch.from_numpy(self.layers[index]))
 
     def shifts(self) -> np.ndarray:
-        """All moves between neighbouring frames (N, 2) px."""
-        return np.concatenate(
-            [
-                np.diff(self.position[a : a + n].astype(np.float32), axis=0)
-                for a, n in zip(self.starts, self.lengths, strict=True)
-            ]
-        )
+        """The agent's moves between neighbouring frames, (N - V, 2) px; none from one video to the next."""
+        videos = zip(self.starts, self.lengths, strict=True)
+        return np.concatenate([np.diff(self.position[a : a + n].astype(np.float32), axis=0) for a, n in videos])
 
     def directions(self) -> np.ndarray:
-        """The rows of COMPASS nearest to all moves (N,), see :func:`glass_gym.worlds.action_space.nearest_direction`."""
+        """The nearest direction of each move, (N - V,) (:func:`glass_gym.worlds.action_space.nearest_direction`)."""
         shifts = self.shifts()
         return nearest_direction(shifts, step_length(shifts))
 
-    @functools.cached_property
-    def _complete(self) -> np.ndarray:
-        """Frames whose window lies in the frame and holds an agent; all, where there are none."""
+    def complete(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Random frames (count,) int64 whose window lies in the frame and shows an agent; any if there are none."""
         side = self.layers.shape[-1] - 2 * MARGIN
         half = side / 2
         size = np.array([self.width, self.height])
         cut = np.maximum(0, half - self.position) + np.maximum(0, self.position + half - size)
         seen = (self.layers[:, 3] > 127).sum((1, 2))
-        good = (cut.max(1) <= side / 8) & (seen > 0.5 * np.median(seen))
-        return np.flatnonzero(good) if good.any() else np.arange(len(seen))
-
-    def complete(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """Random frames (count,) int64 whose window lies in the frame and holds an agent."""
-        return self._complete[rng.integers(len(self._complete), size=count)]
-
-    def clip(self, start: int, length: int) -> Clip:
-        """Frames [start, start + length)."""
-        span = slice(start, start + length)
-        return Clip(self.layers[span], self.position[span].astype(np.float32))
+        good = np.flatnonzero((cut.max(1) <= side / 8) & (seen > 0.5 * np.median(seen)))
+        good = good if len(good) else np.arange(len(seen))
+        return good[rng.integers(len(good), size=count)]
 
     def sample(self, rng: np.random.Generator, length: int) -> Clip:
         """A random clip of `length` frames.
@@ -149,29 +136,24 @@ class WindowSet:
                 "use shorter --paper.horizons or longer videos"
             )
         video = fits[rng.integers(len(fits))]
-        return self.clip(int(self.starts[video] + rng.integers(self.lengths[video] - length + 1)), length)
+        start = int(self.starts[video] + rng.integers(self.lengths[video] - length + 1))
+        span = slice(start, start + length)
+        return Clip(self.layers[span], self.position[span].astype(np.float32))
 
     def centred(self, clip: Clip, side: int) -> np.ndarray:
-        """A clip's packed layers without their margin: (T, 4, side, side)."""
+        """A clip's packed layers without MARGIN: (T, 4, side, side); whole frames as they are."""
         return clip.layers if self.whole else clip.layers[:, :, MARGIN : MARGIN + side, MARGIN : MARGIN + side]
 
     @classmethod
     def joined(cls, parts: list[WindowSet]) -> WindowSet:
-        """The videos of several sets, one after the other; of sets that are not aligned."""
-        layers, position, starts, lengths = (
-            np.concatenate([getattr(part, name) for part in parts])
-            for name in ("layers", "position", "starts", "lengths")
-        )
+        """Concatenate sets that are not aligned."""
+        layers, position, starts, lengths = (np.concatenate([getattr(p, name) for p in parts]) for name in ARRAYS)
         first = np.repeat(np.cumsum([0] + [len(p.layers) for p in parts[:-1]]), [len(p.starts) for p in parts])
         return cls(layers, position, starts + first, lengths, parts[0].height, parts[0].width)
 
     def save(self, path: Path) -> None:
         """Write as .npz."""
-        arrays = {
-            "layers": self.layers,
-            "position": self.position,
-            "starts": self.starts,
-            "lengths": self.lengths,
+        arrays = {name: getattr(self, name) for name in ARRAYS} | {
             "size": np.array([self.height, self.width]),
             "version": np.array(FILE_VERSION),
             "templates": np.zeros((0, 0, 0)) if self.templates is None else self.templates,
@@ -184,60 +166,61 @@ class WindowSet:
         """The inverse of :meth:`save`.
 
         Raises:
-            ValueError: a file of another version: cut again.
+            ValueError: the file has another version, and windows must be cut again.
         """
         with np.load(path, allow_pickle=False) as file:
-            version = int(file["version"]) if "version" in file else 1
+            version = int(file["version"])
             if version != FILE_VERSION:
                 raise ValueError(f"{path}: version {version}, expected {FILE_VERSION}; delete it, to be cut again")
             height, width = (int(v) for v in file["size"])
             templates = file["templates"] if len(file["templates"]) else None
             grid = tuple(file["grid"].tolist()) if "grid" in file else ()
-            arrays = (file[name] for name in ("layers", "position", "starts", "lengths"))
+            arrays = (file[name] for name in ARRAYS)
             return cls(*arrays, height, width, templates, grid or None)  # type: ignore[arg-type]
-
-
-def cut_windows(
-    model: Glass,
-    store: Store,
-    videos: list[Video],
-    progress: Callable[[int], None] = lambda done: None,
-    like: WindowSet | None = None,
-) -> WindowSet:
-    """Track the agent through the videos and cut its layers.
-
-    Args:
-        model: a trained GMA, and an LMA, which may be untrained.
-        store: the videos' store.
-        videos: which.
-        progress: called with the number of videos that are done.
-        like: windows to align these ones to; without it they are aligned to one another.
-
-    Returns:
-        the windows; those of a pose model are aligned (:mod:`training.windows.align`).
-    """
-    return align_windows(model, track_windows(model, store, videos, progress), like)
 
 
 @torch.no_grad()
 def track_windows(
     model: Glass, store: Store, videos: list[Video], progress: Callable[[int], None] = lambda done: None
 ) -> WindowSet:
-    """The first half of :func:`cut_windows`: track, and cut with room for the alignment."""
+    """Track the agent through videos and cut its windows, for :func:`align_windows`.
+
+    Args:
+        model: a trained GMA, and an LMA, which may be untrained.
+        store: the videos' store.
+        videos: the videos to track.
+        progress: called with the number of videos that are done.
+
+    Returns:
+        windows; of a pose model they have ALIGN_PX px more to spare than MARGIN.
+    """
     device = next(model.parameters()).device
     margin = (MARGIN + ALIGN_PX * _aligns(model)) * model.lma.view.follows
-
-    def cut(frames: Tensor) -> tuple[Tensor, Tensor]:
-        frames = frames.to(device)
+    layers = []
+    positions = []
+    for done, video in enumerate(videos):
+        frames = frames_to_tensor(store.frames[video.start : video.start + video.length]).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=pick_precision("auto", device) == torch.bfloat16):
             tracked = track(model, frames)
-        return model.lma.view.cut(frames, tracked.masks, tracked.position, margin), tracked.position
-
-    return pack_windows(store, videos, cut, store.height, store.width, progress)
+        cut = model.lma.view.cut(frames, tracked.masks, tracked.position, margin)
+        layers.append(pack_layers(cut.float()).cpu().numpy())
+        positions.append(tracked.position.cpu().numpy())
+        progress(done + 1)
+    lengths = [video.length for video in videos]
+    starts = np.cumsum(lengths) - lengths
+    return WindowSet(np.concatenate(layers), np.concatenate(positions), starts, lengths, store.height, store.width)
 
 
 def align_windows(model: Glass, windows: WindowSet, like: WindowSet | None = None) -> WindowSet:
-    """The second half of :func:`cut_windows`: snap to the grid, align, fill lost frames. It may change `windows`."""
+    """Align tracked windows of a pose model (:mod:`training.windows.align`), and replace frames without the agent.
+
+    In a grid world, positions are snapped to the grid first. Whole frames of the paper's model stay as they are.
+
+    Args:
+        model: the model that tracked them.
+        windows: from :func:`track_windows`; its arrays may be changed.
+        like: aligned windows to align these to; without it they are aligned to one another.
+    """
     if _aligns(model):
         _snap_to_grid(windows, grid_of(windows.shifts()) if like is None else like.grid)
         windows = _aligned(windows, like)
@@ -247,8 +230,8 @@ def align_windows(model: Glass, windows: WindowSet, like: WindowSet | None = Non
 
 
 def _fill_lost_frames(windows: WindowSet) -> None:
-    """Frames in which M lost the agent, by the mask's area, get the layer of the nearest frame with it: else the model
-    would learn that the agent vanishes."""
+    """Replace the layers of frames in which M lost the agent by those of the nearest frame that has it; else the model
+    would learn that agents vanish."""
     for start, length in zip(windows.starts, windows.lengths, strict=True):
         layers = windows.layers[start : start + length]
         area = layers[:, 3].sum((1, 2), dtype=np.int64)
@@ -266,7 +249,7 @@ def _aligns(model: Glass) -> bool:
 
 
 def _snap_to_grid(windows: WindowSet, grid: tuple[float, float] | None) -> None:
-    """In a grid world, put the windows of `windows`, which have ALIGN_PX px more than MARGIN to spare, on the grid."""
+    """In a grid world, snap positions to the grid, and move the windows, with ALIGN_PX px to spare, accordingly."""
     windows.grid = grid
     if grid is None:
         return
@@ -280,7 +263,7 @@ def _snap_to_grid(windows: WindowSet, grid: tuple[float, float] | None) -> None:
 
 
 def _aligned(windows: WindowSet, like: WindowSet | None) -> WindowSet:
-    """Windows with MARGIN + ALIGN_PX px to spare, moved to where their poses agree: with MARGIN px to spare."""
+    """Windows with MARGIN + ALIGN_PX px to spare, moved to fit the templates: they have MARGIN px to spare."""
     masks = windows.layers[:, 3, MARGIN:-MARGIN, MARGIN:-MARGIN]
     if like is not None and like.templates is not None:
         found = Congealing(torch.from_numpy(like.templates))
@@ -288,90 +271,51 @@ def _aligned(windows: WindowSet, like: WindowSet | None) -> WindowSet:
         found = Congealing.fit(masks, windows.starts, windows.lengths)
     if windows.grid is None:
         moved = found.moves(masks, windows.starts, windows.lengths)
-    else:  # a cell is a cell
+    else:  # single frames stay on the grid
         moved = found.offsets(masks, windows.starts, windows.lengths).repeat(windows.lengths, 0)
     side = windows.layers.shape[-1] - 2 * ALIGN_PX
     layers = np.empty((*windows.layers.shape[:2], side, side), np.uint8)
     for frame, (x, y) in enumerate(moved + ALIGN_PX):
         layers[frame] = windows.layers[frame, :, y : y + side, x : x + side]
-    return WindowSet(
-        layers,
-        windows.position + moved.astype(windows.position.dtype),
-        windows.starts,
-        windows.lengths,
-        windows.height,
-        windows.width,
-        found.templates.numpy(),
-        windows.grid,
-    )
+    videos = windows.starts, windows.lengths, windows.height, windows.width
+    position = windows.position + moved.astype(windows.position.dtype)
+    return WindowSet(layers, position, *videos, found.templates.numpy(), windows.grid)
 
 
-def pack_windows(
-    store: Store,
-    videos: list[Video],
-    cut: Callable[[Tensor], tuple[Tensor, Tensor]],
-    height: int,
-    width: int,
-    progress: Callable[[int], None] = lambda done: None,
-) -> WindowSet:
-    """What `cut` makes of each video, as uint8.
-
-    Args:
-        store: the videos' store.
-        videos: which.
-        cut: maps frames (T, 3, H, W) in [-1, 1] to layers (T, 4, s, s) and positions (T, 2) px.
-        height, width: of the frames that the positions are in.
-        progress: called with the number of videos that are done.
-    """
-    layers = []
-    positions = []
-    starts = []
-    lengths = []
-    total = 0
-    for done, video in enumerate(videos):
-        stack, position = cut(frames_to_tensor(store.frames[video.start : video.start + video.length]))
-        layers.append(pack_layers(stack.float()).cpu().numpy())
-        positions.append(position.cpu().numpy())
-        starts.append(total)
-        lengths.append(video.length)
-        total += video.length
-        progress(done + 1)
-    return WindowSet(np.concatenate(layers), np.concatenate(positions), starts, lengths, height, width)
-
-
-def crop_layers(windows: WindowSet, index: np.ndarray, side: int, offset: np.ndarray | None = None) -> Tensor:
-    """Float layers of frames (N,), each moved by its own offset (N, 2) px inside its margin: (N, 4, side, side)."""
-    corner = np.zeros((len(index), 2), np.int64) if offset is None else offset
-    return crop_windows(windows.layers_at(index), torch.from_numpy(corner + MARGIN), side)
+def crop_layers(windows: WindowSet, index: np.ndarray, side: int) -> Tensor:
+    """Float layers of frames `index` (n,), without MARGIN: (n, 4, side, side)."""
+    return crop_windows(windows.layers_at(index), torch.full((len(index), 2), MARGIN), side)
 
 
 def iter_batches(windows: WindowSet, index: np.ndarray, side: int) -> Iterator[Tensor]:
-    """Float layers of frames (N,), about a thousand at a time."""
+    """As :func:`crop_layers`, in batches of about a thousand frames."""
     for part in np.array_split(index, max(1, len(index) // 1024)):
         yield crop_layers(windows, part, side)
 
 
-# --- of a run ----------------------------------------------------------------------------------------------------
+# --- windows of a run -----------------------------------------------------------------------------------------------
 
 
 def windows_of_split(run: Run, model: Glass, store: Store, split: str, reference: WindowSet | None = None) -> WindowSet:
-    """The windows of a run's training or held-out videos; made once and kept in its folder.
+    """The windows of a run's training or validation videos; they are made once and kept in its folder.
 
     Args:
-        run: says how many frames.
+        run: the run; its option `window_frames` limits the number of frames.
         model: a trained GMA, and an LMA, which may be untrained.
         store: the videos.
         split: "train" or "val".
-        reference: windows to align these to.
+        reference: aligned windows to align these to.
     """
     path = run.out / f"windows-{split}.npz"
     if (known := _known_windows(path)) is not None:
         return known
     videos = [v for v in store.videos if v.length >= 2]
     videos = [v for v in videos if v.split == split] or videos[:1]
-    small = model.lma.view.follows and model.config.window <= SMALL_WINDOW
-    most = run.config.window_frames or (MOST_FRAMES if small else MOST_FRAMES // 2)
-    most = most if split == "train" else max(1, most // 8)
+    if "window_frames" not in run.values:
+        small = model.lma.view.follows and model.config.window <= SMALL_WINDOW
+        why = f"at most, of windows of {'x'.join(map(str, model.lma.view.size))} px"
+        run.choose("window_frames", MOST_FRAMES if small else MOST_FRAMES // 2, why)
+    most = run.values["window_frames"] if split == "train" else max(1, run.values["window_frames"] // 8)
     videos = videos[:: math.ceil(sum(v.length for v in videos) / most)]
     parts = run.out / f"tracked-{split}"
     tracked = _tracked(model, store, videos, parts)
@@ -383,7 +327,7 @@ def windows_of_split(run: Run, model: Glass, store: Store, split: str, reference
 
 
 def _tracked(model: Glass, store: Store, videos: list[Video], folder: Path) -> WindowSet:
-    """Tracked windows; parts are kept in a folder as they are done, so that no interruption costs much."""
+    """Track videos, and keep parts in a folder as they are done, so that little is lost by an interruption."""
     folder.mkdir(exist_ok=True)
     parts = []
     with tqdm(total=len(videos), desc=f"tracking the agent ({folder.name.partition('-')[2]})", unit="video") as bar:
@@ -400,7 +344,7 @@ def _tracked(model: Glass, store: Store, videos: list[Video], folder: Path) -> W
 
 
 def _known_windows(path: Path) -> WindowSet | None:
-    """Windows that an earlier run kept."""
+    """Windows from a file; None if there is none, or it has another version."""
     if not path.exists():
         return None
     try:
@@ -411,7 +355,7 @@ def _known_windows(path: Path) -> WindowSet | None:
 
 
 def sample_clips(windows: WindowSet, side: int, count: int = 6, steps: int = 15) -> dict[str, Tensor]:
-    """The same random clips whenever it is called, for sample sheets.
+    """Clips for sample sheets: `count` random clips of about `steps` steps, the same in every call.
 
     Returns:
         layers (N, T + 1, 4, h, w) float32, shifts (N, T, 2) px, positions (N, T + 1, 2) px.

@@ -1,4 +1,4 @@
-"""A trained model and its data become a world: action table, local actions in order, held-out start frames."""
+"""Export a world from a trained model and its data: local actions in order, step lengths, held-out start frames."""
 
 from __future__ import annotations
 
@@ -26,38 +26,39 @@ from ..windows.steps import step_length
 from ..windows.windows import WindowSet, crop_layers, unpack_layers
 
 START_FRAMES = 64
+"""Number of start frames of a world."""
 START_SHOT = 24
-"""Frames of a held-out video of which one is taken to start from."""
+"""Number of consecutive frames of a held-out video from which start frames are chosen."""
 MISSED = 0.005
-"""An agent is whole if M misses no more than this share of it."""
+"""An agent is whole if M misses no more than this share of its area."""
 TOGETHER = 1 << 19
-"""Places whose codes are inferred at once: 32 clips of windows of 32 px, two of whole frames."""
+"""Number of pixels for which codes are inferred at once: 32 clips of windows of 32 px, or two of whole frames."""
 DEAD = 0.003
-"""Codes below this share of the training steps are left out of a world; some actions, as to begin a swing, are rare."""
+"""Codes with less than this share of the training steps are left out; it is low, since the start of a swing is rare."""
 RARE_CODE = 0.03
-"""Codes below this share are not made the neutral one."""
+"""Codes with less than this share of the steps cannot become the first code."""
 TWIN = 0.05
-"""Codes whose pictures differ by less than this share of what codes usually differ by are one code ..."""
+"""Two codes are twins if their drawings differ by less than this share of the mean difference between codes."""
 SAME = 0.03
-"""... and so are those that differ by less than this inside the agent, root of the mean square, of [-1, 1]."""
+"""They also are if drawings differ by less than this inside the agent (root mean square, range [-1, 1])."""
 GROUND = 0.005
-"""Share of the places on each side that are not of the ground."""
+"""Quantile of the agent's positions that bounds the world's ground on each side."""
 SHARPER = 2.0
-"""Factor on the logits of D's mask in the pose model: what is half there looks like two poses at once. It costs squared
-error, 5 % in Sprites and the arm, 13 % in Tennis; blends become a third."""
+"""Factor on the mask logits of the pose model's D, against half-transparent limbs, which look like two poses at once.
+Squared error grows by 5 % in Sprites and the arm, by 13 % in Tennis, and two thirds of the blends disappear."""
 RARE = 20
-"""A direction seen less often than this says nothing about codes."""
+"""Minimum number of steps in a direction for a usual code of its own."""
 
 
 @dataclass
 class CodeStatistics:
-    """Local actions inferred on random training clips.
+    """Local actions that A inferred for N steps of random training clips.
 
     Attributes:
         codes: (N,) int64.
-        shifts: (N, 2) px, that went with them.
-        change: (N,) mean squared change of the foreground.
-        directions: (N, code_channels) of A, before they were quantised.
+        shifts: (N, 2) px, the shifts in these steps.
+        change: (N,), mean squared changes of the foreground in these steps.
+        directions: (N, code_channels), A's directions before quantisation.
     """
 
     codes: np.ndarray
@@ -66,18 +67,18 @@ class CodeStatistics:
     directions: torch.Tensor
 
     def counts(self, codes: int) -> np.ndarray:
-        """How often each of K codes was seen, (K,)."""
+        """Frequencies (K,) of K = `codes` codes."""
         return np.bincount(self.codes, minlength=codes)
 
     @torch.no_grad()
     def quantised(self, model: Glass) -> CodeStatistics:
-        """The same steps, in the codes of a model with the same A."""
+        """The same steps, with codes from the quantiser of `model`, whose A must be the same."""
         return replace(self, codes=model.lma.quantise(self.directions).index.cpu().numpy())
 
 
 @torch.no_grad()
 def code_statistics(model: Glass, windows: WindowSet, clips: int = 256, length: int = 16) -> CodeStatistics:
-    """Inferred codes and shifts of random clips, of no more clips than there are frames."""
+    """Infer codes on `clips` random clips of `length` frames; fewer and shorter ones if there is less footage."""
     rng = np.random.default_rng(0)
     device = model.device
     length = min(length, int(windows.lengths.max()))
@@ -101,9 +102,17 @@ def code_statistics(model: Glass, windows: WindowSet, clips: int = 256, length: 
 
 
 def usual_codes(statistics: CodeStatistics, step: tuple[float, float], codes: int) -> tuple[int, ...]:
-    """For each direction of COMPASS the local action that most of its steps have, for keys and demos.
+    """The most frequent local action with each direction, for players without a prior.
 
-    A diagonal that the data hardly has takes the code of its horizontal part; what it hardly has at all is 0.
+    A rare diagonal (RARE) takes the code of its horizontal part, any other rare direction code 0.
+
+    Args:
+        statistics: codes and shifts of training steps.
+        step: (x, y) px, the world's step lengths.
+        codes: K.
+
+    Returns:
+        a code for each direction of :data:`glass_gym.worlds.action_space.COMPASS`.
     """
     counts = np.zeros((len(COMPASS), codes), int)
     np.add.at(counts, (nearest_direction(statistics.shifts, step), statistics.codes), 1)
@@ -118,9 +127,11 @@ def usual_codes(statistics: CodeStatistics, step: tuple[float, float], codes: in
 
 @torch.no_grad()
 def twin_codes(model: Glass, windows: WindowSet, statistics: CodeStatistics, steps: int = 8) -> list[int]:
-    """Codes that draw the same as a more frequent one: played from 64 real windows on the spot, they end nearer to it
-    than TWIN of the mean distance between codes, or look the SAME. None for whole frames, which hold no agent on the
-    spot."""
+    """Codes whose drawings equal those of a more frequent code, by TWIN and SAME.
+
+    Each code is played for `steps` steps without a shift, from 64 real windows, and the last drawings are compared. For
+    whole frames there are none, since they cannot be played without a shift.
+    """
     count = model.config.codes
     if not model.lma.view.follows or count < 2:
         return []
@@ -145,10 +156,14 @@ def twin_codes(model: Glass, windows: WindowSet, statistics: CodeStatistics, ste
 
 
 def order_codes(statistics: CodeStatistics, codes: int, twins: Sequence[int] = ()) -> list[int]:
-    """Which codes a world keeps, in which order.
+    """The codes that a world keeps, in their order there.
 
-    Left out are codes that explain less than DEAD of the steps (an action that nobody ever took says nothing), and
-    `twins`. First comes the neutral one: under which the still agent changes least; then the others, frequent first.
+    The first code is the one under which a standing agent changes least; the others follow by frequency.
+
+    Args:
+        statistics: codes of training steps.
+        codes: K, before codes are left out.
+        twins: codes to leave out, besides those with less than DEAD of the steps.
     """
     count = statistics.counts(codes)
     share = count / max(1, len(statistics.codes))
@@ -164,23 +179,24 @@ def order_codes(statistics: CodeStatistics, codes: int, twins: Sequence[int] = (
 
 
 def with_codes(model: Glass, order: Sequence[int]) -> Glass:
-    """A copy of the model whose codes are `order`, codes of now."""
+    """A copy of the model with only the codes in `order`, in this order."""
     out = copy.deepcopy(model)
     out.lma.keep_codes(list(order))
     return Glass(out.gma, out.lma)
 
 
 def start_frames(model: Glass, store: Store, count: int = START_FRAMES) -> np.ndarray:
-    """Held-out frames (N, H, W, 3), spread over the val and test videos, with an agent that M finds whole.
+    """Choose `count` held-out frames (N, H, W, 3) for episodes to start from, in which M finds the whole agent.
 
-    What M misses, a raised hand perhaps, would stay in the background for as long as an episode lasts.
+    What M misses, such as a raised hand, would stay in the background for the whole episode. Frames are spread over the
+    val and test videos.
 
     Raises:
-        ValueError: no frame has an agent.
+        ValueError: M finds no agent in these videos.
     """
     held = [v for v in store.videos if v.split != "train"] or store.videos
     rng = np.random.default_rng(0)
-    each = math.ceil(min(count, 32) / len(held))  # few held-out videos: more frames of each
+    each = math.ceil(min(count, 32) / len(held))  # frames per video
     picked: list[np.ndarray] = []
     for index in rng.permutation(len(held)):
         picked += whole_agents(model, store, held[index], rng)[:each]
@@ -192,8 +208,10 @@ def start_frames(model: Glass, store: Store, count: int = START_FRAMES) -> np.nd
 
 
 def whole_agents(model: Glass, store: Store, video: Video, rng: np.random.Generator) -> list[np.ndarray]:
-    """Frames (H, W, 3) of a part of a video in which M finds an agent, by how many of its pixels M misses, as far as the
-    background plate tells; those of which it misses next to nothing are first, in random order."""
+    """Frames (H, W, 3) from a random part of a video in which M finds an agent: frames of whole agents first.
+
+    Pixels that M misses are those beside its mask that differ from the background plate.
+    """
     from scipy import ndimage
 
     first = int(rng.integers(max(1, video.length - START_SHOT + 1)))
@@ -214,65 +232,52 @@ def whole_agents(model: Glass, store: Store, video: Video, rng: np.random.Genera
 def build_world(
     model: Glass, store: Store, windows: WindowSet, code_names: Sequence[str] = (), provenance: dict | None = None
 ) -> World:
-    """Everything a checkpoint holds, measured on the data.
+    """Build a world from a trained model: leave out useless codes, and measure what a world needs on the data.
 
     Args:
-        model: trained.
-        store: where start frames are taken from.
-        windows: of the training videos.
-        code_names: of the codes that are kept; default: neutral, code 1, ...
-        provenance: how the weights were made.
+        model: the trained model.
+        store: the videos; start frames come from them.
+        windows: the windows of the training videos.
+        code_names: names of the codes that are kept; default: neutral, code 1, ...
+        provenance: how the weights were made, as plain values.
 
     Raises:
-        ValueError: names that are more or fewer than the codes.
+        ValueError: the number of names differs from the number of codes, or there is no start frame.
     """
     model.eval()
     found = code_statistics(model, windows)
     total = model.config.codes
     model = with_codes(model, order_codes(found, total, twin_codes(model, windows, found)))
-    statistics = found.quantised(model)  # steps of dropped codes belong to others now
+    statistics = found.quantised(model)  # quantised again: some codes are gone
     codes = model.config.codes
     names = tuple(code_names) or tuple(f"code {k}" if k else "neutral" for k in range(codes))
     if len(names) != codes:
         raise ValueError(f"{len(names)} code names for the {codes} codes that the data uses (of {total}): {names}")
     frames = start_frames(model, store)
     step = step_length(windows.shifts())
-    known: dict[str, list] = {}
+    facts: dict[str, list] = {
+        "frame_mean": frames.mean((0, 1, 2)).round(2).tolist(),
+        "frame_std": frames.std((0, 1, 2)).round(2).tolist(),
+    }
+    if windows.grid:
+        facts["grid"] = list(windows.grid)
+    facts["code_share"] = statistics.counts(codes).tolist()
     if isinstance(model.lma, PoseLMA):
         model.lma.decoder.sharpen(SHARPER)
-        edge = model.config.width, model.config.height  # an agent may leave the frame
+        edge = model.config.width, model.config.height  # positions may lie outside the frame
         sides = np.quantile(windows.position, (GROUND, 1 - GROUND), axis=0).round(1).clip(0, edge)
-        known["ground"] = sides.ravel().tolist()
-        # looking for them takes seconds: once, not at every first reset
-        known["start_positions"] = (
-            Simulator(model, model.device, "float32").start(torch.from_numpy(frames)).position.tolist()
-        )
-    return World(
-        model,
-        frames,
-        step,
-        names,
-        store.pixel_aspect,
-        {
-            "frame_mean": frames.mean((0, 1, 2)).round(2).tolist(),
-            "frame_std": frames.std((0, 1, 2)).round(2).tolist(),
-            **({"grid": list(windows.grid)} if windows.grid else {}),
-            "code_share": statistics.counts(codes).tolist(),
-            **known,
-        },
-        provenance or {},
-        usual_codes=usual_codes(statistics, step, codes),
-    )
+        facts["ground"] = sides.ravel().tolist()
+        # stored, since finding them takes seconds
+        start = Simulator(model, model.device, "float32").start(torch.from_numpy(frames))
+        facts["start_positions"] = start.position.tolist()
+    usual = usual_codes(statistics, step, codes)
+    return World(model, frames, step, names, store.pixel_aspect, facts, provenance or {}, usual_codes=usual)
 
 
 def export_world(run: Run, model: Glass, store: Store, windows: WindowSet, minutes: dict[str, float]) -> World:
-    """Write a run's world.safetensors, and say how to use it."""
-    about = {
-        "data": store.source,
-        "minutes": minutes,
-        "argv": without_folders(sys.argv[1:]),
-        "torch": torch.__version__,
-    }
+    """Build the world of a run, write it as world.safetensors, and print how to use it; `minutes` are by stage."""
+    argv = without_folders(sys.argv[1:])
+    about = {"data": store.source, "minutes": minutes, "argv": argv, "torch": torch.__version__}
     codes = model.config.codes
     world = build_world(copy.deepcopy(model).cpu(), store, windows, run.config.code_names, about)
     path = save_world(run.out / "world.safetensors", world)

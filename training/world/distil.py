@@ -1,9 +1,9 @@
 """Make a world faster: python -m training.world.distil RUN
 
-D, which draws the agent, is nearly all of a step's arithmetic. Once a world is trained, what D has to draw is known: any
-window's appearance in any other window's pose. So a narrower D learns it from the wide one (distillation; Hinton et al.
-2015, "Distilling the knowledge in a neural network"), in minutes; codes and motion stay as they are. RUN is the folder
-of a training. The world goes to RUN/distilled, with a picture of what both D's draw.
+D, which draws the agent, takes nearly all of the arithmetic of a step. This command trains a narrower D to draw what
+the trained one draws: the appearance of any window in the pose of any other (distillation; Hinton et al. 2015,
+"Distilling the knowledge in a neural network"). It takes minutes; codes and motion stay the same. RUN is the folder of
+a training. The world goes to RUN/distilled, with a picture that compares the drawings of both.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from ..poses.stage import WindowPairs, drawing_losses
 from ..windows.windows import WindowSet, unpack_layers
 
 SHOWN, COMPARED = 12, 256
-"""Pairs of windows in the picture, and in the figures."""
+"""Numbers of window pairs in the picture, and in the printed figures."""
 
 
 @dataclass(frozen=True)
 class DistilOptions:
-    """How the narrow D learns."""
+    """Training of the narrow D."""
 
     iterations: Positive = 3000
     """optimiser steps"""
     batch: Positive = 32
-    """pairs of windows a step"""
+    """pairs of windows per step"""
     rate: Rate = 2e-3
     """peak learning rate"""
 
@@ -53,38 +53,38 @@ class DistilConfig:
     """Make a world faster."""
 
     run: Positional[Path]
-    """folder of a training, with its windows-train.npz"""
+    """folder of a training; its windows-train.npz is used"""
     world: str | None = None
-    """a bundled world, or a file (default: RUN/world.safetensors)"""
+    """name of a bundled world, or a file; default: RUN/world.safetensors"""
     channels: Positive = 32
-    """width of D (64 as it was trained). Multiples of 16: of others, bfloat16 rounds otherwise in a batch than alone"""
+    """width of D (before: 64); a multiple of 16, else a drawing depends on the batch in bfloat16"""
     resume: bool = False
-    """go on with a run that was stopped"""
+    """continue a distillation that was stopped"""
     distil: DistilOptions = field(default_factory=DistilOptions)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
 class AnyPairs(WindowPairs):
-    """Any two windows of all videos, and where the second one is, to the px or so."""
+    """Samples pairs of any two windows of all videos; positions get noise with a standard deviation of 1 px."""
 
     def batch(self, rng: np.random.Generator, iteration: int) -> Batch:
-        """Random pairs."""
+        """As :meth:`WindowPairs.batch`."""
         batch = super().batch(rng, iteration)
         batch["positions"] += torch.from_numpy(rng.normal(size=batch["positions"].shape).astype(np.float32))
         return batch
 
     def pairs(self, rng: np.random.Generator) -> np.ndarray:
-        """(2, B) int64."""
+        """As :meth:`WindowPairs.pairs`."""
         return rng.integers(len(self.windows.layers), size=(self.config.batch, 2)).T
 
 
 class DistilStage(Stage):
-    """Trains the model's D to draw what a wide one draws.
+    """Trains a model's D to draw what a wide, trained D draws.
 
     Args:
-        model: all but its D is trained.
+        model: the LMA with the narrow D; its other parts are trained.
         wide: the D to learn from.
-        windows: of the training videos.
+        windows: the windows of the training videos.
         config: schedule.
     """
 
@@ -103,7 +103,7 @@ class DistilStage(Stage):
         return [self.model.decoder]
 
     def drawn(self, batch: Batch) -> tuple[Drawn, Drawn]:
-        """What the wide D and the narrow one draw."""
+        """Drawings of a batch by the wide and the narrow D."""
         model = self.model
         seen, other = unpack_layers(batch["layers"]).unbind(1)
         with torch.no_grad():
@@ -113,7 +113,7 @@ class DistilStage(Stage):
         return wide, model.decoder(*inputs)
 
     def losses(self, batch: Batch, iteration: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """L_RECU and L_MSK against what the wide D draws."""
+        """L_RECU and L_MSK (Sec. 3.2), with the wide D's drawings as target."""
         wide, narrow = self.drawn(batch)
         return drawing_losses(narrow, wide.layer)
 
@@ -136,16 +136,16 @@ def _locked(config: DistilConfig) -> int:
 
 
 def distil(config: DistilConfig) -> Path:
-    """Run the command's work.
+    """Train a narrow D, and write the world that has it.
 
     Returns:
         the new world's file.
 
     Raises:
-        Interrupted: stopped; it is saved, --resume goes on.
-        TrainingError: no run of a pose model, or one to go on with.
+        Interrupted: stopped by a signal or the time limit; the state is saved.
+        TrainingError: the run has no pose model or no windows; or its distillation has to be resumed.
         CheckpointError: the world cannot be read.
-        ValueError: windows of another version.
+        ValueError: the windows have another version.
     """
     out = config.run / "distilled"
     world = load_world(config.world or config.run / "world.safetensors")
@@ -153,10 +153,10 @@ def distil(config: DistilConfig) -> Path:
         raise TrainingError(f"{config.run}: a world of architecture {world.config.architecture}; this needs pose")
     path = config.run / "windows-train.npz"
     if not path.exists():
-        raise TrainingError(f"{path}: no such file; give the folder of the training that the world came from")
+        raise TrainingError(f"{path}: no such file; give the folder of the training that made the world")
     windows = WindowSet.load(path)
     narrow = with_decoder(world.model.lma, config.channels)
-    trainer = Trainer(narrow, out / "state.pt", config.loop)
+    trainer = Trainer(narrow, out / "distil.pt", config.loop)
     stage = DistilStage(narrow, world.model.lma.decoder.to(trainer.device), windows, config.distil)
     if config.resume:
         trainer.load()
@@ -178,7 +178,7 @@ def distil(config: DistilConfig) -> Path:
 
 
 def with_decoder(lma: PoseLMA, channels: int) -> PoseLMA:
-    """A copy of a model with a new, untrained D of another width."""
+    """A copy of a model whose D is new, untrained, and `channels` wide."""
     narrow = build_lma(lma.config.replace(decoder_channels=channels))
     assert isinstance(narrow, PoseLMA)
     kept = {key: value for key, value in lma.state_dict().items() if not key.startswith("decoder.")}
@@ -188,7 +188,7 @@ def with_decoder(lma: PoseLMA, channels: int) -> PoseLMA:
 
 @torch.no_grad()
 def _compare(stage: DistilStage, trainer: Trainer, out: Path) -> None:
-    """How the narrow D's drawings differ from the wide one's, in figures and in a picture."""
+    """Compare the drawings of both D's, in printed figures and in distilled.png."""
     config = replace(stage.config, batch=COMPARED)
     sampler = AnyPairs(stage.sampler.windows, config, stage.model.config.window)
     batch = {key: value.to(trainer.device) for key, value in sampler.batch(np.random.default_rng(0), 0).items()}
@@ -198,15 +198,13 @@ def _compare(stage: DistilStage, trainer: Trainer, out: Path) -> None:
     there = torch.stack([wide[:, 3] > 0.5, narrow[:, 3] > 0.5])
     union = there.any(0)
     off = (wide - narrow)[:, :3].square().mean(1)[union].mean().sqrt() * 127.5
-    sizes = [sum(p.numel() for p in part.parameters()) / 1e6 for part in (stage.wide, stage.model.lma.decoder)]
+    sizes = [sum(p.numel() for p in part.parameters()) / 1e6 for part in (stage.wide, stage.model.decoder)]
     print(
         f"weights of D: {sizes[0]:.2f} -> {sizes[1]:.2f} million; the drawn agent differs by {off:.1f} of 255 "
         f"(root mean square), silhouettes overlap by {there.all(0).sum() / union.sum():.3f}"
     )
     rows = [[sheets.to_picture(layer[:3]) for layer in layers[:SHOWN]] for layers in (wide, narrow)]
-    print(
-        f"picture (the wide D above, the narrow one below): {sheets.save_picture(out / 'distilled.png', sheets.grid(rows))}"
-    )
+    print(f"picture (wide above, narrow below): {sheets.save_picture(out / 'distilled.png', sheets.grid(rows))}")
 
 
 if __name__ == "__main__":

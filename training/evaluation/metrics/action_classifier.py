@@ -15,11 +15,10 @@ from glass_gym.tensors.geometry import crop_windows
 
 from ...data.sources import source_of
 from ...data.store import Store, frames_to_tensor
+from .errors import centroids
 from .evaluation import Evaluation
-from .segmentation import centroids
 
-VIDEOS = 400
-"""Training videos of the classifier, at most."""
+VIDEOS = 400  # Training videos of the classifier, at most.
 STEPS = 900
 BATCH = 64
 JITTER_PX = 5
@@ -27,11 +26,7 @@ JITTER_PX = 5
 
 
 class ActionClassifier(nn.Module):
-    """Classifies the middle one of three neighbouring windows; an action shows only in how the agent moves.
-
-    Args:
-        classes: number of values of each label.
-    """
+    """Reads the labels of the middle one of three neighbouring windows; `classes` has their numbers of values."""
 
     def __init__(self, classes: Mapping[str, int]):
         super().__init__()
@@ -59,27 +54,19 @@ class ActionClassifier(nn.Module):
 
 
 def action_classifier(e: Evaluation) -> dict[str, Any]:
-    """The classifier's accuracy for each label, on clips drawn free running under inferred codes.
-
-    The accuracy on the real windows is the upper bound, that on the static agent the baseline. Empty if the source has
-    no such labels.
-    """
+    """The classifier's accuracy for each label on clips drawn free running, beside real windows (the upper bound) and
+    the static agent (the baseline); empty if the source has no such labels."""
     source = source_of(e.store)
     if not source.class_counts or not e.model.lma.view.follows:
         return {}
     side = e.world.config.window
     masks = (e.clips.layers[:, :, 3] > 0.5).flatten(0, 1).numpy()
     classifier = train_classifier(e.store, side, e.seed, np.nanmean(centroids(masks), 0) - (side - 1) / 2)
-    frames = np.asarray(e.clips.starts)[:, None] + np.arange(e.clips.layers.shape[1])
-    truth = source.readings(e.store, frames[:, 1:-1])
-    first = e.clips.layers[:, :1]
-    clips_of = {
-        "real": e.clips.layers,
-        "free_running": torch.cat([first, e.rolled_out.free], 1),
-        "static": first.expand_as(e.clips.layers),
-    }
+    real, first = e.clips.layers, e.clips.layers[:, :1]
+    truth = source.readings(e.store, np.asarray(e.clips.starts)[:, None] + np.arange(1, real.shape[1] - 1))
+    free = torch.cat([first, e.rolled_out.free], 1)
     out: dict[str, Any] = {}
-    for name, clips in clips_of.items():
+    for name, clips in (("real", real), ("free_running", free), ("static", first.expand_as(real))):
         found = classifier.classify(clips)
         out[name] = {label: float((found[label] == truth[label]).mean()) for label in truth}
     return out
@@ -88,14 +75,8 @@ def action_classifier(e: Evaluation) -> dict[str, Any]:
 @torch.inference_mode(False)
 @torch.enable_grad()
 def train_classifier(store: Store, side: int, seed: int = 0, offset: np.ndarray | float = 0.0) -> ActionClassifier:
-    """A classifier trained with the true masks, positions and labels of training videos.
-
-    Args:
-        store: with labels.
-        side: of the windows, px.
-        seed: of weights and batches.
-        offset: (x, y) px from the middle of a window to the agent's centre of mass, as the world cuts windows.
-    """
+    """A classifier of windows of `side` px, trained with the true masks, positions and labels of training videos;
+    `offset` is (x, y) px from the middle of a window to the agent's centre of mass, as the world cuts windows."""
     source = source_of(store)
     videos = [v for v in store.videos if v.split == "train"]
     videos = videos[:: max(1, len(videos) // VIDEOS)]
@@ -106,9 +87,7 @@ def train_classifier(store: Store, side: int, seed: int = 0, offset: np.ndarray 
         span = slice(video.start, video.start + length)
         image = frames_to_tensor(store.frames[span])
         masks = store.masks(span.start, span.stop)
-        position = source.positions(store, video, masks)
-        assert position is not None
-        position = position[:length]
+        position = source.positions(store, video, masks)[:length]
         middle = position + np.nanmean(centroids(masks) - position, 0)  # a label may give the corner of a tile
         mask = torch.from_numpy(masks)[:, None].float()
         corner = torch.from_numpy(np.round(middle - offset)).long() - wide // 2
@@ -133,8 +112,8 @@ def _fit(
         middle = torch.randint(1, length - 1, (BATCH,), generator=generator)
         x, y = torch.randint(2 * JITTER_PX + 1, (2,), generator=generator).tolist()
         clip = layers[video[:, None], middle[:, None] + torch.arange(-1, 2), :, y : y + side, x : x + side].float()
-        logits = classifier(clip)
-        loss = torch.stack([F.cross_entropy(logits[name], truth[name][video, middle]) for name in truth]).sum()
+        losses = [F.cross_entropy(logits, truth[name][video, middle]) for name, logits in classifier(clip).items()]
+        loss = torch.stack(losses).sum()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -13,7 +13,6 @@ from .evaluation import EFFECT_STEPS, Evaluation
 def local_actions(e: Evaluation) -> dict[str, Any]:
     """Usage of the codes on held-out videos, mutual information with true labels, and the effect of each code."""
     clips = e.clips
-    assert clips.codes is not None
     out: dict[str, Any] = {"usage": usage(clips.codes, e.world.config.codes)}
     if clips.code_labels is not None:
         out |= mutual_information(clips.codes, clips.code_labels, clips.code_groups, clips.code_shifts)
@@ -34,13 +33,11 @@ def transfer(e: Evaluation) -> dict[str, Any]:
 
 def code_effect(e: Evaluation) -> dict[str, Any]:
     """Repeats each code 12 times from every start with zero shift: change of the picture, and share read back by A."""
-    each = {}
-    ends = []
+    each, ends = {}, []
     for code, (name, clip) in enumerate(zip(e.world.code_names, e.code_clips, strict=True)):
         read = e.model.lma.infer_codes(clip, torch.zeros(len(clip), EFFECT_STEPS, 2))
         change = (clip[:, 1:, :3] - clip[:, :-1, :3]).square().mean((2, 3, 4))
-        end = clip[:, -1]
-        ends.append(end)
+        ends.append(end := clip[:, -1])
         each[f"{code} {name}"] = {
             "mse_from_start": float((end[:, :3] - clip[:, 0, :3]).square().mean()),
             "mse_a_step": float(change.mean()),
@@ -58,22 +55,18 @@ def agreement(layers: torch.Tensor) -> float:
     mass = masks.sum((1, 2)).clamp_min(1)
     x = ((masks.sum(1) * torch.arange(width)).sum(1).float() / mass - width / 2).floor().long()
     y = ((masks.sum(2) * torch.arange(height)).sum(1).float() / mass - height / 2).floor().long()
-    moved = torch.stack([m.roll((-int(b), -int(a)), (0, 1)) for m, a, b in zip(masks, x, y, strict=True)]).flatten(1)
-    moved = moved.float()
+    rolled = [m.roll((-int(b), -int(a)), (0, 1)) for m, a, b in zip(masks, x, y, strict=True)]
+    moved = torch.stack(rolled).flatten(1).float()
     both = moved @ moved.T
     either = moved.sum(1)[:, None] + moved.sum(1) - both
     return float((both / either.clamp_min(1)).mean())
 
 
-def usage(codes: np.ndarray, count: int) -> dict:
+def usage(codes: np.ndarray, count: int) -> dict[str, Any]:
     """Share of each code, perplexity, and the codes below 1 % (dead)."""
     share = np.bincount(codes, minlength=count) / max(1, len(codes))
-    entropy = -(share[share > 0] * np.log(share[share > 0])).sum()
-    return {
-        "share": share.round(4).tolist(),
-        "perplexity": float(np.exp(entropy)),
-        "dead": np.flatnonzero(share < 0.01).tolist(),
-    }
+    perplexity = float(np.exp(-(share[share > 0] * np.log(share[share > 0])).sum()))
+    return {"share": share.round(4).tolist(), "perplexity": perplexity, "dead": np.flatnonzero(share < 0.01).tolist()}
 
 
 def mutual_information(
@@ -88,8 +81,7 @@ def mutual_information(
     from sklearn.metrics import normalized_mutual_info_score as nmi
 
     rng = np.random.default_rng(0)
-    out = {"nmi_g": float(nmi(labels, codes)), "pairs": len(codes)}
-    out["nmi_random"] = float(nmi(labels, rng.permutation(codes)))
+    out = {"nmi_g": float(nmi(labels, codes)), "pairs": len(codes), "nmi_random": nmi(labels, rng.permutation(codes))}
     if groups is not None:
         each = lambda g: float(np.mean([nmi(labels[g == k], codes[g == k]) for k in np.unique(g)]))  # noqa: E731
         out["nmi_s"] = each(groups)

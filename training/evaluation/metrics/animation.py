@@ -6,12 +6,11 @@ from typing import Any
 
 import torch
 
+from .errors import iou
 from .evaluation import Evaluation
 from .held_out import HORIZON
-from .segmentation import iou
 
-STEPS_RE = 12
-"""Steps of mIoU_RE (the paper's W-Sprites clips have 12 frames)."""
+STEPS_RE = 12  # Steps of mIoU_RE (the paper's W-Sprites clips have 12 frames).
 PROTOCOL = (
     "free running from frame 0, inferred codes, shifts by the tracker; "
     "static = first foreground moved by the same shifts; MSE averaged over clips before any ratio"
@@ -20,24 +19,16 @@ PROTOCOL = (
 
 def animation(e: Evaluation) -> dict[str, Any]:
     """Errors and silhouettes, free running at steps 1, 5 and 15, and of single steps from real frames."""
-    clips = e.clips
-    layers = clips.layers
-    free = e.rolled_out.free
-    one_step = e.rolled_out.one_step
-    real = layers[:, 1:]
+    clips, layers, real = e.clips, e.clips.layers, e.clips.layers[:, 1:]
+    free, one_step = e.rolled_out.free, e.rolled_out.one_step
     static = clips.static(e.model.lma.view.follows)
     out: dict[str, Any] = {"clips": len(layers), "protocol": PROTOCOL}
     for step in (1, 5, HORIZON):
         at = step - 1
-        error = squared(free[:, at], real[:, at])
-        still = squared(static[:, at], real[:, at])
-        figures = {
-            "foreground_mse": error,
-            "static_mse": still,
-            "ratio": error / still,
-            "mask_iou": _mask_iou(free[:, at], real[:, at, 3:]),
-            "static_iou": _mask_iou(static[:, at], real[:, at, 3:]),
-        }
+        error, still = squared(free[:, at], real[:, at]), squared(static[:, at], real[:, at])
+        figures = {"foreground_mse": error, "static_mse": still, "ratio": error / still}
+        figures["mask_iou"] = _mask_iou(free[:, at], real[:, at, 3:])
+        figures["static_iou"] = _mask_iou(static[:, at], real[:, at, 3:])
         if clips.true_masks is not None:
             truth = clips.true_masks[:, step]
             figures["true_mask_iou"] = _mask_iou(free[:, at], truth)
@@ -46,14 +37,12 @@ def animation(e: Evaluation) -> dict[str, Any]:
     out["one_step"] = {
         "foreground_mse": squared(one_step, real),
         "copy_mse": squared(layers[:, :-1], real),
-        "mask_iou": _mask_iou(one_step.flatten(0, 1), real[:, :, 3:].flatten(0, 1)),
+        "mask_iou": _mask_iou(one_step, real[:, :, 3:]),
     }
     if clips.true_masks is not None:
-        truth = clips.true_masks[:, 1 : STEPS_RE + 1].flatten(0, 1)
+        truth = clips.true_masks[:, 1 : STEPS_RE + 1]
         rows = {"free_running": free, "one_step": one_step, "static": static, "m_on_real_frames": real}
-        out["miou_re"] = {
-            f"{name}_{STEPS_RE}": _mask_iou(drawn[:, :STEPS_RE].flatten(0, 1), truth) for name, drawn in rows.items()
-        }
+        out["miou_re"] = {f"{name}_{STEPS_RE}": _mask_iou(drawn[:, :STEPS_RE], truth) for name, drawn in rows.items()}
     return out
 
 
@@ -62,5 +51,7 @@ def squared(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a[..., :3, :, :] - b[..., :3, :, :]).square().mean())
 
 
-def _mask_iou(layer: torch.Tensor, mask: torch.Tensor) -> float:
-    return float(iou((layer[:, 3] > 0.5).numpy(), (mask[:, 0] > 0.5).numpy()).mean())
+def _mask_iou(layers: torch.Tensor, masks: torch.Tensor) -> float:
+    """Mean IoU of the masks of layers (..., 4, h, w) with masks (..., 1, h, w)."""
+    drawn, true = layers[..., 3, :, :] > 0.5, masks[..., 0, :, :] > 0.5
+    return float(iou(drawn.flatten(0, -3).numpy(), true.flatten(0, -3).numpy()).mean())

@@ -16,11 +16,9 @@ from .probe import SimulatorProbe
 
 AGENT_DIFFERENCE = 24
 """A pixel belongs to the agent if it differs from the background by more than this, in summed RGB."""
-PALETTE_DISTANCE = 60.0
-"""A pixel has a palette colour if it is within this distance of it, Euclidean RGB."""
+PALETTE_DISTANCE = 60.0  # A pixel has a palette colour if it is within this distance of it, Euclidean RGB.
 ROWS = 32
-HELD, PLAYED = 10, 200
-"""Steps of each held arrow, and of random play."""
+HELD, PLAYED = 10, 200  # Steps of each held arrow, and of random play.
 PLAY_SAMPLES = (1, 2, 5, 10, 20, 50, 100, 150, 200)
 
 
@@ -34,16 +32,8 @@ def crispness(e: Evaluation) -> dict[str, Any]:
 
 
 def blend_share(frames: np.ndarray, backgrounds: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Share of the agent's pixels that have none of its true colours.
-
-    Args:
-        frames: (N, H, W, 3) uint8.
-        backgrounds: (N, H, W, 3) uint8, without the agents.
-        palette: (P, 3), the agents' true colours.
-
-    Returns:
-        (N,), nan where there is no agent.
-    """
+    """Share (N,) of the agent's pixels in frames (N, H, W, 3) uint8 that have none of the colours in `palette` (P, 3);
+    nan where there is no agent, that is, no difference from the backgrounds (N, H, W, 3) uint8."""
     frames = frames.astype(np.float32)
     agent = np.abs(frames - backgrounds.astype(np.float32)).sum(-1) > AGENT_DIFFERENCE
     distance = np.linalg.norm(frames[..., None, :] - palette, axis=-1).min(-1)
@@ -54,8 +44,8 @@ def blend_share(frames: np.ndarray, backgrounds: np.ndarray, palette: np.ndarray
 
 def blend_shares(probe: SimulatorProbe, palette: np.ndarray, seed: int) -> dict[str, Any]:
     """Blend shares of the start frames (real), under held arrows, and in random play, from 32 starts."""
-    rows = np.arange(ROWS) % len(probe.start)
-    start = probe.start.rows(torch.from_numpy(rows))
+    rows = torch.arange(ROWS) % len(probe.start)
+    start = probe.start.rows(rows)
     backgrounds = start.background.permute(0, 2, 3, 1).numpy()
 
     def share(state: WorldState) -> np.ndarray:
@@ -63,12 +53,10 @@ def blend_shares(probe: SimulatorProbe, palette: np.ndarray, seed: int) -> dict[
 
     held = [share(state) for state in probe.hold(start, ["right"] * HELD + ["left"] * HELD, seed)]
     played = [share(state) for n, state in enumerate(probe.play(start, PLAYED, seed), 1) if n in PLAY_SAMPLES]
-    real = blend_share(probe.world.start_frames[rows], backgrounds, palette)
+    real = blend_share(probe.world.start_frames[rows.numpy()], backgrounds, palette)
     kinds = {"real": real, "held_arrows": np.concatenate(held), "random_play": np.concatenate(played)}
-    return {
-        "rows": ROWS,
-        **{name: {"mean": float(np.nanmean(v)), "p90": float(np.nanpercentile(v, 90))} for name, v in kinds.items()},
-    }
+    figures = {n: {"mean": float(np.nanmean(v)), "p90": float(np.nanpercentile(v, 90))} for n, v in kinds.items()}
+    return {"rows": ROWS} | figures
 
 
 def gradient_energy(e: Evaluation) -> dict[str, Any]:
@@ -81,21 +69,17 @@ def gradient_energy(e: Evaluation) -> dict[str, Any]:
     real = real[:: max(1, len(real) // 2000)]
     *_, played = e.probe.play(e.probe.start, 50, e.seed)
     drawn = {"free_running": e.rolled_out.free[:, -1], "random_play": played.layer}
-    return {
-        name: float(_energy(layers).mean() / _energy(_nearest(layers, real)).mean()) for name, layers in drawn.items()
-    }
-
-
-def _nearest(layers: Tensor, real: Tensor) -> Tensor:
-    distance = torch.cdist(layers.flatten(1).float(), real.flatten(1).float())
-    return real[distance.argmin(1)]
+    out = {}
+    for name, layers in drawn.items():
+        nearest = torch.cdist(layers.flatten(1).float(), real.flatten(1).float()).argmin(1)
+        out[name] = float(_energy(layers).mean() / _energy(real[nearest]).mean())
+    return out
 
 
 def _energy(layers: Tensor) -> Tensor:
     """Mean magnitude of the colours' gradient inside the masks: (N,)."""
     colour = layers[:, :3].float()
-    mask = layers[:, 3:].float()
     across = (colour[..., 1:] - colour[..., :-1]).square().sum(1)[:, :-1]
     down = (colour[:, :, 1:] - colour[:, :, :-1]).square().sum(1)[..., :-1]
-    inside = (mask[:, 0, :-1, :-1] > 0.5).float()
+    inside = (layers[:, 3, :-1, :-1].float() > 0.5).float()
     return ((across + down).sqrt() * inside).sum((1, 2)) / inside.sum((1, 2)).clamp_min(1)

@@ -17,22 +17,16 @@ from .evaluation import Evaluation
 
 ROWS = 48
 STEPS = 20
-SAMPLES = (5, 10, 20)
-"""Steps of play after which the agents are compared."""
-MATCH_PX = 12
-"""Largest offset between a drawn agent and the picture, px."""
+SAMPLES = (5, 10, 20)  # Steps of play after which the agents are compared.
+MATCH_PX = 12  # Largest offset between a drawn agent and the picture, px.
 
 
 def identity(e: Evaluation) -> dict[str, Any]:
-    """Distance to the nearest true picture of the same character, root mean square of 255 over the agent's pixels.
-
-    Of real frames as M cuts them, of random play, and of play with right and left in turns. Empty if the source has no
-    such pictures.
-    """
+    """Distance to the nearest true picture of the same character, root mean square of 255 over the agent's pixels: of
+    real frames as M cuts them, of random play, and of right and left in turns; empty without such pictures."""
     source = source_of(e.store)
     starts = [v.start for v in e.videos[:ROWS]]
-    pictures = [source.pictures(e.store, start) for start in starts]
-    known = [p for p in pictures if p is not None]
+    known = [p for p in (source.pictures(e.store, start) for start in starts) if p is not None]
     if len(known) < len(starts) or not e.model.lma.view.follows:
         return {}
     templates = [in_colour(torch.from_numpy(p).permute(0, 3, 1, 2).float() / 255) for p in known]

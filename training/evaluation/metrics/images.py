@@ -12,15 +12,8 @@ from torch import Tensor
 
 
 def picture_errors(drawn: np.ndarray, real: np.ndarray, weight: np.ndarray | None = None) -> dict[str, float]:
-    """Errors of drawn frames (N, H, W, 3) uint8 against real ones; squared errors are averaged before the logarithm.
-
-    Args:
-        drawn, real: the frames.
-        weight: (N, H, W) bool, the pixels that count (the foreground); None: all. SSIM is for whole frames only.
-
-    Returns:
-        psnr (dB, of the mean squared error over all frames), l1 (0..1), and ssim without a weight.
-    """
+    """PSNR (dB, of the mean squared error over all frames), L1 (0 to 1) and SSIM of drawn frames (N, H, W, 3) uint8
+    against real ones; with `weight` (N, H, W) bool only of the pixels that count (the foreground), without SSIM."""
     difference = (drawn.astype(np.float64) - real.astype(np.float64)) / 255
     share = np.ones(drawn.shape[:3]) if weight is None else weight.astype(np.float64)
     total = max(1.0, share.sum() * 3)
@@ -38,11 +31,8 @@ def picture_errors(drawn: np.ndarray, real: np.ndarray, weight: np.ndarray | Non
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Frechet distance between Gaussians fitted to features (N, D) and (M, D) (Heusel et al. 2017).
-
-    Raises:
-        ValueError: fewer than two rows, or other widths.
-    """
+    """Frechet distance between Gaussians fitted to features (N, D) and (M, D), N and M at least 2 (Heusel et al. 2017).
+    ValueError: other shapes."""
     from scipy import linalg
 
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
@@ -56,27 +46,19 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def lpips(drawn: Tensor, real: Tensor) -> float:
-    """LPIPS, with AlexNet, of images (N, 3, H, W) in [-1, 1].
-
-    Raises:
-        ImportError: the extra is not installed.
-    """
+    """LPIPS, with AlexNet, of images (N, 3, H, W) in [-1, 1]; ImportError: the extra is not installed."""
     try:
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
         return float(LearnedPerceptualImagePatchSimilarity(net_type="alex")(drawn.clamp(-1, 1), real.clamp(-1, 1)))
     except (ImportError, RuntimeError) as error:
-        raise ImportError(
-            f"LPIPS needs torchvision and a download: pip install 'glass-gym[metrics]' ({error})"
-        ) from error
+        told = f"LPIPS needs torchvision and a download: pip install 'glass-gym[metrics]' ({error})"
+        raise ImportError(told) from error
 
 
 def fid(drawn: Tensor, real: Tensor, feature: int | torch.nn.Module = 2048) -> float:
     """FID of frames (N, 3, H, W) uint8: InceptionV3 pool features, or those of a module (N, 3, H, W) -> (N, D).
-
-    Raises:
-        ImportError: the extra is not installed.
-    """
+    ImportError: the extra is not installed."""
     try:
         from torchmetrics.image.fid import FrechetInceptionDistance
 

@@ -9,33 +9,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from glass_gym.simulator.simulator import WorldState
 from glass_gym.tensors.geometry import crop_windows
 
 from .evaluation import Evaluation
 
-POSES = 24
-"""Clusters of real silhouettes."""
-SEARCH_PX = 2
-"""Largest offset between a drawn silhouette and a real one, px."""
-HELD = 12
-"""Steps of a held arrow, if the ground has room for them."""
-ROWS = 256
-"""Walks; each start is used several times, because codes are drawn from the prior."""
-LEAST = 10
-"""Poses with fewer transitions than this are not compared."""
-SWING_STEPS = 3
-"""A code swings if a swing is seen within this many steps."""
+POSES = 24  # Clusters of real silhouettes.
+SEARCH_PX = 2  # Largest offset between a drawn silhouette and a real one, px.
+HELD = 12  # Steps of a held arrow, if the ground has room for them.
+ROWS = 256  # Walks; each start is used several times, because codes are drawn from the prior.
+LEAST = 10  # Poses with fewer transitions than this are not compared.
+SWING_STEPS = 3  # A code swings if a swing is seen within this many steps.
 
 
 class PoseClusters:
-    """Clusters of real silhouettes; the pose of a layer is its nearest cluster.
-
-    Args:
-        layers: (N, 4, s, s), real.
-        count: of clusters.
-        seed: of k-means.
-    """
+    """`count` clusters of the silhouettes of real layers (N, 4, s, s); the pose of a layer is its nearest cluster."""
 
     def __init__(self, layers: Tensor, count: int = POSES, seed: int = 0):
         from sklearn.cluster import KMeans
@@ -62,24 +49,24 @@ def pose_transitions(e: Evaluation) -> dict[str, Any]:
     clusters = PoseClusters(layers)
     real = clusters(layers).reshape(e.clips.layers.shape[:2])
     moves = e.clips.shifts.numpy()
-    out: dict[str, Any] = {"clusters": len(clusters.centres)}
+    count = len(clusters.centres)
+    out: dict[str, Any] = {"clusters": count}
     least = 0.5 * e.world.step[0]
     distances = []
     for name, sign in (("right", 1), ("left", -1)):
         start = e.probe.start_at(_with_room(e, sign))
-        start = start.rows(torch.from_numpy(np.arange(ROWS) % len(start)))
+        start = start.rows(torch.arange(ROWS) % len(start))
         held = [start, *e.probe.hold(start, [name] * HELD, e.seed)]
         drawn = np.stack([clusters(_windows(e, s.layer, s.position)) for s in held], 1)  # (rows, HELD + 1)
         went = torch.stack([s.position[:, 0] for s in held], 1).diff(dim=1).numpy()
         walks = sign * went > least  # not at the edge of the ground, where the agent stops
         goes = sign * moves[..., 0] > least
         before, after = real[:, :-1][goes], real[:, 1:][goes]
-        table = _transitions(before, after, len(clusters.centres))
-        made = _transitions(drawn[:, :-1][walks], drawn[:, 1:][walks], len(clusters.centres))
-        distances.append(total_variation(made, table))
-        halves = (_transitions(before[i::2], after[i::2], len(table)) for i in (0, 1))
+        made = _transitions(drawn[:, :-1][walks], drawn[:, 1:][walks], count)
+        distances.append(total_variation(made, _transitions(before, after, count)))
+        halves = (_transitions(before[i::2], after[i::2], count) for i in (0, 1))
         walked = [poses[steps] for poses, steps in zip(drawn[:, 1:], walks, strict=True) if steps.any()]
-        counts = np.array([np.bincount(poses, minlength=len(table)) for poses in walked])
+        counts = np.array([np.bincount(poses, minlength=count) for poses in walked])
         out[name] = {
             "real_steps": int(goes.sum()),
             "distinct_poses": float((counts > 0).sum(1).mean()) if walked else None,
@@ -113,11 +100,8 @@ def _windows(e: Evaluation, layers: Tensor, position: Tensor) -> Tensor:
 
 
 def total_variation(made: np.ndarray, real: np.ndarray) -> float | None:
-    """Total variation of p(next | pose) between two tables of counts (P, P), averaged over the real poses.
-
-    Returns:
-        in [0, 1]; None if no pose occurs often enough in both.
-    """
+    """Total variation, in [0, 1], of p(next | pose) between two tables of counts (P, P), averaged over the real poses;
+    None if no pose occurs often enough in both."""
     both = (made.sum(1) >= LEAST) & (real.sum(1) >= LEAST)
     if not both.any():
         return None
@@ -133,14 +117,11 @@ def _transitions(before: np.ndarray, after: np.ndarray, count: int) -> np.ndarra
 
 def _swings(e: Evaluation, clusters: PoseClusters, real: np.ndarray, label: np.ndarray) -> dict[str, Any]:
     """Poses that are mostly labelled as swings, and the share of the starts that reach one, by code."""
-    share = [label[real == k].mean() if (real == k).any() else 0.0 for k in range(len(clusters.centres))]
-    swings = np.flatnonzero(np.array(share) > 0.5)
+    swings = [k for k in np.unique(real) if label[real == k].mean() > 0.5]
     by_code = []
     for code in range(e.world.config.codes):
-        state: WorldState = e.probe.start
-        seen = np.zeros(len(state), bool)
-        for _ in range(SWING_STEPS):
-            state = e.probe.go(state, [("stay", code)])
+        seen = np.zeros(len(e.probe.start), bool)
+        for state in e.probe.hold(e.probe.start, ["stay"] * SWING_STEPS, code=code):
             seen |= np.isin(clusters(_windows(e, state.layer, state.position)), swings)
         by_code.append(float(seen.mean()))
     return {"real_share": float(label.mean()), "poses": len(swings), "starts_by_code": by_code, "best": max(by_code)}

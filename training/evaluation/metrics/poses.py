@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
+
+from glass_gym.tensors.geometry import crop_windows
 
 from ...data.sources import source_of
 from ...data.store import Store
-from .segmentation import centroids
+from .errors import centroids
 
-MATCH_PX = 4
-"""Templates are tried at offsets of up to this many px from where the centres of mass agree."""
+MATCH_PX = 4  # Templates are tried at offsets of up to this many px from where the centres of mass agree.
 
 
 class PoseMatcher:
-    """Positions of silhouettes by the best of many templates.
+    """Positions of silhouettes by the best of many templates: evenly spread silhouettes of `masks` (N, H, W) bool.
 
-    Args:
-        masks: (N, H, W) bool, real silhouettes.
-        anchors: (N, 2) px, the agent's position in each; all have the same fraction of a px.
-        side: px of the square around the centre of mass in which silhouettes are compared.
-        templates: number of silhouettes that are kept, spread evenly; with too few, rare poses have no match.
+    `anchors` (N, 2) px are the agent's positions; all have the same fraction of a px. Silhouettes are compared in a
+    square of `side` px around the centre of mass. With too few `templates`, rare poses have no match.
     """
 
     def __init__(self, masks: np.ndarray, anchors: np.ndarray, side: int, templates: int = 2000):
@@ -32,20 +31,17 @@ class PoseMatcher:
         whole = np.flatnonzero(area > 0.5 * np.median(area))
         whole = whole[:: max(1, -(-len(whole) // templates))]
         self.side = side
-        crops, corners = _crops(masks[whole], centroids(masks[whole]), side)
-        self.templates = torch.from_numpy(crops.reshape(len(crops), -1)).float()
+        crops, corners = _crops(masks[whole], side)
+        self.templates = crops.flatten(1)
         self.anchors = anchors[whole] - corners  # inside the crop
         self.areas = self.templates.sum(1)
 
     def __call__(self, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Masks (B, H, W) bool -> positions (B, 2) px and the IoU (B,) of the best match; nan and 0 if empty."""
-        position = np.full((len(masks), 2), np.nan)
-        quality = np.zeros(len(masks))
+        position, quality = np.full((len(masks), 2), np.nan), np.zeros(len(masks))
         seen = np.flatnonzero(masks.any((1, 2)))
         for part in np.array_split(seen, max(1, len(seen) // 64)) if len(seen) else []:
-            centre = centroids(masks[part])
-            wide, corners = _crops(masks[part], centre, self.side + 2 * MATCH_PX)
-            wide = torch.from_numpy(wide).float()
+            wide, corners = _crops(masks[part], self.side + 2 * MATCH_PX)
             best = torch.full((len(part),), -1.0)
             where = np.zeros((len(part), 2))
             for dy in range(2 * MATCH_PX + 1):
@@ -56,24 +52,17 @@ class PoseMatcher:
                     iou, which = (both / either.clamp_min(1)).max(1)
                     better = (iou > best).numpy()
                     best = torch.maximum(best, iou)
-                    found = corners + [dx, dy] + self.anchors[which.numpy()]
-                    where[better] = found[better]
+                    where[better] = (corners + [dx, dy] + self.anchors[which.numpy()])[better]
             position[part] = where
             quality[part] = best.numpy()
         return position, quality
 
 
-def _crops(masks: np.ndarray, centre: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Squares around centres (N, 2) px: (N, side, side) bool, and their top-left corners (N, 2) px, (x, y)."""
-    corner = np.floor(np.nan_to_num(centre)).astype(int) - side // 2
-    padded = np.pad(masks, ((0, 0), (side, side), (side, side)))
-    out = np.stack(
-        [
-            m[y + side : y + 2 * side, x + side : x + 2 * side]
-            for m, (x, y) in zip(padded, np.clip(corner, -side, None), strict=True)
-        ]
-    )
-    return out, corner
+def _crops(masks: np.ndarray, side: int) -> tuple[Tensor, np.ndarray]:
+    """Squares (N, side, side) around the centres of mass of masks (N, H, W) bool; their top-left corners (N, 2) px."""
+    corner = np.floor(centroids(masks)).astype(int) - side // 2
+    images = torch.from_numpy(masks)[:, None].float()
+    return crop_windows(images, torch.from_numpy(corner), side)[:, 0], corner
 
 
 def matcher_of(store: Store, side: int, videos: int = 150) -> PoseMatcher | None:
@@ -81,8 +70,7 @@ def matcher_of(store: Store, side: int, videos: int = 150) -> PoseMatcher | None
     chosen = [v for v in store.videos if v.split == "train"]
     chosen = chosen[:: max(1, len(chosen) // videos)]
     source = source_of(store)
-    masks = []
-    anchors = []
+    masks, anchors = [], []
     for video in chosen if store.has_masks else ():
         truth = store.masks(video.start, video.start + video.length)
         position = source.positions(store, video, truth)

@@ -34,9 +34,7 @@ def prior(e: Evaluation) -> dict[str, Any]:
 
 def _surprise(e: Evaluation) -> torch.Tensor:
     """-log p (N, T) of the inferred codes."""
-    layers = e.clips.layers
-    shifts = e.clips.shifts
-    codes = e.rolled_out.codes
+    layers, shifts, codes = e.clips.layers, e.clips.shifts, e.rolled_out.codes
     always = torch.ones(len(layers), dtype=torch.bool)
     layer = layers[:, 0]
     state = e.model.lma.start_state(layer)

@@ -6,8 +6,8 @@ All is measured on composed frames, by a detector that does not see the simulato
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,33 +25,25 @@ from ...gma.perceptual import VggFeatures
 from .held_out import finite
 from .poses import PoseMatcher, matcher_of
 
-STEPS = (1, 10, 50, 100, 200)
-"""Steps of random play at which figures are reported; the curves have more."""
+if TYPE_CHECKING:
+    from .evaluation import Evaluation
+
+STEPS = (1, 10, 50, 100, 200)  # Steps of random play at which figures are reported; the curves have more.
 CURVE = (1, 2, 5, 10, 15, 25, 35, 50, 65, 80, 100, 120, 140, 160, 180, 200)
-PICTURED = (50, 200)
-"""Steps of random play whose frames are kept for pictures."""
+PICTURED = (50, 200)  # Steps of random play whose frames are kept for pictures.
 
 
 @dataclass
 class SimulatorProbe:
-    """A world, its start states, and the detectors that measure its frames.
-
-    Attributes:
-        world, simulator, table: the world, and its actions.
-        start: a state for every start frame.
-        detector: finds agents in frames.
-        context: of the detector, a row for each start frame, or None.
-        matcher: finds positions by templates, or None.
-        features: VGG features, or None.
-    """
+    """A world, its actions and start states, and the detectors that measure its frames."""
 
     world: World
     simulator: Simulator
     table: ActionTable
-    start: WorldState
+    start: WorldState  # a row for each start frame
     detector: Detector
-    context: np.ndarray | None
-    matcher: PoseMatcher | None
+    context: np.ndarray | None  # of the detector, a row for each start frame
+    matcher: PoseMatcher | None  # finds positions by templates
     features: VggFeatures | None = None
 
     @classmethod
@@ -59,16 +51,9 @@ class SimulatorProbe:
         """The detector of the store's source; start states from the world's start frames."""
         simulator = Simulator(world.model, "cpu", ground=world.ground)
         detector = source_of(store).detector(store, world)
-        return cls(
-            world,
-            simulator,
-            world.action_table(),
-            simulator.start(torch.from_numpy(world.start_frames)),
-            detector,
-            detector.context(world.start_frames),
-            matcher_of(store, world.config.window),
-            features,
-        )
+        start, context = simulator.start(torch.from_numpy(world.start_frames)), detector.context(world.start_frames)
+        matcher = matcher_of(store, world.config.window)
+        return cls(world, simulator, world.action_table(), start, detector, context, matcher, features)
 
     def detect(self, state: WorldState, rows: np.ndarray) -> Detections:
         """Detections on the composed frames; `rows` are the start frames' indices."""
@@ -86,8 +71,7 @@ class SimulatorProbe:
 
     def distance(self, a: torch.Tensor, b: torch.Tensor) -> np.ndarray:
         """Distance of images (B, 3 or 4, h, w): of VGG-HED features if there are weights, else mean squared colour."""
-        a = a[:, :3].float()
-        b = b[:, :3].float()
+        a, b = a[:, :3].float(), b[:, :3].float()
         if self.features is None:
             return (a - b).square().mean((1, 2, 3)).numpy()
         parts = []
@@ -95,13 +79,6 @@ class SimulatorProbe:
             maps = zip(self.features(x), self.features(y), strict=True)
             parts.append(torch.stack([(p - q).abs().mean((1, 2, 3)) for p, q in maps]).mean(0))
         return torch.cat(parts).numpy()
-
-    def go(self, state: WorldState, actions: Sequence[tuple[str, int]]) -> WorldState:
-        """The state after actions (name of the shift, code), the same ones in all rows."""
-        for name, code in actions:
-            shift = torch.from_numpy(self.table.shifts[[self.table.shift_names.index(name)]]).expand(len(state), 2)
-            state = self.simulator.step(state, shift, torch.full((len(state),), code))
-        return state
 
     def play(self, state: WorldState, steps: int, seed: int) -> Iterator[WorldState]:
         """The states after each of `steps` independent random actions."""
@@ -115,21 +92,21 @@ class SimulatorProbe:
         action = np.stack([rng.integers(n, size=rows) for n in self.table.nvec], 1)
         return torch.from_numpy(self.table.shifts[action[:, 0]]), torch.from_numpy(action[:, 1])
 
-    def hold(self, state: WorldState, arrows: Sequence[str], seed: int = 0) -> list[WorldState]:
-        """The states after each of the held arrows (names of shifts).
-
-        Local actions are chosen as in the player: drawn from the prior; without a prior, the usual code of the shift.
-        """
+    def hold(
+        self, state: WorldState, arrows: Sequence[str], seed: int = 0, code: int | None = None
+    ) -> list[WorldState]:
+        """The states after each of the held arrows (names of shifts), all with local action `code`. None: as in the
+        player, drawn from the prior; without a prior, the usual code of the shift."""
         rng = np.random.default_rng(seed)
         states = []
         for name in arrows:
             index = self.table.shift_names.index(name)
             shift = torch.from_numpy(self.table.shifts[[index]]).expand(len(state), 2)
-            code = torch.full((len(state),), self.table.usual_codes[index])
-            if self.simulator.has_prior:
+            codes = torch.full((len(state),), self.table.usual_codes[index] if code is None else code)
+            if code is None and self.simulator.has_prior:
                 until = self.simulator.code_prior(state, shift[:, None])[:, 0].double().cumsum(1)
-                code = (until < torch.from_numpy(rng.random((len(state), 1)))).sum(1).clamp(max=until.shape[1] - 1)
-            state = self.simulator.step(state, shift, code)
+                codes = (until < torch.from_numpy(rng.random((len(state), 1)))).sum(1).clamp(max=until.shape[1] - 1)
+            state = self.simulator.step(state, shift, codes)
             states.append(state)
         return states
 
@@ -141,9 +118,19 @@ class SimulatorProbe:
 
     def silhouettes(self, state: WorldState) -> np.ndarray:
         """Where the agents are drawn: (B, H, W) bool."""
-        blank = torch.zeros_like(state.background)
-        white = torch.cat([torch.ones_like(state.layer[:, :3]) * state.layer[:, 3:], state.layer[:, 3:]], 1)
+        white, blank = state.layer[:, 3:].repeat(1, 4, 1, 1), torch.zeros_like(state.background)
         return (self.world.model.lma.view.draw(white, blank, state.position)[:, 0] > 127).numpy()
+
+
+def simulator(e: Evaluation) -> dict[str, Any]:
+    """Control error, presence and drift of the simulator, and the detectors' own error on real video."""
+    return {
+        "starts": len(e.probe.start),
+        "detectors_on_real_video": detector_noise(e.probe, e.store, e.videos),
+        "right": walk_right(e.probe),
+        "cycle": cycle(e.probe),
+        "random_play": e.play.figures,
+    }
 
 
 def detector_noise(probe: SimulatorProbe, store: Store, videos: Sequence[Video]) -> dict[str, Any]:
@@ -151,15 +138,11 @@ def detector_noise(probe: SimulatorProbe, store: Store, videos: Sequence[Video])
     if probe.matcher is None:
         return {}
     source = source_of(store)
-    matched = []
-    centre = []
+    matched, centre = [], []
     for video in videos[:: max(1, len(videos) // 20)]:
         span = np.arange(video.start, video.start + video.length)
-        truth = store.masks(video.start, video.start + video.length)
-        position = source.positions(store, video, truth)
-        assert position is not None
-        true = np.diff(position, axis=0)
-        found = probe.detector(store.frames[video.start : video.start + video.length], source.context(store, span))
+        true = np.diff(source.positions(store, video, store.masks(span[0], span[-1] + 1)), axis=0)
+        found = probe.detector(store.frames[span], source.context(store, span))
         matched.append(np.linalg.norm(np.diff(probe.matcher(found.largest)[0], axis=0) - true, axis=1))
         centre.append(np.linalg.norm(np.diff(found.centroid, axis=0) - true, axis=1))
     return {"template": spread(np.concatenate(matched)), "centre_of_mass": spread(np.concatenate(centre))}
@@ -180,15 +163,10 @@ def spread(error: np.ndarray) -> dict[str, float]:
 
 @dataclass
 class Play:
-    """Random play.
-
-    Attributes:
-        figures: control error, presence and drift.
-        frames: (16, H, W, 3) uint8 by step.
-    """
+    """Random play: control error, presence and drift, and frames (16, H, W, 3) uint8 by step."""
 
     figures: dict[str, Any]
-    frames: dict[int, np.ndarray] = field(default_factory=dict)
+    frames: dict[int, np.ndarray]
 
 
 def random_play(probe: SimulatorProbe, rollouts: int, seed: int) -> Play:
@@ -199,7 +177,7 @@ def random_play(probe: SimulatorProbe, rollouts: int, seed: int) -> Play:
     before_found = probe.detect(play, rows)
     before_place, _ = probe.position(before_found)
     seen: dict[int, dict[str, Any]] = {}
-    frames = {}
+    frames: dict[int, np.ndarray] = {}
     for step in tqdm(range(1, max(CURVE) + 1), desc="random play", leave=False):
         shift, code = probe.random_actions(rng, rollouts)
         before = play.position
@@ -219,8 +197,7 @@ def random_play(probe: SimulatorProbe, rollouts: int, seed: int) -> Play:
             }
             if step in PICTURED:
                 frames[step] = probe.simulator.frames(play.rows(slice(0, 16))).numpy()
-        before_found = found
-        before_place = place
+        before_found, before_place = found, place
     figures = {
         "rollouts": rollouts,
         "detector": type(probe.detector).__name__,
@@ -248,7 +225,7 @@ def walk_right(probe: SimulatorProbe, steps: int = 8) -> dict[str, Any]:
     right = probe.table.shift_names.index("right")
     commanded = steps * float(probe.table.shifts[right, 0])
     begin, _ = probe.position(probe.detect(probe.start, rows))
-    end, _ = probe.position(probe.detect(probe.go(probe.start, [("right", 0)] * steps), rows))
+    end, _ = probe.position(probe.detect(probe.hold(probe.start, ["right"] * steps, code=0)[-1], rows))
     limit = probe.simulator.width - probe.simulator.config.agent_radius
     inside = (probe.start.position[:, 0] + commanded <= limit).numpy() & np.isfinite(begin[:, 0])
     achieved = (end - begin)[inside, 0]
@@ -265,8 +242,8 @@ def walk_right(probe: SimulatorProbe, steps: int = 8) -> dict[str, Any]:
 def cycle(probe: SimulatorProbe, steps: int = 10) -> dict[str, Any]:
     """Drift of the picture: distance to the start after n steps right and n left, beside 2 n steps of standing."""
     start = probe.start_at(float(probe.simulator.config.agent_radius))
-    around = probe.go(start, [("right", 0)] * steps + [("left", 0)] * steps)
-    stood = probe.go(start, [("stay", 0)] * 2 * steps)
+    around = probe.hold(start, ["right"] * steps + ["left"] * steps, code=0)[-1]
+    stood = probe.hold(start, ["stay"] * 2 * steps, code=0)[-1]
     went, stayed = (probe.distance(x.layer, start.layer) for x in (around, stood))
     return {
         "steps": steps,

@@ -8,12 +8,12 @@ from typing import Any
 from .action_classifier import action_classifier
 from .actions import local_actions, transfer
 from .animation import animation
-from .control import simulator
 from .crispness import crispness
 from .evaluation import Evaluation
 from .identity import identity
 from .pose_transitions import pose_transitions
 from .prior import prior
+from .probe import simulator
 from .video import reconstruction
 
 Metric = Callable[[Evaluation], dict[str, Any]]

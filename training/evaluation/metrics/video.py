@@ -16,11 +16,8 @@ from .images import fid, frechet_distance, lpips, picture_errors
 
 
 def reconstruction(e: Evaluation) -> dict[str, Any]:
-    """Picture errors, ADD and MDR.
-
-    ADD is the mean distance, px, of the detections in real and drawn frames; MDR is the share of the real detections
-    that are missing in the drawn frames.
-    """
+    """Picture errors; ADD, the mean distance, px, of the detections in real and drawn frames; and MDR, the share of the
+    real detections that are missing in the drawn frames."""
     drawn, real = e.reconstruction  # (N, T, H, W, 3)
     out: dict[str, Any] = {}
     for step in (1, 5, HORIZON):
@@ -32,8 +29,7 @@ def reconstruction(e: Evaluation) -> dict[str, Any]:
         if e.features is not None:
             figures["vgg_hed_distance"] = float(e.probe.distance(_planes(drawn[:, at]), _planes(real[:, at])).mean())
         out[f"step_{step}"] = figures
-    flat = drawn.reshape(-1, *drawn.shape[2:])
-    true = real.reshape(-1, *real.shape[2:])
+    flat, true = (x.reshape(-1, *x.shape[2:]) for x in (drawn, real))
     out["detection"] = _detection(e, flat, true)
     if e.features is not None:
         sample = np.linspace(0, len(flat) - 1, min(512, len(flat))).astype(int)
@@ -41,7 +37,7 @@ def reconstruction(e: Evaluation) -> dict[str, Any]:
         out["vgg_hed_frechet_distance"] = frechet_distance(*(torch.cat(p).numpy() for p in parts))
     if e.networks:
         out["lpips"] = lpips(_planes(flat), _planes(true))
-        out["fid"] = fid(torch.from_numpy(flat).permute(0, 3, 1, 2), torch.from_numpy(true).permute(0, 3, 1, 2))
+        out["fid"] = fid(*(torch.from_numpy(x).permute(0, 3, 1, 2) for x in (flat, true)))
     return out
 
 
@@ -52,10 +48,8 @@ def _planes(frames: np.ndarray) -> torch.Tensor:
 
 def _detection(e: Evaluation, flat: np.ndarray, true: np.ndarray) -> dict[str, Any]:
     probe = e.probe
-    starts = e.clips.starts
-    context = source_of(e.store).context(e.store, np.repeat(starts, HORIZON))
-    found = probe.detector(flat, context)
-    wanted = probe.detector(true, context)
+    context = source_of(e.store).context(e.store, np.repeat(e.clips.starts, HORIZON))
+    found, wanted = probe.detector(flat, context), probe.detector(true, context)
     seen = wanted.pieces > 0
     both = seen & (found.pieces > 0)
     distance = np.linalg.norm(found.centroid - wanted.centroid, axis=1)[both]
@@ -67,7 +61,6 @@ def _detection(e: Evaluation, flat: np.ndarray, true: np.ndarray) -> dict[str, A
         "mdr_percent": float(100 * (1 - both.sum() / max(1, seen.sum()))),
     }
     if probe.matcher is not None:
-        a = probe.matcher(found.largest)[0]
-        b = probe.matcher(wanted.largest)[0]
-        out["add_by_template_px"] = finite(np.nanmean, np.linalg.norm(a - b, axis=1))
+        apart = probe.matcher(found.largest)[0] - probe.matcher(wanted.largest)[0]
+        out["add_by_template_px"] = finite(np.nanmean, np.linalg.norm(apart, axis=1))
     return out
