@@ -189,18 +189,14 @@ def record_world(name: str, out: Path, videos: int, seed: int = 0, progress=lamb
     folder = out / "videos"
     folder.mkdir(parents=True, exist_ok=True)
     truth = {}
+    fps = WORLDS[name].fps
     for index, (frames, masks, *moving) in enumerate(WORLDS[name].record(videos, seed)):
         frames = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
         masks = masks[:, : frames.shape[1], : frames.shape[2]]
-        iio.imwrite(
-            folder / f"{index:03d}.mp4",
-            frames,
-            fps=WORLDS[name].fps,
-            codec="libx264",
-            macro_block_size=1,
-            # full chroma resolution: at half of it, the edge of an agent 8 px wide is off by 1 px from its true mask
-            output_params=["-crf", "10", "-pix_fmt", "yuv444p", "-loglevel", "error"],
-        )
+        # full chroma resolution: at half of it, the edge of an agent 8 px wide is off by 1 px from its true mask
+        about = ["-crf", "10", "-pix_fmt", "yuv444p", "-loglevel", "error"]
+        file = folder / f"{index:03d}.mp4"
+        iio.imwrite(file, frames, fps=fps, codec="libx264", macro_block_size=1, output_params=about)
         truth[f"{index:03d}"] = np.packbits(masks, axis=-1)
         truth["width"] = np.array(frames.shape[2])
         if moving:

@@ -19,16 +19,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from glass_gym.tools.bench import (
-    LIMIT,
-    check_writable,
-    env_of,
-    machine,
-    peak_memory,
-    run_benchmark,
-    world_parser,
-    write_report,
-)
+from glass_gym.tools import bench
 from glass_gym.wrappers import core_of
 
 EVERY = 500  # Steps between two records of what the process holds.
@@ -38,23 +29,20 @@ MAKES = 50
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns the exit status."""
-    parser = world_parser("python -m benchmarks.soak", __doc__ or "", (32,), "glass_soak.json")
+    parser = bench.world_parser("python -m benchmarks.soak", __doc__ or "", (32,), "glass_soak.json")
     parser.add_argument("--steps", type=int, default=10_000, help="of each row (default: 10000)")
-    return run_benchmark(parser, argv, soak)
+    return bench.run_benchmark(parser, argv, soak)
 
 
 def soak(arguments: argparse.Namespace) -> None:
-    """Step one vector environment, make and close others; write and print the report.
-
-    Raises:
-        ValueError: a value that is not finite, or something out of bounds; the message names the step.
-    """
+    """Step one vector environment, make and close others; write and print the report. ValueError: a value that is not
+    finite, or something out of bounds; the message names the step."""
     if arguments.steps < 1:
         raise ValueError(f"--steps takes 1 or more, got {arguments.steps}")
-    check_writable(arguments.out)
-    id, settings = env_of(arguments)
+    bench.check_writable(arguments.out)
+    id, settings = bench.env_of(arguments)
     rows = arguments.num_envs[0]
-    envs = gym.make_vec(id, num_envs=rows, max_episode_steps=LIMIT, **settings)
+    envs = gym.make_vec(id, num_envs=rows, max_episode_steps=bench.LIMIT, **settings)
     core = core_of(envs)
     size = torch.tensor([core.width, core.height], device=core.device)
     envs.reset(seed=0)
@@ -81,9 +69,9 @@ def soak(arguments: argparse.Namespace) -> None:
         make_and_close(id, settings)
         if number % max(1, makes // 10) == 0:
             made[number] = resources()
-    report = {"id": id, "num_envs": rows, "steps": arguments.steps, "episodes": episodes, "machine": machine()}
+    report = {"id": id, "num_envs": rows, "steps": arguments.steps, "episodes": episodes, "machine": bench.machine()}
     report |= {"fps": speed, "steps_took": stepped, "makes_took": made}
-    write_report(report, text_of(report), arguments.out)
+    bench.write_report(report, text_of(report), arguments.out)
 
 
 def make_and_close(id: str, settings: dict[str, Any]) -> None:
@@ -101,7 +89,7 @@ def make_and_close(id: str, settings: dict[str, Any]) -> None:
 def resources() -> dict[str, float]:
     """What this process holds: memory in MB and, on Linux, open files and threads. Elsewhere memory is the peak."""
     if not Path("/proc/self/statm").exists():
-        return {"resident_mb": peak_memory("cpu")}
+        return {"resident_mb": bench.peak_memory("cpu")}
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return {
         "resident_mb": round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1),

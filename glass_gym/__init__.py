@@ -72,14 +72,7 @@ _register("Glass-v0", 100)
 
 
 def __getattr__(name: str) -> Any:
-    """Load public names that need torch, and the modules `wrappers` and `sb3`, on first use.
-
-    Returns:
-        the class, function or module.
-
-    Raises:
-        AttributeError: there is no such name.
-    """
+    """Load public names that need torch, and the modules `wrappers` and `sb3`, on first use."""
     import importlib
 
     homes = {
@@ -107,21 +100,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
-    "EnvState",
-    "Glass",
-    "GlassConfig",
-    "GlassEnv",
-    "GlassVectorEnv",
-    "NoAgentError",
-    "Simulator",
-    "Task",
-    "World",
-    "WorldState",
-    "build_glass",
-    "load_world",
-    "register_quantiser",
-    "register_task",
-    "register_world",
-    "save_world",
+    "EnvState", "Glass", "GlassConfig", "GlassEnv", "GlassVectorEnv", "NoAgentError", "Simulator", "Task", "World",
+    "WorldState", "build_glass", "load_world", "register_quantiser", "register_task", "register_world", "save_world",
     "show",
-]
+]  # fmt: skip

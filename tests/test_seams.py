@@ -1,7 +1,6 @@
 """A task, a data source, a metric and a quantiser from outside the package: one new file, and one line each."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -176,9 +175,3 @@ def test_the_product_does_not_know_the_ablations():
     words = ("gumbel", "gated", "variability", "unmodulated", "ablation")
     code = "\n".join(path.read_text().lower() for path in (ROOT / "glass_gym").rglob("*.py"))
     assert not [word for word in words if word in code]
-
-
-def test_importing_the_library_is_light():
-    script = "import sys, glass_gym; print([m for m in ('torch', 'pygame', 'stable_baselines3') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout.strip() == "[]", done.stdout + done.stderr

@@ -19,7 +19,7 @@ from torch import Tensor
 from glass_gym.env.randomness import uniform
 from glass_gym.env.starts import StartStates
 from glass_gym.simulator.simulator import PRESENT, Simulator, WorldState
-from glass_gym.tasks import Scene, Task, TaskState, make_task
+from glass_gym.tasks import Outcome, Scene, Task, TaskState, make_task
 from glass_gym.tensors.convert import outside_inference_mode, to_numpy
 from glass_gym.tensors.drawing import observed_frames
 from glass_gym.tensors.geometry import densest_point, neighbourhood
@@ -27,8 +27,6 @@ from glass_gym.tensors.rows import RowState, write_rows
 from glass_gym.worlds.checkpoint import World, load_world
 from glass_gym.worlds.pictures import stretch
 
-OBS_TYPES = ("frame", "position", "dict")
-POSITION_SOURCES = ("state", "frame")
 CODE_STREAM = 0x636F646573  # Separates the random numbers of local actions from those of starts and targets.
 MANY_FRAMES = 4  # Positions in a valid state are at most this many sides of the frame away.
 MANY_STEPS = 1 << 20  # More steps than an episode has.
@@ -64,17 +62,11 @@ class EnvState(RowState):
 
 @dataclass
 class StepOutcome:
-    """The result of a step.
+    """The result of a step."""
 
-    Attributes:
-        reward: (B,) float32.
-        terminated: (B,) bool.
-        commanded_shift: (B, 2) px, the shift of the action; the real one is shorter at the edge of the ground.
-    """
-
-    reward: Tensor
-    terminated: Tensor
-    commanded_shift: Tensor
+    reward: Tensor  # (B,) float32
+    terminated: Tensor  # (B,) bool
+    commanded_shift: Tensor  # (B, 2) px, the shift of the action; the real one is shorter at the edge of the ground
 
 
 class GlassCore:
@@ -103,10 +95,8 @@ class GlassCore:
         CheckpointError: the checkpoint cannot be used.
     """
 
-    started = False
-    """Whether all rows were reset once."""
-    sync_free = False
-    """Whether steps and masked resets never read values on the host: then all rows are computed, and masks select."""
+    started = False  # Whether all rows were reset once.
+    sync_free = False  # Whether steps and masked resets never read values on the host: all rows are computed then.
 
     @outside_inference_mode
     def __init__(
@@ -127,15 +117,18 @@ class GlassCore:
     ):
         if isinstance(rows, bool) or not isinstance(rows, (int, np.integer)) or rows < 1:
             raise ValueError(f"num_envs must be an integer of at least 1, got {rows!r}")
-        _one_of("obs_type", obs_type, OBS_TYPES)
-        _one_of("position_from", position_from, POSITION_SOURCES)
+        for name, value, allowed in (
+            ("obs_type", obs_type, ("frame", "position", "dict")),
+            ("position_from", position_from, ("state", "frame")),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
         self.world = checkpoint if isinstance(checkpoint, World) else load_world(checkpoint)
         self.simulator = Simulator(self.world.model, device, precision, self.world.ground)
         self.rows = int(rows)
         self.obs_type = obs_type
         self.position_from = position_from
-        self.height = self.simulator.height
-        self.width = self.simulator.width
+        self.height, self.width = self.simulator.height, self.simulator.width
         self.table = self.world.action_table(shifts, shift_scale)
         scene = Scene(self.height, self.width, self.world.config.agent_radius, self.table.shifts, self.world.ground)
         self.task = make_task(task, scene, **task_options)
@@ -161,19 +154,14 @@ class GlassCore:
         else:
             return
         if needed > there:
-            each = needed / self.rows / 1e6
             raise ValueError(
-                f"num_envs is {self.rows}: a row of this world takes {each:.1f} MB at least, all of them "
-                f"{needed / 1e9:.0f} GB; {self.device} has {there / 1e9:.0f} GB"
+                f"num_envs is {self.rows}: a row of this world takes {needed / self.rows / 1e6:.1f} MB at least, "
+                f"all of them {needed / 1e9:.0f} GB; {self.device} has {there / 1e9:.0f} GB"
             )
 
     @property
     def state(self) -> EnvState:
-        """The state of all rows.
-
-        Raises:
-            RuntimeError: the core was not seeded.
-        """
+        """The state of all rows; RuntimeError: the core was not seeded."""
         if self._state is None:
             raise RuntimeError("seed() and reset() the core first")
         return self._state
@@ -191,11 +179,7 @@ class GlassCore:
 
     @outside_inference_mode
     def resize(self, frame_size: tuple[int, int]) -> None:
-        """Set the size (height, width) px of observed frames; rendered frames keep the world's size.
-
-        Raises:
-            ValueError: the size is not two integers, or not between 8 px and the world's size.
-        """
+        """Set the size (height, width) of observed frames, 8 px up to the world's; ValueError: it is another."""
         size = tuple(frame_size) if isinstance(frame_size, (tuple, list, np.ndarray)) else ()
         if len(size) != 2 or not all(isinstance(v, (int, np.integer)) for v in size):
             raise ValueError(f"frame_size must be (height, width) in whole px, such as (48, 80), got {frame_size!r}")
@@ -232,11 +216,7 @@ class GlassCore:
 
     @outside_inference_mode
     def seed(self, keys: dict[int, int]) -> None:
-        """Give rows new random keys. Every row needs one before the first reset.
-
-        Args:
-            keys: row -> key, an int64.
-        """
+        """Give rows new random keys: row -> key, an int64. Every row needs one before the first reset."""
         if self._state is None:
             self._state = self._blank()
         index = torch.tensor(list(keys), device=self.device)
@@ -268,13 +248,8 @@ class GlassCore:
             NoAgentError: the model finds no agent in a start picture.
         """
         options = dict(options or {})
-        known = ("start_frame", *(self.task.options if self.task else ()))
-        if "target" in options and self.task is None:
-            raise ValueError("task=None has no target; make the environment with task='reach'")
-        if unknown := set(options) - set(known):
-            raise ValueError(f"unknown reset options {sorted(unknown)}; known: {', '.join(known)}, reset_mask")
         start = options.pop("start_frame", None)
-        given = self.task.parse(options, self.rows) if self.task else {}
+        given = self._parse(options)
         everyone = torch.arange(self.rows, device=self.device)
         if mask is None or self.sync_free:
             fresh = self._fresh(everyone, start, given)
@@ -290,6 +265,17 @@ class GlassCore:
         if self._picture is not None:  # other rows keep their frames
             self._picture = write_rows(self._picture, chosen, self.simulator.pictures(fresh.world))
 
+    def _parse(self, options: dict[str, Any]) -> TaskState:
+        """The task's reset options for all rows, on the device; ValueError: unknown, or its value cannot be used."""
+        if "target" in options and self.task is None:
+            raise ValueError("task=None has no target; make the environment with task='reach'")
+        known = self.task.options if self.task else ()
+        if unknown := set(options) - set(known):
+            known = ", ".join(("start_frame", *known, "reset_mask"))
+            raise ValueError(f"unknown reset options {sorted(unknown)}; known: {known}")
+        parsed = self.task.parse(options, self.rows) if self.task else {}
+        return {name: value.to(self.device) for name, value in parsed.items()}
+
     @property
     def _draws(self) -> int:
         """How many uniform numbers the task needs to start an episode."""
@@ -303,8 +289,7 @@ class GlassCore:
         drawn = (numbers[:, 0] * self.starts.count).long()
         world = self.starts.at(drawn) if start is None else self.starts.given(start, rows, self.rows)
         position, present = self._locate_agents(world)
-        chosen = {name: value[rows.cpu()].to(self.device) for name, value in given.items()}
-        task = self._sample(numbers[:, 1:], position, chosen)
+        task = self._sample(numbers[:, 1:], position, {name: value[rows] for name, value in given.items()})
         steps = torch.zeros_like(key)
         origin = self.state.origin[rows]
         return EnvState(world, position, position.clone(), present, task, steps, steps > 0, key, episode + 1, origin)
@@ -314,21 +299,10 @@ class GlassCore:
 
     @outside_inference_mode
     def set_target(self, target: Any) -> None:
-        """Move the targets.
-
-        Args:
-            target: as the task's reset option `target`; for ``"reach"`` (x, y) px for all rows, or (B, 2).
-
-        Raises:
-            ValueError: the task has no target, or the value is none.
-        """
-        if self.task is None:
-            raise ValueError("task=None has no target; make the environment with task='reach'")
-        if "target" not in self.task.options:
-            raise ValueError(f"{type(self.task).__name__} has no target to move")
-        given = {name: value.to(self.device) for name, value in self.task.parse({"target": target}, self.rows).items()}
+        """Move the targets, as the task's reset option `target`; ValueError: there is none, or it is no place."""
+        given = self._parse({"target": target})
         numbers = torch.zeros(self.rows, self._draws, device=self.device)
-        self.state = replace(self.state, task=self.task.sample(numbers, self.state.position, given))
+        self.state = replace(self.state, task=self._sample(numbers, self.state.position, given))
 
     @outside_inference_mode
     def aim(self, place: tuple[float, float]) -> None:
@@ -346,21 +320,12 @@ class GlassCore:
 
     @outside_inference_mode
     def write(self, index: Any, other: EnvState) -> None:
-        """Replace rows.
-
-        Args:
-            index: (B,) int64, or a slice.
-            other: a state that :meth:`check_state` accepts.
-        """
+        """Replace rows (int64, or a slice) by those of a state that :meth:`check_state` accepts."""
         self.state = self.state.write(index, other)
         self._picture = None
 
     def check_state(self, other: EnvState) -> None:
-        """Check that rows of a state can be rows of this core.
-
-        Raises:
-            ValueError: the state is of another world or task, or holds values that no episode reaches.
-        """
+        """ValueError: the state is of another world or task, or holds values that no episode reaches."""
         if not isinstance(other, EnvState):
             raise ValueError(f"a state is what state() gives, got {type(other).__name__}")
         sizes = [[(tuple(x.shape[1:]), x.dtype) for x in state.tensors()] for state in (self.state, other)]
@@ -390,54 +355,31 @@ class GlassCore:
             rewards, terminations and commanded shifts.
 
         Raises:
-            ValueError: the actions have another shape or type, or are out of range (values of tensors on a GPU are not
-                checked).
+            ValueError: the actions have another shape or type, or are out of range (not checked in tensors on a GPU).
         """
         index = self._checked_actions(actions)
         commanded = self._shifts[index[:, 0]]
-        before = self.state.position
         state = self.state
         world = self.simulator.step(state.world, commanded, index[:, 1])
         self._picture = None
         position, present = self._locate_agents(world)
-        if self.task is None:
-            reward = torch.zeros(self.rows, device=self.device)
-            terminated = reward > 0
-            task = state.task
-        else:
-            outcome = self.task.step(before, position, state.task)
-            reward = outcome.reward
-            terminated = outcome.terminated
-            task = outcome.state
-        self.state = replace(
-            state, world=world, position=position, previous=before, present=present, task=task, steps=state.steps + 1
-        )
-        return StepOutcome(reward, terminated, commanded)
+        nothing = torch.zeros(self.rows, device=self.device)
+        outcome = Outcome(nothing, nothing > 0, state.task)
+        if self.task is not None:
+            outcome = self.task.step(state.position, position, state.task)
+        kept = replace(state, world=world, position=position, previous=state.position, present=present)
+        self.state = replace(kept, task=outcome.state, steps=state.steps + 1)
+        return StepOutcome(outcome.reward, outcome.terminated, commanded)
 
     def code_prior(self) -> Tensor:
-        """The prior p(code | state, shift) of the next step, for every row and every shift of the table.
-
-        Returns:
-            (B, S, K) probabilities, on the device.
-
-        Raises:
-            ValueError: the world has no prior.
-        """
+        """p(code | state, shift) of the next step, (B, S, K), for all shifts of the table; ValueError: no prior."""
         return self.simulator.code_prior(self.state.world, self._shifts.expand(self.rows, -1, -1))
 
     def sample_codes(self, shift_index: Tensor) -> Tensor:
-        """Draw local actions from the prior.
-
-        The draw follows from the row's random key and step: the same states and shifts give the same codes.
-
-        Args:
-            shift_index: (B,) int64 on the device, the global actions.
+        """Draw local actions (B,) from the prior, for global actions (B,) int64; ValueError: the world has no prior.
 
         Returns:
-            (B,) int64, 0 to K - 1.
-
-        Raises:
-            ValueError: the world has no prior.
+            (B,) int64, 0 to K - 1. They follow from the row's random key and step: equal states give equal codes.
         """
         state = self.state
         shift = self._shifts[shift_index][:, None]
@@ -446,18 +388,7 @@ class GlassCore:
         return (chances.cumsum(1) < number).sum(1).clamp(max=chances.shape[1] - 1)
 
     def choose_code(self, shift_index: int, row: int = 0) -> int:
-        """Choose a local action for a global one.
-
-        It is drawn from the prior. Without a prior it is the code that went with the shift most often in the training
-        data.
-
-        Args:
-            shift_index: 0 to S - 1.
-            row: whose state the prior is conditioned on.
-
-        Returns:
-            0 to K - 1.
-        """
+        """A row's local action for a global one: drawn from the prior, or without one the shift's usual code."""
         if not self.simulator.has_prior:
             return self.table.usual_codes[shift_index]
         shifts = torch.full((self.rows,), shift_index, device=self.device)
@@ -500,28 +431,21 @@ class GlassCore:
     # --- observing ---------------------------------------------------------------------------------------------
 
     def infos(self, commanded: Tensor | None = None) -> dict[str, Tensor]:
-        """The entries of `info`.
-
-        Args:
-            commanded: (B, 2) px, the shifts of the last step; None: zeros.
-
-        Returns:
-            new tensors (B, ...) by name.
-        """
+        """New tensors (B, ...) by name: the entries of `info`; `commanded`: (B, 2) px, the last shifts, None: zeros."""
         state = self.state
-        out = {"agent_position": state.position.clone(), "previous_position": state.previous.clone()}
-        out["agent_present"] = state.present.clone()
-        out["commanded_shift"] = torch.zeros_like(state.position) if commanded is None else commanded.clone()
+        out = {
+            "agent_position": state.position.clone(),
+            "previous_position": state.previous.clone(),
+            "agent_present": state.present.clone(),
+            "commanded_shift": torch.zeros_like(state.position) if commanded is None else commanded.clone(),
+        }
         return out | (self.task.infos(state.position, state.task) if self.task else {})
 
     def pictures(self, shown: bool) -> Tensor:
-        """Frames of the world's size.
-
-        Args:
-            shown: draw the targets.
+        """Frames of the world's size, (B, 3, H, W) uint8.
 
         Returns:
-            (B, 3, H, W) uint8. Without targets it is the core's own memory, which the next step overwrites.
+            new frames with targets if they are `shown`; else the core's own memory, which the next step overwrites.
         """
         if self._picture is None:
             # reuse memory: the system clears new memory first, which is slow
@@ -562,8 +486,3 @@ class GlassCore:
     def render(self) -> np.ndarray:
         """Frames (B, H, W', 3) uint8 with targets, as displayed: W' applies the pixel aspect."""
         return stretch(to_numpy(self.pictures(True).permute(0, 2, 3, 1), copy=True), self.world.pixel_aspect)
-
-
-def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")

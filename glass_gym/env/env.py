@@ -119,24 +119,12 @@ class GlassEnv(GymMixin, gym.Env):
         return observation, {key: v[0].item() if v[0].ndim == 0 else v[0] for key, v in infos.items()}
 
     def state(self) -> EnvState:
-        """A copy of the complete state: agent, background, target, random numbers.
-
-        Returns:
-            one row. Wrappers such as TimeLimit have a state of their own.
-        """
+        """A copy of the complete state of one row: agent, background, target, random numbers, but not of wrappers."""
         self._must_be_ready()
         return self.core.state.clone()
 
     def set_state(self, state: EnvState) -> None:
-        """Continue from a state.
-
-        Args:
-            state: of one row, from :meth:`state`.
-
-        Raises:
-            ValueError: the state has several rows, is of another world or task, or holds values that no episode
-                reaches.
-        """
+        """Continue from a :meth:`state`; ValueError: several rows, or of another world or task, or out of range."""
         self._must_be_ready()
         self.core.check_state(state)
         if len(state) != 1:

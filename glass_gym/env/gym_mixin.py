@@ -31,11 +31,10 @@ class GymMixin:
         """The prior p(code | state, shift) of the next step, for each shift of the table.
 
         Returns:
-            (S, K) probabilities; of a vector environment (num_envs, S, K).
+            (num_envs, S, K) probabilities.
 
         Raises:
             ValueError: the world has no prior.
-            gymnasium.error.Error: the environment is closed, or was not reset.
         """
         self._must_be_ready()
         return to_numpy(self.core.code_prior())
@@ -49,7 +48,6 @@ class GymMixin:
 
         Raises:
             ValueError: the task has no target, or the value is none.
-            gymnasium.error.Error: the environment is closed, or was not reset.
         """
         self._must_be_ready()
         self.core.set_target(target)

@@ -27,16 +27,7 @@ def key_of_seed(seed: int | None) -> int:
 
 
 def uniform(key: Tensor, episode: Tensor, count: int) -> Tensor:
-    """Uniform random numbers.
-
-    Args:
-        key: (B,) int64.
-        episode: (B,) int64.
-        count: numbers per row.
-
-    Returns:
-        (B, count) float64 in [0, 1).
-    """
+    """Uniform random numbers (B, count), float64 in [0, 1), of keys and episodes (B,) int64."""
     start = _mix(key + GOLDEN * (episode + 1))
     numbers = torch.arange(1, count + 1, device=key.device)
     bits = _mix(start[:, None] + GOLDEN * numbers)

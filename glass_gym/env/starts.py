@@ -35,8 +35,7 @@ class StartStates:
         self.count = len(world.start_frames)
         known = world.statistics.get("start_positions", [])
         self._positions = torch.tensor(known) if len(known) == self.count else None
-        self._states: WorldState | None = None
-        self._missing = set(range(self.count))
+        self.forget()
 
     @property
     def states(self) -> WorldState:
@@ -44,14 +43,11 @@ class StartStates:
         return self._made(range(self.count))
 
     def at(self, index: Tensor) -> WorldState:
-        """The states of start frames.
+        """The states (B rows) of start frames, by int64 indices on the device.
 
         Each is made once and kept, so that a reset only copies. On the CPU it is made when it is first needed, one by
         one, since a single environment needs few of them. On a GPU all are made together, since reading which are
         needed would make the host wait.
-
-        Args:
-            index: (B,) int64 on the device, indices of start frames.
 
         Returns:
             B rows.
@@ -66,7 +62,7 @@ class StartStates:
 
     def forget(self) -> None:
         """Free the states; they are made again when they are needed."""
-        self._states = None
+        self._states: WorldState | None = None
         self._missing = set(range(self.count))
 
     def _made(self, wanted: Iterable[int]) -> WorldState:
@@ -111,7 +107,6 @@ class StartStates:
         return self.from_pictures(start[None]).rows(torch.zeros_like(rows))
 
     def _checked_index(self, start: np.ndarray, total: int) -> Tensor:
-        """Indices of start frames for all environments, int64 on the device."""
         if not np.issubdtype(start.dtype, np.integer) or start.shape not in ((), (total,)):
             raise ValueError(
                 f"start_frame must be an index, {total} indices, or pictures, got {start.dtype} {start.shape}"
@@ -121,28 +116,14 @@ class StartStates:
         return torch.from_numpy(np.broadcast_to(start, total).astype(np.int64)).to(self.simulator.device)
 
     def from_pictures(self, pictures: np.ndarray) -> WorldState:
-        """The start states of pictures.
-
-        Args:
-            pictures: N pictures of any size, see :func:`glass_gym.worlds.pictures.fit_picture`.
-
-        Returns:
-            N rows.
-
-        Raises:
-            ValueError: an array is no picture.
-            NoAgentError: the model finds no agent in one of them.
-        """
-        height = self.simulator.height
-        width = self.simulator.width
-        aspect = self.world.pixel_aspect
-        fitted = np.stack([fit_picture(picture, height, width, aspect) for picture in pictures])
+        """The start states of pictures of any size; ValueError: one is none, NoAgentError: one shows no agent."""
+        height, width = self.simulator.height, self.simulator.width
+        fitted = np.stack([fit_picture(picture, height, width, self.world.pixel_aspect) for picture in pictures])
         states = self.simulator.start(torch.from_numpy(fitted))
         usual, share = self.usual_agent()
         found = to_numpy(states.mass)
         gathered = self._gathered(states, torch.from_numpy(fitted))
-        scattered = gathered < GATHERED * share
-        for index in np.flatnonzero(scattered | (found < PRESENT * usual)):
+        for index in np.flatnonzero((gathered < GATHERED * share) | (found < PRESENT * usual)):
             raise NoAgentError(
                 f"no agent found in start picture {index}: where the model's mask is densest, it covers "
                 f"{found[index]:.0f} px, {gathered[index]:.0%} of the whole mask. Agents of world "
@@ -153,11 +134,7 @@ class StartStates:
         return states
 
     def usual_agent(self) -> tuple[float, float]:
-        """Measure the agents in the world's own start frames.
-
-        Returns:
-            the median mass of the mask in the agent's window, px; and the median share of the whole mask that this is.
-        """
+        """Medians in the own start frames: the mass of the mask in the window, px, and its share of the whole mask."""
         own = self.at(torch.arange(min(LOOKED_AT, self.count), device=self.simulator.device))
         share = self._gathered(own, torch.from_numpy(self.world.start_frames))
         return float(own.mass.median()), float(np.median(share))

@@ -76,9 +76,8 @@ class GlassVectorEnv(GymMixin, VectorEnv):
                 )
             max_episode_steps = int(max_episode_steps)
         self.core = GlassCore(checkpoint, num_envs, **kwargs)
-        self.core.sync_free = (
-            output == "torch" and self.core.device.type != "cpu"
-        )  # reading values costs nothing on the CPU
+        # reading values costs nothing on the CPU
+        self.core.sync_free = output == "torch" and self.core.device.type != "cpu"
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": RENDER_FPS, "autoreset_mode": self.autoreset_mode}
         self.num_envs = num_envs
         self.render_mode = render_mode
@@ -186,9 +185,7 @@ class GlassVectorEnv(GymMixin, VectorEnv):
                 "reset(options={'reset_mask': done})"
             )
         outcome = core.advance(actions)
-        reward = outcome.reward
-        terminated = outcome.terminated
-        commanded = outcome.commanded_shift
+        reward, terminated, commanded = outcome.reward, outcome.terminated, outcome.commanded_shift
         if resetting is not None:
             core.reset(resetting)
             reward = reward.masked_fill(resetting, 0)
@@ -208,13 +205,8 @@ class GlassVectorEnv(GymMixin, VectorEnv):
         observations = self._out(core.observations())
         if self.output == "torch":
             return observations, reward, terminated, truncated, infos
-        return (
-            observations,
-            to_numpy(reward).astype(np.float64),
-            to_numpy(terminated, copy=True),
-            to_numpy(truncated),
-            infos,
-        )
+        reward = to_numpy(reward).astype(np.float64)
+        return observations, reward, to_numpy(terminated, copy=True), to_numpy(truncated), infos
 
     def _final(self, done: Tensor, observations: Any, infos: dict[str, Tensor]) -> dict[str, Any]:
         """`final_obs` and `final_info` with their masks, as Gymnasium's own vector environments return them."""
@@ -233,14 +225,7 @@ class GlassVectorEnv(GymMixin, VectorEnv):
     # --- the rest ----------------------------------------------------------------------------------------------
 
     def state(self, rows: Any = None) -> EnvState:
-        """Copy the complete state of rows: agents, backgrounds, targets, random numbers.
-
-        Args:
-            rows: integers or a bool mask; None: all.
-
-        Returns:
-            the copies.
-        """
+        """Copy the complete state of rows (integers or a bool mask; None: all): agents, targets, random numbers."""
         self._must_be_ready()
         return self.core.state.rows(self._index(rows))
 
@@ -255,8 +240,7 @@ class GlassVectorEnv(GymMixin, VectorEnv):
             rows: integers or a bool mask; None: all.
 
         Raises:
-            ValueError: the numbers of rows differ, or the state is of another world or task, or holds values that no
-                episode reaches.
+            ValueError: the numbers of rows differ, or :meth:`GlassCore.check_state` refuses the state.
         """
         self._must_be_ready()
         self.core.check_state(state)
@@ -278,11 +262,7 @@ class GlassVectorEnv(GymMixin, VectorEnv):
             if rows.shape != (self.num_envs,):
                 raise ValueError(f"a mask of rows must have shape ({self.num_envs},), got {tuple(rows.shape)}")
             return everyone[rows]
-        if (
-            rows.ndim != 1
-            or rows.is_floating_point()
-            or (len(rows) and not (0 <= rows).all() & (rows < self.num_envs).all())
-        ):
+        if rows.ndim != 1 or rows.is_floating_point() or not ((0 <= rows) & (rows < self.num_envs)).all():
             raise ValueError(f"rows must be ints in 0..{self.num_envs - 1}, got {rows.tolist()}")
         return rows.long()
 

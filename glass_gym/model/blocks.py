@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,18 +16,7 @@ SLOPE = 0.2
 
 
 def filled(room: Tensor, fill: Callable[[Tensor], Tensor]) -> Tensor:
-    """Initialise a tensor, unless it is on the meta device.
-
-    A model on the meta device has sizes but no values. Computing there would import torch's compiler, which takes
-    seconds.
-
-    Args:
-        room: an empty tensor.
-        fill: makes the initial values.
-
-    Returns:
-        `fill(room)`; on the meta device `room` itself.
-    """
+    """Fill an empty tensor; on the meta device nothing is computed: that would import torch's compiler, 2 seconds."""
     return room if room.is_meta else fill(room)
 
 
@@ -46,8 +35,7 @@ class RowwiseGroupNorm(nn.GroupNorm):
     contiguous maps sums each group alone, so it is used there.
     """
 
-    SPLIT = 1024
-    """Maps of at least this many pixels are split (aten/src/ATen/native/cpu/group_norm_kernel.cpp)."""
+    SPLIT = 1024  # Maps of at least this many pixels are split: aten/src/ATen/native/cpu/group_norm_kernel.cpp.
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""
@@ -57,18 +45,15 @@ class RowwiseGroupNorm(nn.GroupNorm):
 
 
 class StagedModel(nn.Module):
-    """A model that is trained in stages.
+    """A model of named parts, which become its attributes. It is trained in stages."""
 
-    Args:
-        config: sizes.
-    """
+    stages: ClassVar[dict[str, tuple[str, ...]]] = {}  # Stage -> names of the parts that it trains.
 
-    stages: ClassVar[dict[str, tuple[str, ...]]] = {}
-    """Stage -> names of the parts that it trains."""
-
-    def __init__(self, config: GlassConfig):
+    def __init__(self, config: GlassConfig, **parts: Any):
         super().__init__()
         self.config = config
+        for name, part in parts.items():
+            setattr(self, name, part)
 
     def modules_of(self, stage: str) -> list[nn.Module]:
         """The parts that a stage (a key of :attr:`stages`) trains."""
@@ -209,7 +194,7 @@ def code_mlp(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class ConvLSTM(nn.Module):
-    """Convolutional LSTM cell. Its state is an explicit tensor of (h, c), each (B, hidden, H, W).
+    """Convolutional LSTM cell with an explicit state (h, c), each (B, hidden, H, W).
 
     The initial state is learned and spatially constant, so that a network fits every frame size.
     """
@@ -226,8 +211,7 @@ class ConvLSTM(nn.Module):
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Input x (B, inputs, H, W) and state (B, 2, hidden, H, W) -> h (B, hidden, H, W) and the next state."""
-        h = state[:, 0]
-        c = state[:, 1]
+        h, c = state.unbind(1)
         i, f, o, g = self.gates(torch.cat([x, h.to(x.dtype)], 1)).float().chunk(4, 1)
         c = torch.sigmoid(f + 1) * c + torch.sigmoid(i) * torch.tanh(g)
         h = torch.sigmoid(o) * torch.tanh(c)
@@ -242,9 +226,7 @@ class HalfResolutionUNet(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, width: int = 32, norm: str = "batch"):
         super().__init__()
-        a = width
-        b = 2 * width
-        c = 4 * width
+        a, b, c = width, 2 * width, 4 * width
         self.stem = ConvBlock(4 * inputs, a, norm=norm)
         self.down1 = ConvBlock(a, b, down=True, norm=norm)
         self.mid1 = ConvBlock(b, b, norm=norm)

@@ -10,30 +10,16 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 ARCHITECTURES = ("pose", "paper")
-SIDE = 4096  # Largest side of a frame, px.
-WIDTH = 4096  # Most channels of a layer.
+LARGEST = 4096  # Largest side of a frame, px, and most channels of a layer.
 RANGES = {
-    "height": (1, SIDE),
-    "width": (1, SIDE),
-    "window": (1, SIDE),
-    "agent_radius": (1, SIDE),
-    "foreground_range": (1, SIDE // 2),
-    "background_range": (1, SIDE // 2),
+    "foreground_range": (1, LARGEST // 2),
+    "background_range": (1, LARGEST // 2),
     "codes": (1, 1024),
-    "mask_channels": (1, WIDTH),
-    "feature_channels": (1, WIDTH),
-    "compressed_channels": (1, WIDTH),
-    "hidden": (1, WIDTH),
-    "decoder_channels": (1, WIDTH),
-    "psi_channels": (1, WIDTH),
-    "bilinear_channels": (1, WIDTH),
-    "code_channels": (1, WIDTH),
-    "action_channels": (1, WIDTH),
     "poses": (2, 1 << 16),
-    "prior_channels": (0, WIDTH),
+    "prior_channels": (0, LARGEST),
     "hole_margin": (0, 8),
 }
-"""Smallest and largest value of each integer field."""
+"""Smallest and largest value of an integer field; of the others 1 and LARGEST."""
 
 
 @dataclass(frozen=True)
@@ -95,18 +81,13 @@ class GlassConfig:
     background_plate: bool = False
 
     def __post_init__(self) -> None:
-        """Check all values.
-
-        Raises:
-            ValueError: a value is out of range.
-        """
-        for name, (least, most) in RANGES.items():
-            value = getattr(self, name)
-            if type(value) is not int or not least <= value <= most:
-                raise ValueError(f"{name} must be a whole number from {least} to {most}, got {value!r}")
-        for name in ("decoder_position", "background_plate"):
-            if type(getattr(self, name)) is not bool:
-                raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            least, most = RANGES.get(field.name, (1, LARGEST))
+            if field.type == "int" and not (type(value) is int and least <= value <= most):
+                raise ValueError(f"{field.name} must be a whole number from {least} to {most}, got {value!r}")
+            if field.type == "bool" and type(value) is not bool:
+                raise ValueError(f"{field.name} must be true or false, got {value!r}")
         if self.architecture not in ARCHITECTURES:
             raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}, got {self.architecture!r}")
         if self.height % 8 or self.width % 8 or min(self.height, self.width) < 32:
@@ -128,29 +109,16 @@ class GlassConfig:
         return cls(height=height, width=width, **changes)
 
     @classmethod
-    def paper(
-        cls, height: int = 96, width: int = 128, codes: int = 6, tennis: bool = False, **changes: Any
-    ) -> GlassConfig:
-        """The paper's architecture, with the layer sizes of its appendix.
-
-        Args:
-            height: of the frames, px; a multiple of 16.
-            width: of the frames, px; a multiple of 16.
-            codes: K.
-            tennis: take the C (16 channels) and RNN (64) of the paper's Tennis model; else 8 and 32.
-            changes: other fields.
-
-        Returns:
-            the config.
-        """
+    def paper(cls, height: int = 96, width: int = 128, codes: int = 6, **changes: Any) -> GlassConfig:
+        """The paper's architecture, with the layer sizes of its appendix; height and width in multiples of 16 px."""
         published: dict[str, Any] = {
             "architecture": "paper",
             "mask_channels": 64,
             "foreground_range": 32,
             "background_range": 32,
             "quantiser": "plain",
-            "compressed_channels": 16 if tennis else 8,
-            "hidden": 64 if tennis else 32,
+            "compressed_channels": 8,  # in its Tennis model 16
+            "hidden": 32,  # in its Tennis model 64
             "decoder_channels": 128,
             "bilinear_channels": 128,
             "action_channels": 8,
@@ -167,14 +135,7 @@ class GlassConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> GlassConfig:
-        """The inverse of :meth:`to_dict`.
-
-        Returns:
-            the config.
-
-        Raises:
-            ValueError: a field is unknown (the message names it), or a value is out of range.
-        """
+        """The inverse of :meth:`to_dict`; ValueError: a field is unknown, or a value out of range."""
         known = {field.name for field in fields(cls)}
         if unknown := set(values) - known:
             raise ValueError(f"unknown model settings {sorted(unknown)}; written by a newer glass_gym? upgrade it")
@@ -185,20 +146,7 @@ PRESETS = {"pose": GlassConfig.pose, "paper": GlassConfig.paper}  # Architecture
 
 
 def preset(name: str, height: int, width: int, **changes: Any) -> GlassConfig:
-    """The config of an architecture.
-
-    Args:
-        name: ``"pose"`` or ``"paper"``.
-        height: of the frames, px.
-        width: of the frames, px.
-        changes: other fields of :class:`GlassConfig`.
-
-    Returns:
-        the config.
-
-    Raises:
-        ValueError: an unknown name (the message lists the known ones), or a value is out of range.
-    """
+    """The config of an architecture, for frames of height x width px; ValueError: unknown, or out of range."""
     if name not in PRESETS:
         raise ValueError(f"no preset called {name!r}; there are: {', '.join(PRESETS)}")
     return PRESETS[name](height, width, **changes)

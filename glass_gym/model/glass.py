@@ -1,5 +1,8 @@
 """Glass: a GMA and an LMA joined; and functions that build all three.
 
+The default architecture's symbols (Fig. 2): M, N are in gma.py, P_f, P_b in shift.py, E, Q, A, RNN, D in pose_model.py,
+and their layers in blocks.py. The paper's own networks are in paper.py.
+
 Tensors are (batch, time, channels, height, width). Images are in [-1, 1]. Shifts are in px, positive right and down.
 """
 
@@ -22,12 +25,7 @@ LMA_KINDS: dict[str, type[LMA]] = {"pose": pose_model.PoseLMA, "paper": paper.Pa
 
 
 class Glass(nn.Module):
-    """The whole model: `gma` splits frames into foreground and background, `lma` animates the foreground.
-
-    Args:
-        gma: see :class:`glass_gym.model.gma.GMA`.
-        lma: see :class:`glass_gym.model.lma.LMA`. Its config becomes that of both.
-    """
+    """The whole model: `gma` splits frames into foreground and background, `lma` animates the foreground."""
 
     def __init__(self, gma: GMA, lma: LMA):
         super().__init__()
@@ -47,15 +45,15 @@ class Glass(nn.Module):
 
 
 def build_gma(config: GlassConfig, **parts: Callable[[GlassConfig], Any]) -> GMA:
-    """Make a GMA with random weights.
+    """Make a GMA with random weights, on the CPU, in training mode.
 
     Args:
         config: the architecture and its sizes.
-        parts: replacements for single parts: the name of a parameter of :class:`GMA`, and a function of the config that
+        parts: replacements for single parts: the name of a part of :class:`GMA`, and a function of the config that
             makes it. For experiments: a checkpoint does not record them.
 
     Returns:
-        the model, on the CPU, in training mode.
+        the model.
 
     Raises:
         ValueError: the model has no part of that name.
@@ -76,9 +74,6 @@ def build_glass(config: GlassConfig) -> Glass:
         >>> model = build_glass(GlassConfig.pose(64, 64, codes=3))
         >>> model.lma.quantiser.codebook.shape
         torch.Size([3, 16])
-
-    Args:
-        config: the architecture and its sizes.
 
     Returns:
         the model, on the CPU, in training mode.

@@ -65,10 +65,6 @@ class PlateInpaintNet(InpaintNet):
     """N for a static camera (ours): it copies the background plate where the plate is known, and inpaints the rest.
 
     It compares the pixels around the hole with the plate. Frames of another place are inpainted as usual.
-
-    Args:
-        net: as of :class:`InpaintNet`.
-        height, width: of the frames, px.
     """
 
     plate: Tensor
@@ -80,33 +76,19 @@ class PlateInpaintNet(InpaintNet):
         self.register_buffer("known", torch.zeros(1, height, width))
 
     def set_plate(self, plate: Tensor, known: Tensor) -> None:
-        """Store the plate.
-
-        Args:
-            plate: (3, H, W) in [-1, 1].
-            known: (1, H, W) in [0, 1], to which share a pixel of the plate is known.
-        """
+        """Store the plate (3, H, W) in [-1, 1], and to which share each pixel is known, (1, H, W) in [0, 1]."""
         self.plate.copy_(plate)
         self.known.copy_(known)
 
     def forward(self, frames: Tensor, masks: Tensor) -> Tensor:
         """As :meth:`InpaintNet.forward`."""
         filled = super().forward(frames, masks)
-        similarity = self.similarity(frames.float(), 1 - masks.float())
-        share = similarity * self.known * masks.float()
+        share = self.similarity(frames.float(), 1 - masks.float()) * self.known * masks.float()
         return filled + share * (self.plate - filled)
 
     @torch.no_grad()
     def similarity(self, frames: Tensor, visible: Tensor) -> Tensor:
-        """How certainly frames show the plate's place, for each pixel.
-
-        Args:
-            frames: (B, 3, H, W) in [-1, 1].
-            visible: (B, 1, H, W) in [0, 1], the weights of the pixels that are compared.
-
-        Returns:
-            (B, 1, H, W) in [0, 1].
-        """
+        """How certainly frames show the plate's place, (B, 1, H, W) in [0, 1]; visible pixels are compared."""
         error = (frames - self.plate).abs().mean(1, keepdim=True)
         # 0.05 of the whole frame's mean: it decides for pixels with nothing visible around them
         difference, weight = (
@@ -117,69 +99,30 @@ class PlateInpaintNet(InpaintNet):
 
 @dataclass
 class Motion:
-    """The output of GMA for pairs of frames (Fig. 2).
+    """The output of GMA for pairs of frames (Fig. 2)."""
 
-    Attributes:
-        masks: (B, 2, 1, H, W) in [0, 1].
-        backgrounds: (B, 2, 3, H, W), inpainted.
-        foreground_shift, background_shift: (B, 2) px, from P_f and P_b.
-        moved_layer: (B, 4, H, W), the foreground of frame t, shifted onto frame t + 1.
-        moved_background: (B, 3, H, W), the background of frame t, shifted onto frame t + 1.
-        composed: (B, 3, H, W), frame t + 1 as the shifted layers of frame t predict it.
-    """
-
-    masks: Tensor
-    backgrounds: Tensor
-    foreground_shift: Tensor
-    background_shift: Tensor
-    moved_layer: Tensor
-    moved_background: Tensor
-    composed: Tensor
+    masks: Tensor  # (B, 2, 1, H, W) in [0, 1]
+    backgrounds: Tensor  # (B, 2, 3, H, W), inpainted
+    foreground_shift: Tensor  # (B, 2) px, from P_f
+    background_shift: Tensor  # (B, 2) px, from P_b
+    moved_layer: Tensor  # (B, 4, H, W), the foreground of frame t, shifted onto frame t + 1
+    moved_background: Tensor  # (B, 3, H, W), the background of frame t, shifted onto frame t + 1
+    composed: Tensor  # (B, 3, H, W), frame t + 1 as the shifted layers of frame t predict it
 
 
 class GMA(StagedModel):
-    """Global motion analysis: splits frames into agent and background, and measures the shift of each.
-
-    Args:
-        config: sizes.
-        mask: M, frames (B, 3, H, W) -> masks (B, 1, H, W) in [0, 1].
-        inpaint: N, frames and masks -> backgrounds (B, 3, H, W).
-        shift_foreground: P_f, pairs of frames (B, 2, 3, H, W) and of masks (B, 2, 1, H, W) -> shifts (B, 2) px.
-        shift_background: P_b, the same with one minus the masks.
-    """
+    """Global motion analysis: splits frames into agent and background, and measures the shift of each."""
 
     stages = dict.fromkeys(("gma", "refine"), ("mask", "inpaint", "shift_foreground", "shift_background"))
-
-    def __init__(
-        self,
-        config: GlassConfig,
-        *,
-        mask: nn.Module,
-        inpaint: nn.Module,
-        shift_foreground: nn.Module,
-        shift_background: nn.Module,
-    ):
-        super().__init__(config)
-        self.mask = mask
-        self.inpaint = inpaint
-        self.shift_foreground = shift_foreground
-        self.shift_background = shift_background
+    mask: nn.Module  # M, frames (B, 3, H, W) in [-1, 1] -> masks (B, 1, H, W) in [0, 1]
+    inpaint: nn.Module  # N, frames and masks -> backgrounds (B, 3, H, W)
+    shift_foreground: nn.Module  # P_f, frames (B, 2, 3, H, W) and masks (B, 2, 1, H, W) -> shifts (B, 2) px
+    shift_background: nn.Module  # P_b, the same with one minus the masks
 
     def inpaint_background(self, images: Tensor, masks: Tensor, margin: int | None = None) -> Tensor:
-        """Replace the agent by background: N, on a hole that may exceed the mask.
-
-        Args:
-            images: (B, 3, H, W) in [-1, 1].
-            masks: (B, 1, H, W) in [0, 1].
-            margin: px by which the masks are dilated first; None: the config's `hole_margin`.
-
-        Returns:
-            backgrounds, (B, 3, H, W).
-        """
+        """N: images, masks dilated by `margin` px (None: the config's `hole_margin`) -> backgrounds (B, 3, H, W)."""
         margin = self.config.hole_margin if margin is None else margin
-        if margin:
-            masks = dilate(masks, margin)
-        return self.inpaint(images, masks)
+        return self.inpaint(images, dilate(masks, margin) if margin else masks)
 
     def set_foreground_range(self, px: int) -> None:
         """Set the largest shift along an axis that P_f can report, px."""
@@ -187,15 +130,7 @@ class GMA(StagedModel):
         self.shift_foreground.reach = px  # type: ignore[assignment]
 
     def analyse_pairs(self, frames: Tensor, margin: int = 0) -> Motion:
-        """GMA's forward pass (Sec. 3.1, Fig. 2).
-
-        Args:
-            frames: (B, 2, 3, H, W) in [-1, 1], frames t and t + 1.
-            margin: px by which the masks are dilated for N (ours; the paper: 0).
-
-        Returns:
-            masks, backgrounds, shifts and the predicted frame.
-        """
+        """GMA on frames t, t + 1, (B, 2, 3, H, W) in [-1, 1] (Sec. 3.1); masks are dilated by `margin` px for N."""
         flat = frames.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         masks = self.mask(flat)
         backgrounds = self.inpaint_background(flat, masks, margin).unflatten(0, frames.shape[:2])

@@ -7,13 +7,13 @@ per agent; modules keep no state of their own.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from glass_gym.model.blocks import StagedModel
-from glass_gym.model.config import GlassConfig
 from glass_gym.model.quantise import Quantised, Quantiser
 from glass_gym.model.view import View
 
@@ -24,47 +24,26 @@ State = tuple[Tensor, ...]  # The RNN's state.
 
 @dataclass
 class Drawn:
-    """A generated foreground.
+    """A generated foreground."""
 
-    Attributes:
-        layer: (B, 4, h, w), colour * mask and mask.
-        colour: (B, 3, h, w) in [-1, 1], before it is multiplied by the mask.
-        logits: (B, 1, h, w), the mask before its sigmoid.
-        coarse: outputs of D's heads at 1/4 and 1/2 of the size, (B, 3, ...), before their tanh; only with `scales`.
-    """
-
-    layer: Tensor
-    colour: Tensor
-    logits: Tensor
-    coarse: list[Tensor]
+    layer: Tensor  # (B, 4, h, w), colour * mask and mask
+    colour: Tensor  # (B, 3, h, w) in [-1, 1], before it is multiplied by the mask
+    logits: Tensor  # (B, 1, h, w), the mask before its sigmoid
+    coarse: Sequence[Tensor] = ()  # (B, 3, ...) at 1/4 and 1/2 of the size, before tanh (the paper's D, in training)
 
 
-def drawn_from(full: Tensor, coarse: list[Tensor]) -> Drawn:
-    """D's full-size output (B, 4, h, w), float32 -> :class:`Drawn`: tanh for colours, sigmoid for the mask."""
-    return masked(torch.tanh(full[:, :3]), full[:, 3:4], [c.float() for c in coarse])
-
-
-def masked(colour: Tensor, logits: Tensor, coarse: list[Tensor]) -> Drawn:
+def masked(colour: Tensor, logits: Tensor, coarse: Sequence[Tensor] = ()) -> Drawn:
     """Colours (B, 3, h, w) in [-1, 1] and mask logits (B, 1, h, w) -> :class:`Drawn`."""
     mask = torch.sigmoid(logits)
     return Drawn(torch.cat([colour * mask, mask], 1), colour, logits, coarse)
 
 
 class LMA(StagedModel):
-    """Local motion analysis: infers local actions from layers, and animates layers under actions.
+    """Local motion analysis: infers local actions from layers, and animates layers under actions."""
 
-    Args:
-        config: sizes.
-        view: cuts layers out of frames and draws them back.
-        quantiser: A's codebook of K local actions.
-        prior: p(code | state, shift), or None.
-    """
-
-    def __init__(self, config: GlassConfig, view: View, quantiser: Quantiser, prior: nn.Module | None = None):
-        super().__init__(config)
-        self.view = view
-        self.quantiser = quantiser
-        self.prior = prior
+    view: View  # cuts layers out of frames and draws them back
+    quantiser: Quantiser  # A's codebook of K local actions
+    prior: nn.Module | None  # p(code | state, shift)
 
     def codebooks(self) -> list[Tensor]:
         """Buffers that are updated by moving averages in training, not by gradients."""
@@ -72,15 +51,7 @@ class LMA(StagedModel):
 
     @abstractmethod
     def directions(self, layers: Tensor, shifts: Tensor) -> Tensor:
-        """A's vectors before quantisation, for every step of a clip.
-
-        Args:
-            layers: (B, T + 1, 4, h, w), cut by :attr:`view`.
-            shifts: (B, T, 2) px.
-
-        Returns:
-            (B, T, code_channels), float32.
-        """
+        """A's vectors before quantisation: layers (B, T + 1, 4, h, w), shifts (B, T, 2) px -> (B, T, C) float32."""
 
     @abstractmethod
     def start_state(self, layer: Tensor) -> State:
@@ -88,13 +59,7 @@ class LMA(StagedModel):
 
     @abstractmethod
     def animate(
-        self,
-        layer: Tensor,
-        state: State,
-        shift: Tensor,
-        code_vector: Tensor,
-        position: Tensor | None = None,
-        scales: bool = False,
+        self, layer: Tensor, state: State, shift: Tensor, code_vector: Tensor, position: Tensor | None = None
     ) -> tuple[Drawn, State]:
         """One step: the next foreground under a global and a local action (Sec. 3.2, Figs. 3 and 10).
 
@@ -104,36 +69,17 @@ class LMA(StagedModel):
             shift: (B, 2) px, the global action.
             code_vector: (B, code_channels), the local action.
             position: (B, 2) px of the layer after the step; None: unknown.
-            scales: also run D's coarser heads (for training).
 
         Returns:
             the next foreground, and the next state.
         """
 
     def correct_state(self, state: State, layer: Tensor, where: Tensor) -> State:
-        """The state after teacher forcing.
-
-        Args:
-            state: the RNN's state.
-            layer: (B, 4, h, w), the real layers.
-            where: (B,) bool, rows in which the agent is now as in its real layer.
-
-        Returns:
-            the corrected state.
-        """
+        """The state after teacher forcing with layers (B, 4, h, w), in the rows of `where`, (B,) bool."""
         return state
 
     def refine_position(self, images: Tensor, masks: Tensor, position: Tensor) -> Tensor:
-        """Improve the positions of agents, so that their first layers fit the model best.
-
-        Args:
-            images: (B, 3, H, W) in [-1, 1].
-            masks: (B, 1, H, W) in [0, 1].
-            position: (B, 2) px, a first estimate.
-
-        Returns:
-            (B, 2) px.
-        """
+        """Improve positions (B, 2) px, so that the model fits the first layers of images and masks best."""
         return position
 
     def quantise(self, z: Tensor) -> Quantised:
@@ -141,28 +87,12 @@ class LMA(StagedModel):
         return self.quantiser(z.flatten(0, -2))
 
     def infer_codes(self, layers: Tensor, shifts: Tensor) -> Tensor:
-        """The local actions that explain a clip: A with its quantiser.
-
-        Args:
-            layers: (B, T + 1, 4, h, w), cut by :attr:`view`.
-            shifts: (B, T, 2) px.
-
-        Returns:
-            (B, T) int64, 0 to K - 1.
-        """
+        """A with its quantiser: layers (B, T + 1, 4, h, w), shifts (B, T, 2) px -> codes (B, T) int64."""
         z = self.directions(layers, shifts)
         return self.quantise(z).index.unflatten(0, z.shape[:2])
 
     def code_prior(self, state: State, shifts: Tensor) -> Tensor:
-        """Log probabilities (B, N, K), float32, of the local actions in the next step, given the global one.
-
-        Args:
-            state: the RNN's state.
-            shifts: (B, N, 2) px, N global actions.
-
-        Raises:
-            ValueError: the model has no prior.
-        """
+        """Log p(code | state, shift), (B, N, K), of N global actions (B, N, 2) px; ValueError: no prior."""
         raise ValueError("this world has no prior over local actions; glass-train --architecture pose trains one")
 
     def keep_codes(self, index: list[int]) -> None:
@@ -178,7 +108,6 @@ class LMA(StagedModel):
         shifts: Tensor,
         code_vectors: Tensor,
         teacher: Tensor | None = None,
-        scales: bool = False,
         position: Tensor | None = None,
     ) -> list[Drawn]:
         """Generate T foregrounds from frame 0: each step starts from the layer that the step before drew.
@@ -189,7 +118,6 @@ class LMA(StagedModel):
             code_vectors: (B, T, code_channels).
             teacher: (B, T) bool; where True, step t starts from the real layer of frame t (teacher forcing).
                 None: nowhere.
-            scales: also run D's coarser heads (for training).
             position: (B, 2) px of frame 0's layers; None: unknown.
 
         Returns:
@@ -203,7 +131,7 @@ class LMA(StagedModel):
                 layer = torch.where(teacher[:, t, None, None, None], layers[:, t], layer)
                 state = self.correct_state(state, layer, teacher[:, t])
             position = None if position is None else position + shifts[:, t]
-            out, state = self.animate(layer, state, shifts[:, t], code_vectors[:, t], position, scales)
+            out, state = self.animate(layer, state, shifts[:, t], code_vectors[:, t], position)
             drawn.append(out)
             layer = out.layer
         return drawn

@@ -25,10 +25,10 @@ from glass_gym.model.blocks import (
 )
 from glass_gym.model.config import GlassConfig
 from glass_gym.model.gma import InpaintNet, MaskNet
-from glass_gym.model.lma import LMA, SHIFT_UNIT, Drawn, State, drawn_from
-from glass_gym.model.quantise import Quantiser, make_quantiser
+from glass_gym.model.lma import LMA, SHIFT_UNIT, Drawn, State, masked
+from glass_gym.model.quantise import make_quantiser
 from glass_gym.model.shift import RegressorShift, translate
-from glass_gym.model.view import View, WholeFrame
+from glass_gym.model.view import WholeFrame
 
 
 class PaperMask(nn.Module):
@@ -121,27 +121,12 @@ class PaperAction(nn.Module):
         self.mlp = code_mlp(size, config.code_channels)
 
     def forward(self, encoder: nn.Module, layers: Tensor, shifts: Tensor) -> Tensor:
-        """Directions of all steps of a clip: frame t, shifted onto frame t + 1, is compared with frame t + 1.
-
-        Args:
-            encoder: E.
-            layers: (B, T + 1, 4, H, W), whole frames.
-            shifts: (B, T, 2) px.
-
-        Returns:
-            (B, T, code_channels), float32.
-        """
-        batch, steps = shifts.shape[:2]
+        """Directions (B, T, code_channels) of T steps: layer t, moved by shifts (B, T, 2) px, against layer t + 1."""
         moved = translate(layers[:, :-1].flatten(0, 1), shifts.flatten(0, 1))
         both = torch.cat([moved, layers[:, 1:].flatten(0, 1)])
-        both = both.contiguous(memory_format=torch.channels_last)
-        features, attention = encoder(both)
-        before, after = (features * attention).chunk(2)
-        direction = self.chain(self._psi(before), self._psi(after))
-        return self.mlp(direction).float().unflatten(0, (batch, steps))
-
-    def _psi(self, features: Tensor) -> Tensor:
-        return self.psi(features).float().mean((2, 3))
+        features, attention = encoder(both.contiguous(memory_format=torch.channels_last))
+        psi = [self.psi(x).float().mean((2, 3)) for x in (features * attention).chunk(2)]
+        return self.mlp(self.chain(*psi)).float().unflatten(0, shifts.shape[:2])
 
 
 class PaperDynamics(nn.Module):
@@ -150,8 +135,6 @@ class PaperDynamics(nn.Module):
     They are a ConvLSTM at 1/8, a modulated convolution to 1/16, a ConvLSTM at 1/16, a convolution with upsampling, a
     ConvLSTM at 1/8, and a modulated convolution. ConvLSTMs and the convolution get the embeddings as constant channels.
     """
-
-    SCALE = 8
 
     def __init__(self, config: GlassConfig):
         super().__init__()
@@ -170,27 +153,11 @@ class PaperDynamics(nn.Module):
 
     def start(self, batch: int, height: int, width: int) -> State:
         """The initial state for layers of (height, width) px."""
-        height = height // self.SCALE
-        width = width // self.SCALE
-        half = height // 2, width // 2
-        return (
-            self.block1.start(batch, height, width),
-            self.block3.start(batch, *half),
-            self.block5.start(batch, half[0] * 2, half[1] * 2),
-        )
+        cells = (self.block1, 8), (self.block3, 16), (self.block5, 8)
+        return tuple(cell.start(batch, height // scale, width // scale) for cell, scale in cells)
 
     def forward(self, features: Tensor, state: State, shift: Tensor, code: Tensor) -> tuple[Tensor, State]:
-        """One step.
-
-        Args:
-            features: (B, C, h, w), C's output.
-            state: of the three ConvLSTMs.
-            shift: (B, 2), the global action in units of SHIFT_UNIT px.
-            code: (B, code_channels), the local action.
-
-        Returns:
-            (B, hidden, h, w), and the next state.
-        """
+        """One step: features (B, C, h, w), state, shift (B, 2) in SHIFT_UNIT px, code -> (B, hidden, h, w), state."""
         move = self.global_embedding(shift)
         local = self.local_embedding(code)
         h1, state1 = self.block1(_joined(features, move), state[0])
@@ -211,7 +178,7 @@ def _joined(x: Tensor, embedding: Tensor) -> Tensor:
 class PaperDecoder(nn.Module):
     """D (App. B): Up 128 + Res, Up 64 + Res, Up 32; 3x3, 3x3 and 7x7 heads at 1/4, 1/2 and full size.
 
-    Only the last head draws a mask.
+    Only the last head draws a mask; the others run in training only.
     """
 
     def __init__(self, config: GlassConfig):
@@ -227,52 +194,24 @@ class PaperDecoder(nn.Module):
         self.head_half = nn.Conv2d(half, 3, 3, padding=1)
         self.head_full = nn.Conv2d(half // 2, 4, 7, padding=3)
 
-    def forward(self, x: Tensor, scales: bool = True) -> Drawn:
-        """Draw the next foreground.
-
-        Args:
-            x: (B, hidden, h/8, w/8), the RNN's output.
-            scales: also run the coarser heads (for training).
-
-        Returns:
-            the foreground; its `coarse` is empty without `scales`.
-        """
+    def forward(self, x: Tensor) -> Drawn:
+        """The RNN's output (B, hidden, h/8, w/8) -> the next foreground."""
         y = self.res1(self.up1(x))
         z = self.res2(self.up2(y))
-        coarse = [self.head_quarter(y), self.head_half(z)] if scales else []
-        return drawn_from(self.head_full(self.up3(z)).float(), coarse)
+        coarse = [self.head_quarter(y).float(), self.head_half(z).float()] if self.training else []
+        full = self.head_full(self.up3(z)).float()
+        return masked(torch.tanh(full[:, :3]), full[:, 3:], coarse)
 
 
 class PaperLMA(LMA):
-    """The paper's LMA: E, C, A, the RNN and D, on whole frames.
-
-    Args:
-        config: sizes.
-        encoder, compressor, action, dynamics, decoder: E, C, A without its quantiser, the RNN, D.
-        quantiser: A's codebook of K local actions.
-        view: whole frames.
-    """
+    """The paper's LMA: E, C, A, the RNN and D, on whole frames."""
 
     stages = {"lma": ("encoder", "compressor", "action", "quantiser", "dynamics", "decoder")}  # noqa: RUF012
-
-    def __init__(
-        self,
-        config: GlassConfig,
-        *,
-        encoder: nn.Module,
-        compressor: nn.Module,
-        action: nn.Module,
-        quantiser: Quantiser,
-        dynamics: PaperDynamics,
-        decoder: nn.Module,
-        view: View,
-    ):
-        super().__init__(config, view, quantiser)
-        self.encoder = encoder
-        self.compressor = compressor
-        self.action = action
-        self.dynamics = dynamics
-        self.decoder = decoder
+    encoder: PaperEncoder  # E
+    compressor: Compressor  # C
+    action: PaperAction  # A without its quantiser
+    dynamics: PaperDynamics  # the RNN
+    decoder: PaperDecoder  # D
 
     def directions(self, layers: Tensor, shifts: Tensor) -> Tensor:
         """As :meth:`LMA.directions`."""
@@ -283,18 +222,12 @@ class PaperLMA(LMA):
         return self.dynamics.start(layer.shape[0], *self.view.size)
 
     def animate(
-        self,
-        layer: Tensor,
-        state: State,
-        shift: Tensor,
-        code_vector: Tensor,
-        position: Tensor | None = None,
-        scales: bool = False,
+        self, layer: Tensor, state: State, shift: Tensor, code_vector: Tensor, position: Tensor | None = None
     ) -> tuple[Drawn, State]:
         """As :meth:`LMA.animate`."""
         features, _ = self.encoder(layer.contiguous(memory_format=torch.channels_last))
         hidden, state = self.dynamics(self.compressor(features), state, shift / SHIFT_UNIT, code_vector)
-        return self.decoder(hidden, scales), state
+        return self.decoder(hidden), state
 
 
 GMA_PARTS: dict[str, Callable[[GlassConfig], Any]] = {
@@ -313,5 +246,6 @@ PARTS: dict[str, Callable[[GlassConfig], Any]] = {
     "dynamics": PaperDynamics,
     "decoder": PaperDecoder,
     "view": WholeFrame,
+    "prior": lambda config: None,
 }
-"""A function that makes each part of the paper's LMA, by its name in :class:`PaperLMA`."""
+"""A function that makes each part of :class:`PaperLMA`, by its name."""

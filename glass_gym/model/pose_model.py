@@ -19,14 +19,13 @@ from torch.nn import functional as F
 from glass_gym.model.blocks import SLOPE, AdaptiveNorm, BilinearChain, ConvBlock, ModulatedConv, ResBlock, code_mlp
 from glass_gym.model.config import GlassConfig
 from glass_gym.model.lma import LMA, SHIFT_UNIT, Drawn, State, masked
-from glass_gym.model.quantise import CosineQuantiser, Quantiser, make_quantiser
+from glass_gym.model.quantise import CosineQuantiser, make_quantiser
 from glass_gym.model.shift import warp
-from glass_gym.model.view import ConnectedWindow, View
+from glass_gym.model.view import ConnectedWindow
 
 NORM = "group"  # Group normalisation: a row of the result does not depend on the other rows of the batch.
 POSE_CHANNELS = 32  # Size of a pose vector, a row of the pose codebook.
-OCTAVES = 6
-"""The RNN's position encoding: wavelengths from twice the frame's side to a sixteenth of it, along each axis."""
+OCTAVES = 6  # The RNN's position encoding has wavelengths from twice the frame's side to a sixteenth of it.
 DECODER_OCTAVES = 4  # D gets only the longest wavelengths, so that its drawings change smoothly with the position.
 SCALE = 4  # Side, px, of a cell of the coarsest feature maps.
 FLOW = 4.0  # Px per unit of D's flow.
@@ -38,15 +37,7 @@ OFFSETS = [(x, y) for y in range(-SEARCH_PX, SEARCH_PX + 1) for x in range(-SEAR
 
 
 def make_waves(config: GlassConfig, octaves: int) -> Tensor:
-    """The angular frequencies of the position encoding.
-
-    Args:
-        config: has the size of the frames.
-        octaves: number of frequencies for each axis.
-
-    Returns:
-        (2, octaves), radians per px, along x and y.
-    """
+    """The position encoding's angular frequencies along x and y, (2, octaves) radians per px."""
     return torch.tensor([[math.pi * 2.0**i / side for i in range(octaves)] for side in (config.width, config.height)])
 
 
@@ -57,23 +48,20 @@ def encode_position(position: Tensor, waves: Tensor) -> Tensor:
 
 
 def shape_only(layers: Tensor) -> Tensor:
-    """Remove the agent's own colours from layers, so that a pose cannot encode identity.
+    """Remove the agent's own colours from layers (B, 4, h, w), so that a pose cannot encode identity.
 
-    The luminance is centred on its mean over the agent's pixels in the clip, and divided by its standard deviation.
-
-    Args:
-        layers: (B, T, 4, h, w), colour * mask and mask.
+    The luminance is centred on its mean over the agent's pixels, and divided by its standard deviation.
 
     Returns:
-        (B, T, 4, h, w): the scaled luminance three times, and the mask.
+        (B, 4, h, w): the scaled luminance three times, and the mask.
     """
-    mask = layers[:, :, 3:]
-    mass = mask.sum((1, 2, 3, 4), keepdim=True).clamp_min(1.0)
-    light = layers[:, :, :3].mean(2, keepdim=True)  # already times the mask
-    light = light - mask * (light.sum((1, 2, 3, 4), keepdim=True) / mass)
-    spread = (light.square().sum((1, 2, 3, 4), keepdim=True) / mass).sqrt()
+    mask = layers[:, 3:]
+    mass = mask.sum((1, 2, 3), keepdim=True).clamp_min(1.0)
+    light = layers[:, :3].mean(1, keepdim=True)  # already times the mask
+    light = light - mask * (light.sum((1, 2, 3), keepdim=True) / mass)
+    spread = (light.square().sum((1, 2, 3), keepdim=True) / mass).sqrt()
     light = light / (spread + 0.25)
-    return torch.cat([light.expand(-1, -1, 3, -1, -1), mask], 2)
+    return torch.cat([light.expand(-1, 3, -1, -1), mask], 1)
 
 
 class PoseEncoder(nn.Module):
@@ -96,7 +84,7 @@ class PoseEncoder(nn.Module):
 
     def forward(self, layers: Tensor) -> Tensor:
         """Layers (B, 4, h, w) -> pose vectors (B, POSE_CHANNELS), float32."""
-        shape = shape_only(layers[:, None])[:, 0].contiguous(memory_format=torch.channels_last)
+        shape = shape_only(layers).contiguous(memory_format=torch.channels_last)
         return self.spread(self.net(F.pixel_unshuffle(shape, SCALE)).float()).float()
 
 
@@ -142,11 +130,7 @@ class PoseAction(nn.Module):
 
 
 class PoseDynamics(nn.Module):
-    """The RNN: pose, global and local action -> logits of the next pose.
-
-    Args:
-        config: sizes; the state has 2 * `hidden` channels.
-    """
+    """The RNN: pose, global and local action -> logits of the next pose. Its state has 2 * `hidden` channels."""
 
     waves: Tensor
 
@@ -172,9 +156,7 @@ class PoseDynamics(nn.Module):
         return self.cell(F.leaky_relu(self.pose(pose).float(), SLOPE), hidden.float())
 
     def forward(self, pose: Tensor, hidden: Tensor, shift: Tensor, code: Tensor, position: Tensor) -> Tensor:
-        """Predict the next pose.
-
-        It may depend on the position: the frame's edge or a line can hide a part of the agent.
+        """Predict the next pose. It may depend on the position: the frame's edge can hide a part of the agent.
 
         Args:
             pose: (B, POSE_CHANNELS), the present pose.
@@ -189,18 +171,7 @@ class PoseDynamics(nn.Module):
         return self._logits(self._context(pose, hidden, shift, position) + self.code(code))
 
     def logits_per_action(self, pose: Tensor, hidden: Tensor, shift: Tensor, codes: Tensor, position: Tensor) -> Tensor:
-        """As :meth:`forward`, for each of K local actions.
-
-        Args:
-            pose: (B, POSE_CHANNELS).
-            hidden: (B, 2 hidden).
-            shift: (B, 2), in units of SHIFT_UNIT px.
-            codes: (K, code_channels).
-            position: (B, 2) px.
-
-        Returns:
-            (B, K, P) logits, float32.
-        """
+        """As :meth:`forward`, for each of K local actions (K, code_channels): (B, K, P) logits."""
         return self._logits(self._context(pose, hidden, shift, position)[:, None] + self.code(codes))
 
     def _context(self, pose: Tensor, hidden: Tensor, shift: Tensor, position: Tensor) -> Tensor:
@@ -267,7 +238,11 @@ class PoseDecoder(nn.Module):
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = x + norm(conv(x, embedding), embedding).to(x.dtype)
         y = self.res(self.up(x))
-        return self._with_copies(F.pixel_shuffle(self.head(y), 2).float(), window)
+        full = F.pixel_shuffle(self.head(y), 2).float()  # (B, 7, h, w)
+        fetched = warp(F.pixel_shuffle(window, SCALE), FLOW * full[:, 4:6])
+        colour = (fetched[:, :3] / fetched[:, 3:].clamp_min(FAINTEST)).clamp(-1, 1)
+        copied = torch.sigmoid(full[:, 6:])
+        return masked(copied * colour + (1 - copied) * torch.tanh(full[:, :3]), full[:, 3:4])
 
     @torch.no_grad()
     def sharpen(self, by: float) -> None:
@@ -277,14 +252,6 @@ class PoseDecoder(nn.Module):
         """
         for parameter in self.head.parameters():
             parameter[12:16] *= by
-
-    def _with_copies(self, full: Tensor, window: Tensor) -> Drawn:
-        """D's full-size output (B, 7, h, w) and the first window at 1/4 (B, 64, h/4, w/4) -> the foreground."""
-        fetched = warp(F.pixel_shuffle(window, SCALE), FLOW * full[:, 4:6])
-        colour = (fetched[:, :3] / fetched[:, 3:].clamp_min(FAINTEST)).clamp(-1, 1)
-        copied = torch.sigmoid(full[:, 6:])
-        colour = copied * colour + (1 - copied) * torch.tanh(full[:, :3])
-        return masked(colour, full[:, 3:4], [])
 
 
 class PosePrior(nn.Module):
@@ -305,16 +272,7 @@ class PosePrior(nn.Module):
         self.logits = kept
 
     def forward(self, pose: Tensor, hidden: Tensor, shifts: Tensor) -> Tensor:
-        """How likely each local action is.
-
-        Args:
-            pose: (B, POSE_CHANNELS).
-            hidden: (B, 2 hidden), the state that includes the pose.
-            shifts: (B, N, 2), N global actions in units of SHIFT_UNIT px.
-
-        Returns:
-            (B, N, K) log probabilities, float32.
-        """
+        """Pose, hidden state that includes it, shifts (B, N, 2) in SHIFT_UNIT px -> log p (B, N, K), float32."""
         x = self.known(torch.cat([pose.float(), hidden.float()], 1))[:, None] + self.shift(shifts.float())
         x = F.dropout(F.leaky_relu(x, SLOPE), PRIOR_DROPOUT, self.training)
         x = F.leaky_relu(self.hidden(x), SLOPE)
@@ -332,46 +290,18 @@ class PoseLMA(LMA):
 
     The state is a tuple of four tensors with one row per agent: the appearance, the pose vector of the first window,
     the present pose vector, and the hidden state before that pose.
-
-    Args:
-        config: sizes.
-        encoder: E, the appearance encoder.
-        pose_encoder: Q.
-        pose_codebook: Q's codebook of P poses.
-        action: A without its quantiser.
-        quantiser: A's codebook of K local actions.
-        dynamics: the RNN.
-        decoder: D.
-        prior: p(code | state, shift), or None.
-        view: cuts windows out of frames.
     """
 
     stages = {  # noqa: RUF012
         "pose": ("encoder", "pose_encoder", "pose_codebook", "decoder"),
         "lma": ("action", "quantiser", "dynamics", "prior"),
     }
-
-    def __init__(
-        self,
-        config: GlassConfig,
-        *,
-        encoder: AppearanceEncoder,
-        pose_encoder: PoseEncoder,
-        pose_codebook: CosineQuantiser,
-        action: PoseAction,
-        quantiser: Quantiser,
-        dynamics: PoseDynamics,
-        decoder: PoseDecoder,
-        prior: PosePrior | None,
-        view: View,
-    ):
-        super().__init__(config, view, quantiser, prior)
-        self.encoder = encoder
-        self.action = action
-        self.dynamics = dynamics
-        self.decoder = decoder
-        self.pose_encoder = pose_encoder
-        self.pose_codebook = pose_codebook
+    encoder: AppearanceEncoder  # E
+    pose_encoder: PoseEncoder  # Q
+    pose_codebook: CosineQuantiser  # Q's codebook of P poses
+    action: PoseAction  # A without its quantiser
+    dynamics: PoseDynamics  # the RNN
+    decoder: PoseDecoder  # D
 
     def codebooks(self) -> list[Tensor]:
         """As :meth:`LMA.codebooks`."""
@@ -394,13 +324,7 @@ class PoseLMA(LMA):
     def drawing_errors(
         self, images: Tensor, masks: Tensor, position: Tensor, offsets: Sequence[tuple[int, int]]
     ) -> Iterator[Tensor]:
-        """How well D redraws the windows at some offsets from their positions.
-
-        Args:
-            images: (B, 3, H, W) in [-1, 1].
-            masks: (B, 1, H, W) in [0, 1].
-            position: (B, 2) px.
-            offsets: (x, y) px, at most SEARCH_PX along each axis.
+        """How well D redraws the windows at offsets (x, y) px from their positions, at most SEARCH_PX an axis.
 
         Yields:
             for each offset the sum of squared errors, (B,).
@@ -426,13 +350,7 @@ class PoseLMA(LMA):
         return appearance, first, torch.where(where[:, None], real, pose), hidden
 
     def animate(
-        self,
-        layer: Tensor,
-        state: State,
-        shift: Tensor,
-        code_vector: Tensor,
-        position: Tensor | None = None,
-        scales: bool = False,
+        self, layer: Tensor, state: State, shift: Tensor, code_vector: Tensor, position: Tensor | None = None
     ) -> tuple[Drawn, State]:
         """As :meth:`LMA.animate`. The layer is not used: the state holds the pose and the appearance."""
         state, _ = self.predict_pose(state, shift, code_vector, position)
@@ -442,12 +360,6 @@ class PoseLMA(LMA):
         self, state: State, shift: Tensor, code_vector: Tensor, position: Tensor | None
     ) -> tuple[State, Tensor]:
         """The first half of :meth:`animate`: the RNN predicts the next pose.
-
-        Args:
-            state: the present state.
-            shift: (B, 2) px.
-            code_vector: (B, code_channels).
-            position: (B, 2) px after the step; None: unknown.
 
         Returns:
             the next state, and the indices of the next poses, (B,) int64.

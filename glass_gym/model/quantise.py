@@ -16,18 +16,11 @@ from glass_gym.model.config import GlassConfig
 
 @dataclass
 class Quantised:
-    """The output of a quantiser for vectors (N, code_channels).
+    """The output of a quantiser for vectors (N, code_channels)."""
 
-    Attributes:
-        vector: (N, code_channels), input of the RNN; its gradients pass straight through to the vectors before
-            quantisation.
-        index: (N,) int64, the local actions.
-        nearest: (N, code_channels), their rows of the codebook.
-    """
-
-    vector: Tensor
-    index: Tensor
-    nearest: Tensor
+    vector: Tensor  # (N, code_channels), input of the RNN; gradients pass straight through to the given vectors
+    index: Tensor  # (N,) int64, the local actions
+    nearest: Tensor  # (N, code_channels), their rows of the codebook
 
 
 class Quantiser(nn.Module, ABC):
@@ -38,8 +31,7 @@ class Quantiser(nn.Module, ABC):
     """
 
     codebook: Tensor
-    resized: tuple[str, ...] = ("codebook",)
-    """names of the tensors whose first axis is the code"""
+    resized: tuple[str, ...] = ("codebook",)  # names of the tensors whose first axis is the code
 
     def normalise(self, z: Tensor) -> Tensor:
         """Vectors (..., code_channels) as the RNN gets them where they are not quantised; by default unchanged."""
@@ -58,16 +50,7 @@ class Quantiser(nn.Module, ABC):
         return self.codebook[index]
 
     def auxiliary_losses(self, z: Tensor, quantised: Quantised, commitment: float) -> dict[str, Tensor]:
-        """Weighted loss terms of the quantiser, beside the reconstruction losses.
-
-        Args:
-            z: (N, code_channels), the vectors before quantisation.
-            quantised: the result of :meth:`forward`.
-            commitment: weight of the commitment term of L_VQ.
-
-        Returns:
-            scalars by name.
-        """
+        """Its weighted losses by name, for z (N, code_channels); `commitment`: weight of L_VQ's first term."""
         distance = (self.normalise(z) - quantised.nearest.detach()).square().mean()
         return {"commitment": commitment * distance}
 
@@ -166,13 +149,7 @@ class CosineQuantiser(Quantiser):
 
     @torch.no_grad()
     def begin(self, z: Tensor, generator: torch.Generator) -> None:
-        """Initialise by bisecting k-means, which splits clusters until there are K.
-
-        Plain k-means spends codes on outliers.
-
-        Raises:
-            ImportError: scikit-learn is not installed.
-        """
+        """Initialise by bisecting k-means (plain k-means spends codes on outliers); ImportError: no scikit-learn."""
         try:
             from sklearn.cluster import BisectingKMeans
         except ImportError:
@@ -189,32 +166,15 @@ QUANTISERS: dict[str, Callable[[GlassConfig], Quantiser]] = {"cosine": CosineQua
 
 
 def register_quantiser(name: str, make: Callable[[GlassConfig], Quantiser]) -> None:
-    """Let configs, and so checkpoints, name a quantiser of your own.
-
-    Args:
-        name: value of :attr:`GlassConfig.quantiser`.
-        make: a class or function that makes a quantiser of a config.
-
-    Raises:
-        ValueError: the name is taken.
-    """
+    """Let configs, and so checkpoints, name a quantiser of your own; ValueError: the name is taken."""
     if QUANTISERS.get(name, make) is not make:
         raise ValueError(f"a quantiser called {name!r} is registered already; choose another name")
     QUANTISERS[name] = make
 
 
 def make_quantiser(config: GlassConfig) -> Quantiser:
-    """The quantiser that a config names.
-
-    Returns:
-        a new quantiser.
-
-    Raises:
-        ValueError: the name is unknown; the message lists the known ones.
-    """
+    """A new quantiser, as the config names it; ValueError: the name is unknown."""
     if config.quantiser not in QUANTISERS:
-        raise ValueError(
-            f"no quantiser called {config.quantiser!r}; there are: {', '.join(QUANTISERS)}. One of your own must be "
-            "registered first: glass_gym.register_quantiser"
-        )
+        known = f"there are: {', '.join(QUANTISERS)}. One of your own must be registered: glass_gym.register_quantiser"
+        raise ValueError(f"no quantiser called {config.quantiser!r}; {known}")
     return QUANTISERS[config.quantiser](config)

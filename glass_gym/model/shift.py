@@ -17,45 +17,25 @@ FAST = 16  # Sizes of FFTs are rounded up to multiples of this; a transform of p
 
 
 def translate(x: Tensor, shift: Tensor, padding: str = "zeros") -> Tensor:
-    """Shift images by fractions of pixels (bilinear).
+    """Shift images by fractions of pixels, bilinearly; differentiable in images and shifts.
 
     Args:
         x: (B, C, H, W).
         shift: (B, 2) px, (right, down).
-        padding: value of pixels from outside: ``"zeros"`` (for foregrounds) or ``"border"``, the nearest edge pixel
-            (for backgrounds).
+        padding: what comes in from outside: ``"zeros"`` (foregrounds), or ``"border"``, edge pixels (backgrounds).
 
     Returns:
-        (B, C, H, W), float32; differentiable in both arguments.
+        (B, C, H, W), float32.
     """
-    batch, _, height, width = x.shape
-    x = x.float()
-    shift = shift.float()
-    theta = torch.zeros(batch, 2, 3, device=x.device)
-    theta[:, 0, 0] = theta[:, 1, 1] = 1.0
-    theta = theta.index_put(
-        (
-            torch.arange(batch, device=x.device)[:, None],
-            torch.tensor([[0, 1]], device=x.device),
-            torch.tensor([[2, 2]], device=x.device),
-        ),
-        -shift * torch.tensor([2.0 / width, 2.0 / height], device=x.device),
-    )
+    height, width = x.shape[2:]
+    to = -shift.float() * torch.tensor([2.0 / width, 2.0 / height], device=x.device)
+    theta = torch.cat([torch.eye(2, device=x.device).expand(len(x), 2, 2), to[:, :, None]], 2)
     grid = F.affine_grid(theta, list(x.shape), align_corners=False)
-    return F.grid_sample(x, grid, padding_mode=padding, align_corners=False)
+    return F.grid_sample(x.float(), grid, padding_mode=padding, align_corners=False)
 
 
 def warp(x: Tensor, flow: Tensor) -> Tensor:
-    """Fetch every pixel from another place (bilinear).
-
-    Args:
-        x: (B, C, H, W).
-        flow: (B, 2, H, W) px, (right, down): the offset of the place that a pixel's value is fetched from. Outside the
-            image the nearest edge pixel counts.
-
-    Returns:
-        (B, C, H, W), float32; differentiable in both arguments.
-    """
+    """Fetch pixels (B, C, H, W) from places flow (B, 2, H, W) px (right, down) away: float32; edges are repeated."""
     height, width = x.shape[2:]
     columns = torch.arange(width, device=x.device)
     rows = torch.arange(height, device=x.device)[:, None]
@@ -66,12 +46,7 @@ def warp(x: Tensor, flow: Tensor) -> Tensor:
 
 
 def cross_correlation(a: Tensor, b: Tensor, reach: int) -> Tensor:
-    """The sum over pixels of a(x) b(x + d) for all |d| <= reach, per channel, by FFT.
-
-    Args:
-        a: (B, C, H, W).
-        b: (B, C, H, W).
-        reach: largest |dx| and |dy|, px.
+    """The sum over pixels of a(x) b(x + d), for images (B, C, H, W) and all |d| <= reach px, per channel, by FFT.
 
     Returns:
         (B, C, 2 reach + 1, 2 reach + 1), indexed [dy + reach, dx + reach].
@@ -123,10 +98,8 @@ class CorrelationShift(nn.Module):
             match = cross_correlation(layers[:, 0], layers[:, 1], self.reach).sum(1)
             difference = 1 - 2 * match / energy[:, None, None]
         else:  # squared difference over the pixels that belong to the layer in both frames
-            a = frames[:, 0]
-            b = frames[:, 1]
-            wa = weights[:, 0]
-            wb = weights[:, 1]
+            a, b = frames.unbind(1)
+            wa, wb = weights.unbind(1)
             stacked_a = torch.cat([wa * a, wa * a.square().sum(1, keepdim=True), wa], 1)
             stacked_b = torch.cat([wb * b, wb, wb * b.square().sum(1, keepdim=True)], 1)
             tables = cross_correlation(stacked_a, stacked_b, self.reach)
@@ -136,10 +109,9 @@ class CorrelationShift(nn.Module):
 
 
 class RegressorShift(nn.Module):
-    """P_f and P_b as published (Sec. 3.1, Fig. 9).
+    """P_f and P_b as published (Sec. 3.1, Fig. 9); a tanh limits shifts to `reach` px.
 
-    Convolutions 6->16 /2, 16->32 /2, 32, 32->64 /2, 64->128, global average, linear 128->64->32->2. The last layer
-    starts at zero. A tanh limits shifts to `reach` px.
+    Convolutions 6->16 /2, 16->32 /2, 32, 32->64 /2, 64->128, average, linear 128->64->32->2, which starts at zero.
     """
 
     def __init__(self, reach: int):

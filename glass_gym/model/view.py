@@ -30,17 +30,7 @@ class View(ABC):
 
     @abstractmethod
     def cut(self, images: Tensor, masks: Tensor, position: Tensor, margin: int = 0) -> Tensor:
-        """Cut layers out of frames.
-
-        Args:
-            images: (B, 3, H, W) in [-1, 1].
-            masks: (B, 1, H, W) in [0, 1].
-            position: (B, 2) px, the positions of the agents.
-            margin: px by which windows are cut larger on each side; whole frames ignore it.
-
-        Returns:
-            (B, 4, h + 2 margin, w + 2 margin).
-        """
+        """Images (B, 3, H, W), masks (B, 1, H, W), positions (B, 2) px -> layers; windows get a margin of px more."""
 
     @abstractmethod
     def anchor(self, centre: Tensor) -> Tensor:
@@ -48,15 +38,7 @@ class View(ABC):
 
     @abstractmethod
     def locate(self, layer: Tensor, expected: Tensor) -> Tensor:
-        """The position of a layer after a step.
-
-        Args:
-            layer: (B, 4, h, w), as drawn.
-            expected: (B, 2) px, the position before plus the shift.
-
-        Returns:
-            (B, 2) px.
-        """
+        """The position (B, 2) px of a drawn layer (B, 4, h, w) after a step; `expected`: before, plus the shift."""
 
     @abstractmethod
     def place(self, layer: Tensor, by: Tensor) -> Tensor:
@@ -64,17 +46,7 @@ class View(ABC):
 
     @abstractmethod
     def draw(self, layer: Tensor, background: Tensor, position: Tensor, out: Tensor | None = None) -> Tensor:
-        """Compose layers over backgrounds.
-
-        Args:
-            layer: (B, 4, h, w).
-            background: (B, 3, H, W) uint8.
-            position: (B, 2) px of the layers.
-            out: frames (B, 3, H, W) that may be overwritten, to save memory.
-
-        Returns:
-            frames, (B, 3, H, W) uint8.
-        """
+        """Layers over backgrounds (B, 3, H, W) uint8 -> frames, in `out` or new; positions (B, 2) px."""
 
 
 class AgentWindow(View):
@@ -111,8 +83,7 @@ class AgentWindow(View):
 class ConnectedWindow(AgentWindow):
     """A window with the agent only: parts of the mask that are not connected to it, such as a ball, are left out."""
 
-    GAP = 7
-    """Parts at most (GAP - 1) / 2 px apart are connected."""
+    GAP = 7  # Parts at most (GAP - 1) / 2 px apart are connected.
 
     def cut(self, images: Tensor, masks: Tensor, position: Tensor, margin: int = 0) -> Tensor:
         """Windows centred on the positions, without parts that are not connected to the middle."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections import OrderedDict
 
 import numpy as np
 import torch
@@ -14,23 +15,15 @@ from glass_gym.model.pose_model import PoseLMA
 
 MOST_BYTES = 256 << 20  # Memory for layers; when it is full, the oldest are overwritten.
 BATCH_PIXELS = 64 * 32 * 32
-"""Window pixels that are drawn in one batch. Drawing sixteen layers of 32 x 32 px takes little longer than drawing one,
-so poses that are likely to be needed soon are drawn along.
-"""
+"""Window pixels that are drawn in one batch: sixteen layers of 32 x 32 px take little longer than one."""
 
-SCALES = torch.tensor([1 / 127.5, 1 / 127.5, 1 / 127.5, 1 / 255])
-"""Factors from the uint8 channels of a stored layer to float32."""
+SCALES = torch.tensor([1 / 127.5, 1 / 127.5, 1 / 127.5, 1 / 255])  # From the uint8 channels of a layer to float32.
 
 
 def cached(lma: LMA, device: torch.device) -> LMA | DecoderCache:
-    """Put a :class:`DecoderCache` around an LMA where that makes it faster.
+    """Put a :class:`DecoderCache` around an LMA where that makes it faster: the pose model on the CPU.
 
-    It does for the pose model on the CPU. On a GPU, looking a layer up would make the host wait. A D that gets the
-    position draws a pose differently at each position.
-
-    Args:
-        lma: the model.
-        device: where it runs.
+    On a GPU, looking a layer up would make the host wait. A D that gets the position draws a pose differently at each.
 
     Returns:
         the cache, or the LMA itself.
@@ -50,7 +43,7 @@ class DecoderCache:
     The state is that of the LMA, and a hash (B,) int64 of appearance and first pose.
 
     Args:
-        lma: the model; its D does not get the position.
+        lma: its D does not get the position.
         most_bytes: memory for layers, allocated as they come.
     """
 
@@ -61,9 +54,7 @@ class DecoderCache:
         self.requests = np.zeros(lma.config.poses, np.int64)  # per pose
         self.capacity = max(1, most_bytes // (4 * height * width))
         self.layers = torch.empty(self.capacity, height, width, 4, dtype=torch.uint8)
-        self.slots: dict[tuple[int, int], int] = {}
-        self.keys: list[tuple[int, int]] = []  # by slot
-        self.next = 0  # the slot to write next: the oldest, once all are full
+        self.slots: OrderedDict[tuple[int, int], int] = OrderedDict()  # oldest first
 
     def start_state(self, layer: Tensor) -> State:
         """As :meth:`LMA.start_state`, with the hash appended."""
@@ -84,16 +75,7 @@ class DecoderCache:
         return Drawn(layer, layer[:, :3], layer[:, 3:], []), (*known, appearance)
 
     def fetch(self, appearance: Tensor, poses: Tensor, state: State) -> Tensor:
-        """Layers of agents, drawn or from the cache.
-
-        Args:
-            appearance: (B,) int64, the hashes.
-            poses: (B,) int64, the pose indices.
-            state: of the LMA, B rows.
-
-        Returns:
-            (B, 4, h, w) float32, channels last.
-        """
+        """Layers (B, 4, h, w) float32 of hashes and pose indices (B,), kept or drawn; `state` is the LMA's, B rows."""
         keys = list(zip(appearance.tolist(), poses.tolist(), strict=True))
         self.requests += np.bincount(poses.numpy(), minlength=len(self.requests))
         found = [self.slots.get(key, -1) for key in keys]
@@ -116,14 +98,7 @@ class DecoderCache:
         return self.lma.draw((appearance, first, self.lma.pose_codebook.embed(poses), hidden), None).layer.float()
 
     def _likely(self, missing: dict[tuple[int, int], int]) -> dict[tuple[int, int], int]:
-        """Other layers to draw in the same batch: the most requested poses, in the appearances that are drawn anyway.
-
-        Args:
-            missing: rows of the layers that must be drawn, by key (appearance, pose).
-
-        Returns:
-            rows by key.
-        """
+        """Layers to draw along, as `missing` (rows by key): the most requested poses in the same appearances."""
         spare = self.batch - len(missing)
         if spare <= 0:
             return {}
@@ -137,14 +112,10 @@ class DecoderCache:
         return _from_kept(self.layers.index_select(0, torch.tensor(slots))).permute(0, 3, 1, 2)
 
     def _keep(self, key: tuple[int, int], layer: Tensor) -> None:
-        if self.next < len(self.keys):
-            del self.slots[self.keys[self.next]]
-            self.keys[self.next] = key
-        else:
-            self.keys.append(key)
-        self.layers[self.next] = layer
-        self.slots[key] = self.next
-        self.next = (self.next + 1) % self.capacity
+        full = len(self.slots) == self.capacity
+        slot = self.slots.popitem(last=False)[1] if full else len(self.slots)
+        self.layers[slot] = layer
+        self.slots[key] = slot
 
 
 def _to_kept(layers: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ values on the host, so a step never waits for the device.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
@@ -24,9 +23,7 @@ from glass_gym.tensors.rows import RowState
 PRESENT = 0.25  # An agent is present while its mask has at least this share of its initial mass.
 
 CPU_PIXELS = 64 * 64 * 64
-"""Window pixels that a step animates at a time on the CPU: 64 rows of 64 x 64 px. More do not fit into the CPU caches:
-256 such rows at once take half as long again.
-"""
+"""Window pixels that a step animates at a time on the CPU; 256 rows of 64 x 64 px at once take half as long again."""
 
 if hasattr(os, "register_at_fork"):
     # a child process does not have its parent's threads, and torch would wait for them for ever
@@ -145,9 +142,7 @@ class Simulator:
 
     @outside_inference_mode
     def step(self, state: WorldState, shift: Tensor, code_index: Tensor) -> WorldState:
-        """Move and animate the agents by one step.
-
-        Agents stay on the ground: a shift is cut short where it would lead out of it.
+        """Move and animate the agents by one step. A shift is cut short where it would lead out of the ground.
 
         Args:
             state: B rows.
@@ -160,16 +155,13 @@ class Simulator:
         view = self.model.lma.view
         expected = self.clamp(state.position + shift, state.position)
         moved = expected - state.position
-        layer, *memory = self._in_pieces(self._animate, state.layer, moved, code_index, expected, *state.memory)
+        parts = state.layer, moved, code_index, expected, *state.memory
+        height, width = view.size
+        rows = max(1, CPU_PIXELS // (height * width) if self.device.type == "cpu" else len(moved))
+        done = [self._animate(*piece) for piece in zip(*(x.split(rows) for x in parts), strict=True)]
+        layer, *memory = done[0] if len(done) == 1 else [torch.cat(x) for x in zip(*done, strict=True)]
         position = view.locate(layer, expected)
         return replace(state, layer=layer, position=position, memory=tuple(memory))
-
-    def _in_pieces(self, function: Callable[..., list[Tensor]], *parts: Tensor) -> list[Tensor]:
-        """Apply a function of rows; on the CPU to as many rows at a time as fit into its caches."""
-        height, width = self.model.lma.view.size
-        rows = max(1, CPU_PIXELS // (height * width)) if self.device.type == "cpu" else max(1, len(parts[0]))
-        done = [function(*piece) for piece in zip(*(x.split(rows) for x in parts), strict=True)]
-        return done[0] if len(done) == 1 else [torch.cat(x) for x in zip(*done, strict=True)]
 
     def _animate(
         self, layer: Tensor, shift: Tensor, code_index: Tensor, position: Tensor, *memory: Tensor
@@ -181,37 +173,14 @@ class Simulator:
 
     @outside_inference_mode
     def place(self, state: WorldState, position: Tensor) -> WorldState:
-        """Put the same agents elsewhere, without a step.
-
-        Args:
-            state: B rows.
-            position: (B, 2) px, the layers' new positions as in :attr:`WorldState.position`.
-
-        Returns:
-            B rows.
-        """
+        """Put the same agents at other positions (B, 2) px (:attr:`WorldState.position`), without a step."""
         by = position - state.position
         return replace(state, layer=self.model.lma.view.place(state.layer, by), position=position)
 
     def clamp(self, position: Tensor, before: Tensor) -> Tensor:
-        """Clamp positions to the ground.
-
-        An agent that is outside already may stay there, but cannot go farther out.
-
-        Args:
-            position: (B, 2) px, where the agents would go.
-            before: (B, 2) px, where they are.
-
-        Returns:
-            (B, 2) px.
-        """
-        ground = position.new_empty(2, 2)  # filled in: a traced graph may not copy from the host
-        for row in range(2):
-            for column in range(2):
-                ground[row, column] = self.ground[2 * row + column]
-        low = torch.minimum(before, ground[0])
-        high = torch.maximum(before, ground[1])
-        return torch.minimum(torch.maximum(position, low), high)
+        """Clamp positions (B, 2) px to the ground; who was outside `before` may stay there, but not go farther."""
+        axes = zip(position.unbind(1), before.unbind(1), self.ground[:2], self.ground[2:], strict=True)
+        return torch.stack([p.maximum(b.clamp_max(low)).minimum(b.clamp_min(high)) for p, b, low, high in axes], 1)
 
     @property
     def has_prior(self) -> bool:
@@ -220,35 +189,16 @@ class Simulator:
 
     @outside_inference_mode
     def code_prior(self, state: WorldState, shifts: Tensor) -> Tensor:
-        """The prior p(code | state, shift) of the next step.
-
-        Args:
-            state: B rows.
-            shifts: (B, N, 2) px, N global actions.
-
-        Returns:
-            (B, N, K) probabilities, float32.
-
-        Raises:
-            ValueError: the model has no prior.
-        """
+        """The prior p(code | state, shift), (B, N, K), for shifts (B, N, 2) px; ValueError: there is none."""
         return self.lma.code_prior(state.memory, shifts).exp()
 
     @outside_inference_mode
     def pictures(self, state: WorldState, out: Tensor | None = None) -> Tensor:
-        """Compose frames: the agents' layers over the backgrounds.
-
-        Args:
-            state: B rows.
-            out: frames (B, 3, H, W) that may be overwritten, to save memory.
-
-        Returns:
-            (B, 3, H, W) uint8.
-        """
+        """The layers over the backgrounds, (B, 3, H, W) uint8; `out`: frames that may be overwritten."""
         return self.model.lma.view.draw(state.layer, state.background, state.position, out)
 
     def frames(self, state: WorldState) -> Tensor:
-        """Compose frames, (B, H, W, 3) uint8."""
+        """As :meth:`pictures`, (B, H, W, 3) uint8."""
         return self.pictures(state).permute(0, 2, 3, 1).contiguous()
 
     def agent_position(self, state: WorldState) -> Tensor:

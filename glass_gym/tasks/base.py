@@ -121,7 +121,7 @@ class Task(ABC):
         """A lower bound of the number of steps to success, (B,) int64, of positions and a state as arrays."""
 
     def parse(self, options: dict[str, Any], rows: int) -> TaskState:
-        """Reset options -> (B, ...) tensors by name, on the host, for :meth:`sample`; ValueError: of no use."""
+        """Reset options -> (B, ...) tensors by name, on the host, for :meth:`sample`; ValueError: unusable value."""
         return {}
 
     def aim(self, state: TaskState, place: Tensor) -> TaskState:

@@ -13,16 +13,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def outside_inference_mode(function: Function) -> Function:
-    """Decorate a function to run without gradients and outside of `torch.inference_mode`.
-
-    Its tensors can be written to later, even where the caller is in inference mode.
-
-    Args:
-        function: to decorate.
-
-    Returns:
-        the decorated function.
-    """
+    """Run a function without gradients and outside of `torch.inference_mode`: its tensors can be written to later."""
     return torch.inference_mode(False)(torch.no_grad()(function))
 
 
@@ -42,10 +33,10 @@ def to_bytes(images: Tensor) -> Tensor:
 
 
 def to_numpy(value: Any, copy: bool = False) -> Any:
-    """Tensors -> numpy arrays on the host. The package converts to numpy only here.
+    """Tensors on any device -> numpy arrays on the host, also in (nested) dicts. The package converts only here.
 
     Args:
-        value: a tensor on any device, an array, or a (nested) dict of them.
+        value: a tensor, an array, or a dict of them.
         copy: the arrays share no memory with the tensors. Without it they may, on the CPU: for new tensors that nothing
             else refers to.
 

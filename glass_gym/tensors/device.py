@@ -13,17 +13,7 @@ MIN_SPEEDUP = 1.25  # Bfloat16 is chosen if it is at least this many times as fa
 
 
 def pick_device(name: str | torch.device) -> torch.device:
-    """The device of a name.
-
-    Args:
-        name: ``"auto"`` (CUDA if there is a CUDA device, else the CPU), ``"cpu"``, ``"cuda"`` or ``"cuda:i"``.
-
-    Returns:
-        the device.
-
-    Raises:
-        ValueError: the name is unknown, or there is no such device; the message names the fix.
-    """
+    """The device "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:i"; ValueError: unknown, or not there."""
     if str(name) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -47,14 +37,10 @@ def pick_device(name: str | torch.device) -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """The precision of a name.
+    """The precision "auto", "float32" or "bfloat16" on a device.
 
-    ``"auto"`` is bfloat16 on devices with matrix units for it (CUDA, CPUs with AMX), else float32. CPUs that only have
+    "auto" is bfloat16 on devices with matrix units for it (CUDA, CPUs with AMX), else float32. CPUs that only have
     AVX512-BF16 are measured once per process, since it is faster on some of them only.
-
-    Args:
-        name: ``"auto"``, ``"float32"`` or ``"bfloat16"``.
-        device: where the networks run.
 
     Returns:
         float32 or bfloat16.

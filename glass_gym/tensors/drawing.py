@@ -15,17 +15,7 @@ YELLOW = (255, 230, 0)  # RGB colour of targets.
 
 
 def draw_rings(frames: Tensor, target: Tensor, radius: float, shown: Tensor | None = None) -> Tensor:
-    """Draw a ring and a dot at each target.
-
-    Args:
-        frames: (B, 3, H, W) uint8.
-        target: (B, 2) px; may lie outside the frame.
-        radius: of the ring, px.
-        shown: (B,) bool, rows that get a ring; None: all.
-
-    Returns:
-        new frames, (B, 3, H, W) uint8, in the memory format of the given ones.
-    """
+    """New frames (B, 3, H, W) uint8 with a ring and a dot at targets (B, 2) px, in the rows `shown`, (B,) bool."""
     _, _, height, width = frames.shape
     reach = math.ceil(radius) + 2  # only the square around the target changes
     x, y = (_around(target[:, i], reach, size) for i, size in enumerate((width, height)))  # (B, w), (B, h)
@@ -66,7 +56,7 @@ def observed_frames(
         fresh: nothing else refers to the frames, so that they need not be copied.
 
     Returns:
-        (B, height, width, 3) uint8, or (B, 3, height, width); they share no memory with other frames.
+        uint8, which share no memory with other frames.
     """
     if size is not None and tuple(size) != tuple(frames.shape[2:]):
         frames = _reduce(frames, *size)
@@ -80,12 +70,10 @@ def observed_frames(
 
 def _reduce(frames: Tensor, height: int, width: int) -> Tensor:
     """Area means, rounded. For integer factors slices are added, which is six times as fast as pooling on a CPU."""
-    down = frames.shape[2] / height
-    across = frames.shape[3] / width
+    down, across = frames.shape[2] / height, frames.shape[3] / width
     if not (down.is_integer() and across.is_integer() and down * across <= 128):  # 128 * 255 fits into 16 bits
         return F.interpolate(frames.float(), (height, width), mode="area").round().byte()
-    down = int(down)
-    across = int(across)
+    down, across = int(down), int(across)
     wide = frames.int() if torch.compiler.is_compiling() else frames.short()  # no 16 bits in exported graphs
     rows = sum((wide[:, :, i::down] for i in range(1, down)), start=wide[:, :, ::down])
     sums = sum((rows[..., i::across] for i in range(1, across)), start=rows[..., ::across])

@@ -19,16 +19,7 @@ def compose(layer: Tensor, background: Tensor) -> Tensor:
 
 
 def offsets(centre: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """The signed distances of columns and rows from centres.
-
-    Args:
-        centre: (B, 2) px.
-        height: of the frame, px.
-        width: of the frame, px.
-
-    Returns:
-        x - x_0, (B, 1, W), and y - y_0, (B, H, 1).
-    """
+    """The distances of columns and rows from centres (B, 2) px: x - x_0, (B, 1, W), and y - y_0, (B, H, 1)."""
     x = torch.arange(width, device=centre.device) - centre[:, 0, None, None]
     y = torch.arange(height, device=centre.device)[:, None] - centre[:, 1, None, None]
     return x, y
@@ -59,7 +50,7 @@ def densest_point(mask: Tensor, radius: int) -> Tensor:
 
     Args:
         mask: (B, 1, H, W) in [0, 1].
-        radius: half size of the square, px.
+        radius: px.
 
     Returns:
         (B, 2) px; the frame's centre where the mask is empty.
@@ -68,8 +59,7 @@ def densest_point(mask: Tensor, radius: int) -> Tensor:
     mass = box_mean(mask.float(), radius) * (2 * radius + 1) ** 2
     best = mass.flatten(1).argmax(1)
     peak = torch.stack([best % width, best // width], 1).float()
-    x = torch.arange(width, device=mask.device).view(1, 1, width)
-    y = torch.arange(height, device=mask.device).view(1, height, 1)
+    x, y = offsets(peak.new_zeros(1, 2), height, width)
     for _ in range(3):  # mean shift: re-centre the neighbourhood on its own mass
         inside = mask[:, 0].float() * neighbourhood(peak, radius, height, width)
         total = inside.sum((1, 2)).clamp_min(1e-6)
@@ -80,30 +70,13 @@ def densest_point(mask: Tensor, radius: int) -> Tensor:
 
 
 def keep_agent(masks: Tensor, position: Tensor, window: int) -> Tensor:
-    """Set masks to zero outside the agent's window, such as on a ball.
-
-    Args:
-        masks: (B, 1, H, W).
-        position: (B, 2) px, the window's centre: its pixel i is the frame's pixel position - window / 2 + i.
-        window: side of the window, px.
-
-    Returns:
-        (B, 1, H, W).
-    """
-    x, y = offsets(position, *masks.shape[2:])
-    half = window / 2
-    inside = ((y >= -half) & (y < half)) & ((x >= -half) & (x < half))
-    return masks * inside[:, None]
+    """Masks (B, 1, H, W), zero outside windows (such as on a ball): pixels position - window / 2 + i."""
+    inside = [(-window / 2 <= along) & (along < window / 2) for along in offsets(position, *masks.shape[2:])]
+    return masks * (inside[0] & inside[1])[:, None]
 
 
 def places(corners: Tensor, side: int, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """The pixels of windows.
-
-    Args:
-        corners: (B, 2) int64, (x, y) of the windows' top left pixels; may lie outside the frame.
-        side: of the windows, px.
-        height: of the frame, px.
-        width: of the frame, px.
+    """The pixels of windows with top left pixels at corners (B, 2) int64, (x, y); windows may reach out of the frame.
 
     Returns:
         indices into flattened frames, (B, side, side) int64, clamped to the frame; and which pixels lie inside the
@@ -116,16 +89,7 @@ def places(corners: Tensor, side: int, height: int, width: int) -> tuple[Tensor,
 
 
 def crop_windows(images: Tensor, corners: Tensor, side: int) -> Tensor:
-    """Cut windows at whole-pixel positions; outside the image they are zero.
-
-    Args:
-        images: (B, C, H, W).
-        corners: (B, 2) int64, (x, y) of the windows' top left pixels; may lie outside.
-        side: of the windows, px.
-
-    Returns:
-        (B, C, side, side).
-    """
+    """Windows (B, C, side, side) of images, from top left pixels (B, 2) int64, (x, y); zero outside the image."""
     _, channels, height, width = images.shape
     index, inside = places(corners, side, height, width)
     cut = images.flatten(2).gather(2, index.flatten(1)[:, None].expand(-1, channels, -1))
@@ -169,11 +133,7 @@ def blend_windows(windows: Tensor, background: Tensor, position: Tensor, out: Te
 
 
 def _without_margins(windows: Tensor) -> tuple[Tensor, Tensor]:
-    """Crop layers (B, 4, s, s) to the rows and columns that are not empty in all of them.
-
-    Returns:
-        the cropped layers, and (x, y) of their first pixel in the uncropped ones.
-    """
+    """Crop layers (B, 4, s, s) to the rows and columns that are not empty in all; and (x, y) of the first pixel."""
     covered = windows.permute(0, 2, 3, 1).amax(0)[..., 3] > 0  # reduces all channels: that follows the memory layout
     rows, columns = (covered.any(axis).nonzero()[:, 0].tolist() for axis in (1, 0))
     if not rows:

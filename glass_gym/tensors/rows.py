@@ -30,23 +30,9 @@ class RowState:
         return found
 
     def map(self: State, function: Callable[..., Tensor], *others: State) -> State:
-        """Apply a function to each tensor.
-
-        Args:
-            function: of a tensor, and of the tensors in the same place of `others`.
-            others: states with the same parts.
-
-        Returns:
-            a new state of the results.
-
-        Raises:
-            ValueError: the states have different parts.
-        """
-        parts = {
-            field.name: _map(function, *(getattr(state, field.name) for state in (self, *others)))
-            for field in fields(self)
-        }
-        return type(self)(**parts)
+        """Apply a function to each tensor, and to those in the same place of `others`; ValueError: other parts."""
+        names = [field.name for field in fields(self)]
+        return type(self)(*(_map(function, *(getattr(state, n) for state in (self, *others))) for n in names))
 
     def clone(self: State) -> State:
         """A copy that shares no memory."""
@@ -70,12 +56,11 @@ class RowState:
 
     def where(self: State, mask: Tensor, other: State) -> State:
         """Take the rows of a (B,) bool mask from another state of B rows. The host never reads the mask."""
-        return self.map(lambda mine, theirs: torch.where(spread(mask, mine), theirs.to(mine.dtype), mine), other)
 
+        def choose(mine: Tensor, theirs: Tensor) -> Tensor:
+            return torch.where(mask.view(-1, *[1] * (mine.ndim - 1)), theirs.to(mine.dtype), mine)
 
-def spread(mask: Tensor, like: Tensor) -> Tensor:
-    """A (B,) mask in the shape (B, 1, ...) that broadcasts over `like` (B, ...)."""
-    return mask.view(-1, *[1] * (like.ndim - 1))
+        return self.map(choose, other)
 
 
 def write_rows(mine: Tensor, index: Any, theirs: Tensor) -> Tensor:

@@ -118,19 +118,13 @@ class ActionTable:
         return int(fits[np.linalg.norm(self.shifts[fits], axis=1).argmin()]) if len(fits) else 0
 
     def keys(self) -> dict[tuple[int, ...], np.ndarray]:
-        """Keys held together -> (shift, code), as gymnasium.utils.play wants it: arrows (chords are diagonals), digits.
-
-        Digit k is code k (0 to 9); without a digit the code is the shift's usual one.
-
-        Returns:
-            SDL key codes held together -> (shift, code) int64.
-        """
+        """SDL keys held together -> (shift, code) for gymnasium.utils.play: arrows, and digit k for code k, 0 to 9."""
         out = {}
         for dx, dy in sorted(COMPASS.values()):
             held = [ARROWS["right"]] * (dx > 0) + [ARROWS["left"]] * (dx < 0)
             held += [ARROWS["down"]] * (dy > 0) + [ARROWS["up"]] * (dy < 0)
             shift = self.shift_for(dx, dy)
-            if held:
+            if held:  # without a digit the code is the shift's usual one
                 out[tuple(held)] = np.array([shift, self.usual_codes[shift]])
             for code in range(min(10, len(self.code_names))):
                 out[(*held, ord(str(code)))] = np.array([shift, code])
@@ -138,17 +132,8 @@ class ActionTable:
 
 
 def nearest_direction(shifts: np.ndarray, step: Sequence[float]) -> np.ndarray:
-    """The direction of COMPASS nearest to each shift.
-
-    Args:
-        shifts: (S, 2) px.
-        step: (x, y) px of one step along each axis; along an axis with step 0 shifts are ignored.
-
-    Returns:
-        (S,) int64, rows of COMPASS.
-    """
-    length = np.asarray(step, np.float64)
-    units = np.asarray(shifts, np.float64) / np.maximum(length, 1e-6) * (length > 0)
+    """The row of COMPASS, (S,) int64, nearest to each shift (S, 2) px; an axis with step 0 px is ignored."""
+    units = np.asarray(shifts, np.float64) / np.maximum(step, 1e-6) * (np.asarray(step) > 0)
     compass = np.array(list(COMPASS.values()), np.float64)
     compass /= np.maximum(np.linalg.norm(compass, axis=1, keepdims=True), 1)
     length = np.linalg.norm(units, axis=1, keepdims=True)

@@ -70,11 +70,6 @@ class World:
     usual_codes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            ValueError: a step, name, code, aspect or ground is out of range.
-        """
         names = self.code_names
         if len(self.start_frames) and (len(names) != self.config.codes or len(set(names)) != len(names)):
             raise ValueError(f"code_names are {str(names)[:80]}, expected {self.config.codes} different ones")
@@ -95,9 +90,7 @@ class World:
         if positions.size and (positions.shape[1:] != (2,) or not (np.abs(positions) <= 2 * longest).all()):
             raise ValueError("start_positions are not (x, y) px of start frames")
         usual = self.usual_codes
-        if usual and (
-            len(usual) != len(COMPASS) or not all(isinstance(k, int) and 0 <= k < self.config.codes for k in usual)
-        ):
+        if len(usual) not in (0, len(COMPASS)) or not all(k in range(self.config.codes) for k in usual):
             raise ValueError(f"usual_codes are {usual!r}, expected {len(COMPASS)} codes below {self.config.codes}")
 
     def action_table(self, shifts: Any = "compass", shift_scale: float = 1.0) -> ActionTable:
@@ -108,7 +101,7 @@ class World:
     def ground(self) -> tuple[float, float, float, float] | None:
         """Left, top, right, bottom px of the box that agents stay in; None: the whole frame."""
         known = self.statistics.get("ground")
-        return None if known is None else (known[0], known[1], known[2], known[3])
+        return known and tuple(known)
 
     @functools.cached_property
     def identity(self) -> int:
@@ -128,17 +121,7 @@ def bundled() -> dict[str, Path]:
 
 
 def resolve(checkpoint: str | Path) -> Path:
-    """Find the file of a world.
-
-    Args:
-        checkpoint: the name of a bundled world, or a path.
-
-    Returns:
-        the file's path.
-
-    Raises:
-        CheckpointError: there is no such world or file; the message lists the bundled names.
-    """
+    """The file of a world, by a bundled name or a path; CheckpointError: there is none (it lists the bundled ones)."""
     worlds = bundled()
     if not isinstance(checkpoint, (str, os.PathLike)):
         raise CheckpointError(f"checkpoint is {checkpoint!r}, expected a path, or one of: {', '.join(worlds)}")
@@ -156,10 +139,7 @@ def resolve(checkpoint: str | Path) -> Path:
 
 
 def save_world(path: str | Path, world: World, half: bool = True) -> Path:
-    """Write a checkpoint.
-
-    It is written to a temporary file first, which is then renamed, so that a full disk does not destroy an existing
-    file.
+    """Write a checkpoint, by :func:`write_atomically`.
 
     Args:
         path: the file, usually .safetensors.
@@ -178,7 +158,8 @@ def save_world(path: str | Path, world: World, half: bool = True) -> Path:
         value = value.detach().cpu().contiguous()
         tensors[f"model.{key}"] = value.half() if half and value.dtype == torch.float32 else value
     pool = np.ascontiguousarray(world.start_frames)
-    deflated = zlib.compress(_delta(pool).tobytes(), 9)
+    differences = np.diff(pool, axis=0, prepend=np.zeros_like(pool[:1]))  # of a static background: almost nothing
+    deflated = zlib.compress(differences.tobytes(), 9)
     tensors["start_frames"] = torch.frombuffer(bytearray(deflated), dtype=torch.uint8)
     header = {
         "format_version": FORMAT_VERSION,
@@ -197,15 +178,7 @@ def save_world(path: str | Path, world: World, half: bool = True) -> Path:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file to a temporary name, then rename it. On failure the old file, if any, stays as it was.
-
-    Args:
-        path: the file.
-        write: writes a file of the temporary path that it is given.
-
-    Raises:
-        CheckpointError: the disk is full or cannot be written.
-    """
+    """Let `write` fill a temporary file, then rename it. CheckpointError: failed; an old file stays as it was."""
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -220,10 +193,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def load_world(checkpoint: str | Path) -> World:
-    """Read a checkpoint.
-
-    Args:
-        checkpoint: the name of a bundled world, or a path.
+    """Read a checkpoint, by a bundled name or a path.
 
     Returns:
         the world, with its model on the CPU in evaluation mode.
@@ -264,17 +234,11 @@ def _world(path: Path, header: WorldHeader, tensors: dict[str, torch.Tensor]) ->
         )
     model = build_glass(config)
     model.load_state_dict(weights)
-    return World(
-        model.eval(),
-        _undelta(_inflated(tensors["start_frames"], math.prod(shape)), shape),
-        header.step,
-        tuple(header.code_names),
-        header.pixel_aspect,
-        dict(header.statistics),
-        header.provenance,
-        path.stem,
-        tuple(header.usual_codes),
-    )
+    differences = np.frombuffer(_inflated(tensors["start_frames"], math.prod(shape)), np.uint8).reshape(shape)
+    frames = np.cumsum(differences, axis=0, dtype=np.uint8)  # modulo 256
+    names, usual = tuple(header.code_names), tuple(header.usual_codes)
+    facts = dict(header.statistics), header.provenance
+    return World(model.eval(), frames, header.step, names, header.pixel_aspect, *facts, path.stem, usual)
 
 
 def _digest(tensors: dict[str, torch.Tensor]) -> str:
@@ -288,14 +252,7 @@ def _digest(tensors: dict[str, torch.Tensor]) -> str:
 
 
 def _weights(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The model's state dict.
-
-    Returns:
-        tensors by name, floats as float32.
-
-    Raises:
-        ValueError: a tensor has another type, or holds numbers that are not finite.
-    """
+    """The model's state dict, floats as float32; ValueError: another type, or numbers that are not finite."""
     named = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
     for key, value in named.items():
         if value.dtype not in (torch.float16, torch.bfloat16, torch.float32):
@@ -331,12 +288,3 @@ def _inflated(deflated: torch.Tensor, size: int) -> bytes:
     if len(raw) != size or not (stream.eof or (not stream.decompress(stream.unconsumed_tail, 1) and stream.eof)):
         raise ValueError(f"start frames hold {len(raw)} bytes or more, expected {size}")
     return raw
-
-
-def _delta(frames: np.ndarray) -> np.ndarray:
-    """Differences of consecutive frames, modulo 256: a static background compresses to almost nothing."""
-    return np.diff(frames, axis=0, prepend=np.zeros_like(frames[:1]))
-
-
-def _undelta(raw: bytes, shape: tuple[int, ...]) -> np.ndarray:
-    return np.cumsum(np.frombuffer(raw, np.uint8).reshape(shape), axis=0, dtype=np.uint8)

@@ -33,10 +33,9 @@ class Version(Header):
     format_version: Annotated[int, Field(ge=1)]
 
 
-class WorldHeader(Header):
+class WorldHeader(Version):
     """Header of a world checkpoint (:mod:`glass_gym.worlds.checkpoint`)."""
 
-    format_version: Annotated[int, Field(ge=1)]
     config: dict[Name, bool | int | float | str | None]
     step: tuple[Step, Step]
     code_names: Annotated[list[Name], Field(min_length=1, max_length=1024)]
@@ -48,10 +47,9 @@ class WorldHeader(Header):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
 
 
-class PolicyHeader(Header):
+class PolicyHeader(Version):
     """Header of a policy's file (:mod:`glass_gym.policy`)."""
 
-    format_version: Annotated[int, Field(ge=1)]
     algorithm: Name
     provenance: Facts
     policy: Name
@@ -76,11 +74,9 @@ class StoreFormat(Header):
     version: Annotated[int, Field(ge=1)] = 1
 
 
-class StoreIndex(Header):
+class StoreIndex(StoreFormat):
     """Index of a clip store (`training/data/store.py`)."""
 
-    format: Name
-    version: Annotated[int, Field(ge=1)] = 1
     height: Pixels
     width: Pixels
     pixel_aspect: Annotated[float, Field(ge=0.1, le=10)]
@@ -93,18 +89,7 @@ Kind = TypeVar("Kind", bound=Header)
 
 
 def read_header(text: str | bytes, kind: type[Kind]) -> Kind:
-    """Parse and check a header.
-
-    Args:
-        text: the JSON.
-        kind: the table.
-
-    Returns:
-        the header.
-
-    Raises:
-        ValueError: the text is too long or no JSON, or a field is wrong; the message names it, in one line.
-    """
+    """Parse and check a header, JSON; ValueError: too long, or a field is wrong (named in one line)."""
     if len(text) > LONGEST:
         raise ValueError(f"a header of {len(text)} bytes is longer than {LONGEST}")
     try:
@@ -112,16 +97,11 @@ def read_header(text: str | bytes, kind: type[Kind]) -> Kind:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(map(str, first["loc"])) or "the header"
-        what = "" if first["type"] in ("missing", "json_invalid") else f" is {_short(first['input'])}:"
+        what = "" if first["type"] in ("missing", "json_invalid") else f" is {first['input']!r:.60}:"
         raise ValueError(f"{where}{what} {first['msg'][:200]}") from None
     for name in kind.model_fields:
         _check_finite(name, getattr(header, name))
     return header
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _check_finite(name: str, value: Any) -> None:

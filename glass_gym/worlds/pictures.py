@@ -38,8 +38,7 @@ def fit_picture(picture: np.ndarray, height: int, width: int, pixel_aspect: floa
     aspect = width * pixel_aspect / height
     crop_width = min(columns, rows * aspect)
     crop_height = min(rows, columns / aspect)
-    left = (columns - crop_width) / 2
-    top = (rows - crop_height) / 2
+    left, top = (columns - crop_width) / 2, (rows - crop_height) / 2
     box = (left, top, left + crop_width, top + crop_height)
     return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC, box=box)).copy()
 
@@ -67,13 +66,9 @@ def _as_rgb(picture) -> np.ndarray:
 
 
 def read_picture(path: str | Path | BinaryIO) -> np.ndarray:
-    """Read an image file (PNG, JPEG, BMP, GIF or WebP).
+    """Read an image file: PNG, JPEG, BMP, GIF or WebP, by its content; other formats could start other programs.
 
-    The content must have one of these formats, whatever the file's name is: other formats, such as EPS, could start
-    other programs. Orientation tags are applied, 16-bit values are scaled.
-
-    Args:
-        path: the file.
+    Orientation tags are applied, 16-bit values are scaled.
 
     Returns:
         (h, w, 3) uint8.
@@ -100,15 +95,7 @@ def read_picture(path: str | Path | BinaryIO) -> np.ndarray:
 
 
 def stretch(frames: np.ndarray, pixel_aspect: float) -> np.ndarray:
-    """Apply a pixel aspect by repeating columns (nearest neighbour).
-
-    Args:
-        frames: (..., H, W, 3).
-        pixel_aspect: displayed width of a pixel over its height.
-
-    Returns:
-        (..., H, round(W * pixel_aspect), 3).
-    """
+    """Apply a pixel aspect by repeating columns: (..., H, W, 3) -> (..., H, round(W * pixel_aspect), 3)."""
     width = frames.shape[-2]
     columns = (np.arange(round(width * pixel_aspect)) / pixel_aspect).astype(int).clip(0, width - 1)
     return np.ascontiguousarray(frames[..., columns, :])

@@ -128,7 +128,7 @@ def test_each_architecture_rolls_out_and_learns_from_what_it_drew(kind):
     layers = torch.rand(2, 4, 4, *side)
     shifts = torch.ones(2, 3, 2)
     codes = lma.quantiser.normalise(lma.directions(layers, shifts))
-    drawn = lma.rollout(layers, shifts, codes, scales=True)
+    drawn = lma.rollout(layers, shifts, codes)
     assert len(drawn) == 3 and drawn[-1].layer.shape == (2, 4, *side)
     sum(d.layer.sum() + sum(c.sum() for c in d.coarse) for d in drawn).backward()
     # the pose model chooses a pose: gradients of its drawings reach E and D

@@ -28,7 +28,7 @@ class Mover(torch.nn.Module):
         lma.encoder.register_forward_pre_hook(lambda _, arguments: setattr(self, "layer", arguments[0]))
         lma.dynamics.register_forward_pre_hook(lambda _, arguments: setattr(self, "shift", arguments[2] * 4))
 
-    def forward(self, x, scales=False):
+    def forward(self, x):
         pairs = zip(self.layer, self.shift.round().long(), strict=True)
         moved = torch.stack([one.roll((int(dy), int(dx)), (1, 2)) for one, (dx, dy) in pairs])
         return Drawn(moved, moved[:, :3], moved[:, 3:], [])
@@ -37,7 +37,7 @@ class Mover(torch.nn.Module):
 class Nothing(torch.nn.Module):
     """D: an empty frame."""
 
-    def forward(self, x, scales=False):
+    def forward(self, x):
         layer = torch.zeros(len(x), 4, 32, 48)
         return Drawn(layer, layer[:, :3], layer[:, 3:], [])
 

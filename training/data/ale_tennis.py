@@ -59,7 +59,7 @@ def near_colour(picture: np.ndarray) -> int:
 def player_mask(frames: np.ndarray, court: np.ndarray, colour: np.ndarray, tolerance: float = 48.0) -> np.ndarray:
     """Frames (..., H, W, 3) uint8 -> pixels (..., H, W) of the player's colour that are not lines of the empty court.
 
-    It holds for real and generated frames: `tolerance` is the largest RGB distance.
+    The frames may be real or generated. `tolerance` is the largest RGB distance to `colour` (3,).
     """
     colour = np.asarray(colour, np.float32)
     near = ((frames.astype(np.float32) - colour) ** 2).sum(-1) < tolerance**2
@@ -130,7 +130,7 @@ class Joystick:
     """
 
     WAYS = ((0, -1), (1, 0), (-1, 0), (0, 1), (1, -1), (-1, -1), (1, 1), (-1, 1))
-    DIRECTIONS = {(0, 0): (0, 1)} | {way: (n, n + 8) for n, way in enumerate(WAYS, 2)}  # -> ALE actions: plain, fire
+    DIRECTIONS = {(0, 0): (0, 1)} | {way: (n, n + 8) for n, way in enumerate(WAYS, 2)}  # (dx, dy) -> action, with fire
 
     def __init__(self, rng: np.random.Generator, rally: float = 0.0, courts: dict[int, np.ndarray] | None = None):
         self.rng = rng
@@ -163,7 +163,7 @@ class Joystick:
 
 def _are(picture: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     """Pixels of (H, W, 3) that have a colour: (H, W) bool."""
-    return (picture == colour).all(-1)
+    return (picture[..., 0] == colour[0]) & (picture[..., 1] == colour[1]) & (picture[..., 2] == colour[2])
 
 
 def ball_is_near(frames: np.ndarray, masks: np.ndarray) -> np.ndarray:

@@ -7,8 +7,7 @@ import dataclasses
 import html
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -51,8 +50,7 @@ SCORES = (
 """Scores: the figure, the baseline's figure, the baseline, and what the figure means."""
 
 
-@dataclass(frozen=True)
-class Score:
+class Score(NamedTuple):
     """A figure of a world beside that of a baseline, both as text."""
 
     part: str  # what was measured
@@ -148,7 +146,7 @@ def _page(run: Run, world: World, store: Store, found: Sequence[Score], e: Evalu
         f"<p>{store.width}x{store.height} px, a step of {shift} px, {world.config.codes} local actions, trained in "
         f"{sum(minutes.values()):.0f} minutes ({', '.join(f'{stage} {m:.0f}' for stage, m in minutes.items())}).</p>",
         "<h2>Score card</h2>",
-        _table(("part", "this world", "baseline", "", "meaning"), map(dataclasses.astuple, found)),
+        _table(("part", "this world", "baseline", "", "meaning"), found),
         f"<h2>Use it</h2><pre>env = gymnasium.make('Glass-v0', checkpoint='{name}')\n"
         f"glass_gym.register_world('MyGame-v0', '{name}')\nglass-play --checkpoint {name}</pre>",
     ]

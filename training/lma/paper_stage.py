@@ -124,7 +124,7 @@ class PaperStage(Stage):
         shifts = batch["shifts"]
         z = model.directions(layers, shifts)  # (B, T, code)
         codes, terms = self._codes(z, iteration, generator)
-        drawn = model.rollout(layers, shifts, codes, self.teacher(iteration, *shifts.shape[:2]), scales=True)
+        drawn = model.rollout(layers, shifts, codes, self.teacher(iteration, *shifts.shape[:2]))
         target = layers[:, 1:].transpose(0, 1).flatten(0, 1)  # (T B, 4, H, W)
         before = layers[:, :-1].transpose(0, 1).flatten(0, 1)
         weight = 1 + MASK_WEIGHT * (target[:, 3:] + (target[:, 3:] - before[:, 3:]).abs())
