@@ -363,9 +363,10 @@ class GlassCore:
         world = self.simulator.step(state.world, commanded, index[:, 1])
         self._picture = None
         position, present = self._locate_agents(world)
-        nothing = torch.zeros(self.rows, device=self.device)
-        outcome = Outcome(nothing, nothing > 0, state.task)
-        if self.task is not None:
+        if self.task is None:
+            nothing = torch.zeros(self.rows, device=self.device)
+            outcome = Outcome(nothing, nothing > 0, state.task)
+        else:
             outcome = self.task.step(state.position, position, state.task)
         kept = replace(state, world=world, position=position, previous=state.position, present=present)
         self.state = replace(kept, task=outcome.state, steps=state.steps + 1)
@@ -376,14 +377,11 @@ class GlassCore:
         return self.simulator.code_prior(self.state.world, self._shifts.expand(self.rows, -1, -1))
 
     def sample_codes(self, shift_index: Tensor) -> Tensor:
-        """Draw local actions (B,) from the prior, for global actions (B,) int64; ValueError: the world has no prior.
-
-        Returns:
-            (B,) int64, 0 to K - 1. They follow from the row's random key and step: equal states give equal codes.
-        """
+        """Draw local actions (B,) int64 from the prior, for global actions (B,) int64; ValueError: no prior."""
         state = self.state
         shift = self._shifts[shift_index][:, None]
         chances = self.simulator.code_prior(state.world, shift)[:, 0].double()  # (rows, K)
+        # equal states and shifts give equal codes
         number = uniform(state.key ^ CODE_STREAM, state.episode * MANY_STEPS + state.steps, 1)
         return (chances.cumsum(1) < number).sum(1).clamp(max=chances.shape[1] - 1)
 

@@ -28,27 +28,12 @@ class GymMixin:
         return self.core.table.code_names
 
     def code_prior(self) -> Any:
-        """The prior p(code | state, shift) of the next step, for each shift of the table.
-
-        Returns:
-            (num_envs, S, K) probabilities.
-
-        Raises:
-            ValueError: the world has no prior.
-        """
+        """p(code | state, shift) of the next step, (num_envs, S, K), for all S shifts; ValueError: no prior."""
         self._must_be_ready()
         return to_numpy(self.core.code_prior())
 
     def set_target(self, target: Any) -> None:
-        """Move the task's targets.
-
-        Args:
-            target: as the reset option `target`; for ``"reach"`` (x, y) px for all environments, or one per
-                environment.
-
-        Raises:
-            ValueError: the task has no target, or the value is none.
-        """
+        """Move the targets: the reset option `target`, (x, y) px, or one per environment; ValueError: it is none."""
         self._must_be_ready()
         self.core.set_target(target)
 

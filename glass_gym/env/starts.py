@@ -35,6 +35,7 @@ class StartStates:
         self.count = len(world.start_frames)
         known = world.statistics.get("start_positions", [])
         self._positions = torch.tensor(known) if len(known) == self.count else None
+        self._alone = simulator.device.type == "cpu"  # states are made one by one; none depends on others then
         self.forget()
 
     @property
@@ -54,11 +55,6 @@ class StartStates:
         """
         wanted = index.tolist() if self._missing and self._alone else range(self.count)
         return self._made(wanted).rows(index)
-
-    @property
-    def _alone(self) -> bool:
-        """Whether states are made one by one; then none depends on which others were made."""
-        return self.simulator.device.type == "cpu"
 
     def forget(self) -> None:
         """Free the states; they are made again when they are needed."""

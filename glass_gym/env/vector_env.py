@@ -20,7 +20,6 @@ from glass_gym.tensors.convert import index_rows, to_numpy
 from glass_gym.worlds.checkpoint import World
 
 RENDER_FPS = 15
-OUTPUTS = ("numpy", "torch")
 
 
 class GlassVectorEnv(GymMixin, VectorEnv):
@@ -66,8 +65,8 @@ class GlassVectorEnv(GymMixin, VectorEnv):
         self.autoreset_mode = _mode(autoreset_mode)
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
-        if output not in OUTPUTS:
-            raise ValueError(f"output must be one of {', '.join(OUTPUTS)}, got {output!r}")
+        if output not in ("numpy", "torch"):
+            raise ValueError(f"output must be one of numpy, torch, got {output!r}")
         if max_episode_steps is not None:
             whole = isinstance(max_episode_steps, (int, np.integer)) and not isinstance(max_episode_steps, bool)
             if not whole or max_episode_steps < 1:

@@ -1,7 +1,7 @@
 """Glass: a GMA and an LMA joined; and functions that build all three.
 
-The default architecture's symbols (Fig. 2): M, N are in gma.py, P_f, P_b in shift.py, E, Q, A, RNN, D in pose_model.py,
-and their layers in blocks.py. The paper's own networks are in paper.py.
+Where the default architecture's symbols are: M, N in gma.py; P_f, P_b in shift.py; E, Q, A, RNN, D in pose_model.py.
+Their layers are in blocks.py, the codebooks of A and Q in quantise.py. The paper's own networks are in paper.py.
 
 Tensors are (batch, time, channels, height, width). Images are in [-1, 1]. Shifts are in px, positive right and down.
 """

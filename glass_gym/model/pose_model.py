@@ -20,7 +20,6 @@ from glass_gym.model.blocks import SLOPE, AdaptiveNorm, BilinearChain, ConvBlock
 from glass_gym.model.config import GlassConfig
 from glass_gym.model.lma import LMA, SHIFT_UNIT, Drawn, State, masked
 from glass_gym.model.quantise import CosineQuantiser, make_quantiser
-from glass_gym.model.shift import warp
 from glass_gym.model.view import ConnectedWindow
 
 NORM = "group"  # Group normalisation: a row of the result does not depend on the other rows of the batch.
@@ -252,6 +251,17 @@ class PoseDecoder(nn.Module):
         """
         for parameter in self.head.parameters():
             parameter[12:16] *= by
+
+
+def warp(x: Tensor, flow: Tensor) -> Tensor:
+    """Fetch pixels (B, C, H, W) from places flow (B, 2, H, W) px (right, down) away: float32; edges are repeated."""
+    height, width = x.shape[2:]
+    columns = torch.arange(width, device=x.device)
+    rows = torch.arange(height, device=x.device)[:, None]
+    at_x = (2 * (columns + flow[:, 0].float()) + 1) / width - 1
+    at_y = (2 * (rows + flow[:, 1].float()) + 1) / height - 1
+    grid = torch.stack([at_x, at_y], -1)
+    return F.grid_sample(x.float(), grid, padding_mode="border", align_corners=False)
 
 
 class PosePrior(nn.Module):

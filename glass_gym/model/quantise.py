@@ -50,7 +50,7 @@ class Quantiser(nn.Module, ABC):
         return self.codebook[index]
 
     def auxiliary_losses(self, z: Tensor, quantised: Quantised, commitment: float) -> dict[str, Tensor]:
-        """Its weighted losses by name, for z (N, code_channels); `commitment`: weight of L_VQ's first term."""
+        """Weighted losses by name, of vectors z (N, code_channels); `commitment` weighs L_VQ's first term."""
         distance = (self.normalise(z) - quantised.nearest.detach()).square().mean()
         return {"commitment": commitment * distance}
 

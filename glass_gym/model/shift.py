@@ -34,17 +34,6 @@ def translate(x: Tensor, shift: Tensor, padding: str = "zeros") -> Tensor:
     return F.grid_sample(x.float(), grid, padding_mode=padding, align_corners=False)
 
 
-def warp(x: Tensor, flow: Tensor) -> Tensor:
-    """Fetch pixels (B, C, H, W) from places flow (B, 2, H, W) px (right, down) away: float32; edges are repeated."""
-    height, width = x.shape[2:]
-    columns = torch.arange(width, device=x.device)
-    rows = torch.arange(height, device=x.device)[:, None]
-    at_x = (2 * (columns + flow[:, 0].float()) + 1) / width - 1
-    at_y = (2 * (rows + flow[:, 1].float()) + 1) / height - 1
-    grid = torch.stack([at_x, at_y], -1)
-    return F.grid_sample(x.float(), grid, padding_mode="border", align_corners=False)
-
-
 def cross_correlation(a: Tensor, b: Tensor, reach: int) -> Tensor:
     """The sum over pixels of a(x) b(x + d), for images (B, C, H, W) and all |d| <= reach px, per channel, by FFT.
 

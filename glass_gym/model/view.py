@@ -22,15 +22,15 @@ class View(ABC):
     """
 
     follows: bool
-    size: tuple[int, int]
 
     def __init__(self, config: GlassConfig):
         self.window = config.window
         self.radius = config.agent_radius
+        self.size = (config.window, config.window) if self.follows else (config.height, config.width)
 
     @abstractmethod
     def cut(self, images: Tensor, masks: Tensor, position: Tensor, margin: int = 0) -> Tensor:
-        """Images (B, 3, H, W), masks (B, 1, H, W), positions (B, 2) px -> layers; windows get a margin of px more."""
+        """Layers of images (B, 3, H, W) and masks (B, 1, H, W) at positions (B, 2) px; windows `margin` px larger."""
 
     @abstractmethod
     def anchor(self, centre: Tensor) -> Tensor:
@@ -49,19 +49,30 @@ class View(ABC):
         """Layers over backgrounds (B, 3, H, W) uint8 -> frames, in `out` or new; positions (B, 2) px."""
 
 
-class AgentWindow(View):
-    """A window that follows the agent. The global action moves it exactly; no network runs on whole frames."""
+class ConnectedWindow(View):
+    """A window that follows the agent. The global action moves it exactly; no network runs on whole frames.
+
+    Parts of the mask that are not connected to the agent, such as a ball, are left out.
+    """
 
     follows = True
-
-    def __init__(self, config: GlassConfig):
-        super().__init__(config)
-        self.size = (config.window, config.window)
+    GAP = 7  # Parts at most (GAP - 1) / 2 px apart are connected.
 
     def cut(self, images: Tensor, masks: Tensor, position: Tensor, margin: int = 0) -> Tensor:
-        """Windows centred on the positions."""
+        """Windows centred on the positions, without parts that are not connected to the middle."""
         corner = position.long() - self.window // 2 - margin
-        return crop_windows(torch.cat([images * masks, masks], 1), corner, self.window + 2 * margin)
+        layer = crop_windows(torch.cat([images * masks, masks], 1), corner, self.window + 2 * margin)
+        solid = (layer[:, 3:] > 0.5).float()
+        middle = torch.zeros_like(solid)
+        at = layer.shape[-1] // 2
+        reach = max(2, self.radius // 2)
+        middle[..., at - reach : at + reach, at - reach : at + reach] = 1.0
+        kept = solid * middle
+        for _ in range(layer.shape[-1] // 2):
+            kept = dilate(kept, self.GAP // 2) * solid
+        kept = dilate(kept, 1)  # include the soft edge
+        empty = kept.sum((1, 2, 3), keepdim=True) == 0
+        return layer * torch.where(empty, torch.ones_like(kept), kept)
 
     def anchor(self, centre: Tensor) -> Tensor:
         """The nearest whole pixel."""
@@ -80,35 +91,10 @@ class AgentWindow(View):
         return blend_windows(layer, background, position, out)
 
 
-class ConnectedWindow(AgentWindow):
-    """A window with the agent only: parts of the mask that are not connected to it, such as a ball, are left out."""
-
-    GAP = 7  # Parts at most (GAP - 1) / 2 px apart are connected.
-
-    def cut(self, images: Tensor, masks: Tensor, position: Tensor, margin: int = 0) -> Tensor:
-        """Windows centred on the positions, without parts that are not connected to the middle."""
-        layer = super().cut(images, masks, position, margin)
-        solid = (layer[:, 3:] > 0.5).float()
-        middle = torch.zeros_like(solid)
-        at = layer.shape[-1] // 2
-        reach = max(2, self.radius // 2)
-        middle[..., at - reach : at + reach, at - reach : at + reach] = 1.0
-        kept = solid * middle
-        for _ in range(layer.shape[-1] // 2):
-            kept = dilate(kept, self.GAP // 2) * solid
-        kept = dilate(kept, 1)  # include the soft edge
-        empty = kept.sum((1, 2, 3), keepdim=True) == 0
-        return layer * torch.where(empty, torch.ones_like(kept), kept)
-
-
 class WholeFrame(View):
     """The whole frame, as published: the network moves the agent, and its position is measured on the drawing."""
 
     follows = False
-
-    def __init__(self, config: GlassConfig):
-        super().__init__(config)
-        self.size = (config.height, config.width)
 
     def cut(self, images: Tensor, masks: Tensor, position: Tensor, margin: int = 0) -> Tensor:
         """The frames, with the mask kept only in the window around each position."""

@@ -55,8 +55,7 @@ class World:
         provenance: how the weights were made.
         name: of the world, such as the file's name without its suffix.
         usual_codes: nine codes, for the directions of COMPASS: the one that went with each most often in the training
-            data.
-            Empty: unknown.
+            data. Empty: unknown.
     """
 
     model: Glass = field(repr=False)
