@@ -68,8 +68,8 @@ def targets(root: Path) -> dict[str, Target]:
     from training.core.distributed import Distributed
     from training.core.run import Run, RunError
     from training.core.trainer import Trainer, TrainingError, read_state
-    from training.data.layout import ReadConfig, read_video
     from training.data.store import DataError, Store, StoreWriter
+    from training.data.videos import ReadConfig, read_video
 
     torch.manual_seed(0)
     world = world_of(build_glass(TINY).eval())

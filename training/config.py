@@ -11,6 +11,8 @@ from annotated_types import Ge, Gt, Le, MinLen
 
 from .core.options import Common, Count, Minutes, Pixels, Positional, Positive, Rate, Share, Weight
 
+CODES = 9  # K, the default; a source may have another (Tennis: 8, training/data/sources.py)
+
 
 @dataclass(frozen=True)
 class ReadConfig:

@@ -34,13 +34,14 @@ from .data.store import Store
 from .evaluation.html_report import report_world
 from .footage.choices import choose_reading, choose_sizes
 from .footage.survey import Survey
-from .gma.corrections import PROBES, choose_window, correct_options
+from .gma.corrections import PROBES, correct_options
 from .gma.perceptual import load_features
 from .gma.pseudo_labels import PseudoLabels, pseudo_labels_of
 from .gma.stage import GmaStage, RefineStage, sample_pairs
 from .lma.paper_stage import PaperStage
 from .lma.stage import LmaStage, lma_iterations
 from .poses.stage import PoseStage, pose_schedule
+from .windows.size import choose_window
 from .windows.windows import WindowSet, sample_clips, windows_of_split
 from .world.build import export_world
 

@@ -5,9 +5,9 @@ from PIL import Image
 
 from tests.conftest import block_video
 from training.config import DataOptions, ReadConfig
-from training.data.layout import find_videos, pack
 from training.data.sources import SOURCES, open_data
 from training.data.store import DataError, GrowingArray, Store, StoreWriter
+from training.data.videos import find_videos, pack
 from training.data.wsprites import LOCAL_ACTIONS, Sprites, WalkConfig, WSprites, characters, load_background
 
 

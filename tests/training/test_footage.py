@@ -13,8 +13,8 @@ from PIL import Image
 
 from glass_gym.worlds.checkpoint import load_world
 from tests.training.test_survey import background, walker
-from training.data.layout import ReadConfig, pack
 from training.data.store import DataError, Store
+from training.data.videos import ReadConfig, pack
 from training.train import main
 
 QUICK = ["--gma.iterations", "1", "--gma.batch", "1", "--lma.iterations", "0", "--loop.device", "cpu"]

@@ -15,10 +15,10 @@ from training.data.store import Store, StoreWriter
 from training.footage import choices
 from training.footage.choices import survey_store
 from training.gma import pseudo_labels
-from training.gma.corrections import best_hole_margin
 from training.gma.pseudo_labels import PseudoLabels, make_pseudo_labels
 from training.gma.stage import RefineStage
 from training.train import main
+from training.windows.size import best_hole_margin
 from training.world.build import start_frames
 
 BODY, HAND, OTHER = (230, 30, 30), (30, 30, 230), (250, 250, 30)

@@ -22,9 +22,9 @@ from tqdm import tqdm
 from glass_gym.tools.locks import alone
 from glass_gym.worlds.ale_tennis import BLUE, PINK
 
-from ..config import DataOptions
-from .layout import find_videos, frames_in, pack
+from ..config import CODES, DataOptions
 from .store import DataError, Store, Video
+from .videos import find_videos, frames_in, pack
 
 if TYPE_CHECKING:
     from glass_gym.worlds.checkpoint import World
@@ -41,7 +41,7 @@ class Defaults:
 
     theta: float | None = None
     """largest share of the frame that the mask covers without cost"""
-    codes: int = 9
+    codes: int = CODES
     """K, number of local actions; codes that explain nothing are left out of the world"""
     window: int | None = None
     """side of the agent's window, px"""

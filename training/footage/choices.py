@@ -16,9 +16,9 @@ from glass_gym.model.config import preset
 
 from ..core import sheets
 from ..core.run import Run
-from ..data.layout import ReadConfig, find_videos, sample_video
 from ..data.sources import source_of
 from ..data.store import DataError, Store
+from ..data.videos import ReadConfig, find_videos, sample_video
 from .survey import NoWorldError, Survey, survey
 
 LONGEST_SIDE = 320
@@ -65,7 +65,7 @@ def choose_reading(run: Run) -> ReadConfig:
 def choose_sizes(run: Run, store: Store) -> Survey | None:
     """Choose theta, shift ranges, iterations and sizes: from a survey, or the source's values (unless --choose).
 
-    Window and radius are preliminary; they are measured again after GMA.
+    Window and radius are preliminary; `training.windows.size` measures them again after GMA.
 
     Args:
         run: gets the choices.
