@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import gymnasium as gym
 
-from glass_gym.env.render import DisplayError
+from glass_gym.env.window import DisplayError
 
 INSTALL = "pip install -e '.[agents]'"
 

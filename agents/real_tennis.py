@@ -15,7 +15,7 @@ import torch
 
 from glass_gym.tasks import ReachTask, Scene
 from glass_gym.tensors.convert import to_numpy
-from glass_gym.tensors.drawing import observed_frames
+from glass_gym.tensors.observe import observed_frames
 from glass_gym.worlds.action_space import ActionTable
 from glass_gym.worlds.ale_tennis import (
     BLUE,

@@ -21,8 +21,8 @@ from glass_gym.env.starts import StartStates
 from glass_gym.simulator.simulator import PRESENT, Simulator, WorldState
 from glass_gym.tasks import Outcome, Scene, Task, TaskState, make_task
 from glass_gym.tensors.convert import outside_inference_mode, to_numpy
-from glass_gym.tensors.drawing import observed_frames
 from glass_gym.tensors.geometry import densest_point, neighbourhood
+from glass_gym.tensors.observe import observed_frames
 from glass_gym.tensors.rows import RowState, write_rows
 from glass_gym.worlds.checkpoint import World, load_world
 from glass_gym.worlds.pictures import stretch
@@ -179,7 +179,7 @@ class GlassCore:
 
     @outside_inference_mode
     def resize(self, frame_size: tuple[int, int]) -> None:
-        """Set the size (height, width) of observed frames, 8 px up to the world's; ValueError: it is another."""
+        """Set the size (height, width) px of observed frames, from 8x8 to the world's; ValueError: another size."""
         size = tuple(frame_size) if isinstance(frame_size, (tuple, list, np.ndarray)) else ()
         if len(size) != 2 or not all(isinstance(v, (int, np.integer)) for v in size):
             raise ValueError(f"frame_size must be (height, width) in whole px, such as (48, 80), got {frame_size!r}")
@@ -299,7 +299,7 @@ class GlassCore:
 
     @outside_inference_mode
     def set_target(self, target: Any) -> None:
-        """Move the targets, as the task's reset option `target`; ValueError: there is none, or it is no place."""
+        """Move the targets, as the task's reset option `target` does; ValueError: no task with targets, or no place."""
         given = self._parse({"target": target})
         numbers = torch.zeros(self.rows, self._draws, device=self.device)
         self.state = replace(self.state, task=self._sample(numbers, self.state.position, given))

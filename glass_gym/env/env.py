@@ -10,8 +10,8 @@ import numpy as np
 from glass_gym.env.core import EnvState, GlassCore
 from glass_gym.env.gym_mixin import GymMixin
 from glass_gym.env.randomness import draw_key
-from glass_gym.env.render import Window
 from glass_gym.env.vector_env import RENDER_FPS
+from glass_gym.env.window import Window
 from glass_gym.tensors.convert import index_rows, to_numpy
 from glass_gym.worlds.checkpoint import World
 

@@ -25,9 +25,10 @@ from glass_gym.env.starts import GATHERED
 from glass_gym.model.pose_model import PoseLMA
 from glass_gym.simulator.simulator import PRESENT, Simulator
 from glass_gym.tasks.reach import ReachTask
+from glass_gym.tasks.targets import draw_rings
 from glass_gym.tensors.convert import to_bytes, to_images
-from glass_gym.tensors.drawing import draw_rings, observed_frames
 from glass_gym.tensors.geometry import densest_point
+from glass_gym.tensors.observe import observed_frames
 from glass_gym.worlds.checkpoint import World
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from glass_gym.env.render import DisplayError
+from glass_gym.env.window import DisplayError
 from glass_gym.play.play import Player, web_window
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from glass_gym.env.render import DisplayError, Event, Window
+from glass_gym.env.window import DisplayError, Event, Window
 from glass_gym.tensors.convert import index_rows, to_numpy
 from glass_gym.worlds.action_space import ARROWS, COMPASS, ActionTable
 from glass_gym.wrappers import core_of
@@ -141,7 +141,7 @@ class Player:
 
     Args:
         env: a glass_gym environment, made by gym.make with render_mode="rgb_array".
-        window: a :class:`glass_gym.env.render.Window` or :class:`glass_gym.play.remote.WebWindow`; None: set it later.
+        window: a :class:`glass_gym.env.window.Window` or :class:`glass_gym.play.remote.WebWindow`; None: set it later.
         agent: a trained policy that can play; None: there is none.
         fps: steps a second.
         start_frame: (h, w, 3) uint8, a picture that every episode starts from; None: a random start frame.

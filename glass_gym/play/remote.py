@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image
 
-from glass_gym.env.render import DisplayError, Event
+from glass_gym.env.window import DisplayError, Event
 
 MOST_VIEWERS = 32  # Browsers at once, including the one that plays; further ones are refused.
 LONGEST_MESSAGE = 1024  # Bytes of a message from a browser, at most.
@@ -49,7 +49,7 @@ HEADERS = {
 
 
 class WebWindow:
-    """A :class:`glass_gym.env.render.Window` that browsers show.
+    """A :class:`glass_gym.env.window.Window` that browsers show.
 
     The first browser plays and the others watch; when it leaves, the next one plays. The address contains an access
     token: only browsers that have it can connect.

@@ -16,7 +16,6 @@ from glass_gym.model.pose_model import PoseLMA
 MOST_BYTES = 256 << 20  # Memory for layers; when it is full, the oldest are overwritten.
 BATCH_PIXELS = 64 * 32 * 32
 """Window pixels that are drawn in one batch: sixteen layers of 32 x 32 px take little longer than one."""
-
 SCALES = torch.tensor([1 / 127.5, 1 / 127.5, 1 / 127.5, 1 / 255])  # From the uint8 channels of a layer to float32.
 
 

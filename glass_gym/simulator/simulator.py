@@ -178,7 +178,7 @@ class Simulator:
         return replace(state, layer=self.model.lma.view.place(state.layer, by), position=position)
 
     def clamp(self, position: Tensor, before: Tensor) -> Tensor:
-        """Clamp positions (B, 2) px to the ground; who was outside `before` may stay there, but not go farther."""
+        """Clamp positions (B, 2) px to the ground; an agent already outside (`before`) cannot go farther out."""
         axes = zip(position.unbind(1), before.unbind(1), self.ground[:2], self.ground[2:], strict=True)
         return torch.stack([p.maximum(b.clamp_max(low)).minimum(b.clamp_min(high)) for p, b, low, high in axes], 1)
 

@@ -20,7 +20,7 @@ from glass_gym.tasks.base import (
     check_places,
     steps_between,
 )
-from glass_gym.tensors.drawing import draw_rings
+from glass_gym.tasks.targets import draw_rings
 
 MOST = 5  # Most targets.
 

@@ -177,7 +177,7 @@ def save_world(path: str | Path, world: World, half: bool = True) -> Path:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file, then rename it. CheckpointError: failed; an old file stays as it was."""
+    """Let `write` fill a temporary file, then rename it. CheckpointError: it failed, and an old file is kept."""
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

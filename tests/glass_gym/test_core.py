@@ -9,9 +9,10 @@ from glass_gym.env.randomness import key_of_seed, uniform
 from glass_gym.simulator.simulator import NoAgentError
 from glass_gym.tasks import ReachTask, Scene
 from glass_gym.tasks.base import TRIES, sample_places
+from glass_gym.tasks.targets import draw_rings
 from glass_gym.tensors import device
 from glass_gym.tensors.device import pick_device, pick_precision
-from glass_gym.tensors.drawing import draw_rings, observed_frames
+from glass_gym.tensors.observe import observed_frames
 from glass_gym.worlds.action_space import ActionTable, nearest_direction
 from glass_gym.worlds.pictures import fit_picture, read_picture
 

@@ -11,7 +11,7 @@ from glass_gym.model.glass import build_glass
 from glass_gym.model.lma import Drawn
 from glass_gym.simulator.decoder_cache import DecoderCache, hash_rows
 from glass_gym.simulator.simulator import Simulator
-from glass_gym.tensors.drawing import draw_rings
+from glass_gym.tasks.targets import draw_rings
 from glass_gym.tensors.geometry import blend_windows
 from tests.conftest import world_of
 

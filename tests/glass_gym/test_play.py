@@ -12,7 +12,7 @@ import pytest
 
 pygame = pytest.importorskip("pygame")
 
-from glass_gym.env.render import DisplayError, Event, Window  # noqa: E402
+from glass_gym.env.window import DisplayError, Event, Window  # noqa: E402
 from glass_gym.play import play  # noqa: E402
 from glass_gym.worlds.action_space import ActionTable  # noqa: E402
 from glass_gym.worlds.checkpoint import save_world  # noqa: E402

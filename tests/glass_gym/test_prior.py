@@ -6,7 +6,7 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
-from glass_gym.env.render import Event
+from glass_gym.env.window import Event
 from glass_gym.model.glass import build_glass
 from glass_gym.play.play import Player
 from glass_gym.worlds.checkpoint import load_world, save_world

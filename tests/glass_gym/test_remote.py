@@ -24,7 +24,7 @@ import io
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.sync.client import connect
 
-from glass_gym.env.render import DisplayError, Event
+from glass_gym.env.window import DisplayError, Event
 from glass_gym.play import notebook, play, remote
 from glass_gym.play.remote import WebWindow, parse_event
 
