@@ -237,6 +237,9 @@ def _load(run: Run, trainer: Trainer) -> None:
             if name == "gma.pt" and "gma" not in taken:
                 raise TrainingError(f"{source}: its GMA has other sizes, or is not finished; use the same options")
             trainer.finished = [stage for stage in taken if stage not in run.config.again]
+            if name == "gma.pt" and run.given.foreground_range is None:  # it may have been corrected there
+                for model in (trainer.model, trainer.average):
+                    model.set_foreground_range(read_state(source, torch.device("cpu"))["config"]["foreground_range"])
             print(f"{source}: taken are {', '.join(taken) or 'none of its stages: other sizes'}")
             run.processes.wait()
             if taken:
