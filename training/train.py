@@ -49,8 +49,7 @@ STAGES = ("gma", "refine", "pose", "lma")
 SIZES = ("codes", "poses", "window", "agent_radius", "foreground_range", "background_range", "decoder_position",
          "background_plate", "hole_margin")  # fmt: skip
 """Options and choices that determine the model's sizes."""
-GMA_SIZES = ("foreground_range", "background_range", "background_plate")
-"""Those of GMA."""
+GMA_SIZES = ("foreground_range", "background_range", "background_plate")  # Those of GMA.
 PRIOR_CHANNELS = 64
 
 

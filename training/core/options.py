@@ -16,8 +16,7 @@ except ImportError:  # commands need tyro and say so; the library works without 
     Positional = Annotated[T, "positional"]
 
 COMMON = "common"
-Common = Annotated[T, COMMON]
-"""An option that --help shows; --help-all shows the others, too."""
+Common = Annotated[T, COMMON]  # An option that --help shows; --help-all shows the others, too.
 
 Count = Annotated[int, Ge(0), Le(10**9)]
 Positive = Annotated[int, Ge(1), Le(10**9)]

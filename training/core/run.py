@@ -15,8 +15,7 @@ from .distributed import Distributed
 if TYPE_CHECKING:
     from ..config import TrainConfig
 
-GIVEN = "given"
-"""A reason that begins so belongs to an option that the user passed."""
+GIVEN = "given"  # A reason that begins so belongs to an option that the user passed.
 
 
 class RunError(ValueError):

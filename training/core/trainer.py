@@ -26,14 +26,10 @@ from .distributed import Distributed
 from .stage import Batch, Sampler, Stage
 
 WEIGHT_DECAY = 1e-6
-CLIP = 1.0
-"""Gradients are clipped to this norm."""
-EMA = 0.99
-"""Decay of the exponential moving average of the weights."""
-SHEET_MINUTES = 4.0
-"""Minutes between sample sheets."""
-LARGEST_WEIGHT = 6e4
-"""Weights must be smaller: worlds are stored in float16, whose largest number is 65,504."""
+CLIP = 1.0  # Gradients are clipped to this norm.
+EMA = 0.99  # Decay of the exponential moving average of the weights.
+SHEET_MINUTES = 4.0  # Minutes between sample sheets.
+LARGEST_WEIGHT = 6e4  # Weights must be smaller: worlds are stored in float16, whose largest number is 65,504.
 
 
 class TrainingError(RuntimeError):

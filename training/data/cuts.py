@@ -7,16 +7,12 @@ from itertools import pairwise
 
 import numpy as np
 
-CUT = 18.0
-"""At a cut, the mean colours of blocks change by more than this on average, of 255."""
-CUT_RATIO = 4.0
-"""At a cut, they also change by more than this many times the median change of the frames around it."""
+CUT = 18.0  # At a cut, the mean colours of blocks change by more than this on average, of 255.
+CUT_RATIO = 4.0  # At a cut, they also change by more than this many times the median change of the frames around it.
 CHANGED = 0.5
 """It is also a cut if more than this share of the pixels changes by CUT, and CUT_RATIO times as many as usual."""
-BLOCK = 8
-"""Side of a block, px; block means ignore smaller motion."""
-SHOT = 8
-"""Number of frames of the shortest shot that is used."""
+BLOCK = 8  # Side of a block, px; block means ignore smaller motion.
+SHOT = 8  # Number of frames of the shortest shot that is used.
 
 
 def find_cuts(frames: np.ndarray) -> np.ndarray:

@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 
     from .detection import Detector
 
-Progress = Callable[[int, int], None]
-"""Called with the amount that is done, and the total."""
+Progress = Callable[[int, int], None]  # Called with the amount that is done, and the total.
 
 
 @dataclass(frozen=True)

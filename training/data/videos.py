@@ -26,12 +26,9 @@ from .store import DataError, StoreWriter
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
 VIDEOS = (".mp4", ".webm", ".avi", ".mov", ".gif")
 SPLITS = ("train", "val", "test")
-DEMUXERS = {".mp4": "mov", ".mov": "mov", ".webm": "matroska", ".avi": "avi"}
-"""ffmpeg's demuxers, by suffix."""
-ENOUGH = 0.8
-"""A file is truncated if it has less than this share of the frames that its header announces."""
-PIECE = 192
-"""Maximum number of frames in memory at a time, and in one video of a store."""
+DEMUXERS = {".mp4": "mov", ".mov": "mov", ".webm": "matroska", ".avi": "avi"}  # ffmpeg's demuxers, by suffix.
+ENOUGH = 0.8  # A file is truncated if it has less than this share of the frames that its header announces.
+PIECE = 192  # Maximum number of frames in memory at a time, and in one video of a store.
 
 
 def find_videos(root: Path) -> list[tuple[str, str, Path]]:

@@ -158,7 +158,7 @@ def _page(run: Run, world: World, store: Store, found: Sequence[Score], e: Evalu
         pairs = [list(clip[::3]) for both in zip(*reversed(e.reconstruction), strict=True) for clip in both]
         parts.append(f"<h2>Held-out video</h2><p>Real above, drawn below.</p>{_png(grid(pairs[:6], scale=1))}")
     layers = "refine" if (run.out / "samples" / "refine-final.png").exists() else "gma"
-    for caption, file in (("Survey: what moves", "survey"), ("Layers (GMA)", f"{layers}-final")):
+    for caption, file in (("Survey: the agent as found", "survey"), ("Layers (GMA)", f"{layers}-final")):
         if (path := run.out / "samples" / f"{file}.png").exists():
             parts.append(f"<h2>{caption}</h2>{_png(np.asarray(Image.open(path).convert('RGB')))}")
     if curves := logged_curves(run.out):

@@ -21,24 +21,16 @@ from ..data.store import DataError, Store
 from ..data.videos import ReadConfig, find_videos, sample_video
 from .survey import NoWorldError, Survey, survey
 
-LONGEST_SIDE = 320
-"""Longer side of the frames of video files in the survey, px."""
-VIDEOS = 24
-"""Maximum number of videos that are surveyed."""
-FRAMES_A_VIDEO = 400
-"""Maximum number of frames of each video that are surveyed."""
-FRAMES_IN_ALL = 4800
-"""Maximum number of frames of video files that are surveyed, so that it takes about a minute."""
-AREA = 128 * 160
-"""Px of a frame with which training takes about an hour on two cores."""
+LONGEST_SIDE = 320  # Longer side of the frames of video files in the survey, px.
+VIDEOS = 24  # Maximum number of videos that are surveyed.
+FRAMES_A_VIDEO = 400  # Maximum number of frames of each video that are surveyed.
+FRAMES_IN_ALL = 4800  # Maximum number of frames of video files that are surveyed, so that it takes about a minute.
+AREA = 128 * 160  # Px of a frame with which training takes about an hour on two cores.
 SMALL, LARGE = 12.0, 64.0
 """Frames are scaled so that the agent is at least SMALL px large, if 2 AREA allow it, and at most LARGE px."""
-STEP = 2.0
-"""Frames are skipped until the agent's typical step is about this long, px."""
-CLIP = 24
-"""Frames are skipped only as long as shots keep about this number of frames."""
-LARGEST = 1.1
-"""theta is this many times the 95th percentile of the agent's area."""
+STEP = 2.0  # Frames are skipped until the agent's typical step is about this long, px.
+CLIP = 24  # Frames are skipped only as long as shots keep about this number of frames.
+LARGEST = 1.1  # theta is this many times the 95th percentile of the agent's area.
 AT_EDGE = 0.5
 """D gets the agent's position if the agent touches the frame's edge in more than this share of the frames."""
 

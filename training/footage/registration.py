@@ -6,12 +6,9 @@ from typing import Any
 
 import numpy as np
 
-CHANGED = 18
-"""Pixels differ if they do so by more than this, of 255, in some channel."""
-COARSE = 4
-"""Factor of downscaling in the coarse search for the camera's move."""
-CAMERA = 24
-"""Largest camera move in the coarse search, px a frame."""
+CHANGED = 18  # Pixels differ if they do so by more than this, of 255, in some channel.
+COARSE = 4  # Factor of downscaling in the coarse search for the camera's move.
+CAMERA = 24  # Largest camera move in the coarse search, px a frame.
 
 
 def camera_moves(frames: np.ndarray) -> np.ndarray:

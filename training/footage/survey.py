@@ -19,37 +19,26 @@ from .registration import CHANGED, camera_moves, median_background, overlap, reg
 
 CONTRAST = 0.4
 """Pixels of a blob that differ by less than this share of its 90th percentile are smeared colours, not the agent."""
-SMALLEST = 6
-"""Area of the smallest agent, px."""
-ONE_PLACE = 0.03
-"""Shots show one place if their plates differ in no more than this share of the pixels."""
-STOOD = 0.3
-"""A pixel of the plate is unknown if the agent covers it in at least this share of the frames."""
-SHOWN = 0.3
-"""A pixel of the plate is unknown if a moving camera shows it in no more than this share of the frames."""
+SMALLEST = 6  # Area of the smallest agent, px.
+ONE_PLACE = 0.03  # Shots show one place if their plates differ in no more than this share of the pixels.
+STOOD = 0.3  # A pixel of the plate is unknown if the agent covers it in at least this share of the frames.
+SHOWN = 0.3  # A pixel of the plate is unknown if a moving camera shows it in no more than this share of the frames.
 GHOST = 0.7
 """A blob is a ghost, a place that the agent left, if its outline in the frame has less than this share of the gradient
 that it has in the median."""
-DOUBTED = 4
-"""Number of a frame's largest blobs that are tested for being ghosts."""
+DOUBTED = 4  # Number of a frame's largest blobs that are tested for being ghosts.
 BLURRED = 0.05
 """The plate explains a moving camera's frame if no more than this share of its pixels differs outside the agent."""
-MOST = 0.35
-"""Largest share of the picture that may move at once; under a still camera also the largest agent."""
+MOST = 0.35  # Largest share of the picture that may move at once; under a still camera also the largest agent.
 STRIP, THIN = 0.9, 0.2
 """A blob is no agent (but waves) if it is longer than STRIP of the frame, and thinner than THIN of its length."""
 SPREAD, SPARSE = 0.5, 0.3
 """Motion is scattered if its box takes SPREAD of the picture, and moving pixels less than SPARSE of the box."""
-EQUAL = 0.5
-"""Two blobs have the same size if the smaller one has at least this share of the larger one's area."""
-SEVERAL = 0.3
-"""There are several agents if two blobs of the same size move in more than this share of the frames."""
-MET = 0.8
-"""Two agents that touch become one blob; it counts as two while it has at least this share of their area."""
-EXPLAINED = 0.45
-"""At least this share of all changed pixels must be in or near the agent."""
-AWAY = 2
-"""A blob that jumps once, by more than this many times its size, is another agent."""
+EQUAL = 0.5  # Two blobs have the same size if the smaller one has at least this share of the larger one's area.
+SEVERAL = 0.3  # There are several agents if two blobs of the same size move in more than this share of the frames.
+MET = 0.8  # Two agents that touch become one blob; it counts as two while it has at least this share of their area.
+EXPLAINED = 0.45  # At least this share of all changed pixels must be in or near the agent.
+AWAY = 2  # A blob that jumps once, by more than this many times its size, is another agent.
 
 
 class NoWorldError(DataError):

@@ -14,10 +14,8 @@ from ..data.store import frames_to_tensor
 from ..footage.registration import CHANGED, camera_moves, median_background, overlap, register
 from ..footage.survey import BLURRED
 
-SHOT = 200
-"""Maximum number of frames of a video that are used."""
-SAMPLES = 3
-"""Minimum number of frames in which a pixel of the plate must be unmasked to be known."""
+SHOT = 200  # Maximum number of frames of a video that are used.
+SAMPLES = 3  # Minimum number of frames in which a pixel of the plate must be unmasked to be known.
 NEAR = 0.25
 """Pixels that M misses are searched within this distance of its mask, as a share of the root of the mask's area."""
 

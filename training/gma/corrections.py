@@ -14,16 +14,12 @@ from ..core.run import Run
 from ..data.store import Store, frames_to_tensor
 from .pseudo_labels import PseudoLabels
 
-PROBES = (200, 350, 500)
-"""Steps of GMA after which its options are checked."""
-PROBED = 96
-"""Number of frame pairs in a check."""
+PROBES = (200, 350, 500)  # Steps of GMA after which its options are checked.
+PROBED = 96  # Number of frame pairs in a check.
 FULL, AGREED = 0.7, 0.7
 """theta is too small if masks reach it in more than FULL of the frames, and the IoU with the survey is below AGREED."""
-LOST, LONGER = 0.3, 300
-"""Below the IoU LOST, M has lost the agent, and pseudo-labels are used for LONGER more steps."""
-AT_LIMIT = 0.05
-"""P_f's range is doubled if more than this share of the moves are at its limit."""
+LOST, LONGER = 0.3, 300  # Below the IoU LOST, M has lost the agent, and pseudo-labels are used for LONGER more steps.
+AT_LIMIT = 0.05  # P_f's range is doubled if more than this share of the moves are at its limit.
 
 
 @torch.no_grad()

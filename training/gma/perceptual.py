@@ -14,8 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-LAYERS = ((1, 2), (2, 2), (3, 3), (4, 3))
-"""Blocks, and their numbers of convolutions."""
+LAYERS = ((1, 2), (2, 2), (3, 3), (4, 3))  # Blocks, and their numbers of convolutions.
 MEAN = (122.67892, 116.66877, 104.00699)
 
 

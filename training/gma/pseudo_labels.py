@@ -23,16 +23,11 @@ from ..footage.registration import CHANGED, overlap
 from ..footage.survey import CONTRAST, Survey, with_enclosed
 from .background import SAMPLES, SHOT, estimate_background, shots_of
 
-LABELLED_FRAMES = 4000
-"""Approximate number of frames that are labelled."""
-BACKGROUND = 8
-"""A pixel that differs from the plate by less than this, of 255, is background."""
-AGREED = 0.5
-"""A frame gets a label only if its IoU with M's mask is at least this."""
-MIXED = 0.5
-"""A pixel on the agent's rim belongs to the agent if at least this share of its colour does."""
-FEWEST = 100
-"""If fewer frames could be labelled, no labels are used."""
+LABELLED_FRAMES = 4000  # Approximate number of frames that are labelled.
+BACKGROUND = 8  # A pixel that differs from the plate by less than this, of 255, is background.
+AGREED = 0.5  # A frame gets a label only if its IoU with M's mask is at least this.
+MIXED = 0.5  # A pixel on the agent's rim belongs to the agent if at least this share of its colour does.
+FEWEST = 100  # If fewer frames could be labelled, no labels are used.
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,7 @@ from ..footage.choices import LARGEST
 from .perceptual import VggFeatures
 from .pseudo_labels import PseudoLabels
 
-STILL_PAIRS = 0.05
-"""Share of the pairs without motion that are used."""
+STILL_PAIRS = 0.05  # Share of the pairs without motion that are used.
 HOLE_GROWTH = 2
 """N's holes exceed the mask by a random number of px up to this, so that N learns to fill what M misses."""
 

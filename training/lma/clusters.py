@@ -8,13 +8,11 @@ from tqdm import tqdm
 
 from ..poses.identity import cluster, project_out_identity
 
-CONTEXTS = 64
-"""Number of k-means clusters of the present pose that serve as context; single poses are too rare."""
+CONTEXTS = 64  # Number of k-means clusters of the present pose that serve as context; single poses are too rare.
 STAY = 1.35
 """Weight of keeping poses that follow each other in one cluster, so that an action keeps its code while it lasts; in
 units of the mean squared distance of next poses from their context's mean."""
-TRIES, SWEEPS = 60, 40
-"""Number of random starts, and maximum number of passes over all poses in each."""
+TRIES, SWEEPS = 60, 40  # Number of random starts, and maximum number of passes over all poses in each.
 
 
 def pose_clusters(poses: np.ndarray, vectors: np.ndarray, count: int) -> np.ndarray:

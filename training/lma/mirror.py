@@ -9,10 +9,8 @@ from torch.nn import functional as F
 
 from ..windows.windows import MARGIN, WindowSet
 
-MATCH_PX = 4
-"""Largest offset of a mirror image along each axis, px."""
-SIMILAR = 0.7
-"""Mean silhouettes a, b count as mirror images if a.b / (a.a + b.b - a.b) (Tanimoto) is at least this."""
+MATCH_PX = 4  # Largest offset of a mirror image along each axis, px.
+SIMILAR = 0.7  # Mean silhouettes a, b count as mirror images if a.b / (a.a + b.b - a.b) (Tanimoto) is at least this.
 
 
 def mirror_images(indices: Tensor, windows: WindowSet, poses: int) -> Tensor:

@@ -14,12 +14,9 @@ from ..core.stage import Batch, Stage
 from ..gma.perceptual import VggFeatures
 from ..windows.windows import WindowSet, unpack_layers
 
-NOISE = 0.3
-"""Standard deviation, per channel, of the noise on unquantised code vectors."""
-MASK_WEIGHT = 4.0
-"""Pixels have weight 1, plus this on the agent, plus this where the mask changes."""
-REC_S, MASK, PERCEPTUAL = 0.5, 0.2, 1.0
-"""Weights of L_RECS, L_MSK and L_VGG."""
+NOISE = 0.3  # Standard deviation, per channel, of the noise on unquantised code vectors.
+MASK_WEIGHT = 4.0  # Pixels have weight 1, plus this on the agent, plus this where the mask changes.
+REC_S, MASK, PERCEPTUAL = 0.5, 0.2, 1.0  # Weights of L_RECS, L_MSK and L_VGG.
 
 
 def horizon(config: PaperConfig, iteration: int) -> int:

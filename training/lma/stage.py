@@ -19,12 +19,9 @@ from ..windows.windows import WindowSet, iter_batches
 from .clusters import informative_pose_clusters
 from .mirror import mirror_images
 
-SHARPNESS = 3.0
-"""Factor on the quantiser's scores of the codes, before the softmax that gives q(code)."""
-CLUSTERS_UNTIL = 0.3
-"""Share of the steps over which `cluster_weight` falls to zero."""
-PRIOR_KL_WARMUP = 0.3
-"""Share of the steps over which `prior_kl_weight` grows from zero."""
+SHARPNESS = 3.0  # Factor on the quantiser's scores of the codes, before the softmax that gives q(code).
+CLUSTERS_UNTIL = 0.3  # Share of the steps over which `cluster_weight` falls to zero.
+PRIOR_KL_WARMUP = 0.3  # Share of the steps over which `prior_kl_weight` grows from zero.
 
 
 class PoseClips:

@@ -18,8 +18,7 @@ from ..windows.windows import WindowSet, iter_batches
 
 SAMPLED_FRAMES = 10_000
 """Approximate number of frames, of whole videos, with which directions that encode identity are found."""
-IDENTITY = 0.5
-"""A direction encodes identity if both halves of a video share more than this share of its variance."""
+IDENTITY = 0.5  # A direction encodes identity if both halves of a video share more than this share of its variance.
 CLUSTERS, FEWEST = 8, 100
 """Number of clusters of similar poses; identity is projected out of a cluster if both halves of videos have it in at
 least FEWEST frames."""

@@ -17,14 +17,10 @@ from ..core.stage import Batch, Stage
 from ..windows.windows import WindowSet, crop_layers, pack_layers, unpack_layers
 from .identity import PoseTeacher, make_pose_teacher
 
-NOISE = 0.2
-"""Standard deviation, per channel, of the noise on unquantised pose vectors."""
-COMMITMENT = 0.1
-"""Weight of L_VQ's commitment term."""
-MASK_WEIGHT = 4.0
-"""Pixels have weight 1, plus this on the agent."""
-MASK_ENTROPY = 0.2
-"""Weight of L_MSK."""
+NOISE = 0.2  # Standard deviation, per channel, of the noise on unquantised pose vectors.
+COMMITMENT = 0.1  # Weight of L_VQ's commitment term.
+MASK_WEIGHT = 4.0  # Pixels have weight 1, plus this on the agent.
+MASK_ENTROPY = 0.2  # Weight of L_MSK.
 
 
 class WindowPairs:

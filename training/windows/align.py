@@ -19,22 +19,14 @@ from torch.nn import functional as F
 
 from .tracking import NEAR, cheapest_path
 
-ALIGN_PX = 3
-"""Largest move of a window along each axis, px."""
-TEMPLATES = (4, 8, 16, 32, 48)
-"""Number of templates in each round."""
-FRAMES_A_VIDEO = 12
-"""Number of frames of each video, evenly spread, that determine its offset."""
-VIDEOS = 400
-"""Maximum number of videos from which templates are learned."""
-SHAPES = 24
-"""Maximum number of templates of the second step."""
-RUNS, RUN = 200, 48
-"""Maximum numbers of videos, and of consecutive frames of each, from which the second step learns."""
-ROUNDS = 4
-"""Number of rounds of the second step."""
-RARE = 0.002
-"""Templates to which a smaller share of the frames belongs are left out."""
+ALIGN_PX = 3  # Largest move of a window along each axis, px.
+TEMPLATES = (4, 8, 16, 32, 48)  # Number of templates in each round.
+FRAMES_A_VIDEO = 12  # Number of frames of each video, evenly spread, that determine its offset.
+VIDEOS = 400  # Maximum number of videos from which templates are learned.
+SHAPES = 24  # Maximum number of templates of the second step.
+RUNS, RUN = 200, 48  # Maximum numbers of videos, and of consecutive frames of each, from which the second step learns.
+ROUNDS = 4  # Number of rounds of the second step.
+RARE = 0.002  # Templates to which a smaller share of the frames belongs are left out.
 
 
 class Congealing:

@@ -15,10 +15,8 @@ from ..data.store import Store, Video, frames_to_tensor
 from ..footage.choices import CLIP, VIDEOS, multiple_of_8
 from ..gma.background import SHOT, estimate_background, shots_of
 
-RING = 5
-"""Px around the mask in which N's error is measured."""
-MARGINS = 4
-"""The hole margins 0 to MARGINS - 1 px are compared."""
+RING = 5  # Px around the mask in which N's error is measured.
+MARGINS = 4  # The hole margins 0 to MARGINS - 1 px are compared.
 
 
 def choose_window(run: Run, gma: GMA, store: Store) -> None:

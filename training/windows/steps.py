@@ -6,20 +6,13 @@ import math
 
 import numpy as np
 
-ONE_AXIS = 0.03
-"""An axis has step length 0 if the way along it is less than this share of the way along the other."""
-SAME_STEP = 0.15
-"""Lengths that differ by less than this share count as equal."""
-BOB = 3
-"""Moves that are undone within this number of frames, or one more, do not count."""
-MODE = 0.4
-"""A length is a mode if moves of this length make up at least this share of the way."""
-LAG = 6
-"""Number of frames over which a speed is measured."""
-GRID = 0.97
-"""The agent moves on a grid if this share of its moves are whole steps, within WOBBLE."""
-WOBBLE = 0.3
-"""Largest deviation of such a move from a whole step, as a share of the step."""
+ONE_AXIS = 0.03  # An axis has step length 0 if the way along it is less than this share of the way along the other.
+SAME_STEP = 0.15  # Lengths that differ by less than this share count as equal.
+BOB = 3  # Moves that are undone within this number of frames, or one more, do not count.
+MODE = 0.4  # A length is a mode if moves of this length make up at least this share of the way.
+LAG = 6  # Number of frames over which a speed is measured.
+GRID = 0.97  # The agent moves on a grid if this share of its moves are whole steps, within WOBBLE.
+WOBBLE = 0.3  # Largest deviation of such a move from a whole step, as a share of the step.
 
 
 def step_length(shifts: np.ndarray) -> tuple[float, float]:

@@ -18,16 +18,11 @@ from glass_gym.model.glass import Glass
 from glass_gym.model.pose_model import OFFSETS, PoseLMA
 from glass_gym.tensors.geometry import crop_windows, densest_point, keep_agent
 
-LAGS = (1, 2, 3, 4, 6, 8)
-"""Distances, in frames, over which frames are matched."""
-SEARCH_PX = 8
-"""Largest offset, px, at which matches are searched around the masks' densest points."""
-EXACTNESS = 20.0
-"""A match has weight exp(EXACTNESS * (quality - 1)); its quality is 1 if all pixels are equal."""
-REFINED_BY = 8
-"""Number of frames of a video that determine how its positions are refined."""
-LEASH = 0.001
-"""Weight of the pull toward the mask's densest point."""
+LAGS = (1, 2, 3, 4, 6, 8)  # Distances, in frames, over which frames are matched.
+SEARCH_PX = 8  # Largest offset, px, at which matches are searched around the masks' densest points.
+EXACTNESS = 20.0  # A match has weight exp(EXACTNESS * (quality - 1)); its quality is 1 if all pixels are equal.
+REFINED_BY = 8  # Number of frames of a video that determine how its positions are refined.
+LEASH = 0.001  # Weight of the pull toward the mask's densest point.
 
 
 @dataclass
@@ -45,8 +40,7 @@ class Track:
     raw_masks: Tensor
 
 
-NEAR = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
-"""Offsets to a pixel and its four neighbours."""
+NEAR = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))  # Offsets to a pixel and its four neighbours.
 
 
 def cheapest_path(costs: Tensor, change: float) -> Tensor:

@@ -26,18 +26,14 @@ from .align import ALIGN_PX, Congealing
 from .steps import grid_of, step_length
 from .tracking import snap_to_grid, track
 
-MARGIN = 4
-"""Px to spare on each side of stored windows, so that they can be cropped at an offset."""
-LOST = 0.1
-"""M has lost the agent in a frame if its area is below this share of the video's median."""
+MARGIN = 4  # Px to spare on each side of stored windows, so that they can be cropped at an offset.
+LOST = 0.1  # M has lost the agent in a frame if its area is below this share of the video's median.
 FILE_VERSION = 1
 ARRAYS = ("layers", "position", "starts", "lengths")
 MOST_FRAMES = 120_000
 """Default of `window_frames`, halved for windows larger than SMALL_WINDOW; with fewer frames the LMA overfits more."""
-SMALL_WINDOW = 48
-"""Px; larger windows would take gigabytes."""
-VIDEOS_A_PART = 40
-"""Number of videos that are tracked between two checkpoints."""
+SMALL_WINDOW = 48  # Px; larger windows would take gigabytes.
+VIDEOS_A_PART = 40  # Number of videos that are tracked between two checkpoints.
 
 
 def pack_layers(layers: Tensor) -> Tensor:

@@ -25,29 +25,22 @@ from ..gma.background import estimate_background, shots_of
 from ..windows.steps import step_length
 from ..windows.windows import WindowSet, crop_layers, unpack_layers
 
-START_FRAMES = 64
-"""Number of start frames of a world."""
-START_SHOT = 24
-"""Number of consecutive frames of a held-out video from which start frames are chosen."""
-MISSED = 0.005
-"""An agent is whole if M misses no more than this share of its area."""
+START_FRAMES = 64  # Number of start frames of a world.
+START_SHOT = 24  # Number of consecutive frames of a held-out video from which start frames are chosen.
+MISSED = 0.005  # An agent is whole if M misses no more than this share of its area.
 TOGETHER = 1 << 19
 """Number of pixels for which codes are inferred at once: 32 clips of windows of 32 px, or two of whole frames."""
 DEAD = 0.003
 """Codes with less than this share of the training steps are left out; it is low, since the start of a swing is rare."""
-RARE_CODE = 0.03
-"""Codes with less than this share of the steps cannot become the first code."""
+RARE_CODE = 0.03  # Codes with less than this share of the steps cannot become the first code.
 TWIN = 0.05
 """Two codes are twins if their drawings differ by less than this share of the mean difference between codes."""
-SAME = 0.03
-"""They also are if drawings differ by less than this inside the agent (root mean square, range [-1, 1])."""
-GROUND = 0.005
-"""Quantile of the agent's positions that bounds the world's ground on each side."""
+SAME = 0.03  # They also are if drawings differ by less than this inside the agent (root mean square, range [-1, 1]).
+GROUND = 0.005  # Quantile of the agent's positions that bounds the world's ground on each side.
 SHARPER = 2.0
 """Factor on the mask logits of the pose model's D, against half-transparent limbs, which look like two poses at once.
 Squared error grows by 5 % in Sprites and the arm, by 13 % in Tennis, and two thirds of the blends disappear."""
-RARE = 20
-"""Minimum number of steps in a direction for a usual code of its own."""
+RARE = 20  # Minimum number of steps in a direction for a usual code of its own.
 
 
 @dataclass

@@ -32,8 +32,7 @@ from ..core.trainer import Interrupted, Trainer, TrainingError
 from ..poses.stage import WindowPairs, drawing_losses
 from ..windows.windows import WindowSet, unpack_layers
 
-SHOWN, COMPARED = 12, 256
-"""Numbers of window pairs in the picture, and in the printed figures."""
+SHOWN, COMPARED = 12, 256  # Numbers of window pairs in the picture, and in the printed figures.
 
 
 @dataclass(frozen=True)
