@@ -74,7 +74,8 @@ def train(config: TrainConfig) -> int:
             _train(Run(config, processes))
         except (Interrupted, KeyboardInterrupt) as stop:
             resume = " and --resume" if (config.out / "gma.pt").exists() else ""
-            print(f"\n{str(stop) or 'stopped; what is done is kept'}. Continue with the same command{resume}")
+            if processes.is_main:
+                print(f"\n{str(stop) or 'stopped; what is done is kept'}. Continue with the same command{resume}")
             return 3
     return 0
 
@@ -82,9 +83,10 @@ def train(config: TrainConfig) -> int:
 def _train(run: Run) -> None:
     """All stages, from videos to a world."""
     with run.processes.main_first():
+        run.reload()  # what the main process has just chosen
         store = open_footage(run)
         survey = choose_sizes(run, store)
-    reporter = Reporter(run.out, STAGES, silent=not run.processes.is_main)
+    reporter = Reporter(run.out, stages_of(run.config), silent=not run.processes.is_main)
     gma = train_gma(run, store, survey, reporter)
     if lma_is_skipped(run.config):
         print(f"GMA is done; LMA was skipped (0 iterations). State: {gma.state_file}")
@@ -156,6 +158,10 @@ def train_gma(run: Run, store: Store, survey: Survey | None, reporter: Reporter)
             labels = pseudo_labels_of(run, trainer.average, store)
         if len(labels.frames):
             reporter.run(trainer, RefineStage(gma, store, run.config.gma, iterations, labels, features, pairs))
+        if run.processes.is_main:
+            (run.out / "pseudo-labels.npz").unlink(missing_ok=True)
+    if not state.exists():  # 0 iterations
+        trainer.save("", 0, None)
     return trainer
 
 
@@ -202,6 +208,13 @@ def train_lma(run: Run, trainer: Trainer, windows: WindowSet, held_out: WindowSe
 # --- sizes, and weights to start from --------------------------------------------------------------------------------
 
 
+def stages_of(config: TrainConfig) -> tuple[str, ...]:
+    """The stages that a run has."""
+    gma = STAGES[:1] if config.architecture == "paper" else STAGES[:2]
+    lma = STAGES[3:] if config.architecture == "paper" else STAGES[2:]
+    return gma if lma_is_skipped(config) else gma + lma
+
+
 def lma_is_skipped(config: TrainConfig) -> bool:
     """Whether training ends after GMA."""
     return (config.paper if config.architecture == "paper" else config.lma).iterations == 0
@@ -232,15 +245,15 @@ def _load(run: Run, trainer: Trainer) -> None:
     elif run.config.init is not None:
         source = run.config.init / name
         if name == "gma.pt" or source.exists():
-            taken = trainer.start_from(source)
+            taken, differs = trainer.start_from(source)
             if name == "gma.pt" and "gma" not in taken:
-                raise TrainingError(f"{source}: its GMA has other sizes, or is not finished; use the same options")
+                raise TrainingError(f"{source}: {differs or 'its GMA is not finished'}; use the same options")
             trainer.finished = [stage for stage in taken if stage not in run.config.again]
             if name == "gma.pt" and run.given.foreground_range is None:  # it may have been corrected there
                 for model in (trainer.model, trainer.average):
                     model.set_foreground_range(read_state(source, torch.device("cpu"))["config"]["foreground_range"])
-            print(f"{source}: taken are {', '.join(taken) or 'none of its stages: other sizes'}")
-            run.processes.wait()
+            print(f"{source}: taken are {', '.join(taken) or 'none of its stages'}" + f" ({differs})" * bool(differs))
+            run.processes.wait()  # all have read the source before anything is written
             if taken:
                 trainer.save("", 0, None)
     run.processes.wait()  # no process writes the state before all have looked for it

@@ -135,8 +135,8 @@ def test_frames_are_composed_on_the_host_as_in_tensors(fraction, last, monkeypat
     place = torch.tensor([[15, 10], [0, 0], [30, 20], [2, 19], [-9, 5], [40, 40]]) + fraction
     drawn = {}
     for host in (False, True):
-        for module in ("geometry", "drawing"):
-            monkeypatch.setattr(f"glass_gym.tensors.{module}.can_read_values", lambda tensor, host=host: host)
+        for module in ("tensors.geometry", "tasks.targets"):
+            monkeypatch.setattr(f"glass_gym.{module}.can_read_values", lambda tensor, host=host: host)
         blended = blend_windows(windows, frames, place)
         drawn[host] = blended, draw_rings(blended, place, 4.0, torch.tensor([True] * 5 + [False]))
     for slow, fast in zip(drawn[False], drawn[True], strict=True):

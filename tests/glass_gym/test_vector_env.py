@@ -277,8 +277,8 @@ class HostReads(TorchDispatchMode):
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
-    for module in ("geometry", "drawing"):
-        monkeypatch.setattr(f"glass_gym.tensors.{module}.can_read_values", lambda tensor: False)
+    for module in ("tensors.geometry", "tasks.targets"):
+        monkeypatch.setattr(f"glass_gym.{module}.can_read_values", lambda tensor: False)
 
 
 @pytest.mark.parametrize("mode", [NEXT, SAME, OFF])

@@ -323,7 +323,7 @@ def test_a_wrong_choice_is_corrected_by_what_gma_says(block_store, run, capsys):
     config = GmaConfig(theta=0.04)
     lost = run()
     found = correct_options(lost, config, _GmaOf(nothing, still, 8), store, labels)
-    assert found == {"gma.pseudo_label_steps": 600} and lost.values == {}
+    assert found == {"gma.pseudo_label_steps": 600} == lost.values and lost.config.gma.pseudo_label_steps == 600
     assert "gma.pseudo_label_steps = 600: corrected" in capsys.readouterr().out
     again = dataclasses.replace(config, pseudo_label_steps=600)
     found = correct_options(lost, again, _GmaOf(nothing, still, 8), store, labels)
@@ -334,7 +334,7 @@ def test_a_wrong_choice_is_corrected_by_what_gma_says(block_store, run, capsys):
     assert wrong.values == found and "corrected" in capsys.readouterr().out
     given = run(gma=config, foreground_range=8)
     found = correct_options(given, config, _GmaOf(everywhere, fast, 8), store, labels)
-    assert found == {"gma.pseudo_label_steps": 600} and given.values == {}
+    assert found == {"gma.pseudo_label_steps": 600} == given.values
 
 
 def test_a_range_that_is_too_small_is_widened_while_gma_trains(block_store, tmp_path, monkeypatch):

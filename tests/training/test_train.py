@@ -274,7 +274,7 @@ def started(finished, clips, out, *options):
 def test_init_with_other_codes_takes_all_but_lma(finished, clips, tmp_path, capsys, no_world):
     assert started(finished, clips, tmp_path, "--codes", "4") == 0
     said = capsys.readouterr().out
-    assert "gma.pt: taken are gma" in said and "lma.pt: taken are pose\n" in said
+    assert "gma.pt: taken are gma" in said and "lma.pt: taken are pose (lma: " in said
     old, new = state_of(finished, "lma"), state_of(tmp_path, "lma")
     assert new["config"]["codes"] == 4 and same(old, new, "encoder", "pose_encoder", "pose_codebook", "decoder")
     assert not same(old, new, "dynamics")
@@ -283,7 +283,7 @@ def test_init_with_other_codes_takes_all_but_lma(finished, clips, tmp_path, caps
 
 def test_init_with_another_window_takes_gma_alone(finished, clips, tmp_path, capsys, no_world):
     assert started(finished, clips, tmp_path, "--window", "24", "--lma.iterations", "1") == 0
-    assert "lma.pt: taken are none of its stages: other sizes" in capsys.readouterr().out
+    assert "lma.pt: taken are none of its stages (pose: decoder" in capsys.readouterr().out
     assert state_of(tmp_path, "lma")["config"]["window"] == 24
     assert same(state_of(finished, "gma"), state_of(tmp_path, "gma"), "mask", "inpaint")
 
@@ -296,7 +296,7 @@ def test_init_trains_stages_again_that_are_named(finished, clips, tmp_path, no_w
 
 def test_init_refuses_another_gma_and_a_folder_without_one(finished, clips, tmp_path, capsys):
     assert started(finished, clips, tmp_path / "a", "--architecture", "paper") == 1
-    assert "its GMA has other sizes, or is not finished; use the same options" in capsys.readouterr().err
+    assert "its architecture is pose, not paper; use the same options and data" in capsys.readouterr().err
     assert main([str(clips), "--out", str(tmp_path / "b"), "--init", str(tmp_path / "none")]) == 1
     assert "none/gma.pt: no such file; --init takes the folder of another run" in capsys.readouterr().err
 

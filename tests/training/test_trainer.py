@@ -185,12 +185,16 @@ def test_stages_of_another_run_are_taken_as_far_as_their_sizes_fit(tiny_config, 
 
     def started(config):
         new = Trainer(build_lma(config), tmp_path / "new.pt", LOOP)
-        return new.start_from(tmp_path / "old.pt"), new
+        return *new.start_from(tmp_path / "old.pt"), new
 
-    taken, new = started(tiny_config.replace(hole_margin=2))  # which changes no weights
+    taken, differs, new = started(tiny_config.replace(hole_margin=2))  # which changes no weights
+    assert differs == ""
     assert taken == new.finished == ["pose", "lma"] and equal(new.model, old.model) and equal(new.average, old.average)
-    taken, new = started(tiny_config.replace(codes=tiny_config.codes + 1))
+    taken, differs, new = started(tiny_config.replace(codes=tiny_config.codes + 1))
+    assert differs.startswith("lma: ")
     assert taken == new.finished == ["pose"]
     assert torch.equal(new.model.pose_codebook.codebook, old.model.pose_codebook.codebook)
     assert not torch.equal(new.model.dynamics.cell.weight_ih, old.model.dynamics.cell.weight_ih)
     assert started(tiny_config.replace(poses=2 * tiny_config.poses))[0] == []
+    with pytest.raises(TrainingError, match="its width is 48, not 40"):
+        started(tiny_config.replace(width=40))

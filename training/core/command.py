@@ -36,6 +36,8 @@ def run_command(
     except ImportError:
         print(f"{prog} needs tyro: pip install 'glass-gym[train]'", file=sys.stderr)
         return 2
+    from .trainer import TrainingError
+
     argv = list(sys.argv[1:] if argv is None else argv)
     shown: Any = kind
     if "--help-all" in argv:
@@ -53,10 +55,10 @@ def run_command(
     except ModuleNotFoundError as error:
         print(f"{prog} needs {error.name}: pip install 'glass-gym[train]'", file=sys.stderr)
         return 2
-    except (ValueError, RuntimeError, ImportError) as error:  # DataError, TrainingError, CheckpointError among them
+    except (ValueError, ImportError, TrainingError) as error:  # DataError and CheckpointError are ValueErrors
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:  # a folder that is full, or may not be written
-        print(f"error: {error}; free some space or choose another folder", file=sys.stderr)
+        print(f"error: {error}; free some space or choose another --out or --cache", file=sys.stderr)
     return 1
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ..config import TrainConfig
 
 GIVEN = "given"  # A reason that begins so belongs to an option that the user passed.
+CORRECTED = "corrected"  # A reason that begins so belongs to an option that was changed while training.
 
 
 class RunError(ValueError):
@@ -48,18 +50,40 @@ class Run:
         self.values: dict[str, Any] = {}
         self.why: dict[str, str] = {}
         self.machine: dict[str, Any] = {}
+        self._holds = False
         self.reload()
 
     @property
     def config(self) -> TrainConfig:
-        """The options as given, completed by the choices made so far."""
-        return filled(self.given, self.values)
+        """The options as given, completed by the choices made so far, and corrected."""
+        return filled(self.given, self.values, always={n for n, why in self.why.items() if why.startswith(CORRECTED)})
 
     def reload(self) -> None:
-        """Read choices.json: choices of another process or of an interrupted run."""
-        values, why = read_choices(self.choices_file)
+        """Read choices.json: choices of another process or of an interrupted run.
+
+        A run that starts anew drops options that are not given any more, and all choices of another kind of run.
+        """
+        values, why = read_choices(self.choices_file, None if self.given.resume else self._kind)
         for name, value in values.items():
-            self.values[name], self.why[name] = self._used(name, value, why.get(name, ""))
+            dropped = why.get(name, "").startswith(GIVEN) and not self.is_given(name) and not self.given.resume
+            if not dropped:
+                self.values[name], self.why[name] = self._used(name, value, why.get(name, ""))
+
+    @property
+    def _kind(self) -> list[Any]:
+        return [self.given.architecture, self.given.choose]
+
+    def is_given(self, name: str) -> bool:
+        """Whether the user passed an option, now or when the run began."""
+        return _lookup(self.given, name) is not None or self.why.get(name, "").startswith(GIVEN)
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Save the choices of the block at its end: all or none."""
+        self._holds = True
+        yield
+        self._holds = False
+        self.save()
 
     def choose(self, name: str, value: Any, why: str) -> Any:
         """Choose an option, unless it was given; print and save the choice.
@@ -83,15 +107,15 @@ class Run:
     def _used(self, name: str, value: Any, why: str) -> tuple[Any, str]:
         """Value and reason of a choice; those of the given option, where there is one."""
         given = _lookup(self.given, name)
-        if given is None:
+        if given is None or why.startswith(CORRECTED):
             return value, why
         return given, why if why.startswith(GIVEN) else f"{GIVEN}; suggested was {_plain(value)}: {why}"
 
     def save(self) -> None:
         """Write choices.json and config.json, in the main process only."""
-        if not self.processes.is_main:
+        if not self.processes.is_main or self._holds:
             return
-        choices = json.dumps({"values": self.values, "why": self.why}, indent=1)
+        choices = json.dumps({"kind": self._kind, "values": self.values, "why": self.why}, indent=1)
         used = dataclasses.asdict(self.config)
         used["loop"] |= self.machine
         config = json.dumps(used, default=str, indent=1)
@@ -99,8 +123,8 @@ class Run:
         write_atomically(self.out / "config.json", lambda part: part.write_text(config))
 
 
-def read_choices(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Values and reasons of a choices.json; both empty if there is no such file.
+def read_choices(path: Path, kind: list[Any] | None = None) -> tuple[dict[str, Any], dict[str, str]]:
+    """Values and reasons of a choices.json; both empty if there is no such file, or it is of another `kind` of run.
 
     Raises:
         RunError: a damaged file.
@@ -109,20 +133,25 @@ def read_choices(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         return {}, {}
     try:
         known = json.loads(path.read_text())
+        if kind is not None and known.get("kind", kind) != kind:
+            return {}, {}
         return dict(known["values"]), dict(known["why"])
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path}: not a whole record of choices ({error}); delete it to choose again") from None
 
 
-def filled(config: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
-    """A copy of a dataclass, nested ones included: fields that are None get `values[prefix + name]`, where present."""
+def filled(config: Any, values: Mapping[str, Any], prefix: str = "", always: Collection[str] = ()) -> Any:
+    """A copy of a dataclass, nested ones included: fields that are None get `values[prefix + name]`, where present.
+
+    Those whose names are in `always` get it whatever they are.
+    """
     changes = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         name = prefix + field.name
         if dataclasses.is_dataclass(value):
-            changes[field.name] = filled(value, values, f"{name}.")
-        elif value is None and values.get(name) is not None:
+            changes[field.name] = filled(value, values, f"{name}.", always)
+        elif (value is None or name in always) and values.get(name) is not None:
             chosen = values[name]
             changes[field.name] = tuple(chosen) if isinstance(chosen, list) else chosen
     return dataclasses.replace(config, **changes)

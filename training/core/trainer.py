@@ -50,6 +50,8 @@ def read_state(path: Path, device: torch.device) -> dict[str, Any]:
         state = torch.load(path, map_location=device, weights_only=True)
         version = int(state["version"])
         state["config"] = json.loads(state["config"])
+        if missing := {"stage", "iteration", "finished", "minutes", "model", "average", "optimiser"} - state.keys():
+            raise ValueError(f"without {', '.join(sorted(missing))}")
     except FileNotFoundError:
         raise TrainingError(f"{path}: no such file") from None
     except Exception as error:
@@ -152,29 +154,40 @@ class Trainer:
         self.minutes |= state["minutes"]
         self._resume = state
 
-    def start_from(self, path: Path) -> list[str]:
+    def start_from(self, path: Path) -> tuple[list[str], str]:
         """Load the weights of another run's finished stages, up to the first whose shapes differ from this model's.
 
         Returns:
-            names of the stages that were loaded; they count as finished.
+            names of the stages that were loaded, which count as finished; and what differs in the next, "" if nothing.
 
         Raises:
-            TrainingError: the state file `path` is missing or damaged.
+            TrainingError: the state file `path` is missing or damaged, or of another architecture or frame size.
         """
         state = read_state(path, self.device)
+        ours = self.model.config.to_dict()
+        for name in ("architecture", "height", "width"):
+            if state["config"][name] != ours[name]:
+                raise TrainingError(
+                    f"{path}: its {name} is {state['config'][name]}, not {ours[name]}; use the same options and data"
+                )
         taken: list[str] = []
+        differs = ""
         for stage in state["finished"]:
             parts = self.model.stages[stage] if stage in self.model.stages else ("",)
-            theirs, ours = (_weights_of(parts, weights) for weights in (state["model"], self.model.state_dict()))
-            if {k: v.shape for k, v in theirs.items()} != {k: v.shape for k, v in ours.items()}:
+            theirs, own = (_weights_of(parts, weights) for weights in (state["model"], self.model.state_dict()))
+            shapes = [{k: tuple(v.shape) for k, v in weights.items()} for weights in (theirs, own)]
+            if odd := sorted(k for k in {**shapes[0], **shapes[1]} if shapes[0].get(k) != shapes[1].get(k)):
+                differs = f"{stage}: {odd[0]} is {shapes[0].get(odd[0])}, not {shapes[1].get(odd[0])}"
                 break
             for model, name in ((self.model, "model"), (self.average, "average")):
                 model.load_state_dict(_weights_of(parts, state[name]), strict=False)
             taken.append(stage)
         self.finished = taken
-        return taken
+        return taken, differs
 
-    def save(self, stage: str, iteration: int, optimiser: torch.optim.Optimizer | None, owner=None) -> None:
+    def save(
+        self, stage: str, iteration: int, optimiser: torch.optim.Optimizer | None, owner=None, options: str = "gma"
+    ) -> None:
         """Write the state: to a temporary file, which is then renamed. Only the main process writes.
 
         Args:
@@ -189,7 +202,7 @@ class Trainer:
         """
         if not self.processes.is_main:
             return
-        self._check_weights(owner.options if owner else stage)
+        self._check_weights(owner.options if owner else options)
         state = {
             "version": FORMAT_VERSION,
             "config": json.dumps(self.model.config.to_dict()),
@@ -265,7 +278,7 @@ class Trainer:
                     sheeted = time.monotonic()
         self.finished.append(stage.name)
         self.model.load_state_dict(self.average.state_dict())  # the next stage starts from the averaged weights
-        self.save(stage.name, stage.iterations, None)
+        self.save(stage.name, stage.iterations, None, options=stage.options)
 
     def _resumed(self, stage: Stage, optimiser: torch.optim.Optimizer) -> int:
         """The step to start with: where the loaded state stopped in this stage, or 0."""

@@ -26,7 +26,7 @@ from glass_gym.worlds.checkpoint import World, load_world, resolve
 from ..config import DataOptions, ReadConfig
 from ..core.command import run_command
 from ..core.options import Common, Count, Positional, Positive
-from ..core.run import filled, read_choices
+from ..core.run import filled
 from ..core.trainer import read_state
 from ..data.sources import open_data
 from ..data.store import DataError, Store
@@ -65,8 +65,9 @@ def run(config: EvaluateConfig) -> int:
     """Measure, write and print; returns 0."""
     path = Path(config.checkpoint) if config.checkpoint.endswith(".pt") else resolve(config.checkpoint)
     world = load_state(path) if path.suffix == ".pt" else load_world(path)
-    values, _ = read_choices(path.parent / "choices.json")
-    read: ReadConfig = filled(config.read, values, "read.")  # as it was trained
+    used = path.parent / "config.json"
+    known = json.loads(used.read_text())["read"] if used.exists() else {}
+    read: ReadConfig = filled(config.read, known)  # as it was trained
     store = open_data(config.data, dataclasses.replace(config, read=read))
     result = {
         "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
@@ -117,6 +118,8 @@ def load_state(path: Path) -> World:
     state = read_state(path, torch.device("cpu"))
     config = GlassConfig.from_dict(state["config"])
     gma = build_gma(config)
+    if state["average"].keys() != gma.state_dict().keys():
+        raise DataError(f"{path}: not the state of a GMA; give a run's gma.pt, or its world.safetensors")
     gma.load_state_dict(state["average"])
     model = Glass(gma, build_lma(config)).eval()
     return World(model, np.empty((0,)), (1.0, 1.0), (), provenance={"minutes": dict(state["minutes"])})

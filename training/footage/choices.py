@@ -50,7 +50,8 @@ def choose_reading(run: Run) -> ReadConfig:
         with tqdm(desc="surveying the footage", unit="video") as bar:
             found, size = survey_folder(Path(run.config.data), read.crop, read.skip_broken, lambda: bar.update(1))
         _stop_without_world(run, found)
-        _choose_size_and_skip(run, found, size)
+        with run.together():
+            _choose_size_and_skip(run, found, size)
     return run.config.read if run.config.read.skip is not None else replace(run.config.read, skip=0)
 
 
@@ -76,19 +77,21 @@ def choose_sizes(run: Run, store: Store) -> Survey | None:
         usual = preset(run.config.architecture, store.height, store.width)
         ours = ("poses", "decoder_position", "background_plate") if usual.architecture == "pose" else ()
         values |= {name: getattr(usual, name) for name in ("foreground_range", "background_range", *ours)}
-        for name, value in values.items():
-            if name not in run.values:
-                run.choose(name, value, f"usual for {store.kind or 'this source'}")
+        with run.together():
+            for name, value in values.items():
+                if name not in run.values:
+                    run.choose(name, value, f"usual for {store.kind or 'this source'}")
         return None
     found = survey_store(store)
-    if "gma.theta" in run.values:
+    if {"gma.theta", "codes"} <= run.values.keys():
         return found
     print("what the footage shows:", *found.lines(), sep="\n  ")
     picture = sheets.save_picture(run.out / "samples" / "survey.png", _rows_of_four(found.pictures))
     print(f"  pictures: {picture}")
     _stop_without_world(run, found)
     print("chosen (an option of the same name overrides it):")
-    _choose_for_gma(run, found, store)
+    with run.together():
+        _choose_for_gma(run, found, store)
     return found
 
 

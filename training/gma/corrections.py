@@ -38,7 +38,7 @@ def correct_options(run: Run, config: GmaConfig, gma: GMA, store: Store, labels:
     Returns:
         new values of "gma.theta", "foreground_range" and "gma.pseudo_label_steps", as far as they change.
     """
-    theta = None if run.given.gma.theta is not None else config.theta
+    theta = None if run.is_given("gma.theta") else config.theta
     rng = np.random.default_rng(0)
     known = dict(zip(labels.frames.tolist(), labels.silhouettes, strict=True))
     ends = {v.start + v.length - 1 for v in store.videos}
@@ -67,11 +67,11 @@ def correct_options(run: Run, config: GmaConfig, gma: GMA, store: Store, labels:
         why = f"corrected: masks reached theta in {full:.0%} of the frames; IoU with the survey {agreed:.2f}"
         found["gma.theta"] = run.choose("gma.theta", min(0.5, 1.5 * theta), why)
     elif agreed < LOST:
-        steps = config.pseudo_label_steps + LONGER
-        found["gma.pseudo_label_steps"] = steps
-        print(f"  gma.pseudo_label_steps = {steps}: corrected: the IoU of M with the survey is {agreed:.2f}")
+        why = f"corrected: the IoU of M with the survey is {agreed:.2f}"
+        name = "gma.pseudo_label_steps"
+        found[name] = run.choose(name, config.pseudo_label_steps + LONGER, why)
     widest = min(store.height, store.width) // 2
-    if run.given.foreground_range is None and at_limit > AT_LIMIT and most < widest:
-        why = f"px; corrected: {at_limit:.0%} of the moves were at the limit of {most} px"
+    if not run.is_given("foreground_range") and at_limit > AT_LIMIT and most < widest:
+        why = f"corrected: {at_limit:.0%} of the moves were at the limit of {most} px"
         found["foreground_range"] = run.choose("foreground_range", min(2 * most, widest), why)
     return found

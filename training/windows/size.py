@@ -24,7 +24,8 @@ def choose_window(run: Run, gma: GMA, store: Store) -> None:
     run.reload()
     if "hole_margin" in run.values:
         return
-    reach = measure_agents(gma, store)
+    both_given = run.is_given("window") and run.is_given("agent_radius")
+    reach = [] if both_given else measure_agents(gma, store)
     if len(reach) >= 8:
         far, usual = float(np.quantile(reach, 0.95)), float(np.quantile(reach, 0.5))
         window = multiple_of_8(2 * far + 2, store.height, store.width)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import shutil
 import sys
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,17 +164,18 @@ class WindowSet:
         """The inverse of :meth:`save`.
 
         Raises:
-            ValueError: the file has another version, and windows must be cut again.
+            ValueError: the file is damaged or has another version; windows must be cut again.
         """
-        with np.load(path, allow_pickle=False) as file:
-            version = int(file["version"])
-            if version != FILE_VERSION:
-                raise ValueError(f"{path}: version {version}, expected {FILE_VERSION}; delete it, to be cut again")
-            height, width = (int(v) for v in file["size"])
-            templates = file["templates"] if len(file["templates"]) else None
-            grid = tuple(file["grid"].tolist()) if "grid" in file else ()
-            arrays = (file[name] for name in ARRAYS)
-            return cls(*arrays, height, width, templates, grid or None)  # type: ignore[arg-type]
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                if (version := int(file["version"])) != FILE_VERSION:
+                    raise ValueError(f"version {version}, expected {FILE_VERSION}")
+                height, width = (int(v) for v in file["size"])
+                templates = file["templates"] if len(file["templates"]) else None
+                grid = tuple(file["grid"].tolist()) or None
+                return cls(*(file[name] for name in ARRAYS), height, width, templates, grid)  # type: ignore[arg-type]
+        except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, OSError, ValueError) as error:
+            raise ValueError(f"{path}: {error}; delete it, to be cut again") from None
 
 
 @torch.no_grad()
@@ -303,7 +306,7 @@ def windows_of_split(run: Run, model: Glass, store: Store, split: str, reference
         reference: aligned windows to align these to.
     """
     path = run.out / f"windows-{split}.npz"
-    if (known := _known_windows(path)) is not None:
+    if (known := _known_windows(path, model, MARGIN)) is not None:
         return known
     videos = [v for v in store.videos if v.length >= 2]
     videos = [v for v in videos if v.split == split] or videos[:1]
@@ -330,7 +333,7 @@ def _tracked(model: Glass, store: Store, videos: list[Video], folder: Path) -> W
         for start in range(0, len(videos), VIDEOS_A_PART):
             some = videos[start : start + VIDEOS_A_PART]
             path = folder / f"{start}-of-{len(videos)}.npz"
-            if (part := _known_windows(path)) is None:
+            if (part := _known_windows(path, model, MARGIN + ALIGN_PX * _aligns(model))) is None:
                 part = track_windows(model, store, some, lambda done: bar.update(1))
                 part.save(path)
             else:
@@ -339,12 +342,16 @@ def _tracked(model: Glass, store: Store, videos: list[Video], folder: Path) -> W
     return WindowSet.joined(parts)
 
 
-def _known_windows(path: Path) -> WindowSet | None:
-    """Windows from a file; None if there is none, or it has another version."""
+def _known_windows(path: Path, model: Glass, margin: int) -> WindowSet | None:
+    """Windows from a file; None if there is none, or it is damaged, of another version, or of another window size."""
     if not path.exists():
         return None
     try:
-        return WindowSet.load(path)
+        known = WindowSet.load(path)
+        size = tuple(side + 2 * margin * model.lma.view.follows for side in model.lma.view.size)
+        if known.layers.shape[2:] != size:
+            raise ValueError(f"{path}: of {known.layers.shape[2:]} px, expected {size}")
+        return known
     except ValueError as error:
         print(f"{error}: it is cut again", file=sys.stderr)
         return None

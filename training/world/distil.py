@@ -81,7 +81,7 @@ class DistilStage(Stage):
     """Trains a model's D to draw what a wide, trained D draws.
 
     Args:
-        model: the LMA with the narrow D; its other parts are trained.
+        model: the LMA with the narrow D; its other parts are already trained, and stay.
         wide: the D to learn from.
         windows: the windows of the training videos.
         config: schedule.
