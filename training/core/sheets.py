@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from glass_gym.model.gma import GMA
@@ -26,6 +27,15 @@ def grid(rows: list[list[np.ndarray]], scale: int = 2, gap: int = 2) -> np.ndarr
     padded = [np.concatenate([np.pad(p, border, constant_values=40) for p in row], 1) for row in rows]
     sheet = np.concatenate(padded, 0)
     return sheet.repeat(scale, 0).repeat(scale, 1)
+
+
+def with_labels(sheet: np.ndarray, labels: Sequence[str]) -> np.ndarray:
+    """A sheet (h, w, 3) with a column of labels at its left, one for each of equally high bands."""
+    font = ImageFont.load_default(16)
+    column = Image.new("RGB", (round(max(map(font.getlength, labels))) + 16, len(sheet)), (40, 40, 40))
+    for n, label in enumerate(labels):
+        ImageDraw.Draw(column).text((8, (n + 0.5) * len(sheet) / len(labels)), label, "white", font, anchor="lm")
+    return np.concatenate([np.asarray(column), sheet], 1)
 
 
 def save_picture(path: Path, picture: np.ndarray) -> Path:

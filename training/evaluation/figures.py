@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..core.sheets import curves, grid, layers_sheet, save_picture, to_picture
+from ..core.sheets import curves, grid, layers_sheet, save_picture, to_picture, with_labels
 from ..gma.stage import sample_pairs
 from .metrics.evaluation import Evaluation
 from .metrics.pose_transitions import HELD
@@ -45,7 +45,9 @@ def draw_codes(e: Evaluation, folder: Path) -> None:
     """local_actions.png: each code 12 times, three agents a code; last, three real clips (Figs. 16-18)."""
     agents = [len(e.code_clips[0]) * n // 3 for n in range(3)]
     rows = [row for clips in e.code_clips for row in _rows(3, clips[agents])]
-    save_picture(folder / "local_actions.png", grid([*rows, *_rows(3, e.clips.layers[:, : len(rows[0])])]))
+    sheet = grid([*rows, *_rows(3, e.clips.layers[:, : len(rows[0])])])
+    labels = [f"{k}: {name}" for k, name in enumerate(e.world.code_names)]
+    save_picture(folder / "local_actions.png", with_labels(sheet, [*labels, "real clips"]))
 
 
 def draw_transfer(e: Evaluation, folder: Path) -> None:

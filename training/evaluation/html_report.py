@@ -17,7 +17,7 @@ from glass_gym.worlds.checkpoint import World
 
 from ..core.reporter import logged_curves
 from ..core.run import Run
-from ..core.sheets import grid, to_picture
+from ..core.sheets import grid, to_picture, with_labels
 from ..data.store import Store, frames_to_tensor
 from .metrics.animation import animation
 from .metrics.evaluation import Evaluation
@@ -153,8 +153,8 @@ def _page(run: Run, world: World, store: Store, found: Sequence[Score], e: Evalu
     if e is not None:
         parts.append(f"<h2>Held arrows</h2><p>Right, left, up, down.</p>{_gif(film(e))}")
         shown = [[to_picture(x[:3]) for x in clip[0]] for clip in e.code_clips]
-        caption = ", ".join(html.escape(name) for name in world.code_names)
-        parts.append(f"<h2>Local actions</h2><p>Each 12 times with zero shift: {caption}.</p>{_png(grid(shown))}")
+        sheet = with_labels(grid(shown), [f"{k}: {name}" for k, name in enumerate(world.code_names)])
+        parts.append(f"<h2>Local actions</h2><p>Each 12 times with zero shift.</p>{_png(sheet)}")
         pairs = [list(clip[::3]) for both in zip(*reversed(e.reconstruction), strict=True) for clip in both]
         parts.append(f"<h2>Held-out video</h2><p>Real above, drawn below.</p>{_png(grid(pairs[:6], scale=1))}")
     layers = "refine" if (run.out / "samples" / "refine-final.png").exists() else "gma"
