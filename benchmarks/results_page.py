@@ -271,7 +271,8 @@ def policies(folder: Path) -> list[str]:
         for name, row in figures["policies"].items():
             low, high = (100 * bound for bound in row["success_95"])
             success = f"{100 * row['success']:.1f} % ({low:.1f} to {high:.1f})"
-            training = f"{figures['timesteps']:,} steps, {number(figures['minutes'])} min" if name == "policy" else ""
+            trained = name == "policy" and "timesteps" in figures  # planning.json compares with a policy
+            training = f"{figures['timesteps']:,} steps, {number(figures['minutes'])} min" if trained else ""
             rows.append((path.stem, name, training, success, row["steps_ratio"], row["return"], row["episodes"]))
     heads = ("run", "policy", "training", "success (95 % interval)", "steps over the fewest", "return", "episodes")
     intro = "Each run has a file in `policies/`. *greedy* walks straight to the target; *random* is random play."
