@@ -250,8 +250,9 @@ def _load(run: Run, trainer: Trainer) -> None:
                 raise TrainingError(f"{source}: {differs or 'its GMA is not finished'}; use the same options")
             trainer.finished = [stage for stage in taken if stage not in run.config.again]
             if name == "gma.pt" and run.given.foreground_range is None:  # it may have been corrected there
+                known = read_state(source, torch.device("cpu"))["config"]
                 for model in (trainer.model, trainer.average):
-                    model.set_foreground_range(read_state(source, torch.device("cpu"))["config"]["foreground_range"])
+                    model.set_foreground_range(known["foreground_range"])
             print(f"{source}: taken are {', '.join(taken) or 'none of its stages'}" + f" ({differs})" * bool(differs))
             run.processes.wait()  # all have read the source before anything is written
             if taken:
