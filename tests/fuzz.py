@@ -63,13 +63,14 @@ def targets(root: Path) -> dict[str, Target]:
     from glass_gym.sb3 import GlassVecEnv
     from glass_gym.worlds.checkpoint import CheckpointError, save_world
     from glass_gym.worlds.pictures import read_picture
+    from tests import videos
     from tests.conftest import TINY, block_video, world_of
     from training.config import LoopConfig, TrainConfig
     from training.core.distributed import Distributed
     from training.core.run import Run, RunError
     from training.core.trainer import Trainer, TrainingError, read_state
+    from training.data.reader import open_video
     from training.data.store import DataError, Store, StoreWriter
-    from training.data.videos import ReadConfig, read_video
 
     torch.manual_seed(0)
     world = world_of(build_glass(TINY).eval())
@@ -98,8 +99,7 @@ def targets(root: Path) -> dict[str, Target]:
         Image.fromarray(frames[0]).save(made[suffix])
     for suffix, codec in (("mp4", "libx264"), ("avi", "mpeg4"), ("webm", "libvpx-vp9")):
         made[suffix] = root / f"video.{suffix}"
-        quiet = ["-loglevel", "error"]
-        iio.imwrite(made[suffix], frames, fps=10, codec=codec, macro_block_size=1, output_params=quiet)
+        videos.film(made[suffix], frames, codec)
     made["film"] = root / "film.gif"
     iio.imwrite(made["film"], frames, duration=100)
     made["hyperparameters"] = root / "hyperparams.yml"
@@ -116,8 +116,8 @@ def targets(root: Path) -> dict[str, Target]:
 
     def film(path: Path) -> None:
         with contextlib.redirect_stderr(io.StringIO()):
-            for frame in read_video(path, ReadConfig()):
-                assert frame.dtype == np.uint8 and frame.ndim == 3
+            for frame in open_video(path).read():
+                assert frame.pixels.dtype == np.uint8 and frame.pixels.ndim == 3
 
     readers: dict[str, tuple[str, Callable, tuple]] = {
         "world": ("", play, (CheckpointError,)),

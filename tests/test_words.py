@@ -67,7 +67,7 @@ METHOD = ("training/config.py", "training/lma/", "glass_gym/model/")
 LOCAL = {
     "alone": ("context_free_weight", METHOD),
     "free": ("scheduled_sampling", METHOD),
-    "sure": ("prior_kl_weight", METHOD),
+    "sure": ("prior_kl", METHOD),
     "warm": ("prior_kl_warmup", METHOD),
     "kinds": ("clusters", (*METHOD, "training/poses/")),
     "word": ("pose", (*METHOD, "training/poses/")),

@@ -22,14 +22,16 @@ class ReadConfig:
     """region to keep, before resizing: left, top, right, bottom, px"""
     size: tuple[Pixels, Pixels] | None = None
     """height and width of frames, px; default: chosen by the survey, from the agent's size"""
+    fps: Annotated[float, Gt(0), Le(1000)] | None = None
+    """frames a second, by time stamps; none is made up. Default: as filmed, or the lowest of the files' rates"""
     skip: Count | None = None
-    """frames dropped between two that are kept; default: chosen by the survey, from the agent's speed"""
+    """frames between two of one clip, which make other clips; default: chosen by the survey, from the agent's speed"""
     cuts: bool = True
     """split videos at cuts, and drop shots of fewer than 8 frames"""
-    skip_broken: bool = False
-    """leave out videos with unreadable frames, and say so, instead of stopping"""
-    pixel_aspect: Annotated[float, Ge(0.1), Le(10)] = 1.0
-    """displayed width of a pixel over its height"""
+    strict: bool = False
+    """stop at a file that cannot be read whole, instead of saying so and going on with the others"""
+    pixel_aspect: Annotated[float, Ge(0.1), Le(10)] | None = None
+    """displayed width of a pixel over its height; default: the files'"""
 
 
 @dataclass(frozen=True)
@@ -130,14 +132,10 @@ class LmaConfig:
     """initial weight of A predicting the cluster of the next pose; it falls to zero over 30 % of the steps"""
     context_free_weight: Weight = 0.2
     """weight of these clusters being compact over all contexts, so that a code means the same in every context"""
-    label_smoothing: Weight = 1.0
-    """width of the Gaussian that spreads labels over similar poses, in median distances of a pose to its nearest"""
     mirror: bool = True
     """a code alone may predict a pose or its mirror image, so that it means the same whichever way the agent faces"""
     scheduled_sampling: Share = 1.0
     """share of the steps that start from the predicted pose instead of the real one"""
-    prior_kl_weight: Weight = 0.03
-    """weight of the KL divergence of A's codes from the prior, nats: A should choose codes that are likely"""
 
 
 @dataclass(frozen=True)
@@ -217,6 +215,10 @@ class TrainConfig(DataOptions):
     """N copies the background plate; default: on if the camera stands still and all shots show one place"""
     choose: Common[bool] = False
     """survey the footage even if the source has values of its own (tennis, wsprites)"""
+    look: Common[bool] = False
+    """look at the footage, say what would be chosen and how long training would take, and stop"""
+    quick: Common[bool] = False
+    """a world worth a first look, in about a third of the time: fewer steps and frames (architecture pose)"""
     report: Common[bool] = True
     """measure the world at the end, and write report.html"""
     force: Common[bool] = False

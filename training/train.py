@@ -1,16 +1,20 @@
 """Train a world: glass-train FOLDER|tennis|wsprites|arm --out runs/mine
 
 glass-train first surveys the footage, sets frame size, window and step length, and prints why. It stops with an
-explanation if the footage is unsuitable. Any option you pass wins. Then the stages run one after the other: gma,
-refine, pose, lma; 0 iterations skip a stage. The run folder gets gma.pt and lma.pt (--resume continues from them),
-TensorBoard events, sample sheets (PNG) and, at the end, world.safetensors and report.html, which says how good it is.
+explanation if the footage is unsuitable; --look does only this, and tells how long training would take. Any option
+you pass wins. Then the stages run one after the other: gma, refine, pose, lma; 0 iterations skip a stage. The run
+folder gets gma.pt and lma.pt (--resume continues from them), TensorBoard events, sample sheets (PNG) and, at the end,
+world.safetensors and report.html, which says how good it is.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
 import sys
+import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,13 +30,15 @@ from glass_gym.tools.locks import alone
 from .config import TrainConfig
 from .core.command import run_command
 from .core.distributed import Distributed
+from .core.progress import Bar, say
 from .core.reporter import Reporter
 from .core.run import Run
 from .core.trainer import Interrupted, Trainer, TrainingError, read_state
-from .data.sources import open_with_progress
+from .data.sources import find_source, open_with_progress
 from .data.store import Store
+from .evaluation.estimate import Amount, estimate, sample_footage, scaled
 from .evaluation.html_report import report_world
-from .footage.choices import choose_reading, choose_sizes
+from .footage.choices import choose_from_survey, choose_reading, choose_sizes, look_at_videos
 from .footage.survey import Survey
 from .gma.corrections import PROBES, correct_options
 from .gma.perceptual import load_features
@@ -42,7 +48,7 @@ from .lma.paper_stage import PaperStage
 from .lma.stage import LmaStage, lma_iterations
 from .poses.stage import PoseStage, pose_schedule
 from .windows.size import choose_window
-from .windows.windows import WindowSet, sample_clips, windows_of_split
+from .windows.windows import WindowSet, choose_window_frames, sample_clips, windows_of_split
 from .world.build import export_world
 
 STAGES = ("gma", "refine", "pose", "lma")
@@ -67,8 +73,12 @@ def train(config: TrainConfig) -> int:
     Raises:
         TrainingError, DataError, ValueError, CheckpointError: options or data that cannot be used.
     """
-    _check_folder(config)
     processes = Distributed(config.loop.device)
+    if config.look:
+        if processes.is_main:
+            look(Run(config, processes, keep=False))
+        return 0
+    _check_folder(config)
     with alone(config.out) if processes.is_main else contextlib.nullcontext():
         try:
             _train(Run(config, processes))
@@ -86,7 +96,8 @@ def _train(run: Run) -> None:
         run.reload()  # what the main process has just chosen
         store = open_footage(run)
         survey = choose_sizes(run, store)
-    reporter = Reporter(run.out, stages_of(run.config), silent=not run.processes.is_main)
+    with Bar("preparing"):
+        reporter = Reporter(run.out, stages_of(run.config), silent=not run.processes.is_main)
     gma = train_gma(run, store, survey, reporter)
     if lma_is_skipped(run.config):
         print(f"GMA is done; LMA was skipped (0 iterations). State: {gma.state_file}")
@@ -105,13 +116,47 @@ def _train(run: Run) -> None:
             report_world(run, world, store)
 
 
+def look(run: Run) -> None:
+    """Tell what would be chosen, and how long training would take. Only the survey's picture is written.
+
+    Raises:
+        TrainingError: the data would have to be made first.
+        DataError: there is no such data, or no world can be learned from it.
+    """
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        if _holds_videos(run.config.data):
+            footage, found = look_at_videos(run)
+            looked = 2 * (time.monotonic() - began)  # the clips are surveyed as well
+            read = run.config.read
+            store, amount, decoding = sample_footage(footage, read, Path(folder))
+            found = scaled(found, store.height, store.width, (read.skip or 0) + 1)
+            choose_from_survey(run, found, store, amount.train)
+            data = looked + decoding
+        else:
+            store = _made_store(run.config)
+            found = choose_sizes(run, store)
+            amount = Amount.of_store(store)
+            data = time.monotonic() - began
+        gma = build_gma(_sizes(run, store))
+        if not lma_is_skipped(run.config):
+            frames = min(amount.train, choose_window_frames(run, build_lma(gma.config)))
+            choose_schedule(run, frames, gma.config.window)
+        seconds = {"data": data} | estimate(run, store, gma, amount, surveyed=found is not None)
+    total = sum(seconds.values()) / 60
+    parts = ", ".join(f"{part} {s / 60:.{int(s < 60)}f}" for part, s in seconds.items())
+    say(f"training would take about {max(1.0, total):.0f} minutes on this machine: {parts}")
+    quick = "" if run.config.quick else f"; with --quick it takes about {max(1.0, total / 3):.0f} minutes"
+    say(f"to train: {shlex.join(['glass-train', *(word for word in sys.argv[1:] if word != '--look')])}{quick}")
+
+
 # --- the steps, in their order -----------------------------------------------------------------------------------
 
 
 def open_footage(run: Run) -> Store:
     """Open the data as a clip store; for a folder of videos, choose frame size and skipped frames first."""
     read = run.config.read
-    if Path(run.config.data).is_dir() and not (Path(run.config.data) / "index.json").exists():
+    if _holds_videos(run.config.data):
         read = choose_reading(run)
     return open_with_progress(run.config.data, dataclasses.replace(run.config, read=read))
 
@@ -194,15 +239,21 @@ def train_lma(run: Run, trainer: Trainer, windows: WindowSet, held_out: WindowSe
         features = load_features(run.config.vgg, trainer.device)
         reporter.run(trainer, PaperStage(trainer.model, windows, run.config.paper, features, shown))
         return
-    frames = len(windows.layers)
-    iterations, batch = pose_schedule(frames, trainer.model.config.window)
+    choose_schedule(run, len(windows.layers), trainer.model.config.window)
+    reporter.run(trainer, PoseStage(trainer.model, windows, run.config.pose, shown))
+    if "lma" not in trainer.finished:  # the stage encodes all windows when it is made
+        reporter.run(trainer, LmaStage(trainer.model, windows, run.config.lma, shown))
+
+
+def choose_schedule(run: Run, frames: int, window: int) -> None:
+    """Choose the steps of the stages pose and lma, for a number of frames and windows of side `window` px."""
+    if run.config.architecture != "pose":
+        return
+    iterations, batch = pose_schedule(frames, window)
     usual = {"pose.iterations": iterations, "pose.batch": batch, "lma.iterations": lma_iterations(frames)}
     for name, value in usual.items():
         if name not in run.values:
             run.choose(name, value, f"for {frames} frames")
-    reporter.run(trainer, PoseStage(trainer.model, windows, run.config.pose, shown))
-    if "lma" not in trainer.finished:  # the stage encodes all windows when it is made
-        reporter.run(trainer, LmaStage(trainer.model, windows, run.config.lma, shown))
 
 
 # --- sizes, and weights to start from --------------------------------------------------------------------------------
@@ -258,6 +309,21 @@ def _load(run: Run, trainer: Trainer) -> None:
             if taken:
                 trainer.save("", 0, None)
     run.processes.wait()  # no process writes the state before all have looked for it
+
+
+def _holds_videos(data: str) -> bool:
+    """Whether data is a video file or a folder of videos, and no clip store."""
+    return Path(data).exists() and not (Path(data) / "index.json").exists()
+
+
+def _made_store(config: TrainConfig) -> Store:
+    """The clip store of the data, which must have been made."""
+    root = Path(config.data)
+    if not (root / "index.json").exists():
+        root = config.cache / find_source(config.data).folder(config)
+    if not (root / "index.json").exists():
+        raise TrainingError(f"{config.data}: nothing to look at yet: it is made first, by glass-train {config.data}")
+    return Store(root)
 
 
 def _check_folder(config: TrainConfig) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
+from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,19 +113,19 @@ class Controls:
 
 
 class Recorder:
-    """Writes frames, enlarged `scale` times, to a .mp4 or .gif; ImportError: a .mp4 needs imageio-ffmpeg."""
+    """Writes frames, enlarged `scale` times, to a .mp4 or .gif; ImportError: a .mp4 needs PyAV."""
 
     def __init__(self, path: Path, fps: float, scale: int = 2):
-        import imageio.v2 as iio
-
-        if path.suffix == ".mp4" and not find_spec("imageio_ffmpeg"):
-            raise ImportError(f"{path}: a .mp4 needs imageio-ffmpeg: pip install 'glass-gym[play]', or record a .gif")
+        suffix = path.suffix.lower()
+        if suffix == ".mp4" and not find_spec("av"):
+            raise ImportError(f"{path}: a .mp4 needs PyAV: pip install 'glass-gym[play]', or record a .gif")
+        if suffix not in {".mp4", ".gif"}:
+            raise ValueError(f"{path}: record to a .mp4 or a .gif file")
         self.path = path
         self.scale = scale
         self.count = 0
         path.parent.mkdir(parents=True, exist_ok=True)
-        gif: dict[str, Any] = {"mode": "I", "duration": 1000 / fps, "loop": 0}
-        self._writer = iio.get_writer(path, **(gif if path.suffix == ".gif" else {"fps": fps, "macro_block_size": 2}))
+        self._writer = _Mp4Writer(path, fps) if suffix == ".mp4" else _gif_writer(path, fps)
 
     def add(self, frame: np.ndarray) -> None:
         """Append a frame, (H, W, 3) uint8."""
@@ -134,6 +135,42 @@ class Recorder:
     def close(self) -> None:
         """Finish the file."""
         self._writer.close()
+
+
+def _gif_writer(path: Path, fps: float) -> Any:
+    import imageio.v2 as iio
+
+    return iio.get_writer(path, format="GIF", mode="I", duration=1000 / fps, loop=0)  # pyright: ignore
+
+
+class _Mp4Writer:
+    """H.264 that every player shows. The file is opened here: to ffmpeg, `a:b.mp4` is an address."""
+
+    def __init__(self, path: Path, fps: float):
+        import av
+
+        self._rate = Fraction(fps).limit_denominator(1000)
+        self._stream: Any = None
+        self._file = path.open("wb")
+        self._container = av.open(self._file, "w", format="mp4")
+
+    def append_data(self, frame: np.ndarray) -> None:
+        import av
+
+        height, width = frame.shape[:2]
+        if height % 2 or width % 2:  # yuv420p has even sizes only
+            frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), "edge")
+        if self._stream is None:
+            self._stream = self._container.add_stream("libx264", rate=self._rate)
+            self._stream.height, self._stream.width = frame.shape[:2]
+            self._stream.pix_fmt = "yuv420p"
+        self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")))
+
+    def close(self) -> None:
+        with self._file:
+            if self._stream is not None:
+                self._container.mux(self._stream.encode())
+            self._container.close()
 
 
 class Player:
@@ -401,8 +438,8 @@ def films_of(core: GlassCore) -> list[np.ndarray]:
 
 
 def _video_suffix() -> str:
-    """.mp4 if imageio has ffmpeg, else .gif."""
-    return ".mp4" if find_spec("imageio_ffmpeg") else ".gif"
+    """.mp4 if PyAV is installed, else .gif."""
+    return ".mp4" if find_spec("av") else ".gif"
 
 
 EPILOG = f"""keys:

@@ -82,6 +82,8 @@ class StoreIndex(StoreFormat):
     pixel_aspect: Annotated[float, Field(ge=0.1, le=10)]
     source: Annotated[str, Field(max_length=4096)] = ""
     kind: Annotated[str, Field(max_length=200)] = ""
+    rate: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    reader: Annotated[str, Field(max_length=200)] = ""
     videos: Annotated[list[StoredVideo], Field(min_length=1)]
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 MAX_PIXELS = 36_000_000  # Most pixels of a picture.
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")  # Formats of files that are read.
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")  # Formats of files that are read.
 
 
 def fit_picture(picture: np.ndarray, height: int, width: int, pixel_aspect: float = 1.0) -> np.ndarray:
@@ -66,9 +69,7 @@ def _as_rgb(picture) -> np.ndarray:
 
 
 def read_picture(path: str | Path | BinaryIO) -> np.ndarray:
-    """Read an image file: PNG, JPEG, BMP, GIF or WebP, by its content; other formats could start other programs.
-
-    Orientation tags are applied, 16-bit values are scaled.
+    """Read an image file as :func:`read_pixels` does; 16-bit values are scaled to 8 bits by those that are in use.
 
     Returns:
         (h, w, 3) uint8.
@@ -76,22 +77,64 @@ def read_picture(path: str | Path | BinaryIO) -> np.ndarray:
     Raises:
         ValueError: the file is missing, no image, or too large; the message names it.
     """
-    from PIL import Image, ImageOps
+    pixels = read_pixels(path)
+    return pixels if pixels.dtype == np.uint8 else as_8_bits(pixels, bits_of(pixels))
 
-    name = path if isinstance(path, (str, Path)) else "the picture"
+
+def read_pixels(path: str | Path | BinaryIO) -> np.ndarray:
+    """Read an image file: PNG, JPEG, BMP, GIF, WebP or TIFF, by its content; other formats could start other programs.
+
+    Orientation tags are applied; transparent parts are black.
+
+    Returns:
+        (h, w, 3) uint8; uint16 if a grey picture has more than 8 bits.
+
+    Raises:
+        ValueError: the file is missing, no image, or too large; the message names it.
+    """
+    from PIL import Image
+
+    name = str(path) if isinstance(path, (str, Path)) else "the picture"
     try:
         with Image.open(path, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{name}: {image.width}x{image.height} px is larger than {MAX_PIXELS:,} pixels")
-            turned = ImageOps.exif_transpose(image)
-            if turned.mode.startswith("I"):  # 16 bits a pixel; convert() would cut them off at 255
-                grey = (np.asarray(turned).clip(0, 65535) // 256).astype(np.uint8)
-                return grey[..., None].repeat(3, -1)
-            return np.asarray(turned.convert("RGB"))
+            return pixels_of(image, name)
     except FileNotFoundError:
         raise ValueError(f"{name}: no such file") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{name}: broken image ({error})") from None
+
+
+def pixels_of(image: Image.Image, name: str) -> np.ndarray:
+    """The pixels of an opened image; result and errors as of :func:`read_pixels`."""
+    from PIL import ImageOps
+
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{name}: {image.width}x{image.height} px is larger than {MAX_PIXELS:,} pixels")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):  # more than 8 bits; convert() would cut them off at 255
+        grey = np.nan_to_num(np.asarray(image))
+        if image.mode == "F" and grey.max() <= 1:
+            grey = grey * 65535
+        return grey.clip(0, 65535).astype(np.uint16)[..., None].repeat(3, -1)
+    if "A" in image.getbands() or "transparency" in image.info:
+        rgba = np.asarray(image.convert("RGBA"))
+        return on_black(rgba)
+    return np.asarray(image.convert("RGB"))
+
+
+def on_black(picture: np.ndarray) -> np.ndarray:
+    """Lay a picture (h, w, 4) uint8 with alpha on black: (h, w, 3) uint8."""
+    return ((picture[..., :3].astype(np.uint16) * picture[..., 3:] + 127) // 255).astype(np.uint8)
+
+
+def bits_of(pixels: np.ndarray) -> int:
+    """How many bits a camera has used in 16-bit pixels: 8, 10, 12, 14 or 16."""
+    return next(bits for bits in (8, 10, 12, 14, 16) if pixels.max() < 1 << bits)
+
+
+def as_8_bits(pixels: np.ndarray, bits: int) -> np.ndarray:
+    """Scale pixels uint16 with `bits` bits to uint8."""
+    return (pixels >> (bits - 8)).clip(0, 255).astype(np.uint8)
 
 
 def stretch(frames: np.ndarray, pixel_aspect: float) -> np.ndarray:

@@ -5,10 +5,12 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
+from PIL import Image
 
 pygame = pytest.importorskip("pygame")
 
@@ -180,19 +182,46 @@ def test_a_click_sets_the_target_where_the_stretched_frame_shows_it(tiny_world):
 
 @pytest.mark.parametrize("suffix", [".gif", ".mp4"])
 def test_recordings_hold_what_was_shown(tiny_world, tmp_path, suffix, monkeypatch):
-    import imageio.v3 as iio
-
-    if suffix == ".mp4":
-        pytest.importorskip("imageio_ffmpeg")
+    av = pytest.importorskip("av")
     monkeypatch.setattr(play, "_video_suffix", lambda: suffix)
     p = player(tiny_world, press("v"), press("right"), [], press("v"), press("s"), folder=tmp_path)
     p.run()
     (video,), (picture,) = tmp_path.glob(f"*{suffix}"), tmp_path.glob("*.png")
-    frames = iio.imread(video, index=None) if suffix == ".gif" else iio.imread(video)
+    with av.open(str(video)) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert len(frames) == 4 and frames[0].shape == (64, 154, 3)
-    if suffix == ".gif":
-        assert np.abs(frames[-1][::2, ::2].astype(int) - p.window.shown[2].astype(int)).mean() < 16
-    assert iio.imread(picture).shape == (32, 77, 3)
+    assert np.abs(frames[-1][::2, ::2].astype(int) - p.window.shown[2].astype(int)).mean() < 16
+    assert Image.open(picture).size == (77, 32)
+
+
+@pytest.mark.parametrize("name", ["plain.mp4", "2026-01-01T12:30 %03d.MP4", "-i.mp4"])
+def test_an_mp4_of_any_size_and_name_plays_everywhere(tmp_path, name, monkeypatch):
+    av = pytest.importorskip("av")
+    monkeypatch.chdir(tmp_path)
+    recorder = play.Recorder(Path(name), fps=12.5, scale=1)
+    for level in range(0, 250, 10):
+        recorder.add(np.full((33, 77, 3), level, np.uint8))
+    recorder.close()
+    with open(name, "rb") as file, av.open(file) as container:
+        stream = container.streams.video[0]
+        frames = list(container.decode(stream))
+        assert stream.average_rate == 12.5 and stream.codec_context.name == "h264"
+    assert {(frame.format.name, frame.width, frame.height) for frame in frames} == {("yuv420p", 78, 34)}
+    shown = [frame.to_ndarray(format="rgb24").mean() for frame in frames]
+    assert np.allclose(shown, range(0, 250, 10), atol=3)
+
+
+def test_without_pyav_an_mp4_names_the_extra_and_gifs_are_recorded(tmp_path, monkeypatch):
+    monkeypatch.setattr(play, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"a\.mp4: a \.mp4 needs PyAV: pip install 'glass-gym\[play\]'"):
+        play.Recorder(tmp_path / "a.mp4", 12)
+    assert play._video_suffix() == ".gif"
+    recorder = play.Recorder(tmp_path / "a.gif", 12)
+    recorder.add(np.zeros((8, 8, 3), np.uint8))
+    recorder.close()
+    assert (tmp_path / "a.gif").stat().st_size
+    with pytest.raises(ValueError, match=r"a\.avi: record to a \.mp4 or a \.gif file"):
+        play.Recorder(tmp_path / "a.avi", 12)
 
 
 def test_a_recording_that_cannot_be_written_is_told_and_play_goes_on(tiny_world, tmp_path, capsys):

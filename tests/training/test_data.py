@@ -1,13 +1,16 @@
-import imageio.v3 as iio
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests import videos
 from tests.conftest import block_video
 from training.config import DataOptions, ReadConfig
+from training.data.reader import open_video
 from training.data.sources import SOURCES, open_data
 from training.data.store import DataError, GrowingArray, Store, StoreWriter
-from training.data.videos import find_videos, pack
+from training.data.videos import READER, find_videos, pack
 from training.data.wsprites import LOCAL_ACTIONS, Sprites, WalkConfig, WSprites, characters, load_background
 
 
@@ -67,7 +70,7 @@ def test_plain_video_files_are_read(tmp_path):
     frames, _, _ = block_video(0, 8)
     (tmp_path / "set").mkdir()
     for name in "abc":
-        iio.imwrite(tmp_path / f"set/{name}.mp4", frames, fps=10, macro_block_size=1)
+        videos.film(tmp_path / f"set/{name}.mp4", frames)
     store = opened(tmp_path / "set", tmp_path / "cache")
     assert {v.split for v in store.videos} == {"train", "val", "test"}
     assert np.abs(store.frames[:8].astype(int) - frames.astype(int)).mean() < 12
@@ -77,54 +80,75 @@ def test_crop_resize_and_skip(tmp_path):
     write_png_video(tmp_path / "s/train/a", length=9)
     config = ReadConfig(crop=(0, 0, 48, 24), size=(32, 64), skip=3)
     assert pack(tmp_path / "s", tmp_path / "c", config) == []
-    assert Store(tmp_path / "c").frames.shape == (3, 32, 64, 3)
+    store = Store(tmp_path / "c")  # the frames between are clips of their own
+    assert [v.length for v in store.videos] == [3, 2, 2, 2] and store.frames.shape == (9, 32, 64, 3)
 
 
-def test_a_missing_frame_is_named(tmp_path):
-    write_png_video(tmp_path / "s/train/a")
-    (tmp_path / "s/train/a/00003.png").unlink()
-    with pytest.raises(DataError, match=r"a: frame 00003\.png is missing"):
-        opened(tmp_path / "s", tmp_path / "c")
+def test_skipped_frames_make_clips_of_the_same_split(tmp_path):
+    frames = write_png_video(tmp_path / "s/a", length=420)
+    store = opened(tmp_path / "s", tmp_path / "c", ReadConfig(skip=1))
+    assert [(v.name, v.split) for v in store.videos] == [("a", "train"), ("a+1", "train"), ("a-001", "train"),
+                                                         ("a-001+1", "train")]  # fmt: skip
+    assert np.array_equal(store.frames[:192], frames[:384:2]) and np.array_equal(store.frames[192:384], frames[1:384:2])
+    assert len(store.frames) == 420
 
 
-def test_a_corrupt_frame_is_named_or_skipped_and_counted(tmp_path, capsys):
-    write_png_video(tmp_path / "s/train/a")
-    write_png_video(tmp_path / "s/train/b", 1)
-    broken = tmp_path / "s/train/a/00002.png"
+def test_a_missing_number_ends_a_shot_and_is_told(tmp_path):
+    write_png_video(tmp_path / "s/train/a", length=40)
+    (tmp_path / "s/train/a/00013.png").unlink()
+    store = opened(tmp_path / "s", tmp_path / "c")
+    assert [v.length for v in store.videos] == [13, 26]
+    assert any(
+        "missing at 1 places, the first before 00014.png" in note for note in open_video(tmp_path / "s/train/a").notes
+    )
+
+
+def test_a_corrupt_frame_ends_a_shot_or_stops_with_strict(tmp_path, capsys):
+    frames = write_png_video(tmp_path / "s/train/a", length=30)
+    broken = tmp_path / "s/train/a/00012.png"
     broken.write_bytes(broken.read_bytes()[:60])
-    with pytest.raises(DataError, match=r"00002\.png: broken image.*--read.skip-broken"):
-        opened(tmp_path / "s", tmp_path / "c")
-    store = opened(tmp_path / "s", tmp_path / "c", ReadConfig(skip_broken=True))
-    assert [v.name for v in store.videos] == ["b"]
-    assert capsys.readouterr().err.count("left out: ") == 1
+    store = opened(tmp_path / "s", tmp_path / "c")
+    assert [v.length for v in store.videos] == [12, 17] and np.array_equal(store.frames[12:], frames[13:])
+    assert "00012.png: broken image" in capsys.readouterr().err
+    with pytest.raises(DataError, match=r"00012\.png: broken image"):
+        opened(tmp_path / "s", tmp_path / "c", ReadConfig(strict=True))
 
 
 def test_a_broken_video_file_is_named(tmp_path):
     (tmp_path / "s").mkdir()
     (tmp_path / "s/x.mp4").write_bytes(b"no video at all")
-    with pytest.raises(DataError, match=r"x\.mp4: broken video"):
+    with pytest.raises(DataError, match=r"x\.mp4: is no video that ffmpeg can read"):
         opened(tmp_path / "s", tmp_path / "c")
 
 
-def test_mixed_frame_sizes_are_named(tmp_path):
+def test_mixed_frame_sizes_are_named(tmp_path, capsys):
     write_png_video(tmp_path / "s/train/a")
     Image.new("RGB", (64, 64)).save(tmp_path / "s/train/a/00006.png")
-    with pytest.raises(DataError, match=r"00006\.png: frame is \(64, 64\)"):
-        opened(tmp_path / "s", tmp_path / "c")
+    assert opened(tmp_path / "s", tmp_path / "c").videos[0].length == 6
+    assert "00006.png: is 64x64 px, the first" in capsys.readouterr().err
 
 
-def test_videos_of_different_sizes_ask_for_one_size(tmp_path):
+def test_a_video_of_another_shape_is_left_out(tmp_path, capsys):
     write_png_video(tmp_path / "s/train/a")
     (tmp_path / "s/train/b").mkdir()
     Image.new("RGB", (64, 64)).save(tmp_path / "s/train/b/00000.png")
-    with pytest.raises(DataError, match=r"--read\.size"):
-        opened(tmp_path / "s", tmp_path / "c")
+    assert [v.name for v in opened(tmp_path / "s", tmp_path / "c").videos] == ["a"]
+    assert "b: 64x64 px are another shape than most have" in capsys.readouterr().err
+
+
+def test_a_store_of_another_reader_is_made_anew(tmp_path, capsys):
+    write_png_video(tmp_path / "s/train/a")
+    root = opened(tmp_path / "s", tmp_path / "c").root
+    index = json.loads((root / "index.json").read_text())
+    (root / "index.json").write_text(json.dumps({k: v for k, v in index.items() if k != "reader"}))
+    assert opened(tmp_path / "s", tmp_path / "c").reader == READER
+    assert "made by another reader, and is made anew" in capsys.readouterr().err
 
 
 def test_a_folder_without_videos_says_what_is_expected(tmp_path):
     with pytest.raises(DataError, match="holds no videos; expected"):
         find_videos(tmp_path)
-    with pytest.raises(DataError, match="no such folder"):
+    with pytest.raises(DataError, match="no such file or folder"):
         find_videos(tmp_path / "nowhere")
 
 
@@ -183,7 +207,8 @@ def test_videos_read_in_another_way_are_decoded_again(tmp_path, read):
     first = opened(tmp_path / "s", tmp_path / "c")
     assert opened(tmp_path / "s", tmp_path / "c").root == first.root  # nothing changed: the cache is used
     again = opened(tmp_path / "s", tmp_path / "c", read)
-    assert again.frames.shape != first.frames.shape and opened(tmp_path / "s", tmp_path / "c").root == first.root
+    assert len(again.videos) != len(first.videos) or again.frames.shape != first.frames.shape
+    assert opened(tmp_path / "s", tmp_path / "c").root == first.root
 
 
 def test_another_folder_of_the_same_name_is_another_data_set(tmp_path):
@@ -241,7 +266,7 @@ def scenes(*seeds, length=12):
 def test_videos_are_split_at_cuts_and_a_single_long_one_is_held_out_in_parts(tmp_path):
     (tmp_path / "s").mkdir()
     frames = scenes(*range(10))
-    iio.imwrite(tmp_path / "s/one.mp4", frames, fps=10, macro_block_size=1)
+    videos.film(tmp_path / "s/one.mp4", frames)
     store = opened(tmp_path / "s", tmp_path / "c")
     assert [v.length for v in store.videos] == [12] * 10
     assert [v.split for v in store.videos] == ["train"] * 8 + ["val", "test"]
@@ -257,14 +282,3 @@ def test_cuts_everywhere_are_an_error(tmp_path):
         Image.fromarray(np.full((32, 48, 3), 255 * (index // 2 % 2), np.uint8)).save(folder / f"{index:05d}.png")
     with pytest.raises(DataError, match="no shot has 8 frames"):
         opened(tmp_path / "s", tmp_path / "c")
-
-
-def test_a_video_that_breaks_half_way_leaves_nothing_behind(tmp_path):
-    write_png_video(tmp_path / "s/train/a", 0)
-    write_png_video(tmp_path / "s/train/b", 1, length=300)
-    broken = tmp_path / "s/train/b/00250.png"
-    broken.write_bytes(broken.read_bytes()[:60])
-    last = write_png_video(tmp_path / "s/train/c", 2)
-    store = opened(tmp_path / "s", tmp_path / "c", ReadConfig(skip_broken=True))
-    assert [v.name for v in store.videos] == ["a", "c"] and len(store.frames) == 12
-    assert np.array_equal(store.frames[6:], last)

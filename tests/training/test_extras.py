@@ -54,7 +54,7 @@ def test_without_tyro_commands_name_the_extra():
 
 
 def test_help_needs_no_package_that_only_the_work_needs(block_store, tmp_path):
-    missing = ["scipy", "sklearn", "skimage", "matplotlib", "tensorboard", "ale_py", "imageio_ffmpeg", "accelerate",
+    missing = ["scipy", "sklearn", "skimage", "matplotlib", "tensorboard", "ale_py", "av", "accelerate",
                "torchmetrics", "stable_baselines3", "sb3_contrib", "yaml", "rich", "pygame"]  # fmt: skip
     train = f"training.train {block_store} --out {tmp_path / 'a'} --gma.iterations 1"
     tennis = f"training.train tennis --out {tmp_path / 'b'} --cache {tmp_path}"

@@ -12,7 +12,7 @@ from training.core.distributed import Distributed
 from training.core.run import Run
 from training.data.cuts import find_cuts
 from training.data.store import DataError, Store
-from training.footage.choices import _choose_for_gma, _choose_size_and_skip, survey_folder
+from training.footage.choices import _choose_for_gma, _choose_size_and_skip
 from training.footage.registration import camera_moves
 from training.footage.survey import survey
 from training.gma.corrections import correct_options
@@ -257,15 +257,10 @@ def test_ranges_follow_the_agents_steps(run):
     seen = survey([walker(60, step=(16, 0), back=background(0, 96, 160))])
     store = SimpleNamespace(height=96, width=160, kind="videos", videos=[])
     chosen = run()
-    _choose_for_gma(chosen, seen, store)
+    _choose_for_gma(chosen, seen, store, None)
     assert chosen.config.foreground_range >= 24
     assert 0.8 * seen.area < chosen.config.gma.theta < 1.5 * seen.area
     assert set(chosen.why) >= {"gma.theta", "foreground_range", "background_range"}
-
-
-def test_a_folder_without_videos_is_named(tmp_path):
-    with pytest.raises(DataError, match="holds no videos"):
-        survey_folder(tmp_path)
 
 
 def test_the_step_is_the_mode_of_the_moves_by_the_way_that_they_go():

@@ -82,10 +82,13 @@ def test_the_command_alone_makes_a_world(clips, tmp_path, capsys, monkeypatch, q
     assert main(command) == 1
     assert "add --resume to continue it" in capsys.readouterr().err
     assert main([*command, "--resume"]) == 0
-    told = re.findall(
-        r"(\w+): [\d.e+]+ steps a second on this machine, about \d+ minutes more", capsys.readouterr().out
-    )
+    said = capsys.readouterr()
+    told = re.findall(r"(\w+): [\d.e+]+ steps a second on this machine, about \d+ minutes more", said.out)
     assert told == ["gma", "pose", "lma"]
+    for bar in ("surveying the clips", "gma", "measuring the background around the agent", "tracking the agent (train)",
+                "aligning the agent's windows (val)", "pose", "encoding poses", "lma", "exporting the world",
+                "report"):  # fmt: skip
+        assert f"{bar}: " in said.err
     world = load_world(run / "world.safetensors")
     assert world.config.architecture == "pose" and world.config.poses == 4 and world.config.window == 16
     assert world.model.lma.prior is not None and world.provenance["data"] == "blocks"
@@ -131,7 +134,8 @@ def test_options_are_frozen():
             setattr(part, name, 1)
 
 
-MAY_BE_NONE = {"sheets", "background", "init", "vgg", "read.crop", "read.size", "read.skip"}
+MAY_BE_NONE = {"sheets", "background", "init", "vgg", "read.crop", "read.size", "read.fps", "read.skip",
+               "read.pixel_aspect"}  # fmt: skip
 """Options that a run on a clip store does not use."""
 
 
@@ -207,7 +211,7 @@ def test_help_shows_what_people_change_and_help_all_the_rest(capsys):
     assert len(few) <= 13
     text, every = shown("--help-all")
     assert few < every and len(every) <= 80
-    assert {"--gma.theta", "--read.skip-broken", "--pose.distil-share", "--paper.cycle"} <= every
+    assert {"--gma.theta", "--read.strict", "--pose.distil-share", "--paper.cycle"} <= every
 
 
 # --- interrupted, resumed ---

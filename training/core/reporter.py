@@ -6,11 +6,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from glass_gym.tools.time_left import TimeLeft
 
 from . import sheets
+from .progress import Bar, say
 from .stage import Stage
 from .trainer import Trainer
 
@@ -28,8 +27,7 @@ class Reporter:
         self.out = out
         self.order = list(order)
         self.silent = silent
-        self.stage = ""
-        self.bar: tqdm | None = None
+        self.bar = Bar("")
         self.smooth: dict[str, float] = {}
         self.time_left = TimeLeft(0)
         if not silent:
@@ -39,41 +37,41 @@ class Reporter:
 
     def run(self, trainer: Trainer, stage: Stage, on_step=lambda stage, iteration, terms: None) -> None:
         """Run a stage, and show its progress; arguments and errors as in :meth:`Trainer.run`."""
+        self.smooth = {}
+        self.time_left = TimeLeft(stage.iterations)
 
         def step(stage: Stage, iteration: int, terms: dict[str, float]) -> None:
             if not self.silent:
                 self._step(trainer, stage, iteration, terms)
             on_step(stage, iteration, terms)
 
-        trainer.run(stage, step, lambda stage: self._sheet(trainer, stage))
+        if stage.iterations and stage.name not in trainer.finished:
+            with Bar(stage.name, stage.iterations) as self.bar:
+                trainer.run(stage, step, lambda stage: self._sheet(trainer, stage))
 
     def _step(self, trainer: Trainer, stage: Stage, iteration: int, terms: dict[str, float]) -> None:
-        if self.stage != stage.name or self.bar is None:
-            self.stage = stage.name
-            self.smooth = {}
-            self.time_left = TimeLeft(stage.iterations)
-            self.bar = tqdm(total=stage.iterations, initial=iteration, desc=stage.name, mininterval=2.0)
-        self.bar.update(1)
+        if not self.smooth and iteration:  # resumed
+            self.bar.start(iteration)
+        self.bar.update()
         if (told := self.time_left.after(iteration)) is not None:
             left = self.order[self.order.index(stage.name) + 1 :] if stage.name in self.order else []
             then = f"; then: {', '.join(left)}" if left else ""
             speed = f"{told[0]:.2g} steps a second on this machine, about {told[1]:.0f} minutes more"
-            tqdm.write(f"{stage.name}: {speed}{then}")
+            say(f"{stage.name}: {speed}{then}")
         for key, value in terms.items():
             self.smooth[key] = value if key not in self.smooth else 0.95 * self.smooth[key] + 0.05 * value
         if iteration % 20 == 0:
-            self.bar.set_postfix({k: f"{v:.4f}" for k, v in self.smooth.items()}, refresh=False)
+            self.bar.tell(", ".join(f"{k}={v:.4f}" for k, v in self.smooth.items()))
             for key, value in terms.items():
                 self.writer.add_scalar(f"{stage.name}/{key}", value, iteration)
         if iteration + 1 == stage.iterations:
             self._sheet(trainer, stage, final=True)
-            self.bar.close()
 
     def _sheet(self, trainer: Trainer, stage: Stage, final: bool = False) -> None:
         """Write a sample sheet of the averaged weights."""
         if self.silent:
             return
-        done = stage.iterations if final else self.bar.n if self.bar else 0
+        done = stage.iterations if final else int(self.bar.done)
         with trainer.autocast():
             picture = stage.sheet(trainer.average, done)
         if picture is None:

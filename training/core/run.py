@@ -12,12 +12,23 @@ from typing import TYPE_CHECKING, Any
 from glass_gym.worlds.checkpoint import write_atomically
 
 from .distributed import Distributed
+from .progress import say
 
 if TYPE_CHECKING:
     from ..config import TrainConfig
 
 GIVEN = "given"  # A reason that begins so belongs to an option that the user passed.
 CORRECTED = "corrected"  # A reason that begins so belongs to an option that was changed while training.
+
+QUICK = {
+    "gma.iterations": 0.3,
+    "pose.iterations": 0.3,
+    "lma.iterations": 0.3,
+    "window_frames": 1 / 3,
+    "report_videos": 1 / 3,
+    "report_rollouts": 1 / 3,
+}
+"""Share of what is chosen that --quick leaves; the refine stage follows GMA."""
 
 
 class RunError(ValueError):
@@ -37,12 +48,13 @@ class Run:
     Args:
         config: becomes `given`.
         processes: that train together.
+        keep: whether choices are read from the folder and written to it.
 
     Raises:
         RunError: a damaged choices.json.
     """
 
-    def __init__(self, config: TrainConfig, processes: Distributed):
+    def __init__(self, config: TrainConfig, processes: Distributed, keep: bool = True):
         self.given = config
         self.out = Path(config.out)
         self.choices_file = self.out / "choices.json"
@@ -50,6 +62,7 @@ class Run:
         self.values: dict[str, Any] = {}
         self.why: dict[str, str] = {}
         self.machine: dict[str, Any] = {}
+        self._keeps = keep
         self._holds = False
         self.reload()
 
@@ -63,6 +76,8 @@ class Run:
 
         A run that starts anew drops options that are not given any more, and all choices of another kind of run.
         """
+        if not self._keeps:
+            return
         values, why = read_choices(self.choices_file, None if self.given.resume else self._kind)
         for name, value in values.items():
             dropped = why.get(name, "").startswith(GIVEN) and not self.is_given(name) and not self.given.resume
@@ -71,7 +86,10 @@ class Run:
 
     @property
     def _kind(self) -> list[Any]:
-        return [self.given.architecture, self.given.choose]
+        """What choices depend on."""
+        given = self.given
+        read = json.loads(json.dumps(dataclasses.asdict(given.read)))
+        return [given.architecture, given.choose, given.quick, given.data, read]
 
     def is_given(self, name: str) -> bool:
         """Whether the user passed an option, now or when the run began."""
@@ -90,19 +108,25 @@ class Run:
 
         Args:
             name: the option's, such as "gma.theta"; or that of another fact that later stages need.
-            value: the suggestion.
+            value: the suggestion; `quick` takes its share of it.
             why: the reason, in one line.
 
         Returns:
             the value to use: the option as given, else the suggestion.
         """
+        if (less := self.shortened(name, value)) != value:
+            value, why = less, f"{why}; {less / value:.2g} of the usual {value:,}, for --quick"
         value, why = self._used(name, value, why)
         self.values[name] = value
         self.why[name] = why
         if self.processes.is_main:
-            print(f"  {name} = {_plain(value)}: {why}")
+            say(f"  {name} = {_plain(value)}: {why}")
         self.save()
         return value
+
+    def shortened(self, name: str, value: Any) -> Any:
+        """An amount of work; with `quick` a share of it (QUICK), as far as it has one."""
+        return max(1, round(value * QUICK[name])) if self.given.quick and name in QUICK and value else value
 
     def _used(self, name: str, value: Any, why: str) -> tuple[Any, str]:
         """Value and reason of a choice; those of the given option, where there is one."""
@@ -113,7 +137,7 @@ class Run:
 
     def save(self) -> None:
         """Write choices.json and config.json, in the main process only."""
-        if not self.processes.is_main or self._holds:
+        if not self.processes.is_main or self._holds or not self._keeps:
             return
         choices = json.dumps({"kind": self._kind, "values": self.values, "why": self.why}, indent=1)
         used = dataclasses.asdict(self.config)

@@ -9,29 +9,27 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
 from glass_gym.tools.locks import alone
 from glass_gym.worlds.ale_tennis import BLUE, PINK
 
 from ..config import CODES, DataOptions
+from ..core.progress import Bar, warn
+from .picture_series import series_in
 from .store import DataError, Store, Video
-from .videos import find_videos, frames_in, pack
+from .videos import READER, Progress, find_videos, pack
 
 if TYPE_CHECKING:
     from glass_gym.worlds.checkpoint import World
 
     from .detection import Detector
-
-Progress = Callable[[int, int], None]  # Called with the amount that is done, and the total.
 
 
 @dataclass(frozen=True)
@@ -58,12 +56,14 @@ class Source:
         defaults: default options of training.
         palette: the agents' true colours, RGB, if they are few and known, for scoring only; or None.
         class_counts: labels that an action classifier can learn, with their numbers of values, for scoring only.
+        reader: as in :class:`training.data.store.StoreWriter`; change it where the same options give other data.
     """
 
     name: str = ""
     defaults: Defaults = Defaults()
     palette: tuple[tuple[int, int, int], ...] | None = None
     class_counts: Mapping[str, int] = MappingProxyType({})
+    reader: str = ""
 
     def folder(self, options: DataOptions) -> str:
         """Name of the store in the cache; it must differ for all options that change the contents."""
@@ -78,7 +78,7 @@ class Source:
             progress: to call with the amount done and the total.
 
         Returns:
-            messages about data that was left out.
+            lines about data that was left out, or could not be read whole.
         """
         raise NotImplementedError
 
@@ -131,20 +131,20 @@ class Source:
 
 
 class Videos(Source):
-    """A folder of video files or of PNG folders (docs/data.md)."""
+    """A video file, or a folder of video files and of folders of pictures (docs/data.md)."""
 
     name = "videos"
+    reader = READER
 
     def __init__(self, root: str | Path = "."):
         self.root = Path(root)
 
     def folder(self, options: DataOptions) -> str:
-        """The folder's name, with a hash of its path, its files and the options of reading."""
+        """The name of the folder or file, with a hash of its path, its files and the options of reading."""
         files = []
-        for _, _, path in find_videos(self.root):
-            for file in frames_in(path) if path.is_dir() else [path]:
-                status = file.stat()
-                files.append((str(file.relative_to(self.root)), status.st_size, status.st_mtime_ns))
+        for _, _, path in find_videos(self.root).videos:
+            for file in series_in(path)[0] if path.is_dir() else [path]:
+                files.append((str(file.relative_to(self.root)), _stamp(file)))
         key = [str(self.root.resolve()), asdict(options.read), files]
         return f"{self.root.resolve().name}-{_digest(key)}"
 
@@ -317,26 +317,28 @@ def open_data(
     options = options or DataOptions()
     source = find_source(str(data))
     root = options.cache / source.folder(options)
-    if not (root / "index.json").exists():
+    if not _is_made(root, source):
         with alone(root, wait=True):  # another process may be making the store
-            if not (root / "index.json").exists():
-                for message in source.make(root, options, progress):
-                    print(f"left out: {message}", file=sys.stderr)
+            if not _is_made(root, source):
+                if (root / "index.json").exists():
+                    warn(f"{root}: was made by another reader, and is made anew")
+                for line in source.make(root, options, progress):
+                    warn(f"not read whole: {line}")
     return Store(root)
+
+
+def _is_made(root: Path, source: Source) -> bool:
+    """Whether the cache has a store that this version of the source has made."""
+    try:
+        return json.loads((root / "index.json").read_bytes()).get("reader", "") == source.reader
+    except (OSError, ValueError, AttributeError):  # missing or damaged
+        return False
 
 
 def open_with_progress(data: str, options: DataOptions) -> Store:
     """As :func:`open_data`, with a progress bar."""
-    bars: list[tqdm] = []
-
-    def progress(done: int, total: int) -> None:
-        if not bars:
-            bars.append(tqdm(total=total, desc="data"))
-        bars[0].update(min(done, total) - bars[0].n)
-        if done >= total:
-            bars[0].close()  # else later bars appear below it
-
-    return open_data(data, options, progress)
+    with Bar("preparing the data", unit="frame") as bar:
+        return open_data(data, options, bar.to)
 
 
 def _label(store: Store, name: str, video: Video, part: slice) -> np.ndarray | None:

@@ -2,7 +2,7 @@
 
 A store is a folder::
 
-    index.json    height, width, pixel_aspect, the videos (name, split, start, length), source and kind
+    index.json    height, width, pixel_aspect, the videos (name, split, start, length), source, kind, rate and reader
     frames.npy    (N, H, W, 3) uint8, all videos one after the other
     masks.npy     (N, ceil(H W / 8)) uint8, true masks packed bit by bit (optional, for scoring only)
     labels.npz    an array for each label, first axis N (optional, for scoring only)
@@ -69,6 +69,8 @@ class StoreWriter:
         pixel_aspect: displayed width of a pixel over its height.
         source: description of the videos.
         kind: name of the :class:`training.data.sources.Source` that made them.
+        rate: frames a second; None if not known.
+        reader: what read or made the videos; a store of another one is made anew.
     """
 
     def __init__(
@@ -79,6 +81,8 @@ class StoreWriter:
         pixel_aspect: float = 1.0,
         source: str = "",
         kind: str = "videos",
+        rate: float | None = None,
+        reader: str = "",
     ):
         self.root = Path(root)
         self.root.mkdir(parents=True, exist_ok=True)
@@ -88,19 +92,25 @@ class StoreWriter:
         self.pixel_aspect = pixel_aspect
         self.source = source
         self.kind = kind
+        self.rate = rate
+        self.reader = reader
         self.videos: list[Video] = []
+        self._shots: list[str] = []
         self.frames = 0
         self._labels: dict[str, list[np.ndarray]] = {}
         self._frames = GrowingArray(self.root / "frames.npy", (height, width, 3))
         self._masks: GrowingArray | None = None
 
-    def add(self, name: str, split: str, frames: np.ndarray, masks: np.ndarray | None = None, **labels) -> None:
+    def add(
+        self, name: str, split: str, frames: np.ndarray, masks: np.ndarray | None = None, shot: str = "", **labels
+    ) -> None:
         """Append a video.
 
         Args:
             name: of the video.
             split: "train", "val" or "test".
             frames: (T, H, W, 3) uint8.
+            shot: videos of one shot follow each other, and belong to one split; default: the name.
             masks: true masks (T, H, W) bool; for all videos or for none.
             labels: arrays with first axis T; the same labels for all videos.
 
@@ -120,20 +130,21 @@ class StoreWriter:
         for key, value in labels.items():
             self._labels.setdefault(key, []).append(np.asarray(value))
         self.videos.append(Video(name, split, self.frames, len(frames)))
+        self._shots.append(shot or name)
         self.frames += len(frames)
 
-    def keep(self, count: int) -> None:
-        """Remove all videos after the first `count`; only for stores without masks and labels."""
-        self.frames = sum(v.length for v in self.videos[:count])
-        self.videos = self.videos[:count]
-        self._frames.truncate(self.frames)
+    @property
+    def shots(self) -> int:
+        """Number of shots so far."""
+        return len(set(self._shots))
 
     def split_by_order(self) -> None:
-        """Split the videos 8:1:1 in their order; val and test get at least one each."""
-        count = len(self.videos)
-        held = max(1, count // 10)
-        splits = ["train"] * (count - 2 * held) + ["val"] * held + ["test"] * held
-        self.videos = [Video(v.name, split, v.start, v.length) for v, split in zip(self.videos, splits, strict=True)]
+        """Split the shots 8:1:1 in their order; val and test get at least one each."""
+        held = max(1, self.shots // 10)
+        splits = ["train"] * (self.shots - 2 * held) + ["val"] * held + ["test"] * held
+        split_of = dict(zip(dict.fromkeys(self._shots), splits, strict=True))
+        pairs = zip(self.videos, self._shots, strict=True)
+        self.videos = [Video(v.name, split_of[shot], v.start, v.length) for v, shot in pairs]
 
     def close(self) -> None:
         """Finish the arrays, and write the index."""
@@ -145,7 +156,10 @@ class StoreWriter:
         index = {
             "format": FORMAT,
             "version": VERSION,
-            **{name: getattr(self, name) for name in ("height", "width", "pixel_aspect", "source", "kind")},
+            **{
+                name: getattr(self, name)
+                for name in ("height", "width", "pixel_aspect", "source", "kind", "rate", "reader")
+            },
             "videos": [asdict(v) for v in self.videos],
         }
         part = self.root / "index.json.part"
@@ -176,12 +190,6 @@ class GrowingArray:
         """Append rows (N, *row) uint8."""
         self._file.write(np.ascontiguousarray(rows).data)
         self.count += len(rows)
-
-    def truncate(self, count: int) -> None:
-        """Keep the first `count` rows."""
-        self._file.seek((count - self.count) * math.prod(self.row), os.SEEK_CUR)
-        self._file.truncate()
-        self.count = count
 
     def close(self) -> None:
         """Finish the file."""
@@ -219,7 +227,7 @@ class Store:
     """A clip store opened for reading; arrays are memory-mapped.
 
     Attributes:
-        height, width, pixel_aspect, source, kind: as in :class:`StoreWriter`.
+        height, width, pixel_aspect, source, kind, rate, reader: as in :class:`StoreWriter`.
         videos: the videos, in their order.
         frames: (N, H, W, 3) uint8.
         labels: arrays with first axis N, by name.
@@ -251,6 +259,8 @@ class Store:
         self.pixel_aspect = index.pixel_aspect
         self.source = index.source
         self.kind = index.kind
+        self.rate = index.rate
+        self.reader = index.reader
         self.videos = [Video(v.name, v.split, v.start, v.length) for v in index.videos]
         ends = 0
         for video in self.videos:

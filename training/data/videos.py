@@ -1,4 +1,4 @@
-"""Reads folders of videos: numbered PNGs, as in CADDY and GLASS, or video files.
+"""Makes clips of one size, shape and rate from a folder of videos, or from a single file.
 
     <root>/{train,val,test}/<video>/00000.png, 00001.png, ...
     <root>/{train,val,test}/clip.mp4
@@ -8,49 +8,73 @@ Without split folders, videos are split 8:1:1 in the order of their names.
 
 from __future__ import annotations
 
-import itertools
-import warnings
-from collections.abc import Iterator
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image, ImageSequence
-
-from glass_gym.worlds.pictures import MAX_PIXELS, read_picture
 
 from ..config import ReadConfig
 from .cuts import SHOT, find_cuts
+from .picture_series import STACKS, is_stack, series_in
+from .reader import VIDEOS, open_video
 from .store import DataError, StoreWriter
+from .video_reader import SAME_RATE, Crop, Size, VideoReader
 
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
-VIDEOS = (".mp4", ".webm", ".avi", ".mov", ".gif")
+READER = "PyAV 1"  # Written into stores; change it where the same options give other frames.
 SPLITS = ("train", "val", "test")
-DEMUXERS = {".mp4": "mov", ".mov": "mov", ".webm": "matroska", ".avi": "avi"}  # ffmpeg's demuxers, by suffix.
-ENOUGH = 0.8  # A file is truncated if it has less than this share of the frames that its header announces.
-PIECE = 192  # Maximum number of frames in memory at a time, and in one video of a store.
+PIECE = 192  # Largest number of frames in one video of a store.
+MEMORY = 128_000_000  # Bytes of frames that are collected before they are written.
+SAME_SHAPE = 0.03  # Videos have one shape if width over height differs by no more than this share.
+SQUARE = 0.05  # Pixels are taken as square if width over height differs from 1 by less; nobody sees it.
+
+Progress = Callable[[int, int], None]  # Called with the amount that is done, and the total.
 
 
-def find_videos(root: Path) -> list[tuple[str, str, Path]]:
-    """List the videos below a folder: (name, split, path) each.
+@dataclass(frozen=True)
+class Found:
+    """The videos below a folder.
+
+    Attributes:
+        videos: (name, split, path) each.
+        notes: what was left alone, and why.
+    """
+
+    videos: list[tuple[str, str, Path]]
+    notes: list[str]
+
+
+def find_videos(root: Path) -> Found:
+    """Find the videos below a folder; a single file is one video. Hidden files are left alone.
 
     Raises:
-        DataError: there is no such folder, or no video in it.
+        DataError: there is no such folder or file, or no video in it.
     """
     root = Path(root)
+    if root.is_file():
+        return Found([(root.stem, "train", root)], [])
     if not root.is_dir():
-        raise DataError(f"{root}: no such folder; give a folder of videos, 'tennis' or 'wsprites'")
+        raise DataError(f"{root}: no such file or folder; give a video, a folder of videos, 'tennis' or 'wsprites'")
+    notes: list[str] = []
     if folders := [s for s in SPLITS if (root / s).is_dir()]:
         found = [(split, path) for split in folders for path in _videos_in(root / split)]
-    else:
-        paths = _videos_in(root)
+        if beside := [path.name for path in _videos_in(root) if path.name not in SPLITS]:
+            notes.append(f"{len(beside)} videos beside {', '.join(folders)} are left alone, the first {beside[0]}")
+    elif paths := _videos_in(root):
         found = [(_split_of(rank, len(paths)), path) for rank, path in enumerate(paths)]
+    else:
+        found = [("train", root)] if series_in(root)[0] else []
     if not found:
+        deeper = next((p for p in sorted(root.iterdir()) if p.is_dir() and _videos_in(p)), None)
         raise DataError(
-            f"{root}: holds no videos; expected {root}/train/<video>/00000.png ... or files "
-            f"({', '.join(VIDEOS)}) in {root} or its train/, val/, test/"
+            f"{root}: holds no videos; expected files ({' '.join(VIDEOS + STACKS)}) or folders of numbered pictures in "
+            f"{root} or its train/, val/, test/" + (f". There are some in {deeper}: give that folder" if deeper else "")
         )
-    return [(path.stem if path.is_file() else path.name, split, path) for split, path in found]
+    stems = [path.stem for _, path in found]
+    names = [path.name if path.is_dir() or stems.count(path.stem) > 1 else path.stem for _, path in found]
+    return Found([(name, split, path) for name, (split, path) in zip(names, found, strict=True)], notes)
 
 
 def _split_of(rank: int, count: int) -> str:
@@ -61,93 +85,223 @@ def _split_of(rank: int, count: int) -> str:
 
 
 def _videos_in(folder: Path) -> list[Path]:
-    paths = sorted(folder.iterdir())
-    return [p for p in paths if p.suffix.lower() in VIDEOS or (p.is_dir() and p.name != "masks" and frames_in(p))]
+    """Video files, TIFF stacks, links to nowhere that are named like videos, and folders of numbered pictures."""
+    out = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            if path.name != "masks" and series_in(path)[0]:
+                out.append(path)
+        elif path.suffix.lower() in VIDEOS or (path.suffix.lower() in STACKS and is_stack(path)):
+            out.append(path)
+    return out
 
 
-def frames_in(folder: Path) -> list[Path]:
-    """The numbered pictures in the folder of a video, sorted."""
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGES and p.stem.isdigit())
+@dataclass(frozen=True)
+class Footage:
+    """Videos that can be read, of one shape and rate.
+
+    Attributes:
+        videos: (name, split, reader) each.
+        size: (height, width), px; the one that most frames have.
+        pixel_aspect: displayed width of a pixel over its height, at this size.
+        rate: frames a second; None if not known.
+        fps: frames a second to read all at; None if they have one rate.
+        left_out: a line for each video that was left out.
+    """
+
+    videos: list[tuple[str, str, VideoReader]]
+    size: Size
+    pixel_aspect: float
+    rate: float | None
+    fps: float | None
+    left_out: list[str]
+
+    @property
+    def frames(self) -> int:
+        """About how many frames there are, at the rate at which they are read."""
+        return sum(frames_read(reader, self.fps) for _, _, reader in self.videos)
+
+    def lines(self) -> list[str]:
+        """What the files are: a summary, and a line for each that is unusual or left out."""
+        seconds = sum(reader.seconds or 0 for _, _, reader in self.videos)
+        length = f"{seconds:.0f} seconds" if seconds < 180 else f"{seconds / 60:.0f} minutes"
+        count = f"{len(self.videos)} video{'s' * (len(self.videos) != 1)}"
+        rate = f"{length} at {self.rate:.4g} frames a second" if self.rate else f"{self.frames} frames"
+        unusual = []
+        for _, _, reader in self.videos:
+            notes = list(reader.notes)
+            if self.fps is not None and reader.rate and abs(reader.rate / self.fps - 1) > SAME_RATE:
+                notes.append(f"{reader.rate:.3g} frames a second, read at {self.fps:.3g}")
+            if (reader.height, reader.width) != self.size:
+                notes.append(f"{reader.width}x{reader.height} px, resized")
+            if notes:
+                unusual.append(f"{reader.path.name}: {'; '.join(notes)}")
+        out = [f"{count}, {rate}, {self.size[1]}x{self.size[0]} px"]
+        return out + unusual + [f"left out: {line}" for line in self.left_out]
 
 
-def read_video(path: Path, config: ReadConfig) -> Iterator[np.ndarray]:
-    """Read one video: yield the frames that are kept, cropped and resized, (H, W, 3) uint8.
+def frames_read(reader: VideoReader, fps: float | None) -> int:
+    """About how many frames a video gives at `fps` frames a second; None: at its own rate."""
+    share = min(1.0, fps / reader.rate) if fps and reader.rate else 1.0
+    return max(1, round(reader.frames * share))
+
+
+def open_videos(root: Path, config: ReadConfig, progress: Progress = lambda done, total: None) -> Footage:
+    """Open the videos below a folder. What cannot be read, or does not go with the others, is left out and told.
 
     Args:
-        path: a folder of pictures or a video file.
-        config: crop, size and skipped frames; with `skip_broken` a truncated file is an error.
+        root: the folder, or a single file.
+        config: how videos are read.
+        progress: called with the number of files that were opened, and the total.
 
     Raises:
-        DataError: a number is missing, a frame cannot be read, or frames have different sizes.
+        DataError: no video can be read; or, with `strict`, one cannot.
     """
-    frames = _read_folder(path) if path.is_dir() else _read_file(path, whole=config.skip_broken)
-    first = None
-    for index, (name, frame) in enumerate(frames):
-        if index % ((config.skip or 0) + 1):
-            continue
-        frame = _shape(frame, config)
-        if first is not None and frame.shape != first:
-            raise DataError(
-                f"{name}: frame is {frame.shape[:2]}, the first of {path} is {first[:2]}; one video has one size"
-            )
-        first = frame.shape
-        yield frame
-    if first is None:
-        raise DataError(f"{path}: holds no frames")
+    found = find_videos(root)
+    left_out = list(found.notes)
+    opened: list[tuple[str, str, VideoReader]] = []
+    for done, (name, split, path) in enumerate(found.videos):
+        try:
+            opened.append((name, split, open_video(path)))
+        except DataError as error:
+            if config.strict:
+                raise
+            left_out.append(str(error))
+        progress(done + 1, len(found.videos))
+    if not opened:
+        raise DataError(f"{root}: no video can be read; the first: {left_out[len(found.notes)]}")
+    shape = _most(opened, lambda reader: reader.shape, SAME_SHAPE)
+    kept = [video for video in opened if abs(video[2].shape / shape - 1) <= SAME_SHAPE]
+    fps, rate = config.fps, config.fps
+    if rates := [reader.rate for _, _, reader in kept if reader.rate]:
+        usual = _most([video for video in kept if video[2].rate], lambda reader: reader.rate or 0, SAME_RATE)
+        slowest = min(r for r in rates if r > usual / 2)
+        rate = config.fps or slowest
+        if config.fps is None and max(rates) > (1 + SAME_RATE) * slowest:
+            fps = slowest
+        if config.fps is None:
+            kept = [v for v in kept if not v[2].rate or v[2].rate > usual / 2]
+    names = {name for name, _, _ in kept}
+    for name, _, reader in opened:
+        if name not in names:
+            aspect = abs(reader.shape / shape - 1) > SAME_SHAPE
+            if aspect:
+                why = f"{reader.width}x{reader.height} px are another shape than most have; train on it alone"
+            else:
+                why = (
+                    f"{reader.rate:.3g} frames a second are fewer than most have; --read.fps {reader.rate:.3g} takes it"
+                )
+            left_out.append(f"{reader.path}: {why}")
+            if config.strict:
+                raise DataError(left_out[-1])
+    height = int(_most(kept, lambda reader: reader.height, 0))
+    first = next(reader for _, _, reader in kept if reader.height == height)
+    return Footage(kept, (height, first.width), first.pixel_aspect, rate, fps, left_out)
 
 
-def shots_of(frames: Iterator[np.ndarray], config: ReadConfig) -> Iterator[np.ndarray]:
-    """Split the frames of a video into shots (T, H, W, 3) of at most PIECE frames; short shots are dropped."""
-    whole = True
-    frames = iter(frames)
-    while piece := list(itertools.islice(frames, PIECE)):
+def _most(videos: list[tuple[str, str, VideoReader]], fact: Callable[[VideoReader], float], within: float) -> float:
+    """The value of `fact` that most frames have, within a share of it."""
+    facts = np.array([fact(reader) for _, _, reader in videos])
+    frames = np.array([reader.frames for _, _, reader in videos])
+    return float(facts[np.argmax([frames[np.abs(facts / mine - 1) <= within].sum() for mine in facts])])
+
+
+def clips_of(reader: VideoReader, footage: Footage, config: ReadConfig) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """Read a video as clips.
+
+    Cuts, and places where frames are missing, end a shot; long shots are divided. Where frames are skipped, the frames
+    between are clips of their own: a shot gives `skip` + 1 clips, each of every (`skip` + 1)-th frame.
+
+    Args:
+        reader: the video.
+        footage: that it belongs to; it is read at its rate.
+        config: crop, size, skipped frames; with `strict` a picture that cannot be read is an error, else a gap.
+
+    Yields:
+        for each shot: the number of frames that were read since the last one, and its clips (T, H, W, 3) uint8; short
+        clips are dropped, unless they are the whole video.
+
+    Raises:
+        DataError: nothing can be read, or `crop` does not fit.
+    """
+    lag = (config.skip or 0) + 1
+    size = config.size or (None if config.crop else footage.size)
+    piece: list[np.ndarray] = []
+    broken: list[str] = []
+    gap = False
+    first = True
+    limit = PIECE * lag
+
+    def shots(last: bool) -> Iterator[tuple[int, list[np.ndarray]]]:
+        nonlocal piece, first
         stack = np.stack(piece)
         found = find_cuts(stack) if config.cuts else np.zeros(0, int)
-        whole = whole and len(found) == 0 and len(piece) < PIECE
+        whole = first and last and len(found) == 0
+        first, piece = False, []
+        read = len(stack)
         for start, stop in zip([0, *found], [*found, len(stack)], strict=True):
-            if whole or stop - start >= SHOT:
-                yield stack[start:stop]
+            clips = [stack[start + phase : stop : lag] for phase in range(min(lag, stop - start))]
+            yield read, [clip for clip in clips if whole or len(clip) >= SHOT]
+            read = 0
+
+    for frame in reader.read(size, config.crop, footage.fps):
+        try:
+            pixels = _multiple_of_8(frame.pixels) if config.size is None else frame.pixels
+        except DataError as error:
+            if config.strict:
+                raise
+            broken.append(str(error))
+            gap = True
+            continue
+        if piece and (gap or not frame.follows or len(piece) >= limit):
+            yield from shots(False)
+        gap = False
+        limit = max(24, min(PIECE * lag, MEMORY // pixels.nbytes))
+        piece.append(pixels)
+    if broken:
+        reader.notes.append(f"{len(broken)} pictures are left out, the first: {broken[0]}")
+    if piece:
+        yield from shots(True)
 
 
-def sample_video(path: Path, longest: int, most: int, crop: tuple[int, int, int, int] | None = None) -> np.ndarray:
+def _multiple_of_8(frame: np.ndarray) -> np.ndarray:
+    return frame[: frame.shape[0] // 8 * 8, : frame.shape[1] // 8 * 8]
+
+
+def sample_video(
+    reader: VideoReader, longest: int, most: int, within: float = math.inf, crop: Crop | None = None,
+    fps: float | None = None,
+) -> np.ndarray:  # fmt: skip
     """Read a sample of a video for the survey: all of it, or frames from four places in it; downscaled.
 
     Args:
-        path: a folder of pictures or a video file.
+        reader: the video.
         longest: largest length of the longer side, px.
         most: largest number of frames.
-        crop: as in :class:`ReadConfig`.
+        within: the sample is of the first `within` frames, since all before its last one are decoded.
+        crop, fps: as in :meth:`VideoReader.read`.
 
     Returns:
-        (T, H, W, 3) uint8.
+        (T, H, W, 3) uint8; each frame is the one that reading the whole video gives.
 
     Raises:
-        DataError: a frame cannot be read, or frames have different sizes.
+        DataError: no frame can be read.
     """
-    config = ReadConfig(crop=crop)
-    if path.is_dir():
-        files = frames_in(path)
-        parts = [itertools.islice(_read_folder(path, files[part]), most) for part in _parts(len(files), most)]
-    else:
-        about = _about(path)
-        length = about.get("duration", 0.0) * about.get("fps", 0.0)
-        if not np.isfinite(length) or length <= most:
-            parts = [itertools.islice(_read_file(path), most)]
-        else:
-            begins = [part.start / about["fps"] for part in _parts(int(length), most)]
-            parts = [itertools.islice(_read_file(path, begin), most // len(begins)) for begin in begins]
-    out = []
-    for name, frame in itertools.chain(*parts):
-        frame = _cropped(frame, config)
-        scale = min(1.0, longest / max(frame.shape[:2]))
-        if scale < 1:
-            size = (max(1, round(frame.shape[1] * scale)), max(1, round(frame.shape[0] * scale)))
-            frame = np.asarray(Image.fromarray(frame).resize(size, Image.BOX))
-        if out and frame.shape != out[0].shape:
-            raise DataError(f"{name}: another size than the first frame of {path}; one video has one size")
-        out.append(frame)
+    height, width = (crop[3] - crop[1], crop[2] - crop[0]) if crop else (reader.height, reader.width)
+    scale = min(1.0, longest / max(height, width))
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    parts = _parts(int(min(frames_read(reader, fps), within)), most)
+    out: list[np.ndarray] = []
+    for index, frame in enumerate(reader.read(size, crop, fps)):
+        if index >= parts[-1].stop:
+            break
+        if any(part.start <= index < part.stop for part in parts):
+            with contextlib.suppress(DataError):  # of one picture; told when all are read
+                out.append(frame.pixels)
     if not out:
-        raise DataError(f"{path}: holds no frames")
+        raise DataError(f"{reader.path}: no frame can be read")
     return np.stack(out)
 
 
@@ -159,157 +313,64 @@ def _parts(length: int, most: int) -> list[slice]:
     return [slice(start, start + part) for start in np.linspace(0, length - part, 4).astype(int).tolist()]
 
 
-def _about(path: Path) -> dict[str, Any]:
-    """Duration (s), fps and size (px) from the header of a video file; empty if it cannot be read."""
-    if path.suffix.lower() == ".gif":
-        return {}
-    try:
-        frames = _opened(path)
-        about = next(frames)
-        frames.close()
-        return about
-    except DataError:
-        raise
-    except Exception:  # reading the frames will raise a clearer error
-        return {}
-
-
-def _opened(path: Path, begin: float = 0.0):
-    """Iterate over a file's header, then its frames as bytes. The suffix is the format: a playlist opens no file."""
-    try:
-        import imageio_ffmpeg
-    except ImportError as error:
-        raise DataError(f"{path}: needs a video reader ({error}); pip install 'glass-gym[train]'") from None
-    fixed = ["-protocol_whitelist", "file", "-f", DEMUXERS[path.suffix.lower()], "-ss", f"{begin:.3f}"]
-    return imageio_ffmpeg.read_frames(str(path), pix_fmt="rgb24", input_params=fixed)
-
-
-def _read_folder(folder: Path, files: list[Path] | None = None) -> Iterator[tuple[Path, np.ndarray]]:
-    files = frames_in(folder) if files is None else files
-    suffixes = {f.suffix.lower() for f in files}
-    if len(suffixes) > 1:
-        raise DataError(f"{folder}: mixes {', '.join(sorted(suffixes))}; one video has one image extension")
-    numbers = [int(f.stem) for f in files]
-    for expected, number in enumerate(numbers, start=numbers[0]):
-        if number != expected:
-            raise DataError(f"{folder}: frame {expected:05d}{files[0].suffix} is missing; frames must be contiguous")
-    for file in files:
-        try:
-            yield file, read_picture(file)
-        except ValueError as error:
-            raise DataError(f"{error}; repair it, or leave the video out with --read.skip-broken") from None
-
-
-def _read_file(path: Path, begin: float = 0.0, whole: bool = False) -> Iterator[tuple[Path, np.ndarray]]:
-    """Yield the frames of a video file from `begin` seconds on; if `whole`, a truncated file is an error."""
-    if path.suffix.lower() == ".gif":
-        yield from _read_gif(path)
-        return
-    count = 0
-    about: dict[str, Any] = {}
-    try:
-        frames = _opened(path, begin)
-        about = next(frames)
-        width, height = about["size"]
-        if width * height > MAX_PIXELS:
-            raise DataError(f"{path}: {width}x{height} is more than {MAX_PIXELS} pixels; reduce the video first")
-        for raw in frames:
-            count += 1
-            yield path, np.frombuffer(raw, np.uint8).reshape(height, width, 3)
-    except DataError:
-        raise
-    except Exception as error:  # of ffmpeg or its reader
-        why = " ".join(str(error).split())[-200:]
-        raise DataError(
-            f"{path}: broken video after frame {count} ({why}); leave it out with --read.skip-broken"
-        ) from None
-    expected = about.get("duration", 0.0) * about.get("fps", 0.0) - begin * about.get("fps", 0.0)
-    if np.isfinite(expected) and count < ENOUGH * expected - 2:
-        cut = f"{path}: ends after frame {count} of about {expected:.0f}; the file seems to be truncated"
-        if whole:
-            raise DataError(cut)
-        warnings.warn(cut + " --read.skip-broken leaves it out", stacklevel=2)
-
-
-def _read_gif(path: Path) -> Iterator[tuple[Path, np.ndarray]]:
-    try:
-        with Image.open(path, formats=("GIF",)) as image:
-            if image.width * image.height > MAX_PIXELS // 2:  # Pillow holds several frames of a GIF
-                raise DataError(f"{path}: {image.width}x{image.height} is more than {MAX_PIXELS // 2} pixels")
-            size = image.size
-            for number, frame in enumerate(ImageSequence.Iterator(image), 1):
-                if frame.size != size:  # Pillow enlarges the picture for such a frame
-                    raise DataError(f"{path}: frame {number} reaches out of the picture of {size[0]}x{size[1]} px")
-                yield path, np.asarray(frame.convert("RGB"))
-    except DataError:
-        raise
-    except Exception as error:  # Pillow's decoders raise errors of many kinds
-        raise DataError(f"{path}: broken GIF ({error}); leave it out with --read.skip-broken") from None
-
-
-def _cropped(frame: np.ndarray, config: ReadConfig) -> np.ndarray:
-    if not config.crop:
-        return frame
-    left, top, right, bottom = config.crop
-    if not (0 <= left < right <= frame.shape[1] and 0 <= top < bottom <= frame.shape[0]):
-        raise DataError(f"crop {config.crop} does not fit a frame of {frame.shape[1]}x{frame.shape[0]}")
-    return frame[top:bottom, left:right]
-
-
-def _shape(frame: np.ndarray, config: ReadConfig) -> np.ndarray:
-    frame = _cropped(frame, config)
-    if not config.size:
-        return frame[: frame.shape[0] // 8 * 8, : frame.shape[1] // 8 * 8]
-    if frame.shape[:2] == tuple(config.size):
-        return frame
-    smaller = frame.shape[0] >= config.size[0] and frame.shape[1] >= config.size[1]
-    image = Image.fromarray(frame)
-    return np.asarray(image.resize((config.size[1], config.size[0]), Image.BOX if smaller else Image.BILINEAR))
-
-
-def pack(root: Path, out: Path, config: ReadConfig, progress=lambda done, total: None) -> list[str]:
+def pack(root: Path, out: Path, config: ReadConfig, progress: Progress = lambda done, total: None) -> list[str]:
     """Decode a folder of videos into a clip store.
 
     Args:
-        root: the folder.
+        root: the folder, or a single file.
         out: folder of the store.
         config: how videos are read.
-        progress: called with the number of videos that are done, and the total.
+        progress: called with the number of frames that are done, and the total.
 
     Returns:
-        messages about videos that were left out (`skip_broken`).
+        a line for each video that was left out, or could not be read whole.
 
     Raises:
-        DataError: a video is broken (unless `skip_broken`), sizes differ, or nothing is left.
+        DataError: nothing can be read; with `strict`, a video cannot be read whole.
     """
-    writer = None
-    left_out = []
-    videos = find_videos(root)
-    for done, (name, split, path) in enumerate(videos):
-        before = len(writer.videos) if writer else 0
+    footage = open_videos(root, config)
+    lines = list(footage.left_out)
+    writer: StoreWriter | None = None
+    total = footage.frames
+    done = 0
+    for name, split, reader in footage.videos:
+        before = list(reader.notes)
+        number = 0
         try:
-            for number, shot in enumerate(shots_of(read_video(path, config), config)):
-                if writer is None:
-                    writer = StoreWriter(out, *shot.shape[1:3], config.pixel_aspect, str(root))
-                if shot.shape[1:3] != (writer.height, writer.width):
-                    raise DataError(
-                        f"{path}: frames are {shot.shape[1:3]}, the others {(writer.height, writer.width)}; "
-                        "give all videos one size with --read.size HEIGHT WIDTH"
-                    )
-                writer.add(f"{name}-{number:03d}" if number else name, split, shot)
+            for read, clips in clips_of(reader, footage, config):
+                for phase, clip in enumerate(clips):
+                    if writer is None:
+                        aspect = config.pixel_aspect or _aspect_at(footage, config, clip.shape[1:3])
+                        rate = footage.rate and footage.rate / ((config.skip or 0) + 1)
+                        writer = StoreWriter(out, *clip.shape[1:3], aspect, str(root), rate=rate, reader=READER)
+                    shot = f"{name}-{number:03d}" if number else name
+                    writer.add(f"{shot}+{phase}" if phase else shot, split, clip, shot=f"{name}/{number}")
+                number += bool(clips)
+                done = min(done + read, total)
+                progress(done, total)
         except DataError as error:
-            if not config.skip_broken or "--read.size" in str(error):
+            if config.strict:
                 raise
-            left_out.append(str(error))
-            if writer is not None:
-                writer.keep(before)
-            continue
-        progress(done + 1, len(videos))
-    if writer is None or not writer.videos:
-        if left_out:
-            raise DataError(f"{root}: every video is broken; the last: {left_out[-1]}")
-        raise DataError(f"{root}: no shot has {SHOT} frames; use footage with longer shots, or --read.no-cuts")
-    if len({split for _, split, _ in videos}) == 1 and len(writer.videos) >= 3:  # few long videos: split by shots
+            lines.append(str(error))
+        if new := [note for note in reader.notes if note not in before]:
+            lines.append(f"{reader.path}: {'; '.join(new)}")
+        cut = [note for note in reader.notes if note in new or note.startswith("cut off")]
+        if cut and config.strict:
+            raise DataError(f"{reader.path}: {'; '.join(cut)}; without --read.strict the rest is read")
+    if writer is None:
+        why = f"; {lines[-1]}" if lines else ""
+        raise DataError(f"{root}: no shot has {SHOT} frames; use longer shots, or --read.no-cuts{why}")
+    if len({split for _, split, _ in footage.videos}) == 1 and writer.shots >= 3:  # few long videos: split by shots
         writer.split_by_order()
     writer.close()
-    return left_out
+    progress(total, total)
+    return lines
+
+
+def _aspect_at(footage: Footage, config: ReadConfig, size: Size) -> float:
+    """Displayed width of a pixel over its height, of frames that were resized to `size`."""
+    if config.size is None:
+        return footage.pixel_aspect
+    left, top, right, bottom = config.crop or (0, 0, footage.size[1], footage.size[0])
+    aspect = footage.pixel_aspect * (right - left) / (bottom - top) * size[0] / size[1]
+    return 1.0 if abs(aspect - 1) < SQUARE else float(np.clip(aspect, 0.1, 10))

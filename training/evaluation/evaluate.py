@@ -26,6 +26,7 @@ from glass_gym.worlds.checkpoint import World, load_world, resolve
 from ..config import DataOptions, ReadConfig
 from ..core.command import run_command
 from ..core.options import Common, Count, Positional, Positive
+from ..core.progress import Bar, say
 from ..core.run import filled
 from ..core.trainer import read_state
 from ..data.sources import open_data
@@ -97,19 +98,21 @@ def evaluate(world: World, store: Store, config: EvaluateConfig) -> dict[str, An
         raise DataError(f"{store.root}: no video has the {HORIZON + 1} frames of an evaluation clip")
     features = load_features(config.vgg, "cpu")
     e = Evaluation(world, store, videos, features, config.rollouts, config.seed, config.learned, config.split)
-    with torch.inference_mode():
+    measured = [name for name in METRICS if not config.only or name in config.only]
+    with torch.inference_mode(), Bar("evaluation", 1 + len(measured), "part") as bar:
         began = time.monotonic()
+        bar.next("layers")
         draw_layers(e, config.out.parent)
         result = dict(e.gma)
         if not len(world.start_frames):
             return result | {"training_minutes": world.provenance["minutes"]}
         minutes = (time.monotonic() - began) / 60
         if minutes > 0.5 and not config.only:
-            print(f"the layers took {minutes:.0f} minutes; the other parts take about as long", flush=True)
-        for name, metric in METRICS.items():
-            if not config.only or name in config.only:
-                result[name] = metric(e)
-                FIGURES.get(name, lambda e, folder: None)(e, config.out.parent)
+            say(f"the layers took {minutes:.0f} minutes; the other parts take about as long")
+        for name in measured:
+            bar.next(name)
+            result[name] = METRICS[name](e)
+            FIGURES.get(name, lambda e, folder: None)(e, config.out.parent)
     return result
 
 

@@ -6,7 +6,7 @@ import base64
 import dataclasses
 import html
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from PIL import Image
 
 from glass_gym.worlds.checkpoint import World
 
+from ..core.progress import Bar, say
 from ..core.reporter import logged_curves
 from ..core.run import Run
 from ..core.sheets import grid, to_picture, with_labels
@@ -26,6 +27,7 @@ from .metrics.pose_transitions import HELD
 from .metrics.prior import prior
 from .tables import number, value
 
+PARTS = 8  # Number of parts that the bar of a report counts.
 VIDEOS = 24  # Held-out videos that are measured.
 ROLLOUTS = 32  # Rollouts of random play.
 GOOD, FAIR = 0.35, 0.7  # Largest error over the baseline's of a good and of a fair figure.
@@ -66,15 +68,37 @@ def verdict(ratio: float) -> str:
 
 
 @torch.inference_mode()
-def scores(world: World, store: Store) -> tuple[list[Score], Evaluation | None]:
-    """Measure a world on held-out videos, in a minute or two: the scores, and the evaluation; None if no video is long
-    enough to measure LMA."""
+def scores(
+    world: World,
+    store: Store,
+    count: int = VIDEOS,
+    rollouts: int = ROLLOUTS,
+    begin: Callable[[str], None] = lambda part: None,
+) -> tuple[list[Score], Evaluation | None]:
+    """Measure a world on held-out videos, in a minute or two.
+
+    Args:
+        world: the world.
+        store: the videos.
+        count: number of videos, at most.
+        rollouts: of random play.
+        begin: is told the name of each part that begins.
+
+    Returns:
+        the scores, and the evaluation; None if no video is long enough to measure LMA.
+    """
+    begin("next frames")
     out = [_composed(world, store)]
-    videos = held_out_videos(store, VIDEOS, "val", "test")
+    videos = held_out_videos(store, count, "val", "test")
     if not videos:
         return [*out, Score("animation", "not measured", "", "", f"no video has {HORIZON + 1} frames")], None
-    e = Evaluation(world, store, videos, rollouts=ROLLOUTS, split=videos[0].split)
-    figures = {"lma": animation(e), "prior": prior(e), "play": e.play.figures, "step": max(world.step)}
+    e = Evaluation(world, store, videos, rollouts=rollouts, split=videos[0].split)
+    begin("free running")
+    figures = {"step": max(world.step), "lma": animation(e)}
+    begin("local actions of real agents")
+    figures["prior"] = prior(e)
+    begin("random actions")
+    figures["play"] = e.play.figures
     for part, path, baseline_path, baseline, meaning in SCORES:
         measured, other = value(figures, path), value(figures, baseline_path)
         if measured is not None and other:
@@ -115,11 +139,15 @@ def film(e: Evaluation) -> list[np.ndarray]:
 def report_world(run: Run, world: World, store: Store) -> None:
     """Measure a run's world, print the scores, and write report.html into its folder."""
     world.model.eval()
-    found, e = scores(world, store)
+    with Bar("report", PARTS, "part") as bar:
+        amounts = {"report_videos": VIDEOS, "report_rollouts": ROLLOUTS}
+        count, rollouts = (run.shortened(name, amount) for name, amount in amounts.items())
+        found, e = scores(world, store, count, rollouts, bar.next)
+        page = _page(run, world, store, found, e, bar.next)
     for score in found:
-        print(f"  {score.part}: {score.value}" + f" (baseline: {score.baseline})" * bool(score.baseline), score.verdict)
-    (run.out / "report.html").write_text(_page(run, world, store, found, e))
-    print(f"report: {run.out / 'report.html'}")
+        say(f"  {score.part}: {score.value}" + f" (baseline: {score.baseline})" * bool(score.baseline), score.verdict)
+    (run.out / "report.html").write_text(page)
+    say(f"report: {run.out / 'report.html'}")
 
 
 def options_used(run: Run) -> list[tuple[str, Any, str]]:
@@ -137,7 +165,9 @@ def _flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
-def _page(run: Run, world: World, store: Store, found: Sequence[Score], e: Evaluation | None) -> str:
+def _page(
+    run: Run, world: World, store: Store, found: Sequence[Score], e: Evaluation | None, begin: Callable[[str], None]
+) -> str:
     shift = " x ".join(f"{s:g}" for s in world.step)
     minutes = world.provenance["minutes"]
     name = html.escape(str(run.out / "world.safetensors"))
@@ -151,12 +181,16 @@ def _page(run: Run, world: World, store: Store, found: Sequence[Score], e: Evalu
         f"glass_gym.register_world('MyGame-v0', '{name}')\nglass-play --checkpoint {name}</pre>",
     ]
     if e is not None:
+        begin("held arrows")
         parts.append(f"<h2>Held arrows</h2><p>Right, left, up, down.</p>{_gif(film(e))}")
+        begin("local actions")
         shown = [[to_picture(x[:3]) for x in clip[0]] for clip in e.code_clips]
         sheet = with_labels(grid(shown), [f"{k}: {name}" for k, name in enumerate(world.code_names)])
         parts.append(f"<h2>Local actions</h2><p>Each 12 times with zero shift.</p>{_png(sheet)}")
+        begin("held-out video")
         pairs = [list(clip[::3]) for both in zip(*reversed(e.reconstruction), strict=True) for clip in both]
         parts.append(f"<h2>Held-out video</h2><p>Real above, drawn below.</p>{_png(grid(pairs[:6], scale=1))}")
+    begin("pictures and curves")
     layers = "refine" if (run.out / "samples" / "refine-final.png").exists() else "gma"
     for caption, file in (("Survey: the agent as found", "survey"), ("Layers (GMA)", f"{layers}-final")):
         if (path := run.out / "samples" / f"{file}.png").exists():

@@ -10,21 +10,24 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from glass_gym.model.config import preset
 
+from ..config import ReadConfig
 from ..core import sheets
+from ..core.progress import Bar, each, say
 from ..core.run import Run
 from ..data.sources import source_of
 from ..data.store import DataError, Store
-from ..data.videos import ReadConfig, find_videos, sample_video
+from ..data.video_reader import Crop
+from ..data.videos import Footage, Progress, frames_read, open_videos, sample_video
 from .survey import NoWorldError, Survey, survey
 
 LONGEST_SIDE = 320  # Longer side of the frames of video files in the survey, px.
 VIDEOS = 24  # Maximum number of videos that are surveyed.
 FRAMES_A_VIDEO = 400  # Maximum number of frames of each video that are surveyed.
 FRAMES_IN_ALL = 4800  # Maximum number of frames of video files that are surveyed, so that it takes about a minute.
+DECODED = 36_000  # Maximum number of frames that are decoded for it: 20 minutes of footage, of 30 frames a second.
 AREA = 128 * 160  # Px of a frame with which training takes about an hour on two cores.
 SMALL, LARGE = 12.0, 64.0
 """Frames are scaled so that the agent is at least SMALL px large, if 2 AREA allow it, and at most LARGE px."""
@@ -36,23 +39,37 @@ AT_EDGE = 0.5
 
 
 def choose_reading(run: Run) -> ReadConfig:
-    """Choose frame size and skipped frames for a folder of videos, from a survey of some of them.
+    """Choose frame size, rate and skipped frames for a folder of videos, or a file.
 
     Returns:
         the options of reading, complete.
 
     Raises:
-        DataError: there are no videos, some cannot be read (unless --read.skip-broken), or frames are too small.
+        DataError: no video can be read (with --read.strict: one cannot), or frames are too small.
         NoWorldError: no world can be learned from them (unless --force).
     """
     read = run.config.read
     if "read.skip" not in run.values and (read.size is None or read.skip is None):
-        with tqdm(desc="surveying the footage", unit="video") as bar:
-            found, size = survey_folder(Path(run.config.data), read.crop, read.skip_broken, lambda: bar.update(1))
-        _stop_without_world(run, found)
-        with run.together():
-            _choose_size_and_skip(run, found, size)
+        look_at_videos(run)
     return run.config.read if run.config.read.skip is not None else replace(run.config.read, skip=0)
+
+
+def look_at_videos(run: Run) -> tuple[Footage, Survey]:
+    """Say what the videos are, survey some, and choose how they are read; errors as of :func:`choose_reading`."""
+    read = run.config.read
+    with Bar("opening the videos", unit="file") as bar:
+        footage = open_videos(Path(run.config.data), read, bar.to)
+    say("\n  ".join(["the videos:", *footage.lines()]))
+    with Bar("surveying the videos", unit="frame") as bar:
+        found = survey_footage(footage, read.crop, bar.to)
+    say("\n  ".join(["what the footage shows:", *found.lines()]))
+    _stop_without_world(run, found)
+    left, top, right, bottom = read.crop or (0, 0, footage.size[1], footage.size[0])
+    with run.together():
+        if footage.fps is not None and read.fps is None:
+            run.choose("read.fps", footage.fps, "frames a second; the files have different rates, this is the lowest")
+        _choose_size_and_skip(run, found, (bottom - top, right - left))
+    return footage, found
 
 
 def choose_sizes(run: Run, store: Store) -> Survey | None:
@@ -85,50 +102,63 @@ def choose_sizes(run: Run, store: Store) -> Survey | None:
     found = survey_store(store)
     if {"gma.theta", "codes"} <= run.values.keys():
         return found
-    print("what the footage shows:", *found.lines(), sep="\n  ")
-    picture = sheets.save_picture(run.out / "samples" / "survey.png", _rows_of_four(found.pictures))
-    print(f"  pictures: {picture}")
-    _stop_without_world(run, found)
-    print("chosen (an option of the same name overrides it):")
-    with run.together():
-        _choose_for_gma(run, found, store)
+    choose_from_survey(run, found, store)
     return found
 
 
-def survey_folder(
-    root: Path, crop: tuple[int, int, int, int] | None = None, skip_broken: bool = False, progress=lambda: None
-) -> tuple[Survey, tuple[int, int]]:
-    """Survey some of the videos below a folder.
+def choose_from_survey(run: Run, found: Survey, store: Store, frames: int | None = None) -> None:
+    """Print a survey, and choose the options of GMA and the sizes of the model from it.
 
     Args:
-        root: the folder.
-        crop: as in :class:`ReadConfig`.
-        skip_broken: leave out videos that cannot be read.
-        progress: called after each video.
-
-    Returns:
-        the survey, and the size (height, width) of the videos' frames, px.
+        run: gets the choices.
+        found: the survey.
+        store: the videos, or some of them.
+        frames: number of training frames; default: those of the store.
 
     Raises:
-        DataError: there are no videos, or one cannot be read.
+        NoWorldError: no world can be learned from the videos (unless --force).
     """
-    found = find_videos(root)
-    some = found[:: max(1, len(found) // VIDEOS)][:VIDEOS]
+    say("\n  ".join(["what the clips show:", *found.lines()]))
+    picture = sheets.save_picture(run.out / "samples" / "survey.png", _rows_of_four(found.pictures))
+    say(f"  pictures: {picture}")
+    _stop_without_world(run, found)
+    say("chosen (an option of the same name overrides it):")
+    with run.together():
+        _choose_for_gma(run, found, store, frames)
+
+
+def survey_footage(footage: Footage, crop: Crop | None = None, progress: Progress = lambda done, total: None) -> Survey:
+    """Survey some of the videos.
+
+    Args:
+        footage: the videos.
+        crop: as in :class:`ReadConfig`.
+        progress: called with the number of frames that are surveyed, and the total.
+
+    Raises:
+        DataError: a video cannot be read.
+    """
+    videos = [reader for _, _, reader in footage.videos]
+    some = videos[:: max(1, len(videos) // VIDEOS)][:VIDEOS]
     each = min(FRAMES_A_VIDEO, FRAMES_IN_ALL // len(some))
-    size: list[tuple[int, int]] = []
+    within = DECODED // len(some)
+    total = sum(min(each, frames_read(reader, footage.fps)) for reader in some)
+    done = 0
 
-    def videos() -> Iterator[np.ndarray]:
-        for _, _, path in some:
+    def samples() -> Iterator[np.ndarray]:
+        nonlocal done
+        for reader in some:
             try:
-                if not size:
-                    size.append(sample_video(path, 1 << 20, 1, crop).shape[1:3])
-                yield sample_video(path, LONGEST_SIDE, each, crop)
+                sample = sample_video(reader, LONGEST_SIDE, each, within, crop, footage.fps)
             except DataError:
-                if not skip_broken:
+                if reader is some[-1] and not done:
                     raise
-            progress()
+                continue
+            done = min(done + len(sample), total)
+            yield sample
+            progress(done, total)
 
-    return survey(_of_one_size(videos())), size[0]
+    return survey(_of_one_size(samples()), footage.rate)
 
 
 def survey_store(store: Store) -> Survey:
@@ -136,7 +166,8 @@ def survey_store(store: Store) -> Survey:
     videos = [v for v in store.videos if v.split == "train" and v.length >= 2] or store.videos
     some = videos[:: max(1, len(videos) // VIDEOS)][:VIDEOS]
     spans = [slice(v.start, v.start + min(v.length, FRAMES_A_VIDEO)) for v in some]
-    out = survey(np.asarray(store.frames[span]) for span in spans)
+    videos = (np.asarray(store.frames[span]) for span in each(spans, "surveying the clips", "clip"))
+    out = survey(videos, store.rate)
     out.seen_in = np.concatenate([np.arange(span.start, span.stop) for span in spans])[out.seen_in]
     return out
 
@@ -190,12 +221,12 @@ def _choose_size_and_skip(run: Run, found: Survey, size: tuple[int, int]) -> Non
     lag = 1
     if 0 < step < 0.65 * STEP:
         lag = int(np.clip(round(STEP / step), 1, max(1, min(8, found.shot_length // CLIP))))
-    thinned = f", {step * lag:.1f} px with skipped frames" * (lag > 1)
+    thinned = f", {step * lag:.1f} px from one frame of a clip to the next; the others make clips, too" * (lag > 1)
     run.choose("read.skip", lag - 1, f"the agent's typical step is {step:.1f} px a frame{thinned}")
 
 
-def _choose_for_gma(run: Run, found: Survey, store: Store) -> None:
-    """Choose the options of GMA, and the sizes of the model."""
+def _choose_for_gma(run: Run, found: Survey, store: Store, frames: int | None) -> None:
+    """Choose the options of GMA, and the sizes of the model; arguments as of :func:`choose_from_survey`."""
     height, width = store.height, store.width
     agent = max(found.agent)
     theta = float(np.clip(LARGEST * found.largest, 0.001, 0.5))
@@ -213,7 +244,7 @@ def _choose_for_gma(run: Run, found: Survey, store: Store) -> None:
     run.choose("agent_radius", max(4, round(0.45 * agent)), "px; preliminary, measured again after GMA")
     run.choose("codes", source_of(store).defaults.codes, "more than most agents need: useless codes are left out")
     if run.config.architecture == "pose":
-        frames = sum(v.length for v in store.videos if v.split == "train")
+        frames = frames or sum(v.length for v in store.videos if v.split == "train")
         poses = int(np.clip(frames // 60 // 8 * 8, 32, 256))
         run.choose("poses", poses, f"size of the pose codebook (P), for {frames} frames")
         touches = f"the agent touches the frame's edge in {found.at_edge:.0%} of the frames"

@@ -101,6 +101,7 @@ class Survey:
         fastest: the same; larger steps make up a twentieth of the way, or of the moves, if that is less.
         several: share of the frames with two or more agents of the same size, or another agent than the frame before.
         at_edge: share of the frames in which the agent's box touches the frame's edge.
+        rate: frames a second; None if not known.
         pictures: some frames (H, W, 3) uint8, with the agent's box drawn in.
         silhouettes: (M, ceil(H W / 8)) uint8, the agent in the M frames where it was found, packed bit by bit.
         seen_in: (M,) int64, the indices of these frames, counted through all videos.
@@ -126,6 +127,7 @@ class Survey:
     fastest: float
     several: float
     at_edge: float
+    rate: float | None = None
     pictures: list[np.ndarray] = field(default_factory=list, repr=False)
     silhouettes: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.uint8), repr=False)
     seen_in: np.ndarray = field(default_factory=lambda: np.zeros(0, int), repr=False)
@@ -144,14 +146,27 @@ class Survey:
         if SEVERAL / 3 < self.several <= SEVERAL:
             agents += f" (in {self.several:.0%} of the frames another of its size moves)"
         edge = f", at the frame's edge in {self.at_edge:.0%} of the frames" if self.at_edge > 0.5 else ""
+        rate = f" at {self.rate:.4g} frames a second" if self.rate else ""
+        length = self._time(self.shot_length)
+        cuts = (
+            f"{self.cuts * self.rate * 0.06:.1f} cuts a minute"
+            if self.rate
+            else f"{self.cuts:.1f} cuts per 1,000 frames"
+        )
+        second = f", {self.speed * self.rate:.0f} px a second" if self.rate else ""
         return [
-            f"footage: {self.videos} videos surveyed, {self.width}x{self.height} px; {self.shots} shots of "
-            f"{self.shot_length:.0f} frames, {self.cuts:.1f} cuts per 1,000 frames",
+            f"footage: {self.videos} videos surveyed, {self.width}x{self.height} px{rate}; {self.shots} shots of "
+            f"{length}, {cuts}",
             f"camera: {'moves by up to' if self.camera >= 1 else 'stands still, within'} {self.camera:.1f} px a frame",
             f"agent: {agents}; about {self.agent[0]:.0f}x{self.agent[1]:.0f} px, {self.area:.1%} of the frame{edge}; "
-            f"it moves in {self.seen:.0%} of the frames, by {self.speed:.1f} px a frame (at most {self.fastest:.0f})",
+            f"it moves in {self.seen:.0%} of the frames, by {self.speed:.1f} px a frame{second} (at most "
+            f"{self.fastest:.0f} px a frame)",
             f"motion: {self.moving:.1%} of the pixels move; {self.explained:.0%} of all change is the agent's",
         ]
+
+    def _time(self, frames: float) -> str:
+        """A number of frames in words: in seconds, if the rate is known."""
+        return f"{frames / self.rate:.2g} seconds ({frames:.0f} frames)" if self.rate else f"{frames:.0f} frames"
 
     def common_plate(self) -> np.ndarray | None:
         """The common plate of all shots, (H, W, 4) uint8 as in :class:`Shot`; None if the camera moves in some shot, or
@@ -173,7 +188,7 @@ class Survey:
         spread = self.agent[0] * self.agent[1] / (self.height * self.width)
         if self.shot_length < SHOT:
             out.append(
-                f"cuts everywhere: shots have {self.shot_length:.0f} frames, an action needs at least {SHOT}; use "
+                f"cuts everywhere: shots have {self._time(self.shot_length)}, an action needs at least {SHOT}; use "
                 "footage with longer shots, or, if the picture scrolls or flickers as a whole, of a calmer camera"
             )
         elif self.seen < 0.02:
@@ -337,8 +352,8 @@ def _with_box(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
     return out
 
 
-def survey(videos: Iterable[np.ndarray]) -> Survey:
-    """Survey videos (T, H, W, 3) uint8, all of one size, one after the other.
+def survey(videos: Iterable[np.ndarray], rate: float | None = None) -> Survey:
+    """Survey videos (T, H, W, 3) uint8, all of one size, one after the other, of `rate` frames a second.
 
     Raises:
         DataError: no video has two frames.
@@ -369,8 +384,11 @@ def survey(videos: Iterable[np.ndarray]) -> Survey:
     length = _length_at(np.array(lengths), 0.5)  # a flash makes shots of one frame, which weigh little
     if not shots or (length < SHOT and len(lengths) > 1):
         nothing = [0.0] * 4
-        return Survey(*size, looked_at, len(lengths), length, 1e3 * cuts / frames, *nothing, (0, 0), *nothing, 0.0, 0.0)
+        return Survey(
+            *size, looked_at, len(lengths), length, 1e3 * cuts / frames, *nothing, (0, 0), *nothing, 0.0, 0.0, rate
+        )
     out = _summary(shots, size, looked_at, length, 1e3 * cuts / frames)
+    out.rate = rate
     seen = [~np.isnan(shot.areas) for shot in shots]
     out.silhouettes = np.concatenate([shot.silhouettes[s] for shot, s in zip(shots, seen, strict=True)])
     out.seen_in = np.concatenate([begin + np.flatnonzero(s) for begin, s in zip(begins, seen, strict=True)])

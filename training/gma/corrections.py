@@ -10,6 +10,7 @@ import torch
 from glass_gym.model.gma import GMA
 
 from ..config import GmaConfig
+from ..core.progress import each
 from ..core.run import Run
 from ..data.store import Store, frames_to_tensor
 from .pseudo_labels import PseudoLabels
@@ -48,7 +49,7 @@ def correct_options(run: Run, config: GmaConfig, gma: GMA, store: Store, labels:
     device = next(gma.parameters()).device
     index = np.sort(rng.choice(pairs, min(PROBED, len(pairs)), replace=False))
     share, agree, reach = [], [], []
-    for part in np.array_split(index, max(1, len(index) // 16)):
+    for part in each(np.array_split(index, max(1, len(index) // 16)), "checking the options"):
         frames = np.stack([store.frames[part], store.frames[part + 1]], 1)
         motion = gma.analyse_pairs(frames_to_tensor(frames).to(device))
         masks = motion.masks[:, 0, 0].float()

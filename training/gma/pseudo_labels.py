@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from glass_gym.model.gma import GMA
 
+from ..core.progress import Bar, say
 from ..core.run import Run
-from ..data.store import Store, save_arrays
+from ..data.store import Store, Video, save_arrays
 from ..footage.registration import CHANGED, overlap
 from ..footage.survey import CONTRAST, Survey, with_enclosed
 from .background import SAMPLES, SHOT, estimate_background, shots_of
@@ -91,12 +91,9 @@ def make_pseudo_labels(gma: GMA, store: Store, progress: Callable[[int], None] =
     Returns:
         the labels; of no frames, if fewer than FEWEST could be labelled.
     """
-    videos = [v for v in store.videos if v.split == "train" and v.length >= SAMPLES]
-    each = [min(v.length, SHOT) for v in videos]
-    step = max(1, round(sum(each) / LABELLED_FRAMES))
     plates: list[np.ndarray] = []
     rows = []
-    for video in videos[::step]:
+    for video in _labelled_videos(store):
         shot = np.asarray(store.frames[video.start : video.start + min(video.length, SHOT)])
         for part in shots_of(shot):
             labels, plate = _label_shot(gma, shot[part])
@@ -111,16 +108,24 @@ def make_pseudo_labels(gma: GMA, store: Store, progress: Callable[[int], None] =
     return PseudoLabels(frames, silhouettes, plates, *known)
 
 
+def _labelled_videos(store: Store) -> list[Video]:
+    """Evenly spread training videos that have about LABELLED_FRAMES frames; of each the first SHOT count."""
+    videos = [v for v in store.videos if v.split == "train" and v.length >= SAMPLES]
+    return videos[:: max(1, round(sum(min(v.length, SHOT) for v in videos) / LABELLED_FRAMES))]
+
+
 def pseudo_labels_of(run: Run, gma: GMA, store: Store) -> PseudoLabels:
     """The labels of a run: those in its folder, which a resumed run uses again, or new ones, which are saved there."""
     path = run.out / "pseudo-labels.npz"
     if path.exists():
         return PseudoLabels.load(path)
-    with tqdm(desc="pseudo-labels from the background", unit="frame") as bar:
+    total = sum(min(v.length, SHOT) for v in _labelled_videos(store))
+    with Bar("pseudo-labels from the background", total, "frame") as bar:
         labels = make_pseudo_labels(gma, store, bar.update)
+        bar.tell("writing")
+        labels.save(path)
     if not len(labels.frames):
-        print("  too few frames could be labelled: the refine stage is skipped")
-    labels.save(path)
+        say("  too few frames could be labelled: the refine stage is skipped")
     return labels
 
 

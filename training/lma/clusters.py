@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.random import Generator, default_rng
-from tqdm import tqdm
 
+from ..core.progress import each
 from ..poses.identity import cluster, project_out_identity
 
 CONTEXTS = 64  # Number of k-means clusters of the present pose that serve as context; single poses are too rare.
@@ -69,7 +69,7 @@ def informative_pose_clusters(
     follow += follow.T
     np.fill_diagonal(follow, 0)
     found = []
-    for seed in tqdm(range(TRIES), desc="clusters of poses", leave=False):
+    for seed in each(range(TRIES), "clusters of poses"):
         began = cluster(vectors, counts.sum(0), count, 1, seed)
         found.append(_move_one_by_one(began, vectors, counts, follow, count, default_rng(seed)))
     return max(found, key=lambda f: f[0])[1]

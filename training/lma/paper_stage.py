@@ -10,6 +10,7 @@ from glass_gym.model.paper import PaperLMA
 
 from ..config import PaperConfig
 from ..core import losses, sheets
+from ..core.progress import each
 from ..core.stage import Batch, Stage
 from ..gma.perceptual import VggFeatures
 from ..windows.windows import WindowSet, unpack_layers
@@ -95,7 +96,7 @@ class PaperStage(Stage):
             return
         rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
         vectors = []
-        for _ in range(16):
+        for _ in each(range(16), "code vectors"):
             batch = self.sampler.clips(rng, min(8, int(self.windows.lengths.max()) - 1))
             layers, shifts = unpack_layers(batch["layers"].to(self.device)), batch["shifts"].to(self.device)
             vectors.append(self.model.directions(layers, shifts).flatten(0, 1))

@@ -14,6 +14,7 @@ from glass_gym.model.pose_model import PoseLMA
 
 from ..config import LmaConfig
 from ..core import sheets
+from ..core.progress import Bar
 from ..core.stage import Batch, Stage
 from ..windows.windows import WindowSet, iter_batches
 from .clusters import informative_pose_clusters
@@ -21,7 +22,9 @@ from .mirror import mirror_images
 
 SHARPNESS = 3.0  # Factor on the quantiser's scores of the codes, before the softmax that gives q(code).
 CLUSTERS_UNTIL = 0.3  # Share of the steps over which `cluster_weight` falls to zero.
-PRIOR_KL_WARMUP = 0.3  # Share of the steps over which `prior_kl_weight` grows from zero.
+PRIOR_KL = 0.03  # Weight of the KL divergence of A's codes from the prior, nats: A should choose codes that are likely.
+PRIOR_KL_WARMUP = 0.3  # Share of the steps over which this weight grows from zero.
+LABEL_WIDTH = 1.0  # Width of the Gaussian that spreads labels over similar poses, in median distances to the nearest.
 
 
 class PoseClips:
@@ -55,8 +58,12 @@ def encode_windows(lma: PoseLMA, windows: WindowSet) -> Tensor:
     """The pose indices (N,) int64 of all windows, on the model's device."""
     device = next(lma.parameters()).device
     lma.pose_encoder.eval()
-    batches = iter_batches(windows, np.arange(len(windows.layers)), lma.config.window)
-    return torch.cat([lma.encode_poses(layers.to(device)) for layers in batches])
+    found = []
+    with Bar("encoding poses", len(windows.layers), "frame") as bar:
+        for layers in iter_batches(windows, np.arange(len(windows.layers)), lma.config.window):
+            found.append(lma.encode_poses(layers.to(device)))
+            bar.update(len(layers))
+    return torch.cat(found)
 
 
 def smoothed_labels(poses: Tensor, vectors: Tensor, width: float) -> Tensor:
@@ -105,9 +112,10 @@ class LmaStage(Stage):
         self.sampler = PoseClips(windows, config)
         self.poses = encode_windows(model, windows)
         count = model.config.poses
-        mirrored = mirror_images(self.poses.cpu(), windows, count) if config.mirror else torch.arange(count)
+        with Bar("mirror images of poses"):
+            mirrored = mirror_images(self.poses.cpu(), windows, count) if config.mirror else torch.arange(count)
         self.mirrored = mirrored.to(self.poses)
-        self.labels = smoothed_labels(self.poses, model.pose_codebook.codebook.detach(), config.label_smoothing)
+        self.labels = smoothed_labels(self.poses, model.pose_codebook.codebook.detach(), LABEL_WIDTH)
 
     @cached_property
     def clusters(self) -> Tensor:
@@ -171,7 +179,7 @@ class LmaStage(Stage):
             terms["prior"] = -(q.detach() * log_p).sum(-1).mean()
             grown = min(1.0, iteration / max(1.0, PRIOR_KL_WARMUP * self.iterations))
             log_q = log_q.unflatten(0, (batches, steps))
-            terms["prior_kl"] = c.prior_kl_weight * grown * (q * (log_q - log_p.detach())).sum(-1).mean()
+            terms["prior_kl"] = PRIOR_KL * grown * (q * (log_q - log_p.detach())).sum(-1).mean()
         return terms
 
     def _action_only(self, codes: Tensor) -> Tensor:

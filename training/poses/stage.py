@@ -13,6 +13,7 @@ from glass_gym.model.pose_model import PoseLMA
 
 from ..config import PoseConfig
 from ..core import losses, sheets
+from ..core.progress import Bar, each
 from ..core.stage import Batch, Stage
 from ..windows.windows import WindowSet, crop_layers, pack_layers, unpack_layers
 from .identity import PoseTeacher, make_pose_teacher
@@ -100,12 +101,14 @@ class PoseStage(Stage):
         if iteration == self._quantised_from:
             rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
             vectors = []
-            for _ in range(80):
+            for _ in each(range(80), "pose vectors"):
                 layers = unpack_layers(self.sampler.batch(rng, 0)["layers"].flatten(0, 1).to(self.device))
                 vectors.append(self.model.pose_encoder(layers))
-            self.model.pose_codebook.begin(torch.cat(vectors), generator)
+            with Bar("k-means"):
+                self.model.pose_codebook.begin(torch.cat(vectors), generator)
             if self.config.distil_share:
-                self.teacher = make_pose_teacher(self.model, self.windows, generator)
+                with Bar("poses without identity"):
+                    self.teacher = make_pose_teacher(self.model, self.windows, generator)
         if iteration == self._distilled_until:
             self.teacher = None
 

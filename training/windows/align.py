@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.progress import each
 from .tracking import NEAR, cheapest_path
 
 ALIGN_PX = 3  # Largest move of a window along each axis, px.
@@ -55,7 +56,7 @@ class Congealing:
         side = seen.shape[-1] - 2 * ALIGN_PX
         offset = np.full((len(starts), 2), ALIGN_PX)
         out = cls(seen[:, ALIGN_PX : ALIGN_PX + side, ALIGN_PX : ALIGN_PX + side].mean(0, keepdim=True))
-        for count in TEMPLATES:
+        for count in each(TEMPLATES, "templates"):
             placed = _placed(seen, offset[video], side)
             out, _ = cls._clusters(placed, count, seed)
             for _ in range(3):
@@ -73,7 +74,7 @@ class Congealing:
         starts = np.cumsum(lengths) - lengths
         side = self.templates.shape[-1]
         out, used = self._clusters(_placed(seen, corner, side), SHAPES, seed)
-        for _ in range(ROUNDS):
+        for _ in each(range(ROUNDS), "templates of single frames"):
             moved, member = out._moved(seen, corner, starts, lengths, used / used.sum())
             out, used = out._learned(_placed(seen, (corner + moved).clip(0, 2 * ALIGN_PX), side), member)
         return Congealing(out.templates[used / used.sum() > RARE])
@@ -106,7 +107,7 @@ class Congealing:
         corner = (self.offsets(masks, starts, lengths) + ALIGN_PX).repeat(lengths, 0)
         parts = []
         chunk = np.cumsum(lengths) // (RUNS * RUN)
-        for some in np.split(np.arange(len(starts)), np.flatnonzero(np.diff(chunk)) + 1):
+        for some in each(np.split(np.arange(len(starts)), np.flatnonzero(np.diff(chunk)) + 1), "moving frames"):
             span = slice(starts[some[0]], starts[some[-1]] + lengths[some[-1]])
             begins = starts[some] - span.start
             parts.append(self._moved(_solid(masks[span]), corner[span], begins, lengths[some])[0])

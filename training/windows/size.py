@@ -10,6 +10,7 @@ import torch
 from glass_gym.model.gma import GMA
 from glass_gym.tensors.geometry import densest_point, dilate
 
+from ..core.progress import each
 from ..core.run import Run
 from ..data.store import Store, Video, frames_to_tensor
 from ..footage.choices import CLIP, VIDEOS, multiple_of_8
@@ -45,7 +46,7 @@ def measure_agents(gma: GMA, store: Store, count: int = 256) -> np.ndarray:
     device = next(gma.parameters()).device
     index = np.sort([_random_frame(videos, rng) for _ in range(count)])
     reach = []
-    for part in np.array_split(index, max(1, count // 32)):
+    for part in each(np.array_split(index, max(1, count // 32)), "measuring the agent"):
         masks = gma.mask(frames_to_tensor(store.frames[part]).to(device)).float()
         centre = densest_point(masks, gma.config.agent_radius).cpu().numpy()
         for mask, (x, y) in zip((masks[:, 0] > 0.5).cpu().numpy(), centre, strict=True):
@@ -71,15 +72,16 @@ def best_hole_margin(gma: GMA, store: Store) -> tuple[int, str]:
     videos = [v for v in store.videos if v.split == "train" and v.length >= 2 * CLIP] or store.videos
     device = next(gma.parameters()).device
     errors = []
-    for video in videos[:: max(1, len(videos) // VIDEOS)][:VIDEOS]:
+    some = videos[:: max(1, len(videos) // VIDEOS)][:VIDEOS]
+    for video in each(some, "measuring the background around the agent", "video"):
         frames = np.asarray(store.frames[video.start : video.start + min(video.length, SHOT)])
         if not (shots := shots_of(frames)):
             continue
         plate = estimate_background(gma, frames[shots[0]])
-        some = list(range(0, len(plate.frames), max(1, len(plate.frames) // 3)))[:3]
-        pictures, known = (np.stack(x) for x in zip(*map(plate.at, some), strict=True))
+        few = list(range(0, len(plate.frames), max(1, len(plate.frames) // 3)))[:3]
+        pictures, known = (np.stack(x) for x in zip(*map(plate.at, few), strict=True))
         truth = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(device)
-        images = frames_to_tensor(plate.frames[some]).to(device)
+        images = frames_to_tensor(plate.frames[few]).to(device)
         masks = gma.mask(images).float()
         ring = dilate(masks, RING) * torch.from_numpy(known)[:, None].to(device)
         if ring.sum() < 1:

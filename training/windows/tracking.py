@@ -18,6 +18,8 @@ from glass_gym.model.glass import Glass
 from glass_gym.model.pose_model import OFFSETS, PoseLMA
 from glass_gym.tensors.geometry import crop_windows, densest_point, keep_agent
 
+from ..core.progress import each
+
 LAGS = (1, 2, 3, 4, 6, 8)  # Distances, in frames, over which frames are matched.
 SEARCH_PX = 8  # Largest offset, px, at which matches are searched around the masks' densest points.
 EXACTNESS = 20.0  # A match has weight exp(EXACTNESS * (quality - 1)); its quality is 1 if all pixels are equal.
@@ -102,7 +104,8 @@ def track(model: Glass, frames: Tensor, refine: bool = False, grid: tuple[float,
         positions and masks of all T frames.
     """
     config = model.config
-    masks = torch.cat([model.gma.mask(part) for part in frames.split(16)]).float()  # 16 frames fit a CPU's cache
+    parts = each(frames.split(16), "masks")  # 16 frames fit a CPU's cache
+    masks = torch.cat([model.gma.mask(part) for part in parts]).float()
     centre = densest_point(masks, config.agent_radius).round()
     margin = config.window // 2 + SEARCH_PX
     side = 2 * margin

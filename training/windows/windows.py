@@ -14,14 +14,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from glass_gym.model.glass import Glass
+from glass_gym.model.lma import LMA
 from glass_gym.model.pose_model import PoseLMA
 from glass_gym.tensors.device import pick_precision
 from glass_gym.tensors.geometry import crop_windows
 from glass_gym.worlds.action_space import nearest_direction
 
+from ..core.progress import Bar
 from ..core.run import Run
 from ..data.store import Store, Video, frames_to_tensor, save_arrays
 from .align import ALIGN_PX, Congealing
@@ -180,7 +181,7 @@ class WindowSet:
 
 @torch.no_grad()
 def track_windows(
-    model: Glass, store: Store, videos: list[Video], progress: Callable[[int], None] = lambda done: None
+    model: Glass, store: Store, videos: list[Video], progress: Callable[[int], None] = lambda frames: None
 ) -> WindowSet:
     """Track the agent through videos and cut its windows, for :func:`align_windows`.
 
@@ -188,7 +189,7 @@ def track_windows(
         model: a trained GMA, and an LMA, which may be untrained.
         store: the videos' store.
         videos: the videos to track.
-        progress: called with the number of videos that are done.
+        progress: called after each video with its number of frames.
 
     Returns:
         windows; of a pose model they have ALIGN_PX px more to spare than MARGIN.
@@ -197,14 +198,14 @@ def track_windows(
     margin = (MARGIN + ALIGN_PX * _aligns(model)) * model.lma.view.follows
     layers = []
     positions = []
-    for done, video in enumerate(videos):
+    for video in videos:
         frames = frames_to_tensor(store.frames[video.start : video.start + video.length]).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=pick_precision("auto", device) == torch.bfloat16):
             tracked = track(model, frames)
         cut = model.lma.view.cut(frames, tracked.masks, tracked.position, margin)
         layers.append(pack_layers(cut.float()).cpu().numpy())
         positions.append(tracked.position.cpu().numpy())
-        progress(done + 1)
+        progress(video.length)
     lengths = [video.length for video in videos]
     starts = np.cumsum(lengths) - lengths
     return WindowSet(np.concatenate(layers), np.concatenate(positions), starts, lengths, store.height, store.width)
@@ -295,6 +296,15 @@ def iter_batches(windows: WindowSet, index: np.ndarray, side: int) -> Iterator[T
 # --- windows of a run -----------------------------------------------------------------------------------------------
 
 
+def choose_window_frames(run: Run, lma: LMA) -> int:
+    """Choose about how many frames the stages after GMA use; once in a run."""
+    if "window_frames" not in run.values:
+        small = lma.view.follows and lma.config.window <= SMALL_WINDOW
+        why = f"at most, of windows of {'x'.join(map(str, lma.view.size))} px"
+        run.choose("window_frames", MOST_FRAMES if small else MOST_FRAMES // 2, why)
+    return run.values["window_frames"]
+
+
 def windows_of_split(run: Run, model: Glass, store: Store, split: str, reference: WindowSet | None = None) -> WindowSet:
     """The windows of a run's training or validation videos; they are made once and kept in its folder.
 
@@ -310,18 +320,16 @@ def windows_of_split(run: Run, model: Glass, store: Store, split: str, reference
         return known
     videos = [v for v in store.videos if v.length >= 2]
     videos = [v for v in videos if v.split == split] or videos[:1]
-    if "window_frames" not in run.values:
-        small = model.lma.view.follows and model.config.window <= SMALL_WINDOW
-        why = f"at most, of windows of {'x'.join(map(str, model.lma.view.size))} px"
-        run.choose("window_frames", MOST_FRAMES if small else MOST_FRAMES // 2, why)
-    most = run.values["window_frames"] if split == "train" else max(1, run.values["window_frames"] // 8)
+    most = choose_window_frames(run, model.lma)
+    most = most if split == "train" else max(1, most // 8)
     videos = videos[:: math.ceil(sum(v.length for v in videos) / most)]
     parts = run.out / f"tracked-{split}"
     tracked = _tracked(model, store, videos, parts)
-    print(f"aligning the agent's windows ({split})", flush=True)
-    windows = align_windows(model, tracked, reference)
-    windows.save(path)
-    shutil.rmtree(parts)
+    with Bar(f"aligning the agent's windows ({split})") as bar:
+        windows = align_windows(model, tracked, reference)
+        bar.tell("writing")
+        windows.save(path)
+        shutil.rmtree(parts)
     return windows
 
 
@@ -329,15 +337,16 @@ def _tracked(model: Glass, store: Store, videos: list[Video], folder: Path) -> W
     """Track videos, and keep parts in a folder as they are done, so that little is lost by an interruption."""
     folder.mkdir(exist_ok=True)
     parts = []
-    with tqdm(total=len(videos), desc=f"tracking the agent ({folder.name.partition('-')[2]})", unit="video") as bar:
+    frames = sum(v.length for v in videos)
+    with Bar(f"tracking the agent ({folder.name.partition('-')[2]})", frames, "frame") as bar:
         for start in range(0, len(videos), VIDEOS_A_PART):
             some = videos[start : start + VIDEOS_A_PART]
             path = folder / f"{start}-of-{len(videos)}.npz"
             if (part := _known_windows(path, model, MARGIN + ALIGN_PX * _aligns(model))) is None:
-                part = track_windows(model, store, some, lambda done: bar.update(1))
+                part = track_windows(model, store, some, bar.update)
                 part.save(path)
             else:
-                bar.update(len(some))
+                bar.update(sum(v.length for v in some))
             parts.append(part)
     return WindowSet.joined(parts)
 

@@ -18,6 +18,7 @@ from glass_gym.worlds.action_space import COMPASS, nearest_direction
 from glass_gym.worlds.checkpoint import World, save_world
 from glass_gym.worlds.checks import without_folders
 
+from ..core.progress import Bar
 from ..core.run import Run
 from ..data.store import Store, Video
 from ..footage.registration import CHANGED
@@ -36,6 +37,7 @@ RARE_CODE = 0.03  # Codes with less than this share of the steps cannot become t
 TWIN = 0.05
 """Two codes are twins if their drawings differ by less than this share of the mean difference between codes."""
 SAME = 0.03  # They also are if drawings differ by less than this inside the agent (root mean square, range [-1, 1]).
+TWIN_STEPS = 8  # Number of steps that each code is played, to compare their drawings.
 GROUND = 0.005  # Quantile of the agent's positions that bounds the world's ground on each side.
 SHARPER = 2.0
 """Factor on the mask logits of the pose model's D, against half-transparent limbs, which look like two poses at once.
@@ -119,7 +121,7 @@ def usual_codes(statistics: CodeStatistics, step: tuple[float, float], codes: in
 
 
 @torch.no_grad()
-def twin_codes(model: Glass, windows: WindowSet, statistics: CodeStatistics, steps: int = 8) -> list[int]:
+def twin_codes(model: Glass, windows: WindowSet, statistics: CodeStatistics, steps: int = TWIN_STEPS) -> list[int]:
     """Codes whose drawings equal those of a more frequent code, by TWIN and SAME.
 
     Each code is played for `steps` steps without a shift, from 64 real windows, and the last drawings are compared. For
@@ -191,10 +193,13 @@ def start_frames(model: Glass, store: Store, count: int = START_FRAMES) -> np.nd
     rng = np.random.default_rng(0)
     each = math.ceil(min(count, 32) / len(held))  # frames per video
     picked: list[np.ndarray] = []
-    for index in rng.permutation(len(held)):
-        picked += whole_agents(model, store, held[index], rng)[:each]
-        if len(picked) >= count:
-            break
+    with Bar("start frames", count, "frame") as bar:
+        for index in rng.permutation(len(held)):
+            found = whole_agents(model, store, held[index], rng)[:each]
+            picked += found
+            bar.update(len(found))
+            if len(picked) >= count:
+                break
     if not picked:
         raise ValueError(f"{store.root}: the mask is empty on every held-out frame; train GMA longer or check theta")
     return np.stack(picked[:count])
@@ -238,9 +243,10 @@ def build_world(
         ValueError: the number of names differs from the number of codes, or there is no start frame.
     """
     model.eval()
-    found = code_statistics(model, windows)
-    total = model.config.codes
-    model = with_codes(model, order_codes(found, total, twin_codes(model, windows, found)))
+    with Bar("local actions"):
+        found = code_statistics(model, windows)
+        total = model.config.codes
+        model = with_codes(model, order_codes(found, total, twin_codes(model, windows, found)))
     statistics = found.quantised(model)  # quantised again: some codes are gone
     codes = model.config.codes
     names = tuple(code_names) or tuple(f"code {k}" if k else "neutral" for k in range(codes))
@@ -260,8 +266,8 @@ def build_world(
         edge = model.config.width, model.config.height  # positions may lie outside the frame
         sides = np.quantile(windows.position, (GROUND, 1 - GROUND), axis=0).round(1).clip(0, edge)
         facts["ground"] = sides.ravel().tolist()
-        # stored, since finding them takes seconds
-        start = Simulator(model, model.device, "float32").start(torch.from_numpy(frames))
+        with Bar("start positions"):  # stored, since finding them takes seconds
+            start = Simulator(model, model.device, "float32").start(torch.from_numpy(frames))
         facts["start_positions"] = start.position.tolist()
     usual = usual_codes(statistics, step, codes)
     return World(model, frames, step, names, store.pixel_aspect, facts, provenance or {}, usual_codes=usual)
@@ -272,8 +278,9 @@ def export_world(run: Run, model: Glass, store: Store, windows: WindowSet, minut
     argv = without_folders(sys.argv[1:])
     about = {"data": store.source, "minutes": minutes, "argv": argv, "torch": torch.__version__}
     codes = model.config.codes
-    world = build_world(copy.deepcopy(model).cpu(), store, windows, run.config.code_names, about)
-    path = save_world(run.out / "world.safetensors", world)
+    with Bar("exporting the world"):
+        world = build_world(copy.deepcopy(model).cpu(), store, windows, run.config.code_names, about)
+        path = save_world(run.out / "world.safetensors", world)
     print(f"world: {path} ({path.stat().st_size / 1e6:.1f} MB)", flush=True)
     left_out = codes - world.config.codes
     why = f"; {left_out} more explained nothing, or drew the same as another" if left_out else ""

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from glass_gym.model.glass import Glass, build_lma
 from glass_gym.model.lma import Drawn
@@ -27,6 +26,7 @@ from ..config import LoopConfig
 from ..core import sheets
 from ..core.command import run_command
 from ..core.options import Positional, Positive, Rate
+from ..core.progress import Bar
 from ..core.stage import Batch, Stage
 from ..core.trainer import Interrupted, Trainer, TrainingError
 from ..poses.stage import WindowPairs, drawing_losses
@@ -161,11 +161,13 @@ def distil(config: DistilConfig) -> Path:
         trainer.load()
     elif trainer.state_file.exists():
         raise TrainingError(f"{trainer.state_file} exists; add --resume to continue it, or remove {out}")
-    with tqdm(total=config.distil.iterations, desc="distil", mininterval=2.0) as bar:
+    with Bar("distil", config.distil.iterations) as bar:
 
         def step(stage: Stage, iteration: int, terms: dict[str, float]) -> None:
-            bar.update(iteration + 1 - bar.n)
-            bar.set_postfix({key: f"{value:.5f}" for key, value in terms.items()}, refresh=False)
+            if not bar.done and iteration:  # resumed
+                bar.start(iteration)
+            bar.update()
+            bar.tell(", ".join(f"{key}={value:.5f}" for key, value in terms.items()))
 
         trainer.run(stage, step)
     _compare(stage, trainer, out)

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from glass_gym.tensors.geometry import crop_windows
 
+from ...core.progress import each
 from ...data.sources import source_of
 from ...data.store import Store, frames_to_tensor
 from .errors import centroids
@@ -107,7 +107,7 @@ def _fit(
     videos, length = layers.shape[:2]
     optimiser = torch.optim.AdamW(classifier.parameters(), lr=2e-3, weight_decay=1e-2)
     rates = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, STEPS)
-    for _ in tqdm(range(STEPS), desc="action classifier", leave=False):
+    for _ in each(range(STEPS), "action classifier"):
         video = torch.randint(videos, (BATCH,), generator=generator)
         middle = torch.randint(1, length - 1, (BATCH,), generator=generator)
         x, y = torch.randint(2 * JITTER_PX + 1, (2,), generator=generator).tolist()

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from glass_gym.model.glass import Glass
 from glass_gym.model.shift import translate
 from glass_gym.tools.time_left import TimeLeft
 
+from ...core.progress import each, say
 from ...data.sources import source_of
 from ...data.store import Store, Video, frames_to_tensor
 from ...windows.tracking import Track, track
@@ -69,9 +69,9 @@ def analyse(
     """
     found: dict[str, list] = defaultdict(list)
     time_left = TimeLeft(len(videos))
-    for done, video in enumerate(tqdm(videos, desc="held-out videos", leave=False)):
+    for done, video in enumerate(each(videos, "held-out videos", "video")):
         if told := time_left.after(done):
-            tqdm.write(f"held-out videos: about {told[1]:.0f} minutes more on this machine")
+            say(f"held-out videos: about {told[1]:.0f} minutes more on this machine")
         span = slice(video.start, video.start + video.length)
         frames = frames_to_tensor(store.frames[span])
         tracked = track(model, frames, refine=codes, grid=grid)

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from glass_gym.simulator.simulator import WorldState
 
+from ...core.progress import each
 from ...data.sources import source_of
 from .evaluation import Evaluation
 
@@ -37,7 +37,7 @@ def identity(e: Evaluation) -> dict[str, Any]:
 
     def errors_of(states: list[WorldState]) -> dict[str, float]:
         pairs = [(layer, own) for s in states for layer, own in zip(s.layer, templates, strict=True)]
-        found = np.array([distance(*pair) for pair in tqdm(pairs, desc="appearance", leave=False)])
+        found = np.array([distance(*pair) for pair in each(pairs, "appearance", "pair")])
         return {"mean": float(found.mean()), "p90": float(np.percentile(found, 90))}
 
     return {

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from glass_gym.simulator.simulator import Simulator, WorldState
 from glass_gym.worlds.action_space import ActionTable
 from glass_gym.worlds.checkpoint import World
 
+from ...core.progress import each
 from ...data.detection import Detections, Detector
 from ...data.sources import source_of
 from ...data.store import Store, Video
@@ -178,7 +178,7 @@ def random_play(probe: SimulatorProbe, rollouts: int, seed: int) -> Play:
     before_place, _ = probe.position(before_found)
     seen: dict[int, dict[str, Any]] = {}
     frames: dict[int, np.ndarray] = {}
-    for step in tqdm(range(1, max(CURVE) + 1), desc="random play", leave=False):
+    for step in each(range(1, max(CURVE) + 1), "random play", "step"):
         shift, code = probe.random_actions(rng, rollouts)
         before = play.position
         moved = (probe.simulator.clamp(before + shift, before) - before).numpy()
