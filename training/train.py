@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shlex
 import sys
 import tempfile
 import time
@@ -147,7 +146,7 @@ def look(run: Run) -> None:
     parts = ", ".join(f"{part} {s / 60:.{int(s < 60)}f}" for part, s in seconds.items())
     say(f"training would take about {max(1.0, total):.0f} minutes on this machine: {parts}")
     quick = "" if run.config.quick else f"; with --quick it takes about {max(1.0, total / 3):.0f} minutes"
-    say(f"to train: {shlex.join(['glass-train', *(word for word in sys.argv[1:] if word != '--look')])}{quick}")
+    say(f"to train: the same command without --look{quick}")
 
 
 # --- the steps, in their order -----------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ def test_a_look_at_videos_tells_what_training_would_do_and_trains_nothing(tmp_pa
     for words in ("what the footage shows", "read.skip = ", "gma.theta = ", "window = ", "pose.iterations = "):
         assert words in said
     assert minutes_told(said) == PARTS
-    assert said.splitlines()[-1].startswith("to train: glass-train ")
+    assert said.splitlines()[-1].startswith("to train: the same command without --look")
     assert [path.name for path in run.rglob("*") if path.is_file()] == ["survey.png"]
     assert not (tmp_path / "data").exists()
 
