@@ -73,6 +73,8 @@ def train(config: TrainConfig) -> int:
         TrainingError, DataError, ValueError, CheckpointError: options or data that cannot be used.
     """
     processes = Distributed(config.loop.device)
+    if config.look and processes.size > 1:
+        raise TrainingError("--look runs in one process; start it without torchrun")
     if config.look:
         if processes.is_main:
             look(Run(config, processes, keep=False))

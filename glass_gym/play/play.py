@@ -168,9 +168,11 @@ class _Mp4Writer:
 
     def close(self) -> None:
         with self._file:
-            if self._stream is not None:
-                self._container.mux(self._stream.encode())
-            self._container.close()
+            try:
+                if self._stream is not None:
+                    self._container.mux(self._stream.encode())
+            finally:
+                self._container.close()
 
 
 class Player:
@@ -345,7 +347,8 @@ class Player:
         """Start or stop recording."""
         if recorder := self.recorder:
             self.recorder = None
-            recorder.close()
+            if not self._try("the recording is not whole", recorder.close):
+                return
             self.say(f"recorded {recorder.count} frames: {recorder.path}")
             print(self._message)
             return

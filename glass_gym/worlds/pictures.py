@@ -69,7 +69,7 @@ def _as_rgb(picture) -> np.ndarray:
 
 
 def read_picture(path: str | Path | BinaryIO) -> np.ndarray:
-    """Read an image file as :func:`read_pixels` does; 16-bit values are scaled to 8 bits by those that are in use.
+    """Read an image file as :func:`read_pixels` does; more than 8 bits are scaled by those that are in use.
 
     Returns:
         (h, w, 3) uint8.
@@ -78,7 +78,7 @@ def read_picture(path: str | Path | BinaryIO) -> np.ndarray:
         ValueError: the file is missing, no image, or too large; the message names it.
     """
     pixels = read_pixels(path)
-    return pixels if pixels.dtype == np.uint8 else as_8_bits(pixels, bits_of(pixels))
+    return pixels if pixels.dtype == np.uint8 else as_8_bits(pixels, white_of(pixels))
 
 
 def read_pixels(path: str | Path | BinaryIO) -> np.ndarray:
@@ -87,7 +87,7 @@ def read_pixels(path: str | Path | BinaryIO) -> np.ndarray:
     Orientation tags are applied; transparent parts are black.
 
     Returns:
-        (h, w, 3) uint8; uint16 if a grey picture has more than 8 bits.
+        (h, w, 3) uint8; uint16 or float32 if a grey picture has more than 8 bits.
 
     Raises:
         ValueError: the file is missing, no image, or too large; the message names it.
@@ -112,10 +112,8 @@ def pixels_of(image: Image.Image, name: str) -> np.ndarray:
         raise ValueError(f"{name}: {image.width}x{image.height} px is larger than {MAX_PIXELS:,} pixels")
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):  # more than 8 bits; convert() would cut them off at 255
-        grey = np.nan_to_num(np.asarray(image))
-        if image.mode == "F" and grey.max() <= 1:
-            grey = grey * 65535
-        return grey.clip(0, 65535).astype(np.uint16)[..., None].repeat(3, -1)
+        grey = np.nan_to_num(np.asarray(image)).clip(0, 65535)
+        return grey.astype(np.float32 if image.mode == "F" else np.uint16)[..., None].repeat(3, -1)
     if "A" in image.getbands() or "transparency" in image.info:
         rgba = np.asarray(image.convert("RGBA"))
         return on_black(rgba)
@@ -127,14 +125,17 @@ def on_black(picture: np.ndarray) -> np.ndarray:
     return ((picture[..., :3].astype(np.uint16) * picture[..., 3:] + 127) // 255).astype(np.uint8)
 
 
-def bits_of(pixels: np.ndarray) -> int:
-    """How many bits a camera has used in 16-bit pixels: 8, 10, 12, 14 or 16."""
-    return next(bits for bits in (8, 10, 12, 14, 16) if pixels.max() < 1 << bits)
+def white_of(pixels: np.ndarray) -> float:
+    """The value of white in pixels uint16 or float32: 1 if none is larger; else that of 8, 10, 12, 14 or 16 bits."""
+    largest = float(pixels.max())
+    if pixels.dtype != np.uint16 and largest <= 1:
+        return 1.0
+    return next((1 << bits) - 1.0 for bits in (8, 10, 12, 14, 16) if largest < 1 << bits)
 
 
-def as_8_bits(pixels: np.ndarray, bits: int) -> np.ndarray:
-    """Scale pixels uint16 with `bits` bits to uint8."""
-    return (pixels >> (bits - 8)).clip(0, 255).astype(np.uint8)
+def as_8_bits(pixels: np.ndarray, white: float) -> np.ndarray:
+    """Scale pixels in [0, `white`] to uint8."""
+    return (pixels * np.float32(255 / white) + np.float32(0.5)).clip(0, 255).astype(np.uint8)
 
 
 def stretch(frames: np.ndarray, pixel_aspect: float) -> np.ndarray:

@@ -8,15 +8,17 @@ import time
 import pytest
 
 from glass_gym.model.config import PRESETS, GlassConfig
+from tests import videos
 from tests.conftest import block_video
 from tests.training.test_footage import write
 from tests.training.test_survey import walker
-from training.config import GmaConfig, TrainConfig
+from training.config import GmaConfig, ReadConfig, TrainConfig
 from training.core import progress
 from training.core.distributed import Distributed
 from training.core.progress import Bar, each, say
 from training.core.run import QUICK, Run
-from training.data.store import StoreWriter
+from training.data.store import Store, StoreWriter
+from training.data.videos import open_videos, pack
 from training.evaluation import estimate
 from training.footage.survey import survey
 from training.train import main
@@ -153,3 +155,13 @@ def test_only_the_main_process_shows_bars(capsys, monkeypatch):
         bar.next("one")
         bar.next("two")
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("skip", [0, 2])
+def test_the_amount_of_footage_is_that_of_the_store(tmp_path, skip):
+    videos.write(tmp_path / "a.mp4", range(1400), size=(32, 48), options={"preset": "ultrafast"})
+    read = ReadConfig(size=(32, 48), skip=skip)
+    pack(tmp_path / "a.mp4", tmp_path / "store", read)
+    told = estimate._amount(open_videos(tmp_path / "a.mp4", read), skip + 1)
+    store = estimate.Amount.of_store(Store(tmp_path / "store"))
+    assert (store.train, store.held_out) == (told.train, told.held_out)

@@ -36,6 +36,7 @@ class Bar:
         self.done: float = 0
         self.words = ""
         self._in_part = False
+        self._shown: tqdm | None = None
 
     def __enter__(self) -> Bar:
         Bar._open.append(self)
@@ -50,14 +51,17 @@ class Bar:
                 bar_format=None if self.total else UNKNOWN,
             )
             self._closed = threading.Event()
-            threading.Thread(target=self._tick, daemon=True).start()
+            self._clock = threading.Thread(target=self._tick, daemon=True)
+            self._clock.start()
         self._show()
         return self
 
     def __exit__(self, *error: object) -> None:
-        Bar._open.remove(self)
-        if hasattr(self, "_shown"):
+        if self in Bar._open:  # with those within it: a generator that is not used up leaves its bar open
+            del Bar._open[Bar._open.index(self) :]
+        if self._shown is not None:
             self._closed.set()
+            self._clock.join()
             if error[0] is None:
                 self.update(self._in_part)
                 self._shown.set_postfix_str("")
@@ -68,13 +72,13 @@ class Bar:
     def start(self, done: float) -> None:
         """Begin at `done`, of work that was interrupted."""
         self.done = done
-        if hasattr(self, "_shown"):
+        if self._shown is not None:
             self._shown.initial = self._shown.n = done
 
     def update(self, count: float = 1) -> None:
         """Count what was done."""
         self.done += count
-        if hasattr(self, "_shown"):
+        if self._shown is not None:
             self._shown.update(count)
         else:
             self._show()
@@ -82,7 +86,7 @@ class Bar:
     def to(self, done: float, total: float) -> None:
         """Move to `done` of `total`, for callbacks that tell both."""
         self.total = total
-        if hasattr(self, "_shown"):
+        if self._shown is not None:
             self._shown.total = total
             self._shown.bar_format = None
         self.update(done - self.done)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
+import struct
 from abc import abstractmethod
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from glass_gym.worlds.pictures import MAX_PIXELS, as_8_bits, bits_of, pixels_of, read_pixels
+from glass_gym.worlds.pictures import MAX_PIXELS, as_8_bits, pixels_of, read_pixels, white_of
 
 from .colour import resized
 from .store import DataError
@@ -21,7 +23,12 @@ PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 STACKS = (".tif", ".tiff")
 NUMBERED = re.compile(r"(.*?)(\d+)", re.DOTALL)  # A prefix and a number.
 BITS_PER_SAMPLE = 258  # A tag of TIFF.
-SAMPLE = 16  # Number of pictures whose brightest pixel tells how many bits are in use.
+SAMPLE = 16  # Number of pictures whose brightest pixels tell what is white.
+BRIGHTER = "some pictures are brighter than the sample that tells what is white: cut off there"
+BROKEN = (
+    OSError, EOFError, SyntaxError, ValueError, TypeError, KeyError, struct.error, Image.DecompressionBombError,
+)  # fmt: skip
+"""What Pillow raises for broken pictures."""
 
 
 class PictureReader(VideoReader):
@@ -31,24 +38,28 @@ class PictureReader(VideoReader):
         self.path = path
         self.frames = frames
         self.notes = []
-        _, first = self._load(0)
-        self.height, self.width = first.shape[:2]
-        if first.dtype == np.uint16:
-            self.notes.append(f"16 bits a pixel, of which {self._bits} are in use: scaled to 8")
+        some = list(self._loaded(range(0, frames, max(1, frames // SAMPLE)))) or list(self._loaded(range(frames)))
+        if not some:
+            self._load(0)  # raises the error of the first picture
+        self.height, self.width = some[0].shape[:2]
+        self._white = max((white_of(pixels) for pixels in some if pixels.dtype != np.uint8), default=255.0)
+        if some[0].dtype != np.uint8:
+            used = f"of which {math.log2(self._white + 1):.0f} are in use" if self._white > 1 else "from 0 to 1"
+            self.notes.append(f"{8 * some[0].itemsize} bits a pixel, {used}: scaled to 8")
 
     @abstractmethod
     def _load(self, index: int) -> tuple[str, np.ndarray]:
-        """Name and pixels of a picture, (H, W, 3) uint8 or uint16."""
+        """Name and pixels of a picture, (H, W, 3) uint8, uint16 or float32; DataError: it is broken."""
+
+    def _loaded(self, indices: range) -> Iterator[np.ndarray]:
+        """Pixels of some pictures, without broken ones."""
+        for index in indices:
+            with contextlib.suppress(DataError):
+                yield self._load(index)[1]
 
     def _follows(self, index: int) -> bool:
         """Whether no picture is missing before one."""
         return index > 0
-
-    @cached_property
-    def _bits(self) -> int:
-        """Bits in use in 16-bit pictures, the same for all of them, so that brightness does not jump."""
-        some = range(0, self.frames, max(1, self.frames // SAMPLE))
-        return max(bits_of(self._load(index)[1]) for index in some)
 
     def _read(self, size: Size | None, crop: Crop | None) -> Iterator[Frame]:
         for index in range(self.frames):
@@ -61,8 +72,10 @@ class PictureReader(VideoReader):
                 f"{name}: is {pixels.shape[1]}x{pixels.shape[0]} px, the first of {self.path} is "
                 f"{self.width}x{self.height}; one video has one size"
             )
-        if pixels.dtype == np.uint16:
-            pixels = as_8_bits(pixels, self._bits)
+        if pixels.dtype != np.uint8:
+            if pixels.max() > self._white and BRIGHTER not in self.notes:
+                self.notes.append(BRIGHTER)
+            pixels = as_8_bits(pixels, self._white)
         if crop is not None:
             pixels = pixels[crop[1] : crop[3], crop[0] : crop[2]]
         return np.ascontiguousarray(resized(pixels, size))
@@ -97,40 +110,60 @@ class PictureStack(PictureReader):
     """A TIFF file of several pages, as microscopes write it."""
 
     def __init__(self, path: Path):
-        self.image = open_stack(path)
-        super().__init__(path, getattr(self.image, "n_frames", 1))
+        self.path = path
+        self._image: Image.Image | None = None
+        _, pages = _pages_of(path)
+        if has_16_bit_colours(path):
+            raise DataError(f"{path}: has pages of 16-bit colours; save them as grey, or as single numbered pictures")
+        super().__init__(path, pages)
+        self._close()
+
+    def _read(self, size: Size | None, crop: Crop | None) -> Iterator[Frame]:
+        try:
+            yield from super()._read(size, crop)
+        finally:
+            self._close()
 
     def _load(self, index: int) -> tuple[str, np.ndarray]:
         name = f"{self.path}, page {index + 1}"
+        if self._image is None:
+            self._image, _ = _pages_of(self.path)
         try:
-            self.image.seek(index)
-            return name, pixels_of(self.image, name)
-        except (OSError, EOFError, SyntaxError, ValueError) as error:
+            self._image.seek(index)
+            return name, pixels_of(self._image, name)
+        except BROKEN as error:
             raise DataError(f"{name}: cannot be read ({error}); save the file again") from None
 
+    def _close(self) -> None:
+        if self._image is not None:
+            self._image.close()
+        self._image = None
 
-def open_stack(path: Path) -> Image.Image:
-    """Open a TIFF file.
+
+def _pages_of(path: Path) -> tuple[Image.Image, int]:
+    """Open a TIFF file, and count its pages.
 
     Raises:
         DataError: it cannot be read, or is too large.
     """
     try:
         image = Image.open(path, formats=("TIFF",))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        pages = getattr(image, "n_frames", 1)
+    except BROKEN as error:
         raise DataError(f"{path}: {why_unreadable(path, error)}") from None
     if image.width * image.height > MAX_PIXELS:
         raise DataError(f"{path}: {image.width}x{image.height} px is larger than {MAX_PIXELS:,} pixels; reduce it")
-    return image
+    return image, pages
 
 
 def is_stack(path: Path) -> bool:
     """Whether a file is a TIFF of several pages."""
     try:
-        with open_stack(path) as image:
-            return getattr(image, "n_frames", 1) > 1
+        image, pages = _pages_of(path)
     except DataError:
         return False
+    image.close()
+    return pages > 1
 
 
 def series_in(folder: Path) -> tuple[list[Path], int]:
@@ -140,7 +173,11 @@ def series_in(folder: Path) -> tuple[list[Path], int]:
     """
     series: dict[tuple[str, str], list[Path]] = {}
     count = 0
-    for path in folder.iterdir():
+    try:
+        inside = list(folder.iterdir())
+    except OSError:  # it may not be read
+        return [], 0
+    for path in inside:
         suffix = path.suffix.lower()
         if suffix not in PICTURES or path.name.startswith("."):
             continue
@@ -160,43 +197,46 @@ def _number(path: Path) -> int:
 
 
 def load_picture(file: Path) -> np.ndarray:
-    """Read a picture: (H, W, 3) uint8, or uint16 if it has more than 8 bits.
+    """Read a picture: (H, W, 3) uint8; uint16 or float32 if it has more than 8 bits.
 
     Raises:
         DataError: it is broken.
     """
     try:
-        if _has_16_bit_colours(file):  # of which Pillow reads 8
+        if has_16_bit_colours(file):
             return _by_ffmpeg(file)
         return read_pixels(file)
-    except ValueError as error:
-        raise DataError(f"{error}; repair it, or leave the video out") from None
+    except BROKEN as error:
+        raise DataError(f"{error}; repair it, or delete it") from None
 
 
-def _has_16_bit_colours(file: Path) -> bool:
+def has_16_bit_colours(file: Path) -> bool:
+    """Whether a PNG or TIFF has more than 8 bits for each of several colours, of which Pillow reads 8 or none."""
     with file.open("rb") as opened:
         head = opened.read(26)
     if head[:8] == b"\x89PNG\r\n\x1a\n":
-        return head[24] == 16 and head[25] & 2 > 0
+        return len(head) == 26 and head[24] == 16 and head[25] & 2 > 0
     if head[:4] in (b"II*\0", b"MM\0*"):
         try:
             with Image.open(file, formats=("TIFF",)) as image:
                 bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (8,))
-                return image.mode == "RGB" and max(bits) > 8
+                return image.mode in ("RGB", "RGBA") and max(bits) > 8
         except Image.UnidentifiedImageError:
             return True
     return False
 
 
 def _by_ffmpeg(file: Path) -> np.ndarray:
+    """Read a picture of 16-bit colours: (H, W, 3) uint16; what is transparent is black."""
     import av
 
+    kind = "tiff_pipe" if file.suffix.lower() in STACKS else "png_pipe"
+    options = {"max_pixels": str(MAX_PIXELS), "protocol_whitelist": "file"}
     try:
-        with av.open(
-            str(file.absolute()), format="tiff_pipe" if file.suffix.lower() in STACKS else "png_pipe"
-        ) as found:
-            found.streams.video[0].codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+        with av.open(str(file.absolute()), format=kind, options=options) as found:
             frame = next(found.decode(video=0))
-            return np.ascontiguousarray(frame.reformat(format="rgb48le").to_ndarray())
-    except (av.error.FFmpegError, StopIteration) as error:
+            pixels = np.asarray(frame.reformat(format="rgba64le").to_ndarray())
+    except (av.error.FFmpegError, StopIteration, MemoryError) as error:
         raise ValueError(f"{file}: broken image ({error})") from None
+    alpha = pixels[..., 3:] / np.float32(65535)
+    return (pixels[..., :3] * alpha + np.float32(0.5)).astype(np.uint16)

@@ -4,7 +4,7 @@
 
 Files are decoded by ffmpeg through PyAV, always from their beginning: what a decoder gives after seeking depends on the
 encoder (open groups of pictures, wrong indexes, parameters that only the first packet has), and may be pictures that
-nobody took. A picture that the decoder cannot restore is dropped with all that refer to it, and counted.
+nobody took. A picture in which the decoder finds an error is dropped with all that refer to it, and counted.
 """
 
 from __future__ import annotations
@@ -47,8 +47,9 @@ VIDEOS = tuple(suffix for group in SUFFIXES.values() for suffix in group.split()
 SPAN = 6  # The rate is measured over so many frames: stamps jitter, or are whole milliseconds.
 UNEVEN = 1.5  # The rate is variable if long steps between frames are this many times the short ones (90 % and 10 %).
 GAP = 4.5  # Frames are missing if a constant rate is interrupted for this many steps.
-WHOLE = 0.98  # A file is cut off if it has less than this share of the frames, or of the time, that its header tells.
-DAMAGED = "are damaged, or refer to damaged ones: left out"
+ROUNDED = 0.1  # Lengths in headers may be longer than the video by so many seconds.
+ANEW = 1.0  # A clock that goes back by so many seconds began anew: another recording was appended.
+DAMAGED = "damaged, or referring to damaged ones, left out"
 WITHOUT_STAMPS = ("avi", "h264", "hevc")  # Formats of a constant rate; ffmpeg numbers their frames as they are stored.
 COVER, DEFAULT = 1024, 1  # Bits of a stream's disposition: AV_DISPOSITION_ATTACHED_PIC, AV_DISPOSITION_DEFAULT.
 
@@ -82,7 +83,7 @@ class FileReader(VideoReader):
             if first is None:
                 self._lenient = True
                 first = self._first_frame()
-                self.notes.append("its decoder finds errors in every picture, which are read as they are")
+                self._lacks("the decoder finds errors in all pictures, which are read as they are")
         except DataError:
             raise
         except Exception as error:  # PyAV's errors, and those of the operating system
@@ -120,7 +121,7 @@ class FileReader(VideoReader):
                     if not packet.is_discard:  # an edited file holds more than it shows
                         times[packet.stream_index].append(time)
         except Exception as error:  # what came before is read
-            self.notes.append(f"the rest cannot be read ({words_of(error)})")
+            self._lacks(f"the rest cannot be read ({words_of(error)})")
         stream = _main_stream(streams, {index: len(found) for index, found in times.items()})
         self._index = stream.index
         self._time_base = None if container.format.name in WITHOUT_STAMPS else stream.time_base
@@ -133,10 +134,10 @@ class FileReader(VideoReader):
         self._aspect = min(max(float(stream.sample_aspect_ratio or 1), 0.1), 10.0)
         self._keys = set(keys[stream.index]) - {None}  # stamps of pictures that refer to no other
         self._starts_late = len(self._keys) > 0 and keys[stream.index][0] is None
-        known = np.unique([time for time in times[stream.index] if time is not None])
+        known = np.unique(_continued([time for time in times[stream.index] if time is not None]))
         packets = len(times[stream.index])
         self.frames = max(1, len(known) if len(known) > 0.4 * packets else packets)  # a packet may hold one field
-        self._last_time = known[-1] if len(known) and self._time_base is not None else None
+        self._length = known[-1] - known[0] if len(known) and self._time_base is not None else 0.0
         self._look_at_rate(stream, known)
         self._look_at_end(container, stream, ends[stream.index], max(ends.values()))
 
@@ -175,8 +176,8 @@ class FileReader(VideoReader):
         else:
             told = (container.duration or 0) / 1e6
             there = ends - (container.start_time or 0) / 1e6
-        if told and there < WHOLE * told - 2 * step:
-            self.notes.append(f"cut off: {there:.3g} of {told:.3g} seconds are there")
+        if told and there < told - ROUNDED - 2 * step:
+            self._lacks(f"cut off: {there:.3g} of {told:.3g} seconds are there")
 
     def _look_at_picture(self, first: VideoFrame) -> None:
         self._turn = orientation(first)
@@ -212,7 +213,7 @@ class FileReader(VideoReader):
                     time = float(frame.pts * self._time_base) if known else None
                     if time is not None and start is None:
                         start = time - count * step
-                    elif time is not None and start is not None and time - start < last - 1:
+                    elif time is not None and start is not None and time - start < last - ANEW:
                         start = time - last - step  # another recording, appended: its clock began anew
                         follows = False
                     before = last
@@ -224,11 +225,11 @@ class FileReader(VideoReader):
             raise
         except Exception as error:
             raise DataError(f"{self.path}: {why_unreadable(self.path, error)}") from None
-        if time is not None and self._last_time is not None and time < self._last_time - 0.5 * step:
-            lost.append("the end")  # of which threads of ffmpeg tell nothing
+        if last < self._length - 0.5 * step:
+            lost.append("the end")  # of which ffmpeg's threads tell nothing
         if lost:
-            self.notes = [note for note in self.notes if not note.endswith(DAMAGED)]
-            self.notes.append(f"{max(1, self.frames - count)} frames {DAMAGED}")
+            self.notes = [note for note in self.notes if DAMAGED not in note]
+            self._lacks(f"about {max(1, self.frames - count)} frames {DAMAGED}")
 
     def _decoded(self, container: InputContainer, lost: list[str]) -> Iterator[tuple[VideoFrame, bool]]:
         """Decode the stream: yield frames, with whether they follow the one before; append to `lost` for each loss."""
@@ -237,14 +238,15 @@ class FileReader(VideoReader):
         stream = next(s for s in container.streams.video if s.index == self._index)
         stream.thread_type = "AUTO"
         # `explode`: an error instead of a picture that the decoder made up; `max_pixels`: before memory is taken
-        strict = {} if self._lenient else {"err_detect": "explode"}
+        strict = {} if self._lenient else {"err_detect": "bitstream+buffer+explode"}
         stream.codec_context.options = strict | {"max_pixels": str(MAX_PIXELS)}
         follows = False
         waiting = self._starts_late  # for a picture that refers to no other
+        corrupt: set[int | None] = set()  # stamps; pictures come later than their packets
         for packet in _packets(container, stream, lost):
             try:
                 if packet is not None and packet.is_corrupt:
-                    waiting = True
+                    corrupt.add(packet.pts)
                 frames = stream.decode(packet)
             except EOFError:
                 return
@@ -256,7 +258,7 @@ class FileReader(VideoReader):
                 key = frame.pts in self._keys if self._keys else frame.pict_type == 1  # 1: an I picture
                 if key or frame.key_frame:
                     waiting = False
-                if waiting or frame.is_corrupt:
+                if waiting or frame.is_corrupt or frame.pts in corrupt:
                     lost.append("refers to a damaged frame")
                     waiting, follows = True, False
                 else:
@@ -264,10 +266,13 @@ class FileReader(VideoReader):
                     follows = True
 
     def _draw(self, to_rgb: ToRgb, frame: VideoFrame, size: Size | None, crop: Crop | None) -> np.ndarray:
-        """The picture of a decoded frame, upright, cropped and resized."""
+        """The picture of a decoded frame, upright, cropped and resized; DataError: it cannot be drawn."""
         swaps, mirrored, flipped = self._turn
         now = size if size is not None and crop is None else (self.height, self.width)
-        picture = to_rgb(frame, now[::-1] if swaps else now)
+        try:
+            picture = to_rgb(frame, now[::-1] if swaps else now)
+        except (OSError, ValueError, MemoryError) as error:
+            raise DataError(f"{self.path}: a picture cannot be drawn ({words_of(error)})") from None
         if swaps:
             picture = picture.transpose(1, 0, 2)
         picture = picture[:: -1 if flipped else 1, :: -1 if mirrored else 1]
@@ -293,9 +298,21 @@ def _packets(container: InputContainer, stream: VideoStream, lost: list[str]) ->
         for packet in container.demux(stream):
             if packet.size:
                 yield packet
-    except OSError as error:
+    except (OSError, ValueError, MemoryError) as error:  # PyAV's are of these classes
         lost.append(words_of(error))
     yield None
+
+
+def _continued(times: list[float]) -> list[float]:
+    """Times of packets, in their order, on one clock: where it began anew, it goes on from the last time."""
+    out: list[float] = []
+    shift, last = 0.0, -np.inf
+    for time in times:
+        if time + shift < last - ANEW:
+            shift = last - time
+        last = max(last, time + shift)
+        out.append(time + shift)
+    return out
 
 
 def _main_stream(streams: Sequence[VideoStream], counts: Mapping[int, int]) -> VideoStream:

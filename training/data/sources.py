@@ -330,7 +330,8 @@ def open_data(
 def _is_made(root: Path, source: Source) -> bool:
     """Whether the cache has a store that this version of the source has made."""
     try:
-        return json.loads((root / "index.json").read_bytes()).get("reader", "") == source.reader
+        made_by = json.loads((root / "index.json").read_bytes()).get("reader", "")
+        return not source.reader or made_by == source.reader
     except (OSError, ValueError, AttributeError):  # missing or damaged
         return False
 

@@ -50,6 +50,7 @@ class VideoReader(ABC):
         variable: whether the rate changes.
         seconds: its length; None if not known.
         notes: what is unusual about it, in words; reading adds frames that are lost.
+        whole: whether all of it can be read, as far as is known.
     """
 
     path: Path
@@ -61,6 +62,12 @@ class VideoReader(ABC):
     variable: bool = False
     seconds: float | None = None
     notes: list[str]
+    whole: bool = True
+
+    def _lacks(self, note: str) -> None:
+        """Note that not all of it can be read."""
+        self.notes.append(note)
+        self.whole = False
 
     @property
     def shape(self) -> float:
@@ -73,8 +80,8 @@ class VideoReader(ABC):
         Args:
             size: of the pictures, px; default: as they are.
             crop: region to keep, before resizing.
-            fps: frames a second to keep. Of each 1 / fps seconds the first frame is kept. None is made up: where
-                frames are farther apart, fewer come.
+            fps: frames a second to keep, at most. Of each 1 / fps seconds the first frame is kept; a quarter of a
+                step too early is early enough. None is made up: where frames are farther apart, fewer come.
 
         Yields:
             frames, in the order of their times.

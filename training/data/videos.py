@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,8 @@ def find_videos(root: Path) -> Found:
         if beside := [path.name for path in _videos_in(root) if path.name not in SPLITS]:
             notes.append(f"{len(beside)} videos beside {', '.join(folders)} are left alone, the first {beside[0]}")
     elif paths := _videos_in(root):
+        if pictures := series_in(root)[0]:
+            notes.append(f"{len(pictures)} pictures beside the videos are left alone, the first {pictures[0].name}")
         found = [(_split_of(rank, len(paths)), path) for rank, path in enumerate(paths)]
     else:
         found = [("train", root)] if series_in(root)[0] else []
@@ -72,8 +75,8 @@ def find_videos(root: Path) -> Found:
             f"{root}: holds no videos; expected files ({' '.join(VIDEOS + STACKS)}) or folders of numbered pictures in "
             f"{root} or its train/, val/, test/" + (f". There are some in {deeper}: give that folder" if deeper else "")
         )
-    stems = [path.stem for _, path in found]
-    names = [path.name if path.is_dir() or stems.count(path.stem) > 1 else path.stem for _, path in found]
+    stems = Counter(path.stem for _, path in found)
+    names = [path.name if path.is_dir() or stems[path.stem] > 1 else path.stem for _, path in found]
     return Found([(name, split, path) for name, (split, path) in zip(names, found, strict=True)], notes)
 
 
@@ -87,7 +90,11 @@ def _split_of(rank: int, count: int) -> str:
 def _videos_in(folder: Path) -> list[Path]:
     """Video files, TIFF stacks, links to nowhere that are named like videos, and folders of numbered pictures."""
     out = []
-    for path in sorted(folder.iterdir()):
+    try:
+        inside = sorted(folder.iterdir())
+    except OSError:  # it may not be read
+        return []
+    for path in inside:
         if path.name.startswith("."):
             continue
         if path.is_dir():
@@ -174,18 +181,19 @@ def open_videos(root: Path, config: ReadConfig, progress: Progress = lambda done
         raise DataError(f"{root}: no video can be read; the first: {left_out[len(found.notes)]}")
     shape = _most(opened, lambda reader: reader.shape, SAME_SHAPE)
     kept = [video for video in opened if abs(video[2].shape / shape - 1) <= SAME_SHAPE]
-    fps, rate = config.fps, config.fps
+    fps = rate = None
     if rates := [reader.rate for _, _, reader in kept if reader.rate]:
         usual = _most([video for video in kept if video[2].rate], lambda reader: reader.rate or 0, SAME_RATE)
-        slowest = min(r for r in rates if r > usual / 2)
-        rate = config.fps or slowest
-        if config.fps is None and max(rates) > (1 + SAME_RATE) * slowest:
-            fps = slowest
-        if config.fps is None:
-            kept = [v for v in kept if not v[2].rate or v[2].rate > usual / 2]
-    names = {name for name, _, _ in kept}
-    for name, _, reader in opened:
-        if name not in names:
+        lowest = (1 - SAME_RATE) * (config.fps or usual / 2)
+        if max(rates) < lowest:  # no file has as many frames as are asked for
+            lowest = 0.0
+        kept = [video for video in kept if not video[2].rate or video[2].rate >= lowest]
+        slowest = min(rate for rate in rates if rate >= lowest)
+        fps = config.fps or (slowest if max(rates) > (1 + SAME_RATE) * slowest else None)
+        rate = min(config.fps or slowest, slowest)
+    paths = {reader.path for _, _, reader in kept}
+    for _, _, reader in opened:
+        if reader.path not in paths:
             aspect = abs(reader.shape / shape - 1) > SAME_SHAPE
             if aspect:
                 why = f"{reader.width}x{reader.height} px are another shape than most have; train on it alone"
@@ -198,6 +206,8 @@ def open_videos(root: Path, config: ReadConfig, progress: Progress = lambda done
                 raise DataError(left_out[-1])
     height = int(_most(kept, lambda reader: reader.height, 0))
     first = next(reader for _, _, reader in kept if reader.height == height)
+    if min(height, first.width) < 8:
+        raise DataError(f"{first.path}: frames are {first.width}x{height} px; a world needs at least 32x32")
     return Footage(kept, (height, first.width), first.pixel_aspect, rate, fps, left_out)
 
 
@@ -258,9 +268,10 @@ def clips_of(reader: VideoReader, footage: Footage, config: ReadConfig) -> Itera
         if piece and (gap or not frame.follows or len(piece) >= limit):
             yield from shots(False)
         gap = False
-        limit = max(24, min(PIECE * lag, MEMORY // pixels.nbytes))
+        limit = max(SHOT * lag, min(PIECE * lag, MEMORY // pixels.nbytes))
         piece.append(pixels)
     if broken:
+        reader.whole = False
         reader.notes.append(f"{len(broken)} pictures are left out, the first: {broken[0]}")
     if piece:
         yield from shots(True)
@@ -354,9 +365,8 @@ def pack(root: Path, out: Path, config: ReadConfig, progress: Progress = lambda 
             lines.append(str(error))
         if new := [note for note in reader.notes if note not in before]:
             lines.append(f"{reader.path}: {'; '.join(new)}")
-        cut = [note for note in reader.notes if note in new or note.startswith("cut off")]
-        if cut and config.strict:
-            raise DataError(f"{reader.path}: {'; '.join(cut)}; without --read.strict the rest is read")
+        if config.strict and not reader.whole:
+            raise DataError(f"{reader.path}: {'; '.join(reader.notes)}; without --read.strict the rest is read")
     if writer is None:
         why = f"; {lines[-1]}" if lines else ""
         raise DataError(f"{root}: no shot has {SHOT} frames; use longer shots, or --read.no-cuts{why}")

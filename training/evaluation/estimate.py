@@ -24,12 +24,12 @@ from ..core.progress import Bar
 from ..core.run import Run
 from ..core.stage import Stage
 from ..core.trainer import Trainer
-from ..data.cuts import SHOT as SHORT
+from ..data import cuts
 from ..data.store import DataError, Store, StoreWriter, Video, frames_to_tensor
 from ..data.videos import PIECE, Footage, clips_of, frames_read
 from ..footage.choices import VIDEOS as SURVEYED
 from ..footage.survey import Survey
-from ..gma.background import SHOT
+from ..gma import background
 from ..gma.perceptual import load_features
 from ..gma.pseudo_labels import LABELLED_FRAMES, PseudoLabels
 from ..gma.stage import GmaStage
@@ -79,22 +79,37 @@ def sample_footage(footage: Footage, read: ReadConfig, out: Path) -> tuple[Store
     Returns:
         the sample, the amount of all footage, and the seconds that decoding all of it would take.
     """
-    train = sum(frames_read(reader, footage.fps) for _, split, reader in footage.videos if split == "train")
     writer: StoreWriter | None = None
     began = time.monotonic()
     decoded = 0
     for name, _, reader in footage.videos[:: max(1, len(footage.videos) // CLIPS)][:CLIPS]:
-        for count, clips in clips_of(reader, footage, read):
-            decoded += count
-            if clips:
-                clip = max(clips, key=len)[:LONGEST]
-                writer = writer or StoreWriter(out, *clip.shape[1:3])
-                writer.add(name, "train", clip)
-                break
+        with contextlib.suppress(DataError):  # training leaves it out
+            for count, clips in clips_of(reader, footage, read):
+                decoded += count
+                if clips:
+                    clip = max(clips, key=len)[:LONGEST]
+                    writer = writer or StoreWriter(out, *clip.shape[1:3])
+                    writer.add(name, "train", clip)
+                    break
     if writer is None:
-        raise DataError(f"no shot has {SHORT} frames; use footage with longer shots, or --read.no-cuts")
+        first = footage.videos[0][2].path
+        raise DataError(f"{first}: no shot has {cuts.SHOT} frames; use footage with longer shots, or --read.no-cuts")
     writer.close()
-    return Store(out), Amount(train, footage.frames - train), (time.monotonic() - began) / decoded * footage.frames
+    seconds = (time.monotonic() - began) / decoded * footage.frames
+    return Store(out), _amount(footage, (read.skip or 0) + 1), seconds
+
+
+def _amount(footage: Footage, lag: int) -> Amount:
+    """How much footage there will be in a clip store whose clips take every `lag`-th frame."""
+    counts = [frames_read(reader, footage.fps) for _, _, reader in footage.videos]
+    splits = [split for _, split, _ in footage.videos]
+    longest = PIECE * lag
+    pieces = [min(longest, count - start) for count in counts for start in range(0, count, longest)]
+    if len(set(splits)) == 1 and len(pieces) >= 3:  # as StoreWriter.split_by_order
+        held_out = sum(pieces[-2 * max(1, len(pieces) // 10) :])
+    else:
+        held_out = sum(count for count, split in zip(counts, splits, strict=True) if split != "train")
+    return Amount(sum(counts) - held_out, held_out)
 
 
 def scaled(found: Survey, height: int, width: int, every: int) -> Survey:
@@ -153,7 +168,7 @@ def estimate(run: Run, store: Store, gma: GMA, amount: Amount, surveyed: bool = 
         began = time.monotonic()
         windows = track_windows(model, store, [clip])
         out["windows"] = (time.monotonic() - began) / clip.length * (train + held_out)
-        out["windows"] += PLATE * masks * min(SURVEYED * SHOT, amount.train)  # for the hole's margin
+        out["windows"] += PLATE * masks * min(SURVEYED * background.SHOT, amount.train)  # for the hole's margin
         windows = align_windows(model, windows)
         bar.tell("poses and local actions")
         if isinstance(trainer.model, PoseLMA):
@@ -200,6 +215,8 @@ def _seconds(work: Callable[[], Any]) -> float:
     began = time.monotonic()
     with torch.no_grad():
         work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.monotonic() - began
 
 

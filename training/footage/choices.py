@@ -140,16 +140,16 @@ def survey_footage(footage: Footage, crop: Crop | None = None, progress: Progres
     """
     videos = [reader for _, _, reader in footage.videos]
     some = videos[:: max(1, len(videos) // VIDEOS)][:VIDEOS]
-    each = min(FRAMES_A_VIDEO, FRAMES_IN_ALL // len(some))
+    most = min(FRAMES_A_VIDEO, FRAMES_IN_ALL // len(some))
     within = DECODED // len(some)
-    total = sum(min(each, frames_read(reader, footage.fps)) for reader in some)
+    total = sum(min(most, frames_read(reader, footage.fps)) for reader in some)
     done = 0
 
     def samples() -> Iterator[np.ndarray]:
         nonlocal done
         for reader in some:
             try:
-                sample = sample_video(reader, LONGEST_SIDE, each, within, crop, footage.fps)
+                sample = sample_video(reader, LONGEST_SIDE, most, within, crop, footage.fps)
             except DataError:
                 if reader is some[-1] and not done:
                     raise

@@ -82,6 +82,50 @@ def overlap(place: np.ndarray, size: Any, frame: tuple[int, int]) -> tuple[tuple
     return there, here
 
 
+def match_exposure(whole: np.ndarray, plate: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Give registered frames the exposure and white balance of the plate: a gain and an offset for each channel.
+
+    Cameras adjust themselves, mains flickers, and lights are switched. Frames of which most pixels equal the plate's
+    stay as they are.
+
+    Args:
+        whole: (T, h, w, 3) uint8, the frames' canvases.
+        plate: (h, w, 3), their median.
+        known: (T, h, w) bool, the pixels to compare.
+
+    Returns:
+        the canvases (T, h, w, 3) uint8; a copy if any of them changes.
+    """
+    some = (slice(None, None, COARSE), slice(None, None, COARSE))
+    target = plate[some].astype(np.float32)
+    out = whole
+    for t, frame in enumerate(whole):
+        here = known[t][some]
+        seen, wanted = frame[some][here].astype(np.float32), target[here]
+        if not len(seen) or np.median(np.abs(seen - wanted)) < 1:
+            continue
+        out = whole.copy() if out is whole else out
+        for channel in range(3):
+            gain, offset = _fit(seen[:, channel], wanted[:, channel])
+            levels = (np.arange(256) * gain + offset).round().clip(0, 255).astype(np.uint8)
+            out[t, ..., channel] = levels[frame[..., channel]]
+    return out
+
+
+def _fit(values: np.ndarray, wanted: np.ndarray) -> tuple[float, float]:
+    """Gain and offset that map values (N,) to wanted ones, by least squares without outliers, such as an agent."""
+    keep = np.ones(len(values), bool)
+    gain, offset = 1.0, 0.0
+    for _ in range(4):
+        x, y = values[keep], wanted[keep]
+        spread = x.var()
+        gain = float(np.clip(((x - x.mean()) * (y - y.mean())).mean() / spread, 0.5, 2)) if spread > 1 else 1.0
+        offset = float(y.mean() - gain * x.mean())
+        off = np.abs(wanted - gain * values - offset)
+        keep = off <= 3.7 * np.median(off) + 0.5  # 2.5 standard deviations
+    return gain, offset
+
+
 def median_background(whole: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The background plate: the median of at most 41 registered frames.
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..data.cuts import SHOT, farthest, find_cuts
 from ..data.store import DataError
-from .registration import CHANGED, camera_moves, median_background, overlap, register
+from .registration import CHANGED, camera_moves, match_exposure, median_background, overlap, register
 
 CONTRAST = 0.4
 """Pixels of a blob that differ by less than this share of its 90th percentile are smeared colours, not the agent."""
@@ -228,6 +228,8 @@ def survey_shot(frames: np.ndarray) -> Shot:
     still, shown, corners = register(frames, camera)
     size = np.array(still.shape[2:0:-1])
     median, _ = median_background(still, shown)
+    still = match_exposure(still, median, shown)
+    median, _ = median_background(still, shown)
     known = shown & (shown.mean(0) > SHOWN)
     plate = median.astype(np.float32)
     far = np.stack([farthest(f, plate).astype(np.uint8) for f in still])
@@ -409,7 +411,7 @@ def _summary(shots: list[Shot], size: tuple[int, int], videos: int, length: floa
     for shot in shots:
         same = np.abs(np.diff(np.log(shot.areas))) < 0.5  # else it is another blob
         moved = np.linalg.norm(np.diff(shot.places, axis=0), axis=1)
-        speeds.append(moved[same & ~np.isnan(moved)])
+        speeds.append(moved[same & ~np.isnan(moved) & ~_leaps(shot)])
     speed = np.concatenate(speeds)
     reach = np.hypot(*size) / 3  # a farther blob is another one
     speed = speed[(speed > 0.25) & (speed < reach)]
@@ -448,13 +450,20 @@ def _summary(shots: list[Shot], size: tuple[int, int], videos: int, length: floa
 
 def _several(shot: Shot) -> np.ndarray:
     """(T,) bool: two blobs of the same size move in this frame and the one before, or the agent is another one."""
+    return np.r_[False, ((shot.agents[1:] > 1) & (shot.agents[:-1] > 1)) | _leaps(shot)]
+
+
+def _leaps(shot: Shot) -> np.ndarray:
+    """(T - 1,) bool: the agent is another one in the next frame, since it jumps once, by more than AWAY times its size.
+
+    Where a sample of a video leaves frames out, the same agent may leap.
+    """
     if np.isnan(shot.areas).all():
-        return np.zeros(shot.frames, bool)
+        return np.zeros(shot.frames - 1, bool)
     size = np.nanmedian((shot.boxes[:, 2:] - shot.boxes[:, :2]).max(1))
     moves = np.diff(shot.places, axis=0)
     turns = ~(np.linalg.norm(np.diff(moves, axis=0), axis=1) <= size)
-    another = (np.linalg.norm(moves, axis=1) > AWAY * size) & np.r_[True, turns] & np.r_[turns, True]
-    return np.r_[False, ((shot.agents[1:] > 1) & (shot.agents[:-1] > 1)) | another]
+    return (np.linalg.norm(moves, axis=1) > AWAY * size) & np.r_[True, turns] & np.r_[turns, True]
 
 
 def _length_at(lengths: np.ndarray, share: float) -> float:
