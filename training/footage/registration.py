@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from ..data.cuts import farthest
+
 CHANGED = 18  # Pixels differ if they do so by more than this, of 255, in some channel.
 COARSE = 4  # Factor of downscaling in the coarse search for the camera's move.
+LARGEST_BOX = 7  # Side of the largest box over which differences are averaged, px.
 CAMERA = 24  # Largest camera move in the coarse search, px a frame.
 
 
@@ -80,6 +83,31 @@ def overlap(place: np.ndarray, size: Any, frame: tuple[int, int]) -> tuple[tuple
     there = tuple(slice(a, b) for a, b in zip(low[::-1], high[::-1], strict=True))
     here = tuple(slice(a, b) for a, b in zip((low - place)[::-1], (high - place)[::-1], strict=True))
     return there, here
+
+
+def differences(whole: np.ndarray, plate: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Largest difference over the channels between registered frames and the plate, (T, h, w) uint8.
+
+    Where footage is noisy (sensor, compression, a texture that wobbles), differences are means over a box, as small as
+    the noise allows: independent noise falls by the side of the box, an agent does not.
+
+    Args:
+        whole: (T, h, w, 3) uint8, the frames' canvases.
+        plate: (h, w, 3) float32.
+        known: (T, h, w) bool, the pixels to measure noise from.
+    """
+    from scipy import ndimage
+
+    far = np.stack([farthest(frame, plate).astype(np.uint8) for frame in whole])
+    some = np.linspace(0, len(whole) - 1, min(len(whole), 41)).astype(int)
+    noise = 1.5 * float(np.quantile(np.median(far[some], axis=0)[known[some].all(0)], 0.9)) if known.any() else 0.0
+    side = min(2 * int(np.ceil((4 * noise / CHANGED - 1) / 2)) + 1, LARGEST_BOX)
+    if side <= 1:
+        return far
+    for t, frame in enumerate(whole):
+        mean = ndimage.uniform_filter(frame - plate, (side, side, 1))
+        far[t] = np.abs(mean).max(-1).astype(np.uint8)
+    return far
 
 
 def match_exposure(whole: np.ndarray, plate: np.ndarray, known: np.ndarray) -> np.ndarray:
