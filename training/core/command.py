@@ -39,6 +39,9 @@ def run_command(
     from .trainer import TrainingError
 
     argv = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):  # names of files may have letters that a terminal or a log does not
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     shown: Any = kind
     if "--help-all" in argv:
         argv = ["--help"]

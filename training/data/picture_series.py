@@ -6,6 +6,7 @@ import contextlib
 import math
 import re
 import struct
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,8 +148,10 @@ def _pages_of(path: Path) -> tuple[Image.Image, int]:
         DataError: it cannot be read, or is too large.
     """
     try:
-        image = Image.open(path, formats=("TIFF",))
-        pages = getattr(image, "n_frames", 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Pillow, about tags that do not matter
+            image = Image.open(path, formats=("TIFF",))
+            pages = getattr(image, "n_frames", 1)
     except BROKEN as error:
         raise DataError(f"{path}: {why_unreadable(path, error)}") from None
     if image.width * image.height > MAX_PIXELS:

@@ -44,13 +44,14 @@ SUFFIXES = {
 }
 """Suffixes of video files by ffmpeg's demuxers. No other demuxer is used: some of them open further files."""
 VIDEOS = tuple(suffix for group in SUFFIXES.values() for suffix in group.split())
+THREADS = 4  # Of a decoder; fixed, since what it tells of damaged files depends on their number.
 SPAN = 6  # The rate is measured over so many frames: stamps jitter, or are whole milliseconds.
 UNEVEN = 1.5  # The rate is variable if long steps between frames are this many times the short ones (90 % and 10 %).
 GAP = 4.5  # Frames are missing if a constant rate is interrupted for this many steps.
 ROUNDED = 0.1  # Lengths in headers may be longer than the video by so many seconds.
 ANEW = 1.0  # A clock that goes back by so many seconds began anew: another recording was appended.
 DAMAGED = "damaged, or referring to damaged ones, left out"
-WITHOUT_STAMPS = ("avi", "h264", "hevc")  # Formats of a constant rate; ffmpeg numbers their frames as they are stored.
+WITHOUT_STAMPS = ("avi", "h264", "hevc")  # Formats of which ffmpeg numbers the frames as they are stored.
 COVER, DEFAULT = 1024, 1  # Bits of a stream's disposition: AV_DISPOSITION_ATTACHED_PIC, AV_DISPOSITION_DEFAULT.
 
 
@@ -124,7 +125,7 @@ class FileReader(VideoReader):
             self._lacks(f"the rest cannot be read ({words_of(error)})")
         stream = _main_stream(streams, {index: len(found) for index, found in times.items()})
         self._index = stream.index
-        self._time_base = None if container.format.name in WITHOUT_STAMPS else stream.time_base
+        self._time_base = stream.time_base
         width, height = stream.codec_context.width, stream.codec_context.height
         if width * height > MAX_PIXELS:
             raise DataError(f"{self.path}: {width}x{height} is more than {MAX_PIXELS} pixels; reduce the video first")
@@ -137,7 +138,8 @@ class FileReader(VideoReader):
         known = np.unique(_continued([time for time in times[stream.index] if time is not None]))
         packets = len(times[stream.index])
         self.frames = max(1, len(known) if len(known) > 0.4 * packets else packets)  # a packet may hold one field
-        self._length = known[-1] - known[0] if len(known) and self._time_base is not None else 0.0
+        self._in_order = known - known[0] if container.format.name in WITHOUT_STAMPS and len(known) else None
+        self._length = known[-1] - known[0] if len(known) else 0.0
         self._look_at_rate(stream, known)
         self._look_at_end(container, stream, ends[stream.index], max(ends.values()))
 
@@ -147,14 +149,18 @@ class FileReader(VideoReader):
         if len(steps):
             usual = steps[np.abs(steps / np.median(steps) - 1) < 0.5]
             self.rate = float(1 / usual.mean())
-            self.seconds = float(times[-1] - times[0] + usual.mean())
+            single = np.diff(times)
             short, long = np.quantile(steps, [0.1, 0.9])
-            self.variable = len(steps) > 4 and bool(long > UNEVEN * short)
+            bursts = np.median(single) * UNEVEN < np.median(steps)
+            self.variable = len(steps) > 4 and bool(long > UNEVEN * short or bursts)
+            length = times[-1] - times[0] + usual.mean()
+            self.seconds = float(length if self.variable else min(length, len(times) * usual.mean()))
             self._gap = np.inf if self.variable else GAP / self.rate
-            if gaps := int((np.diff(times) > self._gap).sum()):
+            if gaps := int((single > self._gap).sum()):
                 self.notes.append(f"frames are missing at {gaps} places, which end shots")
             if self.variable:
-                self.notes.append(f"a variable rate, {1 / long:.3g} to {1 / short:.3g} frames a second")
+                low, high = 1 / np.quantile(single, [0.9, 0.1])
+                self.notes.append(f"a variable rate, {low:.3g} to {high:.3g} frames a second")
         elif self.frames > 1:
             self.rate = float(stream.average_rate or stream.guessed_rate or 25)
             self.seconds = self.frames / self.rate
@@ -203,19 +209,26 @@ class FileReader(VideoReader):
         to_rgb = ToRgb()
         start: float | None = None
         last = 0.0
+        size_of: tuple[int, int] | None = None
         count = 0
         step = 1 / (self.rate or 1)
         time: float | None = None
         try:
             with opened(self.path) as container:
                 for frame, follows in self._decoded(container, lost):
-                    known = frame.pts is not None and self._time_base is not None
-                    time = float(frame.pts * self._time_base) if known else None
+                    if self._in_order is not None:
+                        time = float(self._in_order[min(count, len(self._in_order) - 1)])
+                    else:
+                        time = None if frame.pts is None else float(frame.pts * self._time_base)
                     if time is not None and start is None:
                         start = time - count * step
                     elif time is not None and start is not None and time - start < last - ANEW:
                         start = time - last - step  # another recording, appended: its clock began anew
                         follows = False
+                    if (frame.width, frame.height) != (size_of := size_of or (frame.width, frame.height)):
+                        changes = f"from {size_of[0]}x{size_of[1]} to {frame.width}x{frame.height} px"
+                        if (note := f"its size changes, {changes}; it is resized to the first") not in self.notes:
+                            self.notes.append(note)
                     before = last
                     last = count * step if time is None or start is None else max(last, time - start)
                     count += 1
@@ -237,9 +250,11 @@ class FileReader(VideoReader):
 
         stream = next(s for s in container.streams.video if s.index == self._index)
         stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = THREADS
         # `explode`: an error instead of a picture that the decoder made up; `max_pixels`: before memory is taken
         strict = {} if self._lenient else {"err_detect": "bitstream+buffer+explode"}
-        stream.codec_context.options = strict | {"max_pixels": str(MAX_PIXELS)}
+        # `unaligned`: what the file crops at the left is cropped, too
+        stream.codec_context.options = strict | {"max_pixels": str(MAX_PIXELS), "flags": "+unaligned"}
         follows = False
         waiting = self._starts_late  # for a picture that refers to no other
         corrupt: set[int | None] = set()  # stamps; pictures come later than their packets

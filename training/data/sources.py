@@ -323,7 +323,7 @@ def open_data(
                 if (root / "index.json").exists():
                     warn(f"{root}: was made by another reader, and is made anew")
                 for line in source.make(root, options, progress):
-                    warn(f"not read whole: {line}")
+                    warn(f"left out, or not read whole: {line}")
     return Store(root)
 
 

@@ -22,7 +22,7 @@ from .cuts import SHOT, find_cuts
 from .picture_series import STACKS, is_stack, series_in
 from .reader import VIDEOS, open_video
 from .store import DataError, StoreWriter
-from .video_reader import SAME_RATE, Crop, Size, VideoReader
+from .video_reader import SAME_RATE, Crop, Size, VideoReader, why_unreadable
 
 READER = "PyAV 1"  # Written into stores; change it where the same options give other frames.
 SPLITS = ("train", "val", "test")
@@ -54,6 +54,8 @@ def find_videos(root: Path) -> Found:
         DataError: there is no such folder or file, or no video in it.
     """
     root = Path(root)
+    if root.is_symlink() and not root.exists():
+        raise DataError(f"{root}: {why_unreadable(root)}")
     if root.is_file():
         return Found([(root.stem, "train", root)], [])
     if not root.is_dir():
@@ -94,13 +96,18 @@ def _videos_in(folder: Path) -> list[Path]:
         inside = sorted(folder.iterdir())
     except OSError:  # it may not be read
         return []
+    series = series_in(folder)[0]
+    if len(series) == 1 or (series and series[0].suffix.lower() in STACKS and is_stack(series[0])):
+        series = []  # numbered stacks are videos of their own
     for path in inside:
         if path.name.startswith("."):
             continue
         if path.is_dir():
             if path.name != "masks" and series_in(path)[0]:
                 out.append(path)
-        elif path.suffix.lower() in VIDEOS or (path.suffix.lower() in STACKS and is_stack(path)):
+        elif not path.is_file() and not path.is_symlink():  # a pipe or a device
+            continue
+        elif path.suffix.lower() in VIDEOS or (path.suffix.lower() in STACKS and path not in series):
             out.append(path)
     return out
 
@@ -146,7 +153,13 @@ class Footage:
             if notes:
                 unusual.append(f"{reader.path.name}: {'; '.join(notes)}")
         out = [f"{count}, {rate}, {self.size[1]}x{self.size[0]} px"]
-        return out + unusual + [f"left out: {line}" for line in self.left_out]
+        lines = out + unusual + [f"left out: {line}" for line in self.left_out]
+        return [_printable(line) for line in lines]
+
+
+def _printable(line: str) -> str:
+    """A line without control characters, which names of files may have."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
 
 
 def frames_read(reader: VideoReader, fps: float | None) -> int:
@@ -374,7 +387,7 @@ def pack(root: Path, out: Path, config: ReadConfig, progress: Progress = lambda 
         writer.split_by_order()
     writer.close()
     progress(total, total)
-    return lines
+    return [_printable(line) for line in lines]
 
 
 def _aspect_at(footage: Footage, config: ReadConfig, size: Size) -> float:
