@@ -263,6 +263,24 @@ def test_ranges_follow_the_agents_steps(run):
     assert set(chosen.why) >= {"gma.theta", "foreground_range", "background_range"}
 
 
+@pytest.mark.parametrize("camera", ["settles", "flickers", "is noisy"])
+def test_what_a_camera_does_is_no_motion(camera):
+    """Its exposure settles, mains flickers, a texture wobbles: the agent stays what it is."""
+    rng = np.random.default_rng(0)
+    frames = walker(80, size=(16, 14), start=(10, 20), back=background(0, 120, 160)).astype(np.float32)
+    gain = np.ones(80)
+    if camera == "settles":
+        gain[:20] = np.linspace(1.4, 1, 20)
+    if camera == "flickers":
+        gain = 1 + 0.12 * np.sin(np.arange(80) * 2.1)
+    frames = frames * gain[:, None, None, None]
+    if camera == "is noisy":
+        frames += rng.normal(0, 14, (*frames.shape[:3], 1))
+    seen = survey([frames.clip(0, 255).astype(np.uint8)])
+    assert seen.reasons_to_stop() == []
+    assert seen.agent == pytest.approx((16, 14), abs=6) and seen.speed == pytest.approx(3, abs=0.6)
+
+
 def test_the_step_is_the_mode_of_the_moves_by_the_way_that_they_go():
     rng = np.random.default_rng(0)
     wobbles = rng.integers(-2, 3, (3000, 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -85,29 +86,33 @@ def overlap(place: np.ndarray, size: Any, frame: tuple[int, int]) -> tuple[tuple
     return there, here
 
 
-def differences(whole: np.ndarray, plate: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Largest difference over the channels between registered frames and the plate, (T, h, w) uint8.
+def noise_box(whole: np.ndarray, plate: np.ndarray, known: np.ndarray) -> int:
+    """Side of the box, px, over which differences are to be averaged: as small as the noise of the footage allows.
 
-    Where footage is noisy (sensor, compression, a texture that wobbles), differences are means over a box, as small as
-    the noise allows: independent noise falls by the side of the box, an agent does not.
+    Sensors, compression, and textures that wobble make noise. If it is independent, it falls by the side of the box; an
+    agent does not. Without noise the side is 1.
 
     Args:
-        whole: (T, h, w, 3) uint8, the frames' canvases.
-        plate: (h, w, 3) float32.
-        known: (T, h, w) bool, the pixels to measure noise from.
+        whole: (T, h, w, 3) uint8, registered frames.
+        plate: (h, w, 3), their median.
+        known: (T, h, w) bool, the pixels to use.
+    """
+    some = np.linspace(0, len(whole) - 1, min(len(whole), 41)).astype(int)
+    far = np.median([farthest(frame, plate) for frame in whole[some]], axis=0)[known[some].all(0)]
+    noise = 1.5 * float(np.quantile(far, 0.9)) if len(far) else 0.0  # a standard deviation is 1.5 median deviations
+    return min(2 * math.ceil((4 * noise / CHANGED - 1) / 2) + 1, LARGEST_BOX) if 4 * noise > CHANGED else 1
+
+
+def apart(frame: np.ndarray, other: np.ndarray, box: int) -> np.ndarray:
+    """Largest difference over the channels of a frame (h, w, 3) uint8 from another picture, (h, w) uint8.
+
+    Differences are means over a box of side `box`, px.
     """
     from scipy import ndimage
 
-    far = np.stack([farthest(frame, plate).astype(np.uint8) for frame in whole])
-    some = np.linspace(0, len(whole) - 1, min(len(whole), 41)).astype(int)
-    noise = 1.5 * float(np.quantile(np.median(far[some], axis=0)[known[some].all(0)], 0.9)) if known.any() else 0.0
-    side = min(2 * int(np.ceil((4 * noise / CHANGED - 1) / 2)) + 1, LARGEST_BOX)
-    if side <= 1:
-        return far
-    for t, frame in enumerate(whole):
-        mean = ndimage.uniform_filter(frame - plate, (side, side, 1))
-        far[t] = np.abs(mean).max(-1).astype(np.uint8)
-    return far
+    if box == 1:
+        return farthest(frame, other).astype(np.uint8)
+    return np.abs(ndimage.uniform_filter(frame - other.astype(np.float32), (box, box, 1))).max(-1).astype(np.uint8)
 
 
 def match_exposure(whole: np.ndarray, plate: np.ndarray, known: np.ndarray) -> np.ndarray:

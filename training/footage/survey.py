@@ -15,7 +15,7 @@ import numpy as np
 
 from ..data.cuts import SHOT, farthest, find_cuts
 from ..data.store import DataError
-from .registration import CHANGED, camera_moves, differences, match_exposure, median_background, overlap, register
+from .registration import CHANGED, apart, camera_moves, match_exposure, median_background, noise_box, overlap, register
 
 CONTRAST = 0.4
 """Pixels of a blob that differ by less than this share of its 90th percentile are smeared colours, not the agent."""
@@ -232,9 +232,10 @@ def survey_shot(frames: np.ndarray) -> Shot:
     median, _ = median_background(still, shown)
     known = shown & (shown.mean(0) > SHOWN)
     plate = median.astype(np.float32)
-    far = differences(still, plate, known)
+    box = noise_box(still, plate, known)
+    far = np.stack([apart(frame, plate, box) for frame in still])
     differs = far > CHANGED
-    changes = np.stack([farthest(after, before) > CHANGED for before, after in pairwise(still)])
+    changes = np.stack([apart(after, before, box) > CHANGED for before, after in pairwise(still)])
     differs &= known
     changes &= known[1:] & known[:-1]
     gap = max(1, round(0.01 * max(height, width)))
