@@ -304,7 +304,8 @@ def opened(path: Path) -> InputContainer:
         raise DataError(f"{path}: needs a video reader ({error}); pip install 'glass-gym[train]'") from None
     allowed = {"format_whitelist": ",".join(SUFFIXES), "protocol_whitelist": "file"}
     allowed["max_pixels"] = str(MAX_PIXELS)  # of pictures that are decoded to find out about the streams
-    return av.open(str(path.absolute()), options=allowed, metadata_errors="replace")
+    letters = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}  # not UTF-8
+    return av.open(str(path.absolute()), options=allowed, **letters)
 
 
 def _packets(container: InputContainer, stream: VideoStream, lost: list[str]) -> Iterator[Packet | None]:
@@ -339,9 +340,12 @@ def _main_stream(streams: Sequence[VideoStream], counts: Mapping[int, int]) -> V
 
 def orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
     """How to turn a decoded frame upright: (swap axes, then mirror left and right, then top and bottom)."""
-    for data in frame.side_data:
-        if "DISPLAYMATRIX" in str(data.type):
-            a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5]  # x' = a x + c y, y' = b x + d y
-            swaps = abs(int(a)) < abs(int(b))
-            return bool(swaps), bool((c if swaps else a) < 0), bool((b if swaps else d) < 0)
-    return False, False, False
+    from av.sidedata.sidedata import Type
+
+    try:
+        data = frame.side_data[Type.DISPLAYMATRIX]
+    except KeyError:
+        return False, False, False
+    a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5]  # x' = a x + c y, y' = b x + d y
+    swaps = abs(int(a)) < abs(int(b))
+    return bool(swaps), bool((c if swaps else a) < 0), bool((b if swaps else d) < 0)
