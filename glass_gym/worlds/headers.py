@@ -65,6 +65,7 @@ class StoredVideo(Header):
     split: Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[\w-]+$")]
     start: Count
     length: Annotated[int, Field(ge=1, le=1 << 40)]
+    file: Annotated[str, Field(max_length=200)] = ""
 
 
 class StoreFormat(Header):

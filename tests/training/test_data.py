@@ -90,7 +90,7 @@ def test_skipped_frames_make_clips_of_the_same_split(tmp_path):
     assert [(v.name, v.split) for v in store.videos] == [("a", "train"), ("a+1", "train"), ("a-001", "train"),
                                                          ("a-001+1", "train")]  # fmt: skip
     assert np.array_equal(store.frames[:192], frames[:384:2]) and np.array_equal(store.frames[192:384], frames[1:384:2])
-    assert len(store.frames) == 420
+    assert len(store.frames) == 420 and {v.file for v in store.videos} == {"a"}
 
 
 def test_a_missing_number_ends_a_shot_and_is_told(tmp_path):

@@ -122,6 +122,16 @@ def test_a_pose_has_the_same_index_whoever_the_character_is(tiny_config, bodies)
         assert set(body[poses == p]) == {-1, 1} and len(set(pose[poses == p])) == 1
 
 
+def test_the_clips_of_one_file_show_one_character(tiny_config):
+    """What lasts for a clip, such as a heading, is no identity."""
+    lma = build_lma(tiny_config)
+    lma.pose_encoder = ReadOff()
+    data, _, _ = written(2)
+    data.files = np.zeros(20, int)
+    lma.pose_codebook.begin(lma.pose_encoder(layers_of(data, range(320))), torch.Generator().manual_seed(0))
+    assert make_pose_teacher(lma, data, torch.Generator().manual_seed(0)) is None
+
+
 @pytest.mark.parametrize("distils", [False, True])
 def test_an_interrupted_pose_stage_goes_on_to_the_same_weights(tiny_config, tmp_path, monkeypatch, distils):
     config = PoseConfig(iterations=8, batch=4, distil_share=0.5)

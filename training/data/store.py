@@ -17,7 +17,7 @@ import math
 import os
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,12 +37,13 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Video:
-    """A video of a store: its frames [start, start + length)."""
+    """A video of a store: its frames [start, start + length). Those of one `file` show the same scene and agent."""
 
     name: str
     split: str
     start: int
     length: int
+    file: str = ""
 
 
 def frames_to_tensor(frames: np.ndarray) -> torch.Tensor:
@@ -102,7 +103,14 @@ class StoreWriter:
         self._masks: GrowingArray | None = None
 
     def add(
-        self, name: str, split: str, frames: np.ndarray, masks: np.ndarray | None = None, shot: str = "", **labels
+        self,
+        name: str,
+        split: str,
+        frames: np.ndarray,
+        masks: np.ndarray | None = None,
+        file: str = "",
+        shot: str = "",
+        **labels,
     ) -> None:
         """Append a video.
 
@@ -110,8 +118,9 @@ class StoreWriter:
             name: of the video.
             split: "train", "val" or "test".
             frames: (T, H, W, 3) uint8.
-            shot: videos of one shot follow each other, and belong to one split; default: the name.
             masks: true masks (T, H, W) bool; for all videos or for none.
+            file: what the video is a part of; videos of one file follow each other. Default: the name.
+            shot: videos of one shot follow each other, and belong to one split; default: the name.
             labels: arrays with first axis T; the same labels for all videos.
 
         Raises:
@@ -129,7 +138,7 @@ class StoreWriter:
             self._masks.append(np.packbits(masks.reshape(len(masks), -1), axis=1))
         for key, value in labels.items():
             self._labels.setdefault(key, []).append(np.asarray(value))
-        self.videos.append(Video(name, split, self.frames, len(frames)))
+        self.videos.append(Video(name, split, self.frames, len(frames), file or name))
         self._shots.append(shot or name)
         self.frames += len(frames)
 
@@ -144,7 +153,7 @@ class StoreWriter:
         splits = ["train"] * (self.shots - 2 * held) + ["val"] * held + ["test"] * held
         split_of = dict(zip(dict.fromkeys(self._shots), splits, strict=True))
         pairs = zip(self.videos, self._shots, strict=True)
-        self.videos = [Video(v.name, split_of[shot], v.start, v.length) for v, shot in pairs]
+        self.videos = [replace(video, split=split_of[shot]) for video, shot in pairs]
 
     def close(self) -> None:
         """Finish the arrays, and write the index."""
@@ -261,7 +270,7 @@ class Store:
         self.kind = index.kind
         self.rate = index.rate
         self.reader = index.reader
-        self.videos = [Video(v.name, v.split, v.start, v.length) for v in index.videos]
+        self.videos = [Video(v.name, v.split, v.start, v.length, v.file or v.name) for v in index.videos]
         ends = 0
         for video in self.videos:
             if video.start != ends:

@@ -368,7 +368,7 @@ def pack(root: Path, out: Path, config: ReadConfig, progress: Progress = lambda 
                         rate = footage.rate and footage.rate / ((config.skip or 0) + 1)
                         writer = StoreWriter(out, *clip.shape[1:3], aspect, str(root), rate=rate, reader=READER)
                     shot = f"{name}-{number:03d}" if number else name
-                    writer.add(f"{shot}+{phase}" if phase else shot, split, clip, shot=f"{name}/{number}")
+                    writer.add(f"{shot}+{phase}" if phase else shot, split, clip, file=name, shot=f"{name}/{number}")
                 number += bool(clips)
                 done = min(done + read, total)
                 progress(done, total)

@@ -144,7 +144,7 @@ def estimate(run: Run, store: Store, gma: GMA, amount: Amount, surveyed: bool = 
     """
     config = run.config
     video = max(store.videos, key=lambda v: v.length)
-    clip = Video(video.name, "train", video.start, min(video.length, LONGEST))
+    clip = replace(video, length=min(video.length, LONGEST))
     with tempfile.TemporaryDirectory() as folder, Bar("timing a few steps of each stage") as bar:
         bar.tell("GMA")
         trainer = Trainer(gma, Path(folder) / "gma.pt", config.loop, run.processes)

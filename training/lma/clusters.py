@@ -6,7 +6,7 @@ import numpy as np
 from numpy.random import Generator, default_rng
 
 from ..core.progress import each
-from ..poses.identity import cluster, project_out_identity
+from ..poses.identity import by_file, cluster, project_out_identity
 
 CONTEXTS = 64  # Number of k-means clusters of the present pose that serve as context; single poses are too rare.
 STAY = 1.35
@@ -29,6 +29,7 @@ def informative_pose_clusters(
     count: int,
     context_free_weight: float,
     stay: float = STAY,
+    files: np.ndarray | None = None,
 ) -> np.ndarray:
     """Cluster poses so that the next pose's cluster tells most of what the present pose and the shift leave open.
 
@@ -46,11 +47,13 @@ def informative_pose_clusters(
         starts, lengths: (V,) ints, first frames and lengths of the videos.
         count: K, the number of clusters.
         context_free_weight, stay: weights of the second and third term.
+        files: (V,) ints, equal for videos of one file; default: each has its own.
 
     Returns:
         (P,) ints, the cluster of each pose.
     """
-    vectors = project_out_identity(poses, vectors, starts, lengths)
+    parts = np.arange(len(starts)) if files is None else files
+    vectors = project_out_identity(poses, vectors, *by_file(np.asarray(starts), np.asarray(lengths), parts))
     group = pose_clusters(poses, vectors, CONTEXTS)
     before, after = _steps(poses, starts, lengths)
     context = np.unique(group[before] * (direction.max() + 1) + direction, return_inverse=True)[1]

@@ -122,7 +122,8 @@ class LmaStage(Stage):
         """(P,) int64, the cluster of each pose; computed on first use, which may take a minute."""
         poses, vectors = self.poses.cpu().numpy(), self.model.pose_codebook.codebook.cpu().numpy()
         known = (poses, vectors, self.windows.directions(), self.windows.starts, self.windows.lengths)
-        found = informative_pose_clusters(*known, self.model.config.codes, self.config.context_free_weight)
+        weight = self.config.context_free_weight
+        found = informative_pose_clusters(*known, self.model.config.codes, weight, files=self.windows.files)
         return torch.from_numpy(found).to(self.poses)
 
     @torch.no_grad()

@@ -18,7 +18,7 @@ from ..windows.windows import WindowSet, iter_batches
 
 SAMPLED_FRAMES = 10_000
 """Approximate number of frames, of whole videos, with which directions that encode identity are found."""
-IDENTITY = 0.5  # A direction encodes identity if both halves of a video share more than this share of its variance.
+IDENTITY = 0.5  # A direction encodes identity if both halves of a file share more than this share of its variance.
 CLUSTERS, FEWEST = 8, 100
 """Number of clusters of similar poses; identity is projected out of a cluster if both halves of videos have it in at
 least FEWEST frames."""
@@ -72,7 +72,8 @@ def make_pose_teacher(lma: PoseLMA, windows: WindowSet, generator: torch.Generat
     z = torch.cat([teacher.encode(layers.to(device)) for layers in batches])
     poses = teacher.first.logits(z).argmax(1)
     vectors = lma.pose_codebook.codebook.double().cpu().numpy()
-    projected = project_out_identity(poses.cpu().numpy(), vectors, np.r_[0, np.cumsum(lengths)[:-1]], lengths)
+    begins = np.r_[0, np.cumsum(lengths)[:-1]]
+    projected = project_out_identity(poses.cpu().numpy(), vectors, *by_file(begins, lengths, windows.files[::every]))
     if np.array_equal(projected, vectors):
         return None
     teacher.offsets.copy_(torch.from_numpy(projected - vectors))
@@ -81,17 +82,23 @@ def make_pose_teacher(lma: PoseLMA, windows: WindowSet, generator: torch.Generat
     return teacher
 
 
+def by_file(starts: np.ndarray, lengths: np.ndarray, files: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First frames and lengths of files, from those of the videos (V,) that are their parts, one after the other."""
+    first = np.flatnonzero(np.r_[True, files[1:] != files[:-1]])
+    return starts[first], np.add.reduceat(lengths, first)
+
+
 def project_out_identity(poses: np.ndarray, vectors: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Project out of pose vectors the directions that encode identity.
 
-    Each video shows one character, so a direction encodes identity if both halves of a video agree in it. We project
+    Each file shows one character, so a direction encodes identity if both halves of a file agree in it. We project
     over all poses first, which finds large differences between characters, then within clusters of similar poses, which
     finds small ones, such as a nose or a skirt.
 
     Args:
         poses: (N,) ints, pose indices of all frames.
         vectors: (P, channels), the pose codebook.
-        starts, lengths: (V,) ints, first frames and lengths of the videos.
+        starts, lengths: ints, first frames and lengths of the files (:func:`by_file`).
 
     Returns:
         (P, channels); unchanged if no direction encodes identity.
@@ -109,7 +116,7 @@ def project_out_identity(poses: np.ndarray, vectors: np.ndarray, starts: np.ndar
 def _projected(
     poses: np.ndarray, vectors: np.ndarray, some: np.ndarray, starts: np.ndarray, lengths: np.ndarray
 ) -> np.ndarray:
-    """Project out of `some` (P,) bool of the vectors the directions in which halves of videos agree by more than
+    """Project out of `some` (P,) bool of the vectors the directions in which halves of files agree by more than
     IDENTITY, with all that correlates with them; returns the same array if there are none."""
     from scipy.linalg import eigh
 

@@ -32,7 +32,7 @@ from .tracking import snap_to_grid, track
 MARGIN = 4  # Px to spare on each side of stored windows, so that they can be cropped at an offset.
 LOST = 0.1  # M has lost the agent in a frame if its area is below this share of the video's median.
 FILE_VERSION = 1
-ARRAYS = ("layers", "position", "starts", "lengths")
+ARRAYS = ("layers", "position", "starts", "lengths", "files")
 MOST_FRAMES = 120_000
 """Default of `window_frames`, halved for windows larger than SMALL_WINDOW; with fewer frames the LMA overfits more."""
 SMALL_WINDOW = 48  # Px; larger windows would take gigabytes.
@@ -70,6 +70,7 @@ class WindowSet:
         height, width: of the original frames, px.
         templates: (C, s, s), the templates to which the windows are aligned; None if they are not.
         grid: (x, y) px of a cell, in a grid world.
+        files: (V,) ints, equal for neighbouring videos that are parts of one file; default: each has one of its own.
     """
 
     def __init__(
@@ -82,11 +83,13 @@ class WindowSet:
         width: int,
         templates: np.ndarray | None = None,
         grid: tuple[float, float] | None = None,
+        files: np.ndarray | None = None,
     ):
         self.layers = layers
         self.position = position
         self.starts = np.asarray(starts)
         self.lengths = np.asarray(lengths)
+        self.files = np.arange(len(self.starts)) if files is None else files
         self.height = height
         self.width = width
         self.templates = templates
@@ -146,9 +149,9 @@ class WindowSet:
     @classmethod
     def joined(cls, parts: list[WindowSet]) -> WindowSet:
         """Concatenate sets that are not aligned."""
-        layers, position, starts, lengths = (np.concatenate([getattr(p, name) for p in parts]) for name in ARRAYS)
+        layers, position, starts, lengths, files = (np.concatenate([getattr(p, n) for p in parts]) for n in ARRAYS)
         first = np.repeat(np.cumsum([0] + [len(p.layers) for p in parts[:-1]]), [len(p.starts) for p in parts])
-        return cls(layers, position, starts + first, lengths, parts[0].height, parts[0].width)
+        return cls(layers, position, starts + first, lengths, parts[0].height, parts[0].width, files=files)
 
     def save(self, path: Path) -> None:
         """Write as .npz."""
@@ -174,7 +177,8 @@ class WindowSet:
                 height, width = (int(v) for v in file["size"])
                 templates = file["templates"] if len(file["templates"]) else None
                 grid = tuple(file["grid"].tolist()) or None
-                return cls(*(file[name] for name in ARRAYS), height, width, templates, grid)  # type: ignore[arg-type]
+                layers, position, starts, lengths, files = (file[name] for name in ARRAYS)
+                return cls(layers, position, starts, lengths, height, width, templates, grid, files)  # type: ignore[arg-type]
         except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, OSError, ValueError) as error:
             raise ValueError(f"{path}: {error}; delete it, to be cut again") from None
 
@@ -208,7 +212,10 @@ def track_windows(
         progress(video.length)
     lengths = [video.length for video in videos]
     starts = np.cumsum(lengths) - lengths
-    return WindowSet(np.concatenate(layers), np.concatenate(positions), starts, lengths, store.height, store.width)
+    known = list(dict.fromkeys(video.file for video in store.videos))
+    files = np.array([known.index(video.file) for video in videos])
+    stacked = np.concatenate(layers), np.concatenate(positions)
+    return WindowSet(*stacked, starts, lengths, store.height, store.width, files=files)
 
 
 def align_windows(model: Glass, windows: WindowSet, like: WindowSet | None = None) -> WindowSet:
@@ -279,7 +286,7 @@ def _aligned(windows: WindowSet, like: WindowSet | None) -> WindowSet:
         layers[frame] = windows.layers[frame, :, y : y + side, x : x + side]
     videos = windows.starts, windows.lengths, windows.height, windows.width
     position = windows.position + moved.astype(windows.position.dtype)
-    return WindowSet(layers, position, *videos, found.templates.numpy(), windows.grid)
+    return WindowSet(layers, position, *videos, found.templates.numpy(), windows.grid, windows.files)
 
 
 def crop_layers(windows: WindowSet, index: np.ndarray, side: int) -> Tensor:
