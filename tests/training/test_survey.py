@@ -281,6 +281,13 @@ def test_what_a_camera_does_is_no_motion(camera):
     assert seen.agent == pytest.approx((16, 14), abs=6) and seen.speed == pytest.approx(3, abs=0.6)
 
 
+def test_a_camera_that_was_bumped_once_shows_one_place():
+    shots = [walker(40, start=(10 + 5 * i, 20)) for i in range(8)]
+    shots[0] = np.roll(shots[0], 1, axis=2)
+    assert survey(shots).common_plate() is not None
+    assert survey([walker(40, back=background(i)) for i in range(8)]).common_plate() is None
+
+
 def test_the_step_is_the_mode_of_the_moves_by_the_way_that_they_go():
     rng = np.random.default_rng(0)
     wobbles = rng.integers(-2, 3, (3000, 2))

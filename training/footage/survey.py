@@ -20,7 +20,7 @@ from .registration import CHANGED, apart, camera_moves, match_exposure, median_b
 CONTRAST = 0.4
 """Pixels of a blob that differ by less than this share of its 90th percentile are smeared colours, not the agent."""
 SMALLEST = 6  # Area of the smallest agent, px.
-ONE_PLACE = 0.03  # Shots show one place if their plates differ in no more than this share of the pixels.
+ONE_PLACE = 0.03  # Shots show one place if their plates differ in no more than this share of the pixels, on average.
 STOOD = 0.3  # A pixel of the plate is unknown if the agent covers it in at least this share of the frames.
 SHOWN = 0.3  # A pixel of the plate is unknown if a moving camera shows it in no more than this share of the frames.
 GHOST = 0.7
@@ -178,7 +178,7 @@ class Survey:
         colours = np.ma.masked_array(plates[..., :3], np.broadcast_to(~known, plates[..., :3].shape))
         plate = np.ma.median(colours, axis=0).filled(0)
         off = farthest(plates, plate) > CHANGED
-        if (off & known[..., 0]).mean((1, 2)).max() > ONE_PLACE:
+        if (off & known[..., 0]).mean() > ONE_PLACE:
             return None
         return np.dstack([plate.round().astype(np.uint8), np.uint8(255) * known.any(0)])
 
