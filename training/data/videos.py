@@ -186,7 +186,7 @@ def open_videos(root: Path, config: ReadConfig, progress: Progress = lambda done
         try:
             opened.append((name, split, open_video(path)))
         except DataError as error:
-            if config.strict:
+            if config.strict or len(found.videos) == 1:
                 raise
             left_out.append(str(error))
         progress(done + 1, len(found.videos))
