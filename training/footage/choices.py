@@ -163,7 +163,9 @@ def survey_footage(footage: Footage, crop: Crop | None = None, progress: Progres
 
 def survey_store(store: Store) -> Survey:
     """Survey some training videos of a store; the result's `seen_in` has frame indices of the store."""
-    videos = [v for v in store.videos if v.split == "train" and v.length >= 2] or store.videos
+    names = {video.name for video in store.videos}
+    videos = [v for v in store.videos if v.name.rpartition("+")[0] not in names]  # one clip of each shot
+    videos = [v for v in videos if v.split == "train" and v.length >= 2] or videos
     some = videos[:: max(1, len(videos) // VIDEOS)][:VIDEOS]
     spans = [slice(v.start, v.start + min(v.length, FRAMES_A_VIDEO)) for v in some]
     videos = (np.asarray(store.frames[span]) for span in each(spans, "surveying the clips", "clip"))
