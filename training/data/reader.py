@@ -257,10 +257,10 @@ class FileReader(VideoReader):
         stream.codec_context.options = strict | {"max_pixels": str(MAX_PIXELS), "flags": "+unaligned"}
         follows = False
         waiting = self._starts_late  # for a picture that refers to no other
-        corrupt: set[int | None] = set()  # stamps; pictures come later than their packets
+        corrupt: set[int] = set()  # stamps; pictures come later than their packets
         for packet in _packets(container, stream, lost):
             try:
-                if packet is not None and packet.is_corrupt:
+                if packet is not None and packet.is_corrupt and packet.pts is not None:
                     corrupt.add(packet.pts)
                 frames = stream.decode(packet)
             except EOFError:
