@@ -7,6 +7,7 @@ Each world needs the package that it comes from, see :data:`WORLDS`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from glass_gym.play.recorder import Mp4Writer
 from training.data.arm import NEEDS, Arm
 
 Episode = tuple[np.ndarray, ...]
@@ -184,8 +186,6 @@ WORLDS: dict[str, RecordedWorld] = {
 
 def record_world(name: str, out: Path, videos: int, seed: int = 0, progress=lambda: None) -> None:
     """Record a world of :data:`WORLDS`: `out`/videos/000.mp4 ... and `out`/truth.npz (masks as packed bits)."""
-    import av
-
     folder = out / "videos"
     folder.mkdir(parents=True, exist_ok=True)
     truth = {}
@@ -194,13 +194,9 @@ def record_world(name: str, out: Path, videos: int, seed: int = 0, progress=lamb
         frames = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
         masks = masks[:, : frames.shape[1], : frames.shape[2]]
         # full chroma resolution: at half of it, the edge of an agent 8 px wide is off by 1 px from its true mask
-        with av.open(str(folder / f"{index:03d}.mp4"), "w") as film:
-            stream = film.add_stream("libx264", rate=fps, options={"crf": "10"})
-            stream.height, stream.width = frames.shape[1:3]
-            stream.pix_fmt = "yuv444p"
+        with closing(Mp4Writer(folder / f"{index:03d}.mp4", fps, "yuv444p", crf="10")) as film:
             for frame in frames:
-                film.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")))
-            film.mux(stream.encode())
+                film.append_data(frame)
         truth[f"{index:03d}"] = np.packbits(masks, axis=-1)
         truth["width"] = np.array(frames.shape[2])
         if moving:

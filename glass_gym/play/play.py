@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
-from fractions import Fraction
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +16,7 @@ import numpy as np
 import torch
 
 from glass_gym.env.window import DisplayError, Event, Window
+from glass_gym.play.recorder import Recorder, video_suffix
 from glass_gym.tensors.convert import index_rows, to_numpy
 from glass_gym.worlds.action_space import ARROWS, COMPASS, ActionTable
 from glass_gym.wrappers import core_of
@@ -110,69 +109,6 @@ class Controls:
         if not 0 <= code < len(table.code_names):
             code = choose(shift) if choose else table.usual_codes[shift]
         return np.array([shift, code])
-
-
-class Recorder:
-    """Writes frames, enlarged `scale` times, to a .mp4 or .gif; ImportError: a .mp4 needs PyAV."""
-
-    def __init__(self, path: Path, fps: float, scale: int = 2):
-        suffix = path.suffix.lower()
-        if suffix == ".mp4" and not find_spec("av"):
-            raise ImportError(f"{path}: a .mp4 needs PyAV: pip install 'glass-gym[play]', or record a .gif")
-        if suffix not in {".mp4", ".gif"}:
-            raise ValueError(f"{path}: record to a .mp4 or a .gif file")
-        self.path = path
-        self.scale = scale
-        self.count = 0
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._writer = _Mp4Writer(path, fps) if suffix == ".mp4" else _gif_writer(path, fps)
-
-    def add(self, frame: np.ndarray) -> None:
-        """Append a frame, (H, W, 3) uint8."""
-        self._writer.append_data(frame.repeat(self.scale, 0).repeat(self.scale, 1))
-        self.count += 1
-
-    def close(self) -> None:
-        """Finish the file."""
-        self._writer.close()
-
-
-def _gif_writer(path: Path, fps: float) -> Any:
-    import imageio.v2 as iio
-
-    return iio.get_writer(path, format="GIF", mode="I", duration=1000 / fps, loop=0)  # pyright: ignore
-
-
-class _Mp4Writer:
-    """H.264 that every player shows. The file is opened here: to ffmpeg, `a:b.mp4` is an address."""
-
-    def __init__(self, path: Path, fps: float):
-        import av
-
-        self._rate = Fraction(fps).limit_denominator(1000)
-        self._stream: Any = None
-        self._file = path.open("wb")
-        self._container = av.open(self._file, "w", format="mp4")
-
-    def append_data(self, frame: np.ndarray) -> None:
-        import av
-
-        height, width = frame.shape[:2]
-        if height % 2 or width % 2:  # yuv420p has even sizes only
-            frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), "edge")
-        if self._stream is None:
-            self._stream = self._container.add_stream("libx264", rate=self._rate)
-            self._stream.height, self._stream.width = frame.shape[:2]
-            self._stream.pix_fmt = "yuv420p"
-        self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")))
-
-    def close(self) -> None:
-        with self._file:
-            try:
-                if self._stream is not None:
-                    self._container.mux(self._stream.encode())
-            finally:
-                self._container.close()
 
 
 class Player:
@@ -353,7 +289,7 @@ class Player:
             print(self._message)
             return
 
-        path = path or self._path(_video_suffix())
+        path = path or self._path(video_suffix())
 
         def start() -> None:
             self.recorder = Recorder(path, self.fps)
@@ -438,11 +374,6 @@ def films_of(core: GlassCore) -> list[np.ndarray]:
         state = core.simulator.step(state, still, torch.arange(count, device=core.device))
         frames.append(core.simulator.frames(state)[:, y : y + side, x : x + side])
     return list(to_numpy(torch.stack(frames, 1)))
-
-
-def _video_suffix() -> str:
-    """.mp4 if PyAV is installed, else .gif."""
-    return ".mp4" if find_spec("av") else ".gif"
 
 
 EPILOG = f"""keys:

@@ -16,6 +16,7 @@ pygame = pytest.importorskip("pygame")
 
 from glass_gym.env.window import DisplayError, Event, Window  # noqa: E402
 from glass_gym.play import play  # noqa: E402
+from glass_gym.play import recorder as recorder_of_play  # noqa: E402
 from glass_gym.worlds.action_space import ActionTable  # noqa: E402
 from glass_gym.worlds.checkpoint import save_world  # noqa: E402
 
@@ -183,7 +184,7 @@ def test_a_click_sets_the_target_where_the_stretched_frame_shows_it(tiny_world):
 @pytest.mark.parametrize("suffix", [".gif", ".mp4"])
 def test_recordings_hold_what_was_shown(tiny_world, tmp_path, suffix, monkeypatch):
     av = pytest.importorskip("av")
-    monkeypatch.setattr(play, "_video_suffix", lambda: suffix)
+    monkeypatch.setattr(play, "video_suffix", lambda: suffix)
     p = player(tiny_world, press("v"), press("right"), [], press("v"), press("s"), folder=tmp_path)
     p.run()
     (video,), (picture,) = tmp_path.glob(f"*{suffix}"), tmp_path.glob("*.png")
@@ -212,10 +213,10 @@ def test_an_mp4_of_any_size_and_name_plays_everywhere(tmp_path, name, monkeypatc
 
 
 def test_without_pyav_an_mp4_names_the_extra_and_gifs_are_recorded(tmp_path, monkeypatch):
-    monkeypatch.setattr(play, "find_spec", lambda name: None)
+    monkeypatch.setattr(recorder_of_play, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"a\.mp4: a \.mp4 needs PyAV: pip install 'glass-gym\[play\]'"):
         play.Recorder(tmp_path / "a.mp4", 12)
-    assert play._video_suffix() == ".gif"
+    assert play.video_suffix() == ".gif"
     recorder = play.Recorder(tmp_path / "a.gif", 12)
     recorder.add(np.zeros((8, 8, 3), np.uint8))
     recorder.close()
