@@ -16,9 +16,8 @@ from PIL import Image
 
 from glass_gym.worlds.pictures import MAX_PIXELS, as_8_bits, pixels_of, read_pixels, white_of
 
-from .colour import resized
 from .store import DataError
-from .video_reader import Crop, Frame, Size, VideoReader, why_unreadable
+from .video_reader import Crop, Frame, Size, VideoReader, cropped_and_resized, why_unreadable
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 STACKS = (".tif", ".tiff")
@@ -77,9 +76,7 @@ class PictureReader(VideoReader):
             if pixels.max() > self._white and BRIGHTER not in self.notes:
                 self.notes.append(BRIGHTER)
             pixels = as_8_bits(pixels, self._white)
-        if crop is not None:
-            pixels = pixels[crop[1] : crop[3], crop[0] : crop[2]]
-        return np.ascontiguousarray(resized(pixels, size))
+        return cropped_and_resized(pixels, crop, size)
 
 
 class PictureFolder(PictureReader):

@@ -17,10 +17,10 @@ import numpy as np
 
 from glass_gym.worlds.pictures import MAX_PIXELS
 
-from .colour import HDR, ToRgb, resized
+from .colour import HDR, ToRgb
 from .picture_series import STACKS, PictureFolder, PictureStack
 from .store import DataError
-from .video_reader import Crop, Frame, Size, VideoReader, why_unreadable, words_of
+from .video_reader import Crop, Frame, Size, VideoReader, cropped_and_resized, why_unreadable, words_of
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
@@ -44,7 +44,6 @@ SUFFIXES = {
 }
 """Suffixes of video files by ffmpeg's demuxers. No other demuxer is used: some of them open further files."""
 VIDEOS = tuple(suffix for group in SUFFIXES.values() for suffix in group.split())
-THREADS = 4  # Of a decoder; fixed, since what it tells of damaged files depends on their number.
 SPAN = 6  # The rate is measured over so many frames: stamps jitter, or are whole milliseconds.
 UNEVEN = 1.5  # The rate is variable if long steps between frames are this many times the short ones (90 % and 10 %).
 GAP = 4.5  # Frames are missing if a constant rate is interrupted for this many steps.
@@ -139,7 +138,6 @@ class FileReader(VideoReader):
         packets = len(times[stream.index])
         self.frames = max(1, len(known) if len(known) > 0.4 * packets else packets)  # a packet may hold one field
         self._in_order = known - known[0] if container.format.name in WITHOUT_STAMPS and len(known) else None
-        self._length = known[-1] - known[0] if len(known) else 0.0
         self._look_at_rate(stream, known)
         self._look_at_end(container, stream, ends[stream.index], max(ends.values()))
 
@@ -238,8 +236,6 @@ class FileReader(VideoReader):
             raise
         except Exception as error:
             raise DataError(f"{self.path}: {why_unreadable(self.path, error)}") from None
-        if last < self._length - 0.5 * step:
-            lost.append("the end")  # of which ffmpeg's threads tell nothing
         if lost:
             self.notes = [note for note in self.notes if DAMAGED not in note]
             self._lacks(f"about {max(1, self.frames - count)} frames {DAMAGED}")
@@ -249,8 +245,7 @@ class FileReader(VideoReader):
         from av.error import FFmpegError
 
         stream = next(s for s in container.streams.video if s.index == self._index)
-        stream.thread_type = "AUTO"
-        stream.codec_context.thread_count = THREADS
+        stream.thread_type = "SLICE"  # threads that decode several frames at once change what is told of damage
         # `explode`: an error instead of a picture that the decoder made up; `max_pixels`: before memory is taken
         strict = {} if self._lenient else {"err_detect": "bitstream+buffer+explode"}
         # `unaligned`: what the file crops at the left is cropped, too
@@ -291,9 +286,7 @@ class FileReader(VideoReader):
         if swaps:
             picture = picture.transpose(1, 0, 2)
         picture = picture[:: -1 if flipped else 1, :: -1 if mirrored else 1]
-        if crop is not None:
-            picture = picture[crop[1] : crop[3], crop[0] : crop[2]]
-        return np.ascontiguousarray(resized(picture, size))
+        return cropped_and_resized(picture, crop, size)
 
 
 def opened(path: Path) -> InputContainer:

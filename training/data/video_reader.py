@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from .colour import resized
 from .store import DataError
 
 SAME_RATE = 0.02  # Rates are the same if frames a second differ by no more than this share.
@@ -104,7 +105,7 @@ class VideoReader(ABC):
                 if now <= slot:
                     continue
                 slot = now
-            yield Frame(frame.time, follows, lambda frame=frame: frame.pixels)
+            yield replace(frame, follows=follows)
             follows = True
         if not read:
             raise DataError(f"{self.path}: no frame could be read" + "".join(f"; {note}" for note in self.notes))
@@ -112,6 +113,18 @@ class VideoReader(ABC):
     @abstractmethod
     def _read(self, size: Size | None, crop: Crop | None) -> Iterator[Frame]:
         """As :meth:`read`, at the video's own rate."""
+
+
+def size_after(crop: Crop | None, size: Size) -> Size:
+    """Size of a frame of `size` after cropping, px."""
+    return size if crop is None else (crop[3] - crop[1], crop[2] - crop[0])
+
+
+def cropped_and_resized(picture: np.ndarray, crop: Crop | None, size: Size | None) -> np.ndarray:
+    """Crop a picture (H, W, 3) uint8, then resize it to `size`; None leaves either out."""
+    if crop is not None:
+        picture = picture[crop[1] : crop[3], crop[0] : crop[2]]
+    return np.ascontiguousarray(resized(picture, size))
 
 
 def why_unreadable(path: Path, error: Exception | None = None) -> str:

@@ -22,7 +22,7 @@ from .cuts import SHOT, find_cuts
 from .picture_series import STACKS, is_stack, series_in
 from .reader import VIDEOS, open_video
 from .store import DataError, StoreWriter
-from .video_reader import SAME_RATE, Crop, Size, VideoReader, why_unreadable
+from .video_reader import SAME_RATE, Crop, Size, VideoReader, size_after, why_unreadable
 
 READER = "PyAV 1"  # Written into stores; change it where the same options give other frames.
 SPLITS = ("train", "val", "test")
@@ -61,16 +61,17 @@ def find_videos(root: Path) -> Found:
     if not root.is_dir():
         raise DataError(f"{root}: no such file or folder; give a video, a folder of videos, 'tennis' or 'wsprites'")
     notes: list[str] = []
+    pictures, _ = series_in(root)
     if folders := [s for s in SPLITS if (root / s).is_dir()]:
         found = [(split, path) for split in folders for path in _videos_in(root / split)]
         if beside := [path.name for path in _videos_in(root) if path.name not in SPLITS]:
             notes.append(f"{len(beside)} videos beside {', '.join(folders)} are left alone, the first {beside[0]}")
     elif paths := _videos_in(root):
-        if pictures := series_in(root)[0]:
+        if pictures:
             notes.append(f"{len(pictures)} pictures beside the videos are left alone, the first {pictures[0].name}")
         found = [(_split_of(rank, len(paths)), path) for rank, path in enumerate(paths)]
     else:
-        found = [("train", root)] if series_in(root)[0] else []
+        found = [("train", root)] if pictures else []
     if not found:
         deeper = next((p for p in sorted(root.iterdir()) if p.is_dir() and _videos_in(p)), None)
         raise DataError(
@@ -313,7 +314,7 @@ def sample_video(
     Raises:
         DataError: no frame can be read.
     """
-    height, width = (crop[3] - crop[1], crop[2] - crop[0]) if crop else (reader.height, reader.width)
+    height, width = size_after(crop, (reader.height, reader.width))
     scale = min(1.0, longest / max(height, width))
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
     parts = _parts(int(min(frames_read(reader, fps), within)), most)
@@ -394,6 +395,6 @@ def _aspect_at(footage: Footage, config: ReadConfig, size: Size) -> float:
     """Displayed width of a pixel over its height, of frames that were resized to `size`."""
     if config.size is None:
         return footage.pixel_aspect
-    left, top, right, bottom = config.crop or (0, 0, footage.size[1], footage.size[0])
-    aspect = footage.pixel_aspect * (right - left) / (bottom - top) * size[0] / size[1]
+    height, width = size_after(config.crop, footage.size)
+    aspect = footage.pixel_aspect * width / height * size[0] / size[1]
     return 1.0 if abs(aspect - 1) < SQUARE else float(np.clip(aspect, 0.1, 10))

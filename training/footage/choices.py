@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +14,11 @@ from glass_gym.model.config import preset
 
 from ..config import ReadConfig
 from ..core import sheets
-from ..core.progress import Bar, each, say
+from ..core.progress import Bar, each, say, warn
 from ..core.run import Run
 from ..data.sources import source_of
 from ..data.store import DataError, Store
-from ..data.video_reader import Crop
+from ..data.video_reader import Crop, size_after
 from ..data.videos import Footage, Progress, frames_read, open_videos, sample_video
 from .survey import NoWorldError, Survey, survey
 
@@ -64,11 +63,10 @@ def look_at_videos(run: Run) -> tuple[Footage, Survey]:
         found = survey_footage(footage, read.crop, bar.to)
     say("\n  ".join(["what the footage shows:", *found.lines()]))
     _stop_without_world(run, found)
-    left, top, right, bottom = read.crop or (0, 0, footage.size[1], footage.size[0])
     with run.together():
         if footage.fps is not None and read.fps is None:
             run.choose("read.fps", footage.fps, "frames a second; the files have different rates, this is the lowest")
-        _choose_size_and_skip(run, found, (bottom - top, right - left))
+        _choose_size_and_skip(run, found, size_after(read.crop, footage.size))
     return footage, found
 
 
@@ -191,7 +189,7 @@ def _stop_without_world(run: Run, found: Survey) -> None:
     for reason in found.reasons_to_stop():
         if not run.config.force:
             raise NoWorldError(f"{run.config.data}: {reason}. --force trains nevertheless")
-        print(f"warning: {reason}", file=sys.stderr)
+        warn(f"warning: {reason}")
 
 
 def _rows_of_four(pictures: list[np.ndarray]) -> np.ndarray:

@@ -228,8 +228,9 @@ def survey_shot(frames: np.ndarray) -> Shot:
     still, shown, corners = register(frames, camera)
     size = np.array(still.shape[2:0:-1])
     median, _ = median_background(still, shown)
-    still = match_exposure(still, median, shown)
-    median, _ = median_background(still, shown)
+    if (matched := match_exposure(still, median, shown)) is not still:
+        still = matched
+        median, _ = median_background(still, shown)
     known = shown & (shown.mean(0) > SHOWN)
     plate = median.astype(np.float32)
     box = noise_box(still, plate, known)
