@@ -2,9 +2,9 @@
 
 glass-train first surveys the footage, sets frame size, window and step length, and prints why. It stops with an
 explanation if the footage is unsuitable; --look does only this, and tells how long training would take. Any option
-you pass wins. Then the stages run one after the other: gma, refine, pose, lma; 0 iterations skip a stage. The run
-folder gets gma.pt and lma.pt (--resume continues from them), TensorBoard events, sample sheets (PNG) and, at the end,
-world.safetensors and report.html, which says how good it is.
+you pass wins. Then the stages run one after the other: gma, refine, matting (if frames are large), pose, lma; 0
+iterations skip a stage. The run folder gets gma.pt and lma.pt (--resume continues from them), TensorBoard events,
+sample sheets (PNG) and, at the end, world.safetensors and report.html, which says how good it is.
 """
 
 from __future__ import annotations
@@ -37,24 +37,26 @@ from .data.sources import find_source, open_with_progress
 from .data.store import Store
 from .evaluation.estimate import Amount, estimate, sample_footage, scaled
 from .evaluation.html_report import report_world
-from .footage.choices import choose_from_survey, choose_reading, choose_sizes, look_at_videos
+from .footage.choices import choose_from_survey, choose_reading, choose_sizes, look_at_videos, working_copy
 from .footage.survey import Survey
+from .gma.background import common_background
 from .gma.corrections import PROBES, correct_options
+from .gma.matting import MattingConfig, MattingStage, labelled_windows
 from .gma.perceptual import load_features
 from .gma.pseudo_labels import PseudoLabels, pseudo_labels_of
 from .gma.stage import GmaStage, RefineStage, sample_pairs
 from .lma.paper_stage import PaperStage
 from .lma.stage import LmaStage, lma_iterations
 from .poses.stage import PoseStage, pose_schedule
-from .windows.size import choose_window
+from .windows.size import choose_hole_margin, choose_window
 from .windows.windows import WindowSet, choose_window_frames, sample_clips, windows_of_split
 from .world.build import export_world
 
-STAGES = ("gma", "refine", "pose", "lma")
+STAGES = ("gma", "refine", "matting", "pose", "lma")
 SIZES = ("codes", "poses", "window", "agent_radius", "foreground_range", "background_range", "decoder_position",
-         "background_plate", "hole_margin")  # fmt: skip
+         "background_plate", "hole_margin", "gma_scale", "window_scale")  # fmt: skip
 """Options and choices that determine the model's sizes."""
-GMA_SIZES = ("foreground_range", "background_range", "background_plate")  # Those of GMA.
+GMA_SIZES = ("foreground_range", "background_range", "background_plate", "gma_scale")  # Those of GMA.
 PRIOR_CHANNELS = 64
 
 
@@ -104,8 +106,7 @@ def _train(run: Run) -> None:
         print(f"GMA is done; LMA was skipped (0 iterations). State: {gma.state_file}")
         return
     if survey is not None:
-        with run.processes.main_first():
-            choose_window(run, gma.average, store)
+        sharpen_masks(run, gma, store, reporter)
     lma = start_lma(run, gma)
     with run.processes.main_first():
         windows = windows_of_split(run, Glass(gma.average, lma.model), store, "train")
@@ -131,7 +132,8 @@ def look(run: Run) -> None:
             looked = 2 * (time.monotonic() - began)  # the clips are surveyed as well
             read = run.config.read
             store, amount, decoding = sample_footage(footage, read, Path(folder))
-            found = scaled(found, store.height, store.width, (read.skip or 0) + 1)
+            copy = working_copy(run, store)
+            found = scaled(found, copy.height, copy.width, (read.skip or 0) + 1)
             choose_from_survey(run, found, store, amount.train)
             data = looked + decoding
         else:
@@ -175,6 +177,7 @@ def train_gma(run: Run, store: Store, survey: Survey | None, reporter: Reporter)
         the trainer of GMA; its `average` is the trained model.
     """
     config = run.config
+    copy = working_copy(run, store)
     torch.manual_seed(config.loop.seed)
     state = run.out / "gma.pt"
     gma = build_gma(_known_sizes(run, state, GMA_SIZES) if config.resume else _sizes(run, store))
@@ -188,27 +191,55 @@ def train_gma(run: Run, store: Store, survey: Survey | None, reporter: Reporter)
     features = load_features(config.vgg, trainer.device)
     use_labels = survey is not None and len(survey.silhouettes) and config.gma.pseudo_label_weight
     labels = PseudoLabels.of_survey(survey) if survey is not None and use_labels else None
-    pairs = sample_pairs(store)
-    stage = GmaStage(gma, store, config.gma, features, labels, pairs)
+    pairs = sample_pairs(copy)
+    stage = GmaStage(gma, copy, config.gma, features, labels, pairs)
 
     def correct(stage: GmaStage, iteration: int, terms: dict[str, float]) -> None:
         if labels is not None and iteration + 1 in PROBES and iteration + 1 < stage.iterations:
             with trainer.autocast():
-                found = correct_options(run, stage.config, trainer.average, store, labels)
+                found = correct_options(run, stage.config, trainer.average, copy, labels)
             stage.correct(found, (trainer.model, trainer.average))
 
     reporter.run(trainer, stage, correct)
     iterations = config.refine.iterations or 0
     if iterations and "refine" not in trainer.finished and not (run.out / "windows-train.npz").exists():
         with run.processes.main_first(), trainer.autocast():
-            labels = pseudo_labels_of(run, trainer.average, store)
+            labels = pseudo_labels_of(run, trainer.average, copy)
         if len(labels.frames):
-            reporter.run(trainer, RefineStage(gma, store, run.config.gma, iterations, labels, features, pairs))
+            reporter.run(trainer, RefineStage(gma, copy, run.config.gma, iterations, labels, features, pairs))
         if run.processes.is_main:
             (run.out / "pseudo-labels.npz").unlink(missing_ok=True)
     if not state.exists():  # 0 iterations
         trainer.save("", 0, None)
     return trainer
+
+
+def sharpen_masks(run: Run, trainer: Trainer, store: Store, reporter: Reporter) -> None:
+    """Choose the window, train the matting network on whole frames, and choose the hole's margin.
+
+    Args:
+        run: options and choices.
+        trainer: of a trained GMA.
+        store: the videos.
+        reporter: shows progress.
+    """
+    with run.processes.main_first():
+        choose_window(run, trainer.average, store)
+    sizes = trainer.model.config.replace(**_chosen_sizes(run))
+    trainer.model.config = trainer.average.config = sizes
+    if trainer.model.matting is not None and "matting" not in trainer.finished:
+        with trainer.autocast():
+            plate = common_background(trainer.average, store)
+            if plate is not None:
+                for model in (trainer.model, trainer.average):
+                    model.inpaint.set_plate(*(x.to(trainer.device) for x in plate))
+            windows = labelled_windows(trainer.average, store)
+        if windows is not None:
+            config = MattingConfig()
+            config = dataclasses.replace(config, iterations=run.shortened("gma.iterations", config.iterations))
+            reporter.run(trainer, MattingStage(trainer.model, windows, config))
+    with run.processes.main_first():
+        choose_hole_margin(run, trainer.average, store)
 
 
 def start_lma(run: Run, gma: Trainer) -> Trainer:
@@ -262,8 +293,8 @@ def choose_schedule(run: Run, frames: int, window: int) -> None:
 
 def stages_of(config: TrainConfig) -> tuple[str, ...]:
     """The stages that a run has."""
-    gma = STAGES[:1] if config.architecture == "paper" else STAGES[:2]
-    lma = STAGES[3:] if config.architecture == "paper" else STAGES[2:]
+    gma = STAGES[:1] if config.architecture == "paper" else STAGES[:3]
+    lma = STAGES[4:] if config.architecture == "paper" else STAGES[3:]
     return gma if lma_is_skipped(config) else gma + lma
 
 

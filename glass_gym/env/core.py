@@ -21,7 +21,7 @@ from glass_gym.env.starts import StartStates
 from glass_gym.simulator.simulator import PRESENT, Simulator, WorldState
 from glass_gym.tasks import Outcome, Scene, Task, TaskState, make_task
 from glass_gym.tensors.convert import outside_inference_mode, to_numpy
-from glass_gym.tensors.geometry import densest_point, neighbourhood
+from glass_gym.tensors.geometry import neighbourhood
 from glass_gym.tensors.observe import observed_frames
 from glass_gym.tensors.rows import RowState, write_rows
 from glass_gym.worlds.checkpoint import World, load_world
@@ -400,7 +400,7 @@ class GlassCore:
             return position, present
         masks = self.simulator.masks(self.simulator.pictures(world))
         radius = self.world.config.agent_radius
-        found = densest_point(masks, radius)
+        found = self.simulator.model.gma.locate(masks)
         near = neighbourhood(found, radius, self.height, self.width)
         present = (masks[:, 0] * near).sum((1, 2)) >= PRESENT * world.mass.clamp_min(1.0)
         return torch.where(present[:, None], found, position), present

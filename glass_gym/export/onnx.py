@@ -27,7 +27,6 @@ from glass_gym.simulator.simulator import PRESENT, Simulator
 from glass_gym.tasks.reach import ReachTask
 from glass_gym.tasks.targets import draw_rings
 from glass_gym.tensors.convert import to_bytes, to_images
-from glass_gym.tensors.geometry import densest_point
 from glass_gym.tensors.observe import observed_frames
 from glass_gym.worlds.checkpoint import World
 
@@ -75,33 +74,32 @@ def _numbered(name: str, count: int) -> list[str]:
 
 
 class Segment(Graph):
-    """Find agents: frames (B, H, W, 3) uint8 -> masks (B, H, W), backgrounds (B, H, W, 3) uint8, centres (B, 2) px."""
+    """Find agents: frames (B, H, W, 3) uint8 -> masks (B, H, W), their colours, backgrounds, centres (B, 2) px."""
 
     inputs = ("frame",)
-    outputs = ("mask", "background", "centre")
+    outputs = ("mask", "colours", "background", "centre")
 
     def forward(self, frame: Tensor) -> tuple[Tensor, ...]:
         """The first part of :meth:`Simulator.start`: mask, inpainted background, the agent's centre."""
         images = to_images(frame.permute(0, 3, 1, 2))
-        masks = self.model.gma.mask(images).float()
-        background = to_bytes(self.model.gma.inpaint_background(images, masks).float())
-        centre = densest_point(masks, self.model.config.agent_radius)
-        return masks[:, 0], background.permute(0, 2, 3, 1), centre
+        masks, *pictures = self.model.gma.segment(images)
+        colours, background = (to_bytes(x).permute(0, 2, 3, 1) for x in pictures)
+        return masks[:, 0], colours, background, self.model.gma.locate(masks)
 
 
 class Begin(Graph):
-    """Start an episode: frames, masks and positions (B, 2) px of the layers -> the state, and the drawing error (B,).
+    """Start an episode: colours, masks and positions (B, 2) px of the layers -> the state, and the drawing error (B,).
 
     The drawing error is the squared error of the first layer as the model redraws it; 0 in the paper's model. The
     position with the least error is the best of several.
     """
 
-    inputs = ("frame", "mask", "position")
+    inputs = ("colours", "mask", "position")
     outputs = ("layer", "memory", "error")
 
-    def forward(self, frame: Tensor, mask: Tensor, position: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, colours: Tensor, mask: Tensor, position: Tensor) -> tuple[Tensor, ...]:
         """The second part of :meth:`Simulator.start`: the layer at a position, and the LMA's first state."""
-        images = to_images(frame.permute(0, 3, 1, 2))
+        images = to_images(colours.permute(0, 3, 1, 2))
         layer = self.model.lma.view.cut(images, mask[:, None], position)
         lma = self.model.lma
         memory = lma.start_state(layer)
@@ -216,6 +214,7 @@ def describe(core: GlassCore) -> dict[str, Any]:
         "usual_codes": list(table.usual_codes),
         "ground": list(simulator.ground),
         "agent_radius": world.config.agent_radius,
+        "window_scale": world.config.window_scale,
         "weights": "weights.bin",
         "start_frames": {"file": "start_frames.png", "count": len(world.start_frames)},
         "start_positions": [[round(x, 4) for x in row] for row in first.position.tolist()],
@@ -331,7 +330,7 @@ class OnnxWorld:
         """Frames (B, H, W, 3) uint8 and positions of the agents' layers (B, 2) px -> the state, arrays by name."""
         position = position.astype(np.float32)
         found = self.run("segment", frame=frames)
-        begun = self.run("begin", frame=frames, mask=found["mask"], position=position)
+        begun = self.run("begin", colours=found["colours"], mask=found["mask"], position=position)
         begun.pop("error")
         return begun | {"position": position, "background": found["background"]}
 

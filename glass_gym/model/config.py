@@ -17,7 +17,9 @@ RANGES = {
     "codes": (1, 1024),
     "poses": (2, 1 << 16),
     "prior_channels": (0, LARGEST),
-    "hole_margin": (0, 8),
+    "hole_margin": (0, 64),
+    "gma_scale": (1, 32),
+    "window_scale": (1, 32),
 }
 """Smallest and largest value of an integer field; of the others 1 and LARGEST."""
 
@@ -28,11 +30,14 @@ class GlassConfig:
 
     Attributes:
         architecture: ``"pose"`` or ``"paper"``.
-        height, width: size of a frame; multiples of 8, at least 32.
-        window: side of the square window around the agent; a multiple of 8, at least 16.
+        height, width: size of a frame; multiples of 8 times `gma_scale`, at least 32.
+        gma_scale: GMA's networks see frames reduced by this factor. Ranges of shifts are in px of these.
+        window: side, as LMA sees it, of the square window around the agent; a multiple of 8, at least 16.
+        window_scale: LMA sees windows reduced by this factor: a window covers `window` times `window_scale` px of a
+            frame.
         agent_radius: half the agent's size. The agent's position is the centre of mass of the densest square of this
             half size in the mask.
-        foreground_range, background_range: largest shift along an axis that P_f, P_b can report.
+        foreground_range, background_range: largest shift along an axis that P_f, P_b can report, px of GMA's frames.
         codes: K, the number of local actions.
         quantiser: name of A's quantiser, a key of :data:`glass_gym.model.quantise.QUANTISERS`.
         mask_channels: channels of the first layer of M.
@@ -79,6 +84,8 @@ class GlassConfig:
     hole_margin: int = 0
     decoder_position: bool = False
     background_plate: bool = False
+    gma_scale: int = 1
+    window_scale: int = 1
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -90,9 +97,10 @@ class GlassConfig:
                 raise ValueError(f"{field.name} must be true or false, got {value!r}")
         if self.architecture not in ARCHITECTURES:
             raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}, got {self.architecture!r}")
-        if self.height % 8 or self.width % 8 or min(self.height, self.width) < 32:
+        unit = 8 * self.gma_scale
+        if self.height % unit or self.width % unit or min(self.height, self.width) < 32 * self.gma_scale:
             raise ValueError(
-                f"frame size must be multiples of 8 and at least 32, got {self.height}x{self.width}; "
+                f"frame size must be multiples of {unit} and at least {4 * unit}, got {self.height}x{self.width}; "
                 "pad, crop or resize the clips"
             )
         if self.architecture == "paper" and (self.height % 16 or self.width % 16):
@@ -102,6 +110,8 @@ class GlassConfig:
             )
         if self.window % 8 or not 16 <= self.window <= max(self.height, self.width):
             raise ValueError(f"window must be a multiple of 8 between 16 and the frame, got {self.window}")
+        if self.architecture == "paper" and max(self.gma_scale, self.window_scale) > 1:
+            raise ValueError("the paper's networks see whole frames as they are: gma_scale and window_scale must be 1")
 
     @classmethod
     def pose(cls, height: int = 96, width: int = 160, **changes: Any) -> GlassConfig:

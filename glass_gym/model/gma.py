@@ -1,6 +1,8 @@
 """GMA, the global motion analysis (Sec. 3.1): M segments, N inpaints, P_f and P_b measure the shift of each layer.
 
-The networks here are those of the default architecture; :mod:`glass_gym.model.paper` has the published ones.
+The networks here are those of the default architecture; :mod:`glass_gym.model.paper` has the published ones. They see
+frames of `gma_size`. Larger frames are reduced for them, and what they find is enlarged; the matting network then makes
+the mask's outline sharp, by comparing the frame with its background (Lin et al., Background Matting V2, 2021).
 """
 
 from __future__ import annotations
@@ -15,7 +17,17 @@ from torch import Tensor, nn
 from glass_gym.model.blocks import HalfResolutionUNet, StagedModel
 from glass_gym.model.config import GlassConfig
 from glass_gym.model.shift import CorrelationShift, translate
-from glass_gym.tensors.geometry import box_mean, compose, dilate
+from glass_gym.tensors.geometry import (
+    box_mean,
+    compose,
+    crop_windows,
+    densest_point,
+    dilate,
+    enlarged,
+    reduced,
+    sample_windows,
+    unmixed,
+)
 
 HOLE = -1.1  # Value of masked pixels in the input of N; it lies outside the image range [-1, 1] (App. B).
 NEIGHBOURHOOD = 15  # Half size, px, of the neighbourhood in which a frame is compared with the background plate.
@@ -25,22 +37,35 @@ sigmoid that decides has slope PLATE_SLOPE.
 """
 
 
+FAINT = 0.05  # Pixels whose mask is below this are background.
+SURE = 3.0  # Logit that the matting network starts from where M is sure.
+MATTING_MARGIN = 16  # Px, of the layer, by which the matting network sees more than the agent's window on each side.
+
+
+def factor_of(frames: Tensor, width: int | None) -> int:
+    """By which whole factor frames (..., W) are wider than `width` px; None: 1."""
+    return 1 if width is None else frames.shape[-1] // width
+
+
 class MaskNet(nn.Module):
     """M: frames -> soft masks.
 
     Args:
         net: (B, 3, H, W) in [-1, 1] -> logits (B, 1, H, W); its last convolution is `net.head`.
         bias: initial bias of that convolution; -2 starts with nearly everything background.
+        width: of the frames that the network sees, px; wider ones are reduced. None: any.
     """
 
-    def __init__(self, net: nn.Module, bias: float = 0.0):
+    def __init__(self, net: nn.Module, bias: float = 0.0, width: int | None = None):
         super().__init__()
         self.net = net
+        self.width = width
         nn.init.constant_(net.head.bias, bias)  # type: ignore[arg-type, union-attr]
 
     def forward(self, frames: Tensor) -> Tensor:
         """Frames (B, 3, H, W) in [-1, 1] -> masks (B, 1, H, W) in [0, 1], float32."""
-        return torch.sigmoid(self.net(frames).float())
+        factor = factor_of(frames, self.width)
+        return torch.sigmoid(enlarged(self.net(reduced(frames, factor)).float(), factor))
 
 
 class InpaintNet(nn.Module):
@@ -48,17 +73,33 @@ class InpaintNet(nn.Module):
 
     Args:
         net: (B, 3, H, W) -> (B, 3, H, W), before its tanh.
+        width: as of :class:`MaskNet`.
     """
 
-    def __init__(self, net: nn.Module):
+    def __init__(self, net: nn.Module, width: int | None = None):
         super().__init__()
         self.net = net
+        self.width = width
 
     def forward(self, frames: Tensor, masks: Tensor) -> Tensor:
         """Frames (B, 3, H, W) in [-1, 1], masks (B, 1, H, W) in [0, 1] -> backgrounds (B, 3, H, W), float32."""
+        factor = factor_of(frames, self.width)
         visible = frames * (1 - masks)
-        filled = torch.tanh(self.net(visible + HOLE * masks).float())
+        seen = reduced(visible + HOLE * masks, factor)
+        filled = enlarged(torch.tanh(self.net(seen).float()), factor)
         return visible.float() + filled * masks.float()
+
+    def plate_at(self, frames: Tensor, visible: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The background plate, and how certainly frames (B, 3, h, w) show its place, if there is a plate.
+
+        Args:
+            frames: of the size that N sees.
+            visible: (B, 1, h, w), the pixels to compare.
+
+        Returns:
+            (4, H, W), the plate and where it is known, and (B, 1, h, w) in [0, 1]; None if there is no plate.
+        """
+        return None
 
 
 class PlateInpaintNet(InpaintNet):
@@ -70,31 +111,74 @@ class PlateInpaintNet(InpaintNet):
     plate: Tensor
     known: Tensor
 
-    def __init__(self, net: nn.Module, height: int, width: int):
-        super().__init__(net)
+    def __init__(self, net: nn.Module, height: int, width: int, scale: int = 1):
+        super().__init__(net, width // scale)
         self.register_buffer("plate", torch.zeros(3, height, width))
         self.register_buffer("known", torch.zeros(1, height, width))
 
     def set_plate(self, plate: Tensor, known: Tensor) -> None:
-        """Store the plate (3, H, W) in [-1, 1], and to which share each pixel is known, (1, H, W) in [0, 1]."""
-        self.plate.copy_(plate)
-        self.known.copy_(known)
+        """Store a plate (3, h, w) in [-1, 1], and to which share each pixel is known, (1, h, w) in [0, 1].
+
+        It may be as large as the frames that N sees, or as the whole ones.
+        """
+        factor = self.plate.shape[-1] // plate.shape[-1]
+        self.plate.copy_(enlarged(plate[None], factor)[0])
+        self.known.copy_(enlarged(known[None], factor)[0])
 
     def forward(self, frames: Tensor, masks: Tensor) -> Tensor:
         """As :meth:`InpaintNet.forward`."""
         filled = super().forward(frames, masks)
-        share = self.similarity(frames.float(), 1 - masks.float()) * self.known * masks.float()
-        return filled + share * (self.plate - filled)
+        smaller = self.plate.shape[-1] // frames.shape[-1]
+        plate, known = (reduced(x[None], smaller)[0] for x in (self.plate, self.known))
+        share = self.similarity(frames.float(), 1 - masks.float(), plate) * known * masks.float()
+        return filled + share * (plate - filled)
+
+    def plate_at(self, frames: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`InpaintNet.plate_at`."""
+        return torch.cat([self.plate, self.known]), self.similarity(frames, visible, self.plate)
 
     @torch.no_grad()
-    def similarity(self, frames: Tensor, visible: Tensor) -> Tensor:
+    def similarity(self, frames: Tensor, visible: Tensor, plate: Tensor) -> Tensor:
         """How certainly frames show the plate's place, (B, 1, H, W) in [0, 1]; visible pixels are compared."""
-        error = (frames - self.plate).abs().mean(1, keepdim=True)
+        factor = factor_of(frames, self.width)
+        frames, visible = reduced(frames, factor), reduced(visible, factor)
+        plate = reduced(plate[None], factor_of(plate, self.width))[0]
+        error = (frames - plate).abs().mean(1, keepdim=True)
         # 0.05 of the whole frame's mean: it decides for pixels with nothing visible around them
         difference, weight = (
             box_mean(x, NEIGHBOURHOOD) + 0.05 * x.mean((2, 3), keepdim=True) for x in (error * visible, visible)
         )
-        return torch.sigmoid((PLATE_DIFFERENCE - difference / weight.clamp_min(1e-6)) * PLATE_SLOPE)
+        found = torch.sigmoid((PLATE_DIFFERENCE - difference / weight.clamp_min(1e-6)) * PLATE_SLOPE)
+        return enlarged(found, factor)
+
+
+class MattingNet(nn.Module):
+    """Makes the outlines of masks sharp, in windows around agents.
+
+    Args:
+        net: (B, 7, h, w) -> logits (B, 1, h, w); it sees frame, background and mask. Its last convolution, `net.head`,
+            starts at zero, which keeps masks as they are.
+    """
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+        for parameter in net.head.parameters():  # type: ignore[union-attr]
+            nn.init.zeros_(parameter)
+
+    def forward(self, frames: Tensor, backgrounds: Tensor, masks: Tensor) -> Tensor:
+        """Frames and backgrounds (B, 3, h, w) in [-1, 1], masks (B, 1, h, w) -> masks (B, 1, h, w), float32."""
+        seen = torch.cat([frames, backgrounds.to(frames), masks.to(frames)], 1)
+        change = self.net(seen.contiguous(memory_format=torch.channels_last)).float()
+        return torch.sigmoid(change + SURE * (2 * masks.float() - 1))
+
+
+@dataclass
+class Matte:
+    """Agents with sharp outlines, in windows of s px around them, reduced by `window_scale`."""
+
+    corner: Tensor  # (B, 2) int64, (x, y) of the windows' first pixels in the reduced frames
+    layer: Tensor  # (B, 4, s, s), colour * mask and mask
 
 
 @dataclass
@@ -111,13 +195,84 @@ class Motion:
 
 
 class GMA(StagedModel):
-    """Global motion analysis: splits frames into agent and background, and measures the shift of each."""
+    """Global motion analysis: splits frames into agent and background, and measures the shift of each.
 
-    stages = dict.fromkeys(("gma", "refine"), ("mask", "inpaint", "shift_foreground", "shift_background"))
+    Frames are as large as the config says, or reduced by its `gma_scale`; lengths are in px of the frames given.
+    """
+
+    stages = dict.fromkeys(("gma", "refine"), ("mask", "inpaint", "shift_foreground", "shift_background")) | {
+        "matting": ("matting",)
+    }
     mask: nn.Module  # M, frames (B, 3, H, W) in [-1, 1] -> masks (B, 1, H, W) in [0, 1]
     inpaint: nn.Module  # N, frames and masks -> backgrounds (B, 3, H, W)
     shift_foreground: nn.Module  # P_f, frames (B, 2, 3, H, W) and masks (B, 2, 1, H, W) -> shifts (B, 2) px
     shift_background: nn.Module  # P_b, the same with one minus the masks
+    matting: MattingNet | None  # sharpens outlines; None where GMA sees frames as they are
+
+    def segment(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Split whole frames (B, 3, H, W) in [-1, 1] into two layers.
+
+        Returns:
+            masks (B, 1, H, W); the agents' colours, and the backgrounds, (B, 3, H, W) each; all float32.
+        """
+        masks = self.sharp_mask(images)
+        if self.matting is None:
+            return masks, images, self.inpaint_background(images, masks).float()
+        backgrounds = self.inpaint_background(images, (masks > FAINT).float()).float()  # of a shadow nothing may stay
+        return masks, unmixed(images.float(), masks, backgrounds), backgrounds
+
+    def sharp_mask(self, images: Tensor) -> Tensor:
+        """Whole frames (B, 3, H, W) in [-1, 1] -> masks (B, 1, H, W), float32: M's, with sharp outlines."""
+        return self.mask(images).float() if self.matting is None else self.whole_masks(self.matte(images))
+
+    def whole_masks(self, found: Matte) -> Tensor:
+        """The masks of whole frames, (B, 1, H, W); they are zero outside the windows."""
+        size = self.config.height, self.config.width
+        sharp = enlarged(found.layer[:, 3:], self.config.window_scale)
+        whole = crop_windows(sharp, -found.corner * self.config.window_scale, max(size))
+        return whole[..., : size[0], : size[1]].contiguous()
+
+    def matte(self, images: Tensor) -> Matte:
+        """The agents in whole frames (B, 3, H, W) in [-1, 1], with sharp outlines; only with a matting network."""
+        corner, frames, backgrounds, masks = self.matting_input(images)
+        alpha = self.matting(frames, backgrounds, masks)  # type: ignore[misc]
+        return Matte(corner, torch.cat([unmixed(frames, alpha, backgrounds) * alpha, alpha], 1))
+
+    def matting_input(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Windows around the agents in whole frames (B, 3, H, W), reduced by `window_scale`.
+
+        Returns:
+            corners (B, 2) int64, (x, y), of the windows in the reduced frames; frames and backgrounds (B, 3, s, s); and
+            M's masks (B, 1, s, s).
+        """
+        scale, factor = self.config.window_scale, self.config.gma_scale
+        side = self.config.window + 2 * MATTING_MARGIN
+        small = reduced(images.float(), factor)
+        masks = self.mask(small).float()
+        centre = factor * self.locate(masks) + (factor - 1) / 2
+        corner = (centre / scale).round().long() - side // 2
+        frames = reduced(crop_windows(images.float(), corner * scale, side * scale), scale)
+        hole = dilate(masks, 1)  # M's outline is as coarse as its pixels
+        filled = self.inpaint(small, hole).float()
+        plate = self.inpaint.plate_at(small, 1 - hole)  # type: ignore[operator]
+        maps = torch.cat([masks, hole, filled, *([] if plate is None else plate[1:])], 1)
+        inside = reduced(crop_windows(torch.ones_like(images[:, :1]), corner * scale, side * scale), scale)
+        masks, hole, filled, share = (sample_windows(maps, corner, side, scale / factor) * inside).tensor_split(
+            (1, 2, 5), 1
+        )
+        backgrounds = frames + hole * (filled - frames)
+        if plate is not None:
+            whole = plate[0].expand(len(images), -1, -1, -1)
+            colour, known = reduced(crop_windows(whole, corner * scale, side * scale), scale).split((3, 1), 1)
+            backgrounds = backgrounds + share * known * (colour - backgrounds)
+        return corner, frames, backgrounds, masks
+
+    def locate(self, masks: Tensor) -> Tensor:
+        """The agent's centre in masks (B, 1, H, W): (B, 2) px (:func:`glass_gym.tensors.geometry.densest_point`)."""
+        factor = masks.shape[-1] * self.config.gma_scale // self.config.width
+        radius = self.config.agent_radius * masks.shape[-1] // self.config.width
+        centre = densest_point(reduced(masks, factor), max(1, radius // factor))
+        return centre * factor + (factor - 1) / 2
 
     def inpaint_background(self, images: Tensor, masks: Tensor, margin: int | None = None) -> Tensor:
         """N: images, masks dilated by `margin` px (None: the config's `hole_margin`) -> backgrounds (B, 3, H, W)."""
@@ -131,12 +286,14 @@ class GMA(StagedModel):
 
     def analyse_pairs(self, frames: Tensor, margin: int = 0) -> Motion:
         """GMA on frames t, t + 1, (B, 2, 3, H, W) in [-1, 1] (Sec. 3.1); masks are dilated by `margin` px for N."""
+        factor = frames.shape[-1] * self.config.gma_scale // self.config.width
         flat = frames.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         masks = self.mask(flat)
         backgrounds = self.inpaint_background(flat, masks, margin).unflatten(0, frames.shape[:2])
         masks = masks.unflatten(0, frames.shape[:2])  # (B, 2, 1, H, W)
-        foreground_shift = self.shift_foreground(frames, masks)
-        background_shift = self.shift_background(frames, 1 - masks)
+        small, seen = (reduced(x.flatten(0, 1), factor).unflatten(0, frames.shape[:2]) for x in (frames, masks))
+        foreground_shift = factor * self.shift_foreground(small, seen)
+        background_shift = factor * self.shift_background(small, 1 - seen)
         layer = torch.cat([frames[:, 0] * masks[:, 0], masks[:, 0]], 1)
         moved_layer = translate(layer, foreground_shift)
         moved_background = translate(backgrounds[:, 0], background_shift, "border")
@@ -146,13 +303,16 @@ class GMA(StagedModel):
 
 def _make_inpaint(config: GlassConfig) -> InpaintNet:
     net = HalfResolutionUNet(3, 3, 16)
-    return PlateInpaintNet(net, config.height, config.width) if config.background_plate else InpaintNet(net)
+    if config.background_plate:
+        return PlateInpaintNet(net, config.height, config.width, config.gma_scale)
+    return InpaintNet(net, config.width // config.gma_scale)
 
 
 PARTS: dict[str, Callable[[GlassConfig], Any]] = {
-    "mask": lambda c: MaskNet(HalfResolutionUNet(3, 1, c.mask_channels), bias=-2.0),
+    "mask": lambda c: MaskNet(HalfResolutionUNet(3, 1, c.mask_channels), -2.0, c.width // c.gma_scale),
     "inpaint": _make_inpaint,
     "shift_foreground": lambda c: CorrelationShift(c.foreground_range, True, 60.0),
     "shift_background": lambda c: CorrelationShift(c.background_range, False, 200.0),
+    "matting": lambda c: MattingNet(HalfResolutionUNet(7, 1, 16, norm="group")) if c.gma_scale > 1 else None,
 }
 """A function that makes each part of the default GMA, by its name in :class:`GMA`."""

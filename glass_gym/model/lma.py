@@ -17,7 +17,7 @@ from glass_gym.model.blocks import StagedModel
 from glass_gym.model.quantise import Quantised, Quantiser
 from glass_gym.model.view import View
 
-SHIFT_UNIT = 4.0  # The RNN gets global actions in units of this many px; a typical step has size one.
+SHIFT_UNIT = 4.0  # The RNN gets global actions in units of this many px of a layer; a typical step has size one.
 
 State = tuple[Tensor, ...]  # The RNN's state.
 
@@ -44,6 +44,11 @@ class LMA(StagedModel):
     view: View  # cuts layers out of frames and draws them back
     quantiser: Quantiser  # A's codebook of K local actions
     prior: nn.Module | None  # p(code | state, shift)
+
+    @property
+    def shift_unit(self) -> float:
+        """SHIFT_UNIT in px of a frame."""
+        return SHIFT_UNIT * self.config.window_scale
 
     def codebooks(self) -> list[Tensor]:
         """Buffers that are updated by moving averages in training, not by gradients."""

@@ -25,7 +25,7 @@ from glass_gym.model.blocks import (
 )
 from glass_gym.model.config import GlassConfig
 from glass_gym.model.gma import InpaintNet, MaskNet
-from glass_gym.model.lma import LMA, SHIFT_UNIT, Drawn, State, masked
+from glass_gym.model.lma import LMA, Drawn, State, masked
 from glass_gym.model.quantise import make_quantiser
 from glass_gym.model.shift import RegressorShift, translate
 from glass_gym.model.view import WholeFrame
@@ -226,7 +226,7 @@ class PaperLMA(LMA):
     ) -> tuple[Drawn, State]:
         """As :meth:`LMA.animate`."""
         features, _ = self.encoder(layer.contiguous(memory_format=torch.channels_last))
-        hidden, state = self.dynamics(self.compressor(features), state, shift / SHIFT_UNIT, code_vector)
+        hidden, state = self.dynamics(self.compressor(features), state, shift / self.shift_unit, code_vector)
         return self.decoder(hidden), state
 
 
@@ -235,6 +235,7 @@ GMA_PARTS: dict[str, Callable[[GlassConfig], Any]] = {
     "inpaint": lambda c: InpaintNet(PaperInpaint()),
     "shift_foreground": lambda c: RegressorShift(c.foreground_range),
     "shift_background": lambda c: RegressorShift(c.background_range),
+    "matting": lambda c: None,
 }
 """A function that makes each part of the paper's GMA, by its name in :class:`glass_gym.model.gma.GMA`."""
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from glass_gym.model.blocks import SLOPE, AdaptiveNorm, BilinearChain, ConvBlock, ModulatedConv, ResBlock, code_mlp
 from glass_gym.model.config import GlassConfig
-from glass_gym.model.lma import LMA, SHIFT_UNIT, Drawn, State, masked
+from glass_gym.model.lma import LMA, Drawn, State, masked
 from glass_gym.model.quantise import CosineQuantiser, make_quantiser
 from glass_gym.model.view import ConnectedWindow
 
@@ -30,7 +30,7 @@ SCALE = 4  # Side, px, of a cell of the coarsest feature maps.
 FLOW = 4.0  # Px per unit of D's flow.
 FAINTEST = 0.2  # Where the first window's mask is below this, copied colours fade to grey.
 PRIOR_DROPOUT = 0.3  # Dropout of the prior in training, against overfitting to the training sequences.
-SEARCH_PX = 3  # The position of an episode's first window is searched within this many px of its first estimate.
+SEARCH_PX = 3  # The first window's position is searched within this many px, of the layer, of its first estimate.
 OFFSETS = [(x, y) for y in range(-SEARCH_PX, SEARCH_PX + 1) for x in range(-SEARCH_PX, SEARCH_PX + 1)]
 """All whole-pixel offsets (x, y) within SEARCH_PX."""
 
@@ -327,24 +327,28 @@ class PoseLMA(LMA):
         return self.action(vectors.unflatten(0, layers.shape[:2]))
 
     def refine_position(self, images: Tensor, masks: Tensor, position: Tensor) -> Tensor:
-        """As :meth:`LMA.refine_position`: the offset within SEARCH_PX px at which D redraws the window best."""
-        errors = torch.stack(list(self.drawing_errors(images, masks, position, OFFSETS)), 1)
-        return position + position.new_tensor(OFFSETS)[errors.argmin(1)]
+        """As :meth:`LMA.refine_position`: the offset, within SEARCH_PX, at which D redraws the window best."""
+        wide = self.view.cut(images, masks, position, SEARCH_PX)
+        errors = torch.stack(list(self.drawing_errors(wide, position, OFFSETS)), 1)
+        return position + self.view.scale * position.new_tensor(OFFSETS)[errors.argmin(1)]
 
-    def drawing_errors(
-        self, images: Tensor, masks: Tensor, position: Tensor, offsets: Sequence[tuple[int, int]]
-    ) -> Iterator[Tensor]:
-        """How well D redraws the windows at offsets (x, y) px from their positions, at most SEARCH_PX an axis.
+    def drawing_errors(self, wide: Tensor, position: Tensor, offsets: Sequence[tuple[int, int]]) -> Iterator[Tensor]:
+        """How well D redraws the windows at offsets, px of a layer, from their positions (B, 2) px.
+
+        Args:
+            wide: layers (B, 4, h, w) at the positions, with SEARCH_PX px more on each side.
+            position: (B, 2) px.
+            offsets: (x, y) of each, at most SEARCH_PX.
 
         Yields:
             for each offset the sum of squared errors, (B,).
         """
-        wide = self.view.cut(images, masks, position, SEARCH_PX)
         side = self.config.window
         for x, y in offsets:
             layer = wide[..., SEARCH_PX + y :, SEARCH_PX + x :][..., :side, :side].contiguous()
             appearance, first, pose, _ = self.start_state(layer)
-            drawn = self.decoder(appearance, first, pose, position + position.new_tensor([x, y])).layer
+            moved = position + self.view.scale * position.new_tensor([x, y])
+            drawn = self.decoder(appearance, first, pose, moved).layer
             yield (drawn - layer).square().sum((1, 2, 3))
 
     def start_state(self, layer: Tensor) -> State:
@@ -379,7 +383,7 @@ class PoseLMA(LMA):
             position = torch.full_like(shift, torch.nan)
         with torch.autocast(shift.device.type, enabled=False):  # bfloat16 rounding must not change the chosen pose
             hidden = self.dynamics.update_hidden(pose, hidden)
-            index = self.dynamics(pose, hidden, shift / SHIFT_UNIT, code_vector, position).argmax(1)
+            index = self.dynamics(pose, hidden, shift / self.shift_unit, code_vector, position).argmax(1)
             pose = self.pose_codebook.embed(index)
         return (appearance, first, pose, hidden), index
 
@@ -393,7 +397,7 @@ class PoseLMA(LMA):
         if self.prior is None:
             return super().code_prior(state, shifts)
         _, _, pose, hidden = state
-        return self.prior(pose, self.dynamics.update_hidden(pose, hidden), shifts / SHIFT_UNIT)
+        return self.prior(pose, self.dynamics.update_hidden(pose, hidden), shifts / self.shift_unit)
 
 
 PARTS: dict[str, Callable[[GlassConfig], Any]] = {

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from glass_gym.model.config import GlassConfig
 from glass_gym.model.shift import translate
-from glass_gym.tensors.convert import to_bytes, to_images
-from glass_gym.tensors.geometry import blend_windows, compose, crop_windows, densest_point, dilate, keep_agent
+from glass_gym.tensors.convert import can_read_values, to_bytes, to_images
+from glass_gym.tensors.geometry import blend_windows, compose, crop_windows, densest_point, dilate, keep_agent, reduced
 
 
 class View(ABC):
@@ -19,18 +19,24 @@ class View(ABC):
     Attributes:
         follows: the layer is a window that moves with the agent; the global action moves the window, not its content.
         size: (h, w) of a layer, px.
+        scale: a layer's pixel covers this many px of a frame along each axis.
     """
 
     follows: bool
 
     def __init__(self, config: GlassConfig):
         self.window = config.window
+        self.scale = config.window_scale
         self.radius = config.agent_radius
+        self.solid = 0.5 if config.gma_scale == 1 else 0.1  # alphas of shadows are low
         self.size = (config.window, config.window) if self.follows else (config.height, config.width)
 
     @abstractmethod
     def cut(self, images: Tensor, masks: Tensor, position: Tensor, margin: int = 0) -> Tensor:
-        """Layers of images (B, 3, H, W) and masks (B, 1, H, W) at positions (B, 2) px; windows `margin` px larger."""
+        """Layers of images (B, 3, H, W) and masks (B, 1, H, W) at positions (B, 2) px.
+
+        Windows have `margin` px (of the layer) more on each side.
+        """
 
     @abstractmethod
     def anchor(self, centre: Tensor) -> Tensor:
@@ -60,16 +66,29 @@ class ConnectedWindow(View):
 
     def cut(self, images: Tensor, masks: Tensor, position: Tensor, margin: int = 0) -> Tensor:
         """Windows centred on the positions, without parts that are not connected to the middle."""
-        corner = position.long() - self.window // 2 - margin
-        layer = crop_windows(torch.cat([images * masks, masks], 1), corner, self.window + 2 * margin)
-        solid = (layer[:, 3:] > 0.5).float()
+        side = (self.window + 2 * margin) * self.scale
+        colour, mask = crop_windows(torch.cat([images, masks], 1), position.long() - side // 2, side).split((3, 1), 1)
+        layer = reduced(torch.cat([colour * mask, mask], 1), self.scale)
+        return self._connected(layer)
+
+    def cut_windows(self, layer: Tensor, corner: Tensor, position: Tensor, margin: int = 0) -> Tensor:
+        """As :meth:`cut`, from larger layers (B, 4, s, s) whose corners in reduced frames are (B, 2) int64, (x, y)."""
+        side = self.window + 2 * margin
+        return self._connected(crop_windows(layer, (position / self.scale).round().long() - side // 2 - corner, side))
+
+    def _connected(self, layer: Tensor) -> Tensor:
+        """Layers without parts that are not connected to the middle."""
+        solid = (layer[:, 3:] > self.solid).float()
         middle = torch.zeros_like(solid)
         at = layer.shape[-1] // 2
-        reach = max(2, self.radius // 2)
+        reach = max(2, self.radius // (2 * self.scale))
         middle[..., at - reach : at + reach, at - reach : at + reach] = 1.0
         kept = solid * middle
         for _ in range(layer.shape[-1] // 2):
-            kept = dilate(kept, self.GAP // 2) * solid
+            more = dilate(kept, self.GAP // 2) * solid
+            if can_read_values(more) and torch.equal(more, kept):
+                break
+            kept = more
         kept = dilate(kept, 1)  # include the soft edge
         empty = kept.sum((1, 2, 3), keepdim=True) == 0
         return layer * torch.where(empty, torch.ones_like(kept), kept)
@@ -88,7 +107,7 @@ class ConnectedWindow(View):
 
     def draw(self, layer: Tensor, background: Tensor, position: Tensor, out: Tensor | None = None) -> Tensor:
         """Draw the window into the background; other pixels stay."""
-        return blend_windows(layer, background, position, out)
+        return blend_windows(layer, background, position, out, self.scale)
 
 
 class WholeFrame(View):

@@ -17,7 +17,6 @@ from glass_gym.model.glass import Glass
 from glass_gym.simulator.decoder_cache import cached
 from glass_gym.tensors.convert import outside_inference_mode, to_bytes, to_images
 from glass_gym.tensors.device import pick_device, pick_precision
-from glass_gym.tensors.geometry import densest_point
 from glass_gym.tensors.rows import RowState
 
 PRESENT = 0.25  # An agent is present while its mask has at least this share of its initial mass.
@@ -125,15 +124,14 @@ class Simulator:
         view = self.model.lma.view
         images = to_images(frames.to(self.device).permute(0, 3, 1, 2))
         with self._autocast():
-            masks = self.model.gma.mask(images).float()
-            background = self.model.gma.inpaint_background(images, masks).float()
-        centre = densest_point(masks, self.config.agent_radius)
+            masks, colours, background = self.model.gma.segment(images)
+        centre = self.model.gma.locate(masks)
         with self._autocast():
             if position is None:
-                place = self.model.lma.refine_position(images, masks, view.anchor(centre))
+                place = self.model.lma.refine_position(colours, masks, view.anchor(centre))
             else:
                 place = position.to(centre)
-            layer = view.cut(images, masks, place)
+            layer = view.cut(colours, masks, place)
             memory = tuple(m.clone() for m in self.lma.start_state(layer))
         mass = layer[:, 3].sum((1, 2))
         if self.device.type == "cpu":  # the memory format of observed frames

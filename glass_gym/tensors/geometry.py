@@ -18,6 +18,29 @@ def compose(layer: Tensor, background: Tensor) -> Tensor:
     return layer[:, :3] + background * (1 - layer[:, 3:])
 
 
+def unmixed(images: Tensor, masks: Tensor, backgrounds: Tensor) -> Tensor:
+    """The colours that, drawn over backgrounds through masks, give the images, as far as there are such colours.
+
+    Args:
+        images, backgrounds: (B, 3, H, W) in [-1, 1].
+        masks: (B, 1, H, W) in [0, 1].
+
+    Returns:
+        (B, 3, H, W) in [-1, 1].
+    """
+    return ((images - backgrounds * (1 - masks)) / masks.clamp_min(1e-3)).clamp(-1, 1)
+
+
+def reduced(x: Tensor, factor: int) -> Tensor:
+    """Images (B, C, H, W) reduced by a whole factor, by means of squares: (B, C, H / factor, W / factor)."""
+    return F.avg_pool2d(x, factor) if factor > 1 else x
+
+
+def enlarged(x: Tensor, factor: int) -> Tensor:
+    """Images (B, C, H, W) enlarged by a whole factor, bilinearly: (B, C, H * factor, W * factor)."""
+    return F.interpolate(x, scale_factor=float(factor), mode="bilinear") if factor > 1 else x
+
+
 def offsets(centre: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """The distances of columns and rows from centres (B, 2) px: x - x_0, (B, 1, W), and y - y_0, (B, H, 1)."""
     x = torch.arange(width, device=centre.device) - centre[:, 0, None, None]
@@ -96,33 +119,54 @@ def crop_windows(images: Tensor, corners: Tensor, side: int) -> Tensor:
     return cut.unflatten(2, (side, side)) * inside[:, None].to(images.dtype)
 
 
-def blend_windows(windows: Tensor, background: Tensor, position: Tensor, out: Tensor | None = None) -> Tensor:
+def sample_windows(maps: Tensor, corners: Tensor, side: int, scale: float) -> Tensor:
+    """Windows of frames, (B, C, side, side), from maps (B, C, h, w) of these frames at another size, bilinearly.
+
+    Args:
+        maps: edges are repeated.
+        corners: (B, 2), (x, y) of the windows' first pixels, in px of the windows.
+        side: px.
+        scale: a pixel of the windows is as large as so many pixels of the maps.
+    """
+    height, width = maps.shape[2:]
+    ruler = torch.arange(side, device=maps.device) + 0.5
+    x, y = ((corners[:, axis, None] + ruler) * scale * 2 / n - 1 for axis, n in enumerate((width, height)))
+    grid = torch.stack([x[:, None].expand(-1, side, -1), y[:, :, None].expand(-1, -1, side)], -1)
+    return F.grid_sample(maps.float(), grid, padding_mode="border", align_corners=False)
+
+
+def blend_windows(
+    windows: Tensor, background: Tensor, position: Tensor, out: Tensor | None = None, scale: int = 1
+) -> Tensor:
     """Compose layers over backgrounds at sub-pixel positions. Pixels outside the windows stay as they are.
 
-    Pixel i of a window lands on the frame's pixel position - s / 2 + i, with bilinear interpolation. What lies outside
-    the frame is lost.
+    Pixel i of a window, enlarged by `scale`, lands on the frame's pixel position - scale s / 2 + i, with bilinear
+    interpolation. What lies outside the frame is lost.
 
     Args:
         windows: (B, 4, s, s), colour * mask in [-1, 1] and mask.
         background: (B, 3, H, W) uint8.
         position: (B, 2) px, the windows' centres.
         out: frames (B, 3, H, W) that may be overwritten, to save memory; used on the CPU.
+        scale: whole factor by which windows are enlarged first.
 
     Returns:
         (B, 3, H, W) uint8; on the CPU in the memory format of the background.
     """
     height, width = background.shape[2:]
-    side = windows.shape[-1]
+    side = windows.shape[-1] * scale
     corner = position - side / 2
     whole = corner.floor()
     fraction = (corner - whole).to(windows.dtype)
     if can_read_values(windows):
         windows, first = _without_margins(windows)
-        whole = whole + first
+        windows, more = _enlarged_windows(windows, scale)
+        whole = whole + scale * first - more
         if fraction.any():
             windows = _moved(windows, fraction)
         return _paste(windows, background.clone() if out is None else out.copy_(background), whole)
-    index, inside = places(whole.long(), side + 1, height, width)
+    windows, more = _enlarged_windows(windows, scale)
+    index, inside = places(whole.long() - more, side + 2 * more + 1, height, width)
     flat = background.flatten(2)
     below = to_images(flat.gather(2, index.flatten(1)[:, None].expand(-1, 3, -1)))
     drawn = to_bytes(compose(_moved(windows, fraction).float().flatten(2), below))
@@ -130,6 +174,11 @@ def blend_windows(windows: Tensor, background: Tensor, position: Tensor, out: Te
     index = torch.where(inside, index, spare).flatten(1)[:, None].expand(-1, 3, -1)
     out = torch.cat([flat, flat[..., :1]], 2).scatter(2, index, drawn)
     return out[..., :spare].unflatten(2, (height, width)).contiguous()
+
+
+def _enlarged_windows(windows: Tensor, scale: int) -> tuple[Tensor, int]:
+    """Enlarge windows, and let their edges fade; and by how many px they have grown on each side beyond that."""
+    return (enlarged(F.pad(windows, (1, 1, 1, 1)), scale), scale) if scale > 1 else (windows, 0)
 
 
 def _without_margins(windows: Tensor) -> tuple[Tensor, Tensor]:

@@ -85,6 +85,7 @@ class StoreIndex(StoreFormat):
     kind: Annotated[str, Field(max_length=200)] = ""
     rate: Annotated[float, Field(gt=0, le=1e6)] | None = None
     reader: Annotated[str, Field(max_length=200)] = ""
+    scale: Annotated[int, Field(ge=1, le=32)] = 1
     videos: Annotated[list[StoredVideo], Field(min_length=1)]
 
 

@@ -86,8 +86,8 @@ def test_windows_of_another_version_are_cut_again(sure_model, store, tmp_path, c
     assert len(WindowSet.load(path).layers) == 20
     with np.load(path) as file:
         parts = {name: file[name] for name in file.files}
-    np.savez(path, **parts | {"version": np.array(2)})
-    with pytest.raises(ValueError, match=r"w\.npz: version 2, expected 1"):
+    np.savez(path, **parts | {"version": np.array(1)})
+    with pytest.raises(ValueError, match=r"w\.npz: version 1, expected 2"):
         WindowSet.load(path)
     assert windows_module._known_windows(path, sure_model, windows_module.MARGIN) is None
     assert "it is cut again" in capsys.readouterr().err

@@ -4,6 +4,7 @@ A store is a folder::
 
     index.json    height, width, pixel_aspect, the videos (name, split, start, length), source, kind, rate and reader
     frames.npy    (N, H, W, 3) uint8, all videos one after the other
+    copy/         a working copy for GMA, a store with reduced frames, if these are large (index.json: scale)
     masks.npy     (N, ceil(H W / 8)) uint8, true masks packed bit by bit (optional, for scoring only)
     labels.npz    an array for each label, first axis N (optional, for scoring only)
 
@@ -18,10 +19,12 @@ import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from glass_gym.tensors.convert import to_images
 from glass_gym.worlds.checkpoint import write_atomically
@@ -29,6 +32,16 @@ from glass_gym.worlds.headers import StoreFormat, StoreIndex, read_header
 
 FORMAT = "glass-clips"
 VERSION = 1
+WORKING = 128 * 160  # About how many px a frame of the working copy has.
+
+
+def working_scale(height: int, width: int) -> int:
+    """The factor by which frames (px) are reduced for the working copy, whose sides must be multiples of 8 px.
+
+    1: GMA sees the frames as they are.
+    """
+    most = max(1, round(math.sqrt(height * width / WORKING)))
+    return next((n for n in range(most, 1, -1) if height % (8 * n) == 0 and width % (8 * n) == 0), 1)
 
 
 class DataError(ValueError):
@@ -72,6 +85,7 @@ class StoreWriter:
         kind: name of the :class:`training.data.sources.Source` that made them.
         rate: frames a second; None if not known.
         reader: what read or made the videos; a store of another one is made anew.
+        scale: frames are reduced by this whole factor for the working copy; 1: there is none.
     """
 
     def __init__(
@@ -84,6 +98,7 @@ class StoreWriter:
         kind: str = "videos",
         rate: float | None = None,
         reader: str = "",
+        scale: int = 1,
     ):
         self.root = Path(root)
         self.root.mkdir(parents=True, exist_ok=True)
@@ -95,6 +110,11 @@ class StoreWriter:
         self.kind = kind
         self.rate = rate
         self.reader = reader
+        self.scale = scale
+        self.copy: StoreWriter | None = None
+        if scale > 1:
+            smaller = height // scale, width // scale
+            self.copy = StoreWriter(self.root / "copy", *smaller, pixel_aspect, source, kind, rate, reader)
         self.videos: list[Video] = []
         self._shots: list[str] = []
         self.frames = 0
@@ -110,6 +130,7 @@ class StoreWriter:
         masks: np.ndarray | None = None,
         file: str = "",
         shot: str = "",
+        only_copy: bool = False,
         **labels,
     ) -> None:
         """Append a video.
@@ -121,6 +142,7 @@ class StoreWriter:
             masks: true masks (T, H, W) bool; for all videos or for none.
             file: what the video is a part of; videos of one file follow each other. Default: the name.
             shot: videos of one shot follow each other, and belong to one split; default: the name.
+            only_copy: only the working copy gets the video, to save disk space.
             labels: arrays with first axis T; the same labels for all videos.
 
         Raises:
@@ -131,6 +153,11 @@ class StoreWriter:
                 f"{name}: frames are {frames.dtype} {frames.shape[1:]}, this store holds uint8 "
                 f"{(self.height, self.width, 3)}; crop or resize all videos to one size"
             )
+        if self.copy is not None:
+            small = np.stack([np.asarray(Image.fromarray(frame).reduce(self.scale)) for frame in frames])
+            self.copy.add(name, split, small, file=file, shot=shot)
+            if only_copy:
+                return
         self._frames.append(frames)
         if masks is not None:
             if self._masks is None:
@@ -145,10 +172,15 @@ class StoreWriter:
     @property
     def shots(self) -> int:
         """Number of shots so far."""
-        return len(set(self._shots))
+        return len(set((self.copy or self)._shots))
 
     def split_by_order(self) -> None:
         """Split the shots 8:1:1 in their order; val and test get at least one each."""
+        if self.copy is not None:
+            self.copy.split_by_order()
+            split_of = {video.name: video.split for video in self.copy.videos}
+            self.videos = [replace(video, split=split_of[video.name]) for video in self.videos]
+            return
         held = max(1, self.shots // 10)
         splits = ["train"] * (self.shots - 2 * held) + ["val"] * held + ["test"] * held
         split_of = dict(zip(dict.fromkeys(self._shots), splits, strict=True))
@@ -157,6 +189,8 @@ class StoreWriter:
 
     def close(self) -> None:
         """Finish the arrays, and write the index."""
+        if self.copy is not None:
+            self.copy.close()
         self._frames.close()
         if self._masks is not None:
             self._masks.close()
@@ -167,7 +201,7 @@ class StoreWriter:
             "version": VERSION,
             **{
                 name: getattr(self, name)
-                for name in ("height", "width", "pixel_aspect", "source", "kind", "rate", "reader")
+                for name in ("height", "width", "pixel_aspect", "source", "kind", "rate", "reader", "scale")
             },
             "videos": [asdict(v) for v in self.videos],
         }
@@ -236,7 +270,7 @@ class Store:
     """A clip store opened for reading; arrays are memory-mapped.
 
     Attributes:
-        height, width, pixel_aspect, source, kind, rate, reader: as in :class:`StoreWriter`.
+        height, width, pixel_aspect, source, kind, rate, reader, scale: as in :class:`StoreWriter`.
         videos: the videos, in their order.
         frames: (N, H, W, 3) uint8.
         labels: arrays with first axis N, by name.
@@ -270,6 +304,7 @@ class Store:
         self.kind = index.kind
         self.rate = index.rate
         self.reader = index.reader
+        self.scale = index.scale
         self.videos = [Video(v.name, v.split, v.start, v.length, v.file or v.name) for v in index.videos]
         ends = 0
         for video in self.videos:
@@ -297,6 +332,16 @@ class Store:
         if array.shape != shape or array.dtype != np.uint8:
             raise DataError(f"{path}: holds {array.dtype} {array.shape}, its index says uint8 {shape}; write it again")
         return array
+
+    @cached_property
+    def copy(self) -> Store:
+        """The working copy, which GMA is trained on: all videos, with reduced frames; else the store itself."""
+        if self.scale == 1:
+            return self
+        copy = Store(self.root / "copy")
+        if (copy.height * self.scale, copy.width * self.scale) != (self.height, self.width):
+            raise DataError(f"{copy.root}: its frames are not 1/{self.scale} of those of {self.root}; write it again")
+        return copy
 
     @property
     def has_masks(self) -> bool:

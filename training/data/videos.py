@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,12 +22,14 @@ from ..config import ReadConfig
 from .cuts import SHOT, find_cuts
 from .picture_series import STACKS, is_stack, series_in
 from .reader import VIDEOS, open_video
-from .store import DataError, StoreWriter
+from .store import DataError, StoreWriter, working_scale
 from .video_reader import SAME_RATE, Crop, Size, VideoReader, size_after, why_unreadable
 
 READER = "PyAV 1"  # Written into stores; change it where the same options give other frames.
 SPLITS = ("train", "val", "test")
 PIECE = 192  # Largest number of frames in one video of a store.
+LARGEST = 8_000_000_000
+"""Bytes of a store with a working copy: of more footage, an even share of the clips is kept in full size."""
 MEMORY = 128_000_000  # Bytes of frames that are collected before they are written.
 SAME_SHAPE = 0.03  # Videos have one shape if width over height differs by no more than this share.
 SQUARE = 0.05  # Pixels are taken as square if width over height differs from 1 by less; nobody sees it.
@@ -357,7 +360,8 @@ def pack(root: Path, out: Path, config: ReadConfig, progress: Progress = lambda 
     lines = list(footage.left_out)
     writer: StoreWriter | None = None
     total = footage.frames
-    done = 0
+    done = number_of_clips = 0
+    every = 1
     for name, split, reader in footage.videos:
         before = list(reader.notes)
         number = 0
@@ -367,9 +371,14 @@ def pack(root: Path, out: Path, config: ReadConfig, progress: Progress = lambda 
                     if writer is None:
                         aspect = config.pixel_aspect or _aspect_at(footage, config, clip.shape[1:3])
                         rate = footage.rate and footage.rate / ((config.skip or 0) + 1)
-                        writer = StoreWriter(out, *clip.shape[1:3], aspect, str(root), rate=rate, reader=READER)
+                        scale = working_scale(*clip.shape[1:3])
+                        writer = StoreWriter(out, *clip.shape[1:3], aspect, str(root), "videos", rate, READER, scale)
+                        every = math.ceil(total * clip[0].nbytes / min(LARGEST, shutil.disk_usage(out).free // 2))
                     shot = f"{name}-{number:03d}" if number else name
-                    writer.add(f"{shot}+{phase}" if phase else shot, split, clip, file=name, shot=f"{name}/{number}")
+                    whose = {"file": name, "shot": f"{name}/{number}"}
+                    beside = number_of_clips % every > 0
+                    writer.add(f"{shot}+{phase}" if phase else shot, split, clip, **whose, only_copy=beside)
+                    number_of_clips += 1
                 number += bool(clips)
                 done = min(done + read, total)
                 progress(done, total)

@@ -25,9 +25,10 @@ from ..core.run import Run
 from ..core.stage import Stage
 from ..core.trainer import Trainer
 from ..data import cuts
-from ..data.store import DataError, Store, StoreWriter, Video, frames_to_tensor
+from ..data.store import DataError, Store, StoreWriter, Video, frames_to_tensor, working_scale
 from ..data.videos import PIECE, Footage, clips_of, frames_read
 from ..footage.choices import VIDEOS as SURVEYED
+from ..footage.choices import working_copy
 from ..footage.survey import Survey
 from ..gma import background
 from ..gma.perceptual import load_features
@@ -88,7 +89,7 @@ def sample_footage(footage: Footage, read: ReadConfig, out: Path) -> tuple[Store
                 decoded += count
                 if clips:
                     clip = max(clips, key=len)[:LONGEST]
-                    writer = writer or StoreWriter(out, *clip.shape[1:3])
+                    writer = writer or StoreWriter(out, *clip.shape[1:3], scale=working_scale(*clip.shape[1:3]))
                     writer.add(name, "train", clip)
                     break
     if writer is None:
@@ -148,10 +149,11 @@ def estimate(run: Run, store: Store, gma: GMA, amount: Amount, surveyed: bool = 
     with tempfile.TemporaryDirectory() as folder, Bar("timing a few steps of each stage") as bar:
         bar.tell("GMA")
         trainer = Trainer(gma, Path(folder) / "gma.pt", config.loop, run.processes)
-        labels = _labels(store, clip) if surveyed and config.gma.pseudo_label_weight else None
+        copy = working_copy(run, store)
+        labels = _labels(copy, clip) if surveyed and config.gma.pseudo_label_weight else None
         features = load_features(config.vgg, trainer.device)
-        step = _step(trainer, GmaStage(gma, store, config.gma, features, labels))
-        some = _frames(store, clip)[:PROBED].to(trainer.device)
+        step = _step(trainer, GmaStage(gma, copy, config.gma, features, labels))
+        some = _frames(copy, clip)[:PROBED].to(trainer.device)
         masks = _seconds(lambda: gma.mask(some)) / len(some)
         out = {"GMA": step * (config.gma.iterations or 0)}
         if config.refine.iterations:

@@ -17,7 +17,7 @@ from ..core import sheets
 from ..core.progress import Bar, each, say, warn
 from ..core.run import Run
 from ..data.sources import source_of
-from ..data.store import DataError, Store
+from ..data.store import WORKING, DataError, Store, working_scale
 from ..data.video_reader import Crop, size_after
 from ..data.videos import Footage, Progress, frames_read, open_videos, sample_video
 from .survey import NoWorldError, Survey, survey
@@ -27,9 +27,7 @@ VIDEOS = 24  # Maximum number of videos that are surveyed.
 FRAMES_A_VIDEO = 400  # Maximum number of frames of each video that are surveyed.
 FRAMES_IN_ALL = 4800  # Maximum number of frames of video files that are surveyed, so that it takes about a minute.
 DECODED = 36_000  # Maximum number of frames that are decoded for it: 20 minutes of footage, of 30 frames a second.
-AREA = 128 * 160  # Px of a frame with which training takes about an hour on two cores.
-SMALL, LARGE = 12.0, 64.0
-"""Frames are scaled so that the agent is at least SMALL px large, if 2 AREA allow it, and at most LARGE px."""
+LINES, LONGER_SIDE = 480, 854  # Largest frames of a world, px.
 STEP = 2.0  # Frames are skipped until the agent's typical step is about this long, px.
 CLIP = 24  # Frames are skipped only as long as shots keep about this number of frames.
 LARGEST = 1.1  # theta is this many times the 95th percentile of the agent's area.
@@ -97,11 +95,16 @@ def choose_sizes(run: Run, store: Store) -> Survey | None:
                 if name not in run.values:
                     run.choose(name, value, f"usual for {store.kind or 'this source'}")
         return None
-    found = survey_store(store)
+    found = survey_store(working_copy(run, store))
     if {"gma.theta", "codes"} <= run.values.keys():
         return found
     choose_from_survey(run, found, store)
     return found
+
+
+def working_copy(run: Run, store: Store) -> Store:
+    """The store that GMA is trained on: with reduced frames, if frames are large; the paper's GMA sees whole ones."""
+    return store if run.config.architecture == "paper" else store.copy
 
 
 def choose_from_survey(run: Run, found: Survey, store: Store, frames: int | None = None) -> None:
@@ -200,34 +203,28 @@ def _choose_size_and_skip(run: Run, found: Survey, size: tuple[int, int]) -> Non
     """Choose frame size and skipped frames; `size` is that of the original frames, (height, width) px."""
     if min(size) < 32:
         raise DataError(f"frames are {size[1]}x{size[0]} px; a world needs at least 32x32: use larger footage")
-    whole = size[0] / found.height  # original px per surveyed px
-    agent = max(*found.agent, 1.0)
-    scale = min(whole, math.sqrt(AREA / (found.height * found.width)))
-    why = "training takes about an hour on two cores"
-    if agent * scale > LARGE:
-        scale = max(LARGE / agent, 64 / min(found.height, found.width))
-        why = f"the agent is at most {LARGE:.0f} px large"
-    elif agent * scale < SMALL:
-        scale = min(whole, SMALL / agent, math.sqrt(2 * AREA / (found.height * found.width)))
-        why = f"the agent is at least {agent * scale:.0f} px large"
-    if scale > 0.75 * whole and size[0] * size[1] <= 2 * AREA and agent * whole <= LARGE:
-        scale = whole
-        why = "as they are, cropped to multiples of 8"
-        height, width = (max(32, n // 8 * 8) for n in size)
+    if run.config.architecture == "paper":  # its networks see whole frames as they are
+        shrink, unit = min(1.0, math.sqrt(WORKING / (size[0] * size[1]))), 16
     else:
-        height, width = (max(32, round(n * scale / 8) * 8) for n in (found.height, found.width))
-    run.choose("read.size", None if scale == whole else (height, width), f"{width}x{height} px frames: {why}")
+        shrink = min(1.0, LINES / min(size), LONGER_SIDE / max(size))
+        unit = 8 * max(1, round(math.sqrt(size[0] * size[1] / WORKING) * shrink))
+    height, width = (max(32, min(round(n * shrink / unit), n // unit) * unit) for n in size)
+    whole = shrink == 1 and unit == 8
+    why = "as they are" if shrink == 1 else "reduced, so that training takes about an hour on two cores"
+    chosen = run.choose("read.size", None if whole else (height, width), f"{width}x{height} px frames: {why}")
+    height, width = chosen or (height, width)
+    scale = height / found.height / working_scale(height, width)
     step = found.speed * scale
     lag = 1
     if 0 < step < 0.65 * STEP:
         lag = int(np.clip(round(STEP / step), 1, max(1, min(8, found.shot_length // CLIP))))
     thinned = f", {step * lag:.1f} px from one frame of a clip to the next; the others make clips, too" * (lag > 1)
-    run.choose("read.skip", lag - 1, f"the agent's typical step is {step:.1f} px a frame{thinned}")
+    run.choose("read.skip", lag - 1, f"the agent's typical step is {step:.1f} px a frame of GMA's{thinned}")
 
 
 def _choose_for_gma(run: Run, found: Survey, store: Store, frames: int | None) -> None:
     """Choose the options of GMA, and the sizes of the model; arguments as of :func:`choose_from_survey`."""
-    height, width = store.height, store.width
+    height, width = found.height, found.width  # of the working copy
     agent = max(found.agent)
     theta = float(np.clip(LARGEST * found.largest, 0.001, 0.5))
     run.choose("gma.theta", theta, f"the agent covers up to {found.largest:.2%} of the frame")
@@ -240,8 +237,11 @@ def _choose_for_gma(run: Run, found: Survey, store: Store, frames: int | None) -
     iterations = run.choose("gma.iterations", 1200 if moves else 600, why)
     refine = 0 if run.config.architecture == "paper" else min(300 if moves else 200, iterations // 3)
     run.choose("refine.iterations", refine, "M is trained on pseudo-labels after GMA")
-    run.choose("window", multiple_of_8(1.25 * agent, height, width), "px; preliminary, measured again after GMA")
-    run.choose("agent_radius", max(4, round(0.45 * agent)), "px; preliminary, measured again after GMA")
+    scale = 1 if run.config.architecture == "paper" else store.scale
+    run.choose("gma_scale", scale, f"GMA sees frames of {width}x{height} px")
+    window = multiple_of_8(1.25 * agent * scale, height * scale, width * scale)
+    run.choose("window", window, "px; preliminary, measured again after GMA")
+    run.choose("agent_radius", max(4, round(0.45 * agent * scale)), "px; preliminary, measured again after GMA")
     run.choose("codes", source_of(store).defaults.codes, "more than most agents need: useless codes are left out")
     if run.config.architecture == "pose":
         frames = frames or sum(v.length for v in store.videos if v.split == "train")

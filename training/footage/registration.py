@@ -159,17 +159,18 @@ def _fit(values: np.ndarray, wanted: np.ndarray) -> tuple[float, float]:
     return gain, offset
 
 
-def median_background(whole: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The background plate: the median of at most 41 registered frames.
+def median_background(whole: np.ndarray, known: np.ndarray, most: int = 41) -> tuple[np.ndarray, np.ndarray]:
+    """The background plate: the median of at most `most` registered frames.
 
     Args:
         whole: (T, h, w, 3), the frames' canvases.
         known: (T, h, w) bool, the pixels to use.
+        most: largest number of frames.
 
     Returns:
         the plate (h, w, 3), and how many of these frames had each pixel, (h, w).
     """
-    some = np.linspace(0, len(whole) - 1, min(len(whole), 41)).astype(int)
+    some = np.linspace(0, len(whole) - 1, min(len(whole), most)).astype(int)
     count = known[some].sum(0)
     if (count == len(some)).all():
         return np.median(whole[some], axis=0), count

@@ -150,15 +150,16 @@ def _label_shot(gma: GMA, frames: np.ndarray) -> tuple[list[tuple], np.ndarray]:
         blob = with_enclosed(blobs == count.argmax(), known & (far > CHANGED))
         if (blob & mask).sum() < AGREED * (blob | mask).sum():
             continue
-        faint = known & _faint_rim(frames[t] - plate.at(t)[0], blob)
+        mixed, share = rim_share(frames[t] - plate.at(t)[0], blob)
+        faint = known & mixed & (share < MIXED)
         blob &= ~faint
         doubted = near & ~blob & ~background & ~faint
         labels.append((t, blob, doubted, plate.corners[t]))
     return labels, np.dstack([plate.plate.astype(np.uint8), np.uint8(255) * plate.known])
 
 
-def _faint_rim(off: np.ndarray, blob: np.ndarray) -> np.ndarray:
-    """Find pixels on the rim of the agent that show more of the background than of the agent: (H, W) bool.
+def rim_share(off: np.ndarray, blob: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find pixels on the rim of the agent that mix its colour with the background's.
 
     Downscaling and antialiasing mix both colours on the rim. Such a pixel differs from the plate in the same direction
     as its neighbour inside, but by less; an outline of another colour differs in another direction, and is kept.
@@ -166,6 +167,9 @@ def _faint_rim(off: np.ndarray, blob: np.ndarray) -> np.ndarray:
     Args:
         off: (H, W, 3) float, the frame minus the plate.
         blob: (H, W) bool, the agent.
+
+    Returns:
+        (H, W) bool, the pixels that mix; and (H, W), to which share each shows the agent.
     """
     from scipy import ndimage
 
@@ -179,4 +183,4 @@ def _faint_rim(off: np.ndarray, blob: np.ndarray) -> np.ndarray:
     strength = strength.max(0)
     share = (agent * off).sum(-1) / np.maximum(strength, 1)
     mixed = np.abs(off - share[..., None] * agent).max(-1) < BACKGROUND
-    return blob & ~inside & (strength > 0) & mixed & (share < MIXED)
+    return blob & ~inside & (strength > 0) & mixed, share

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from glass_gym.model.lma import SHIFT_UNIT
 from glass_gym.model.pose_model import PoseLMA
 
 from ..config import LmaConfig
@@ -150,7 +149,7 @@ class LmaStage(Stage):
         log_q = (SHARPNESS * model.quantiser.logits(z).float()).log_softmax(-1)
         q = log_q.exp().unflatten(0, (batches, steps))  # (B, T, K)
         codes = model.quantiser.codebook
-        true_shifts = batch["shifts"] / SHIFT_UNIT
+        true_shifts = batch["shifts"] / self.model.shift_unit
         dropped = torch.rand(batches, generator=generator) < c.shift_dropout
         dropped = dropped.to(true_shifts.device)[:, None, None]
         shifts = torch.where(dropped, torch.zeros_like(true_shifts), true_shifts)

@@ -9,14 +9,17 @@ weak pull toward the mask's densest point fixes the absolute position.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from glass_gym.model.glass import Glass
+from glass_gym.model.gma import Matte
 from glass_gym.model.pose_model import OFFSETS, PoseLMA
-from glass_gym.tensors.geometry import crop_windows, densest_point, keep_agent
+from glass_gym.model.pose_model import SEARCH_PX as MOST_PX
+from glass_gym.model.view import View
+from glass_gym.tensors.geometry import crop_windows, keep_agent
 
 from ..core.progress import each
 
@@ -32,14 +35,27 @@ class Track:
     """A tracked video.
 
     Attributes:
-        position: (T, 2) whole px.
+        position: (T, 2) whole px, in steps of the model's `window_scale`.
         masks: (T, 1, H, W), M's masks, with only the agent kept.
         raw_masks: (T, 1, H, W), M's masks.
+        matte: the agent with sharp outlines, if the model has a matting network; else None.
     """
 
     position: Tensor
     masks: Tensor
     raw_masks: Tensor
+    matte: Matte | None = None
+
+    def layers(self, view: View, frames: Tensor, margin: int = 0) -> Tensor:
+        """The agent's layers in the video's frames (T, 3, H, W), (T, 4, h, w); `margin` as in :meth:`View.cut`."""
+        if self.matte is None:
+            return view.cut(frames, self.masks, self.position, margin)
+        return view.cut_windows(self.matte.layer, self.matte.corner, self.position, margin)
+
+    def part(self, index: Tensor) -> Track:
+        """The frames `index` (N,) alone."""
+        matte = self.matte and Matte(self.matte.corner[index], self.matte.layer[index])
+        return Track(self.position[index], self.masks[index], self.raw_masks[index], matte)
 
 
 NEAR = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))  # Offsets to a pixel and its four neighbours.
@@ -92,7 +108,7 @@ def snap_to_grid(position: Tensor, step: tuple[float, float], most: int) -> Tens
 def track(model: Glass, frames: Tensor, refine: bool = False, grid: tuple[float, float] | None = None) -> Track:
     """Track the agent through a video.
 
-    A position is the centre of the agent's window: pixel i of the window is frame pixel position - window / 2 + i.
+    A position is the centre of the agent's window, which begins at frame pixel position - s / 2, if it is s px wide.
 
     Args:
         model: a trained GMA, and an LMA, which may be untrained.
@@ -104,42 +120,53 @@ def track(model: Glass, frames: Tensor, refine: bool = False, grid: tuple[float,
         positions and masks of all T frames.
     """
     config = model.config
-    parts = each(frames.split(16), "masks")  # 16 frames fit a CPU's cache
-    masks = torch.cat([model.gma.mask(part) for part in parts]).float()
-    centre = densest_point(masks, config.agent_radius).round()
+    scale = config.window_scale
     margin = config.window // 2 + SEARCH_PX
-    side = 2 * margin
-    corner = (centre - margin).long()
-    layers = crop_windows(torch.cat([frames * masks, masks], 1), corner, side)
-    position = _whole(_solve(layers, centre))
+    parts = each(frames.split(16), "masks")  # 16 frames fit a CPU's cache
+    matte = None
+    if model.gma.matting is None:
+        masks = torch.cat([model.gma.mask(part) for part in parts]).float()
+        centre = model.gma.locate(masks).round()
+        layers = crop_windows(torch.cat([frames * masks, masks], 1), (centre - margin).long(), 2 * margin)
+    else:
+        found = [model.gma.matte(part) for part in parts]
+        matte = Matte(torch.cat([m.corner for m in found]), torch.cat([m.layer for m in found]))
+        masks = model.gma.whole_masks(matte)
+        half = matte.layer.shape[-1] // 2
+        centre = (matte.corner + half).float()
+        layers = matte.layer[..., half - margin : half + margin, half - margin : half + margin]
+    position = scale * _whole(_solve(layers, centre))
     if grid is not None:
         position = snap_to_grid(position, grid, SEARCH_PX // 2)
+    out = Track(position, masks, masks, matte)
     if refine and isinstance(model.lma, PoseLMA):
-        position = refine_positions(model.lma, frames, masks, position, jitter=grid is None)
-    return Track(position, keep_agent(masks, position, config.window), masks)
+        out.position = refine_positions(model.lma, frames, out, jitter=grid is None)
+    out.masks = keep_agent(masks, out.position, config.window * scale)
+    return out
 
 
-def refine_positions(lma: PoseLMA, images: Tensor, masks: Tensor, position: Tensor, jitter: bool = True) -> Tensor:
-    """Move all positions of a video by the one offset at which D redraws its windows best.
+def refine_positions(lma: PoseLMA, frames: Tensor, track: Track, jitter: bool = True) -> Tensor:
+    """Move all positions of a video by the one offset, in px of a layer, at which D redraws its windows best.
 
     Args:
         lma: a trained pose model.
-        images: (T, 3, H, W) in [-1, 1].
-        masks: (T, 1, H, W).
-        position: (T, 2) px.
-        jitter: then also move single positions by a pixel where that lowers the error, with a cost on each change.
+        frames: (T, 3, H, W) in [-1, 1].
+        track: the video, as tracked.
+        jitter: then also move single positions by one of these where that lowers the error, with a cost on each change.
 
     Returns:
         positions (T, 2) px.
     """
-    some = torch.linspace(0, len(images) - 1, min(len(images), REFINED_BY)).long()
-    errors = torch.stack([e.sum() for e in lma.drawing_errors(images[some], masks[some], position[some], OFFSETS)])
-    position = position + position.new_tensor(OFFSETS)[errors.argmin()]
+    some = torch.linspace(0, len(frames) - 1, min(len(frames), REFINED_BY)).long()
+    wide = track.part(some).layers(lma.view, frames[some], MOST_PX)
+    errors = torch.stack([e.sum() for e in lma.drawing_errors(wide, track.position[some], OFFSETS)])
+    position = track.position + lma.view.scale * track.position.new_tensor(OFFSETS)[errors.argmin()]
     if not jitter:
         return position
-    each = torch.stack(list(lma.drawing_errors(images, masks, position, NEAR)), 1)
+    wide = replace(track, position=position).layers(lma.view, frames, MOST_PX)
+    each = torch.stack(list(lma.drawing_errors(wide, position, NEAR)), 1)
     path = cheapest_path(each, float(each.amin(1).median()))
-    return position + position.new_tensor(NEAR)[path.to(position.device)]
+    return position + lma.view.scale * position.new_tensor(NEAR)[path.to(position.device)]
 
 
 def _whole(position: Tensor) -> Tensor:
@@ -150,7 +177,7 @@ def _whole(position: Tensor) -> Tensor:
 
 
 def _solve(layers: Tensor, centre: Tensor) -> Tensor:
-    """Match layers (T, 4, s, s), cut around centres (T, 2), over all LAGS, and solve for positions (T, 2) px."""
+    """Match layers (T, 4, s, s), cut around centres (T, 2), over all LAGS, and solve for positions (T, 2), all px."""
     steps = len(layers)
     size = layers.shape[-1] + SEARCH_PX
     spectrum = torch.fft.rfft2(layers.float(), (size, size))  # (T, 4, ...), once for all lags

@@ -31,7 +31,7 @@ from .tracking import snap_to_grid, track
 
 MARGIN = 4  # Px to spare on each side of stored windows, so that they can be cropped at an offset.
 LOST = 0.1  # M has lost the agent in a frame if its area is below this share of the video's median.
-FILE_VERSION = 1
+FILE_VERSION = 2
 ARRAYS = ("layers", "position", "starts", "lengths", "files")
 MOST_FRAMES = 120_000
 """Default of `window_frames`, halved for windows larger than SMALL_WINDOW; with fewer frames the LMA overfits more."""
@@ -68,6 +68,7 @@ class WindowSet:
         position: (N, 2) px, the agent's positions.
         starts, lengths: (V,) ints, first frames and lengths of the videos.
         height, width: of the original frames, px.
+        scale: a pixel of a window covers this many px of a frame along each axis.
         templates: (C, s, s), the templates to which the windows are aligned; None if they are not.
         grid: (x, y) px of a cell, in a grid world.
         files: (V,) ints, equal for neighbouring videos that are parts of one file; default: each has one of its own.
@@ -81,6 +82,7 @@ class WindowSet:
         lengths,
         height: int,
         width: int,
+        scale: int = 1,
         templates: np.ndarray | None = None,
         grid: tuple[float, float] | None = None,
         files: np.ndarray | None = None,
@@ -92,6 +94,7 @@ class WindowSet:
         self.files = np.arange(len(self.starts)) if files is None else files
         self.height = height
         self.width = width
+        self.scale = scale
         self.templates = templates
         self.grid = grid
 
@@ -116,7 +119,7 @@ class WindowSet:
 
     def complete(self, rng: np.random.Generator, count: int) -> np.ndarray:
         """Random frames (count,) int64 whose window lies in the frame and shows an agent; any if there are none."""
-        side = self.layers.shape[-1] - 2 * MARGIN
+        side = (self.layers.shape[-1] - 2 * MARGIN) * self.scale
         half = side / 2
         size = np.array([self.width, self.height])
         cut = np.maximum(0, half - self.position) + np.maximum(0, self.position + half - size)
@@ -151,12 +154,13 @@ class WindowSet:
         """Concatenate sets that are not aligned."""
         layers, position, starts, lengths, files = (np.concatenate([getattr(p, n) for p in parts]) for n in ARRAYS)
         first = np.repeat(np.cumsum([0] + [len(p.layers) for p in parts[:-1]]), [len(p.starts) for p in parts])
-        return cls(layers, position, starts + first, lengths, parts[0].height, parts[0].width, files=files)
+        sizes = parts[0].height, parts[0].width, parts[0].scale
+        return cls(layers, position, starts + first, lengths, *sizes, files=files)
 
     def save(self, path: Path) -> None:
         """Write as .npz."""
         arrays = {name: getattr(self, name) for name in ARRAYS} | {
-            "size": np.array([self.height, self.width]),
+            "size": np.array([self.height, self.width, self.scale]),
             "version": np.array(FILE_VERSION),
             "templates": np.zeros((0, 0, 0)) if self.templates is None else self.templates,
             "grid": np.array(self.grid or ()),
@@ -174,11 +178,11 @@ class WindowSet:
             with np.load(path, allow_pickle=False) as file:
                 if (version := int(file["version"])) != FILE_VERSION:
                     raise ValueError(f"version {version}, expected {FILE_VERSION}")
-                height, width = (int(v) for v in file["size"])
+                sizes = [int(v) for v in file["size"]]
                 templates = file["templates"] if len(file["templates"]) else None
                 grid = tuple(file["grid"].tolist()) or None
                 layers, position, starts, lengths, files = (file[name] for name in ARRAYS)
-                return cls(layers, position, starts, lengths, height, width, templates, grid, files)  # type: ignore[arg-type]
+                return cls(layers, position, starts, lengths, *sizes, templates, grid, files)  # type: ignore[arg-type, misc]
         except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, OSError, ValueError) as error:
             raise ValueError(f"{path}: {error}; delete it, to be cut again") from None
 
@@ -206,7 +210,7 @@ def track_windows(
         frames = frames_to_tensor(store.frames[video.start : video.start + video.length]).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=pick_precision("auto", device) == torch.bfloat16):
             tracked = track(model, frames)
-        cut = model.lma.view.cut(frames, tracked.masks, tracked.position, margin)
+        cut = tracked.layers(model.lma.view, frames, margin)
         layers.append(pack_layers(cut.float()).cpu().numpy())
         positions.append(tracked.position.cpu().numpy())
         progress(video.length)
@@ -215,7 +219,7 @@ def track_windows(
     known = list(dict.fromkeys(video.file for video in store.videos))
     files = np.array([known.index(video.file) for video in videos])
     stacked = np.concatenate(layers), np.concatenate(positions)
-    return WindowSet(*stacked, starts, lengths, store.height, store.width, files=files)
+    return WindowSet(*stacked, starts, lengths, store.height, store.width, model.config.window_scale, files=files)
 
 
 def align_windows(model: Glass, windows: WindowSet, like: WindowSet | None = None) -> WindowSet:
@@ -262,11 +266,12 @@ def _snap_to_grid(windows: WindowSet, grid: tuple[float, float] | None) -> None:
         return
     for start, length in zip(windows.starts, windows.lengths, strict=True):
         span = slice(start, start + length)
-        at = windows.position[span]
-        moved = (snap_to_grid(torch.from_numpy(at), grid, ALIGN_PX).numpy() - at).astype(int)
+        at = windows.position[span] / windows.scale
+        cell = grid[0] / windows.scale, grid[1] / windows.scale
+        moved = (snap_to_grid(torch.from_numpy(at), cell, ALIGN_PX).numpy() - at).astype(int)
         for frame, (x, y) in zip(range(start, start + length), moved, strict=True):
             windows.layers[frame] = np.roll(windows.layers[frame], (-y, -x), (1, 2))  # the margin is empty, or cut off
-        windows.position[span] = at + moved
+        windows.position[span] = (at + moved) * windows.scale
 
 
 def _aligned(windows: WindowSet, like: WindowSet | None) -> WindowSet:
@@ -284,8 +289,8 @@ def _aligned(windows: WindowSet, like: WindowSet | None) -> WindowSet:
     layers = np.empty((*windows.layers.shape[:2], side, side), np.uint8)
     for frame, (x, y) in enumerate(moved + ALIGN_PX):
         layers[frame] = windows.layers[frame, :, y : y + side, x : x + side]
-    videos = windows.starts, windows.lengths, windows.height, windows.width
-    position = windows.position + moved.astype(windows.position.dtype)
+    videos = windows.starts, windows.lengths, windows.height, windows.width, windows.scale
+    position = windows.position + windows.scale * moved.astype(windows.position.dtype)
     return WindowSet(layers, position, *videos, found.templates.numpy(), windows.grid, windows.files)
 
 

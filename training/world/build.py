@@ -26,7 +26,7 @@ from ..gma.background import estimate_background, shots_of
 from ..windows.steps import step_length
 from ..windows.windows import WindowSet, crop_layers, unpack_layers
 
-START_FRAMES = 64  # Number of start frames of a world.
+START_FRAMES, START_BYTES = 64, 20_000_000  # Largest number of start frames of a world, and of their bytes.
 START_SHOT = 24  # Number of consecutive frames of a held-out video from which start frames are chosen.
 MISSED = 0.005  # An agent is whole if M misses no more than this share of its area.
 TOGETHER = 1 << 19
@@ -216,7 +216,7 @@ def whole_agents(model: Glass, store: Store, video: Video, rng: np.random.Genera
     frames = np.asarray(store.frames[video.start + first : video.start + min(video.length, first + START_SHOT)])
     found = []
     for shot in shots_of(frames) or [slice(0, len(frames))]:
-        plate = estimate_background(model.gma, frames[shot])
+        plate = estimate_background(model.gma, frames[shot], mask_of=model.gma.sharp_mask)
         for t in np.flatnonzero(plate.sizes >= max(16, np.median(plate.sizes) / 2)):
             missed = 0
             if (compared := plate.compare(t)) is not None:
@@ -252,7 +252,7 @@ def build_world(
     names = tuple(code_names) or tuple(f"code {k}" if k else "neutral" for k in range(codes))
     if len(names) != codes:
         raise ValueError(f"{len(names)} code names for the {codes} codes that the data uses (of {total}): {names}")
-    frames = start_frames(model, store)
+    frames = start_frames(model, store, min(START_FRAMES, max(16, START_BYTES // store.frames[0].nbytes)))
     step = step_length(windows.shifts())
     facts: dict[str, list] = {
         "frame_mean": frames.mean((0, 1, 2)).round(2).tolist(),

@@ -100,29 +100,30 @@ export class World {
     const centre = seen.centre.data;
     if (!known) position = [...centre];
     if (!known && this.about.refines_position)
-      position = await this.refinePosition(frame, seen.mask, position.map(Math.round));
-    const begun = await this.run("begin", { frame, mask: seen.mask, position: float(position, [1, 2]) });
+      position = await this.refinePosition(seen.colours, seen.mask, position.map(Math.round));
+    const begun = await this.run("begin", { colours: seen.colours, mask: seen.mask, position: float(position, [1, 2]) });
     if (!known) this.check(begun.layer, seen.mask);
     const state = { ...begun, position: float(position, [1, 2]), background: seen.background };
     delete state.error;
     return { state, origin: origin ?? [centre[0] - position[0], centre[1] - position[1]], frame: rgb };
   }
 
-  /** The position within SEARCH_PX px from which the model draws the agent best. */
-  async refinePosition(frame, mask, position) {
+  /** The position within SEARCH_PX px (of the window) from which the model draws the agent best. */
+  async refinePosition(colours, mask, position) {
+    const scale = this.about.window_scale;
     const candidates = [];
     for (let y = -SEARCH_PX; y <= SEARCH_PX; y++)
-      for (let x = -SEARCH_PX; x <= SEARCH_PX; x++) candidates.push([position[0] + x, position[1] + y]);
+      for (let x = -SEARCH_PX; x <= SEARCH_PX; x++) candidates.push([position[0] + scale * x, position[1] + scale * y]);
     const repeat = (tensor, Kind) => {
       const data = new Kind(tensor.data.length * BATCH);
       for (let i = 0; i < BATCH; i++) data.set(tensor.data, i * tensor.data.length);
       return new ort.Tensor(tensor.type, data, [BATCH, ...tensor.dims.slice(1)]);
     };
-    const frames = repeat(frame, Uint8Array), masks = repeat(mask, Float32Array);
+    const pictures = repeat(colours, Uint8Array), masks = repeat(mask, Float32Array);
     let best = Infinity, found = position;
     for (let first = 0; first < candidates.length; first += BATCH) {
       const some = candidates.slice(first, first + BATCH);
-      const { error } = await this.run("begin", { frame: frames, mask: masks, position: float(some.flat(), [BATCH, 2]) });
+      const { error } = await this.run("begin", { colours: pictures, mask: masks, position: float(some.flat(), [BATCH, 2]) });
       error.data.forEach((value, i) => { if (value < best) { best = value; found = some[i]; } });
     }
     return found;

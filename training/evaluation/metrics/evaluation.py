@@ -108,7 +108,7 @@ class Evaluation:
         for n, start in enumerate(self.clips.starts):
             frames = self.store.frames[start : start + HORIZON + 1]
             first = frames_to_tensor(frames[:1])
-            background = gma.inpaint_background(first, gma.mask(first)).float().expand(HORIZON, -1, -1, -1)
+            background = gma.segment(first)[2].expand(HORIZON, -1, -1, -1)
             total = self.clips.background[n].cumsum(0)
             if total.abs().max() >= 0.25:
                 background = translate(background, total, "border")

@@ -80,7 +80,7 @@ def analyse(
         if not clips:
             continue
         moves = tracked.position.diff(dim=0)
-        layers = model.lma.view.cut(frames, tracked.masks, tracked.position)
+        layers = tracked.layers(model.lma.view, frames)
         of_frames = {"layers": layers, "positions": tracked.position}
         if truth is not None:
             mask = torch.from_numpy(truth)[:, None].float()

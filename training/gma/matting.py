@@ -1,0 +1,183 @@
+"""The matting stage: trains the network that makes M's masks sharp, on windows of whole frames.
+
+GMA sees a reduced copy of large frames. In whole frames we measure how much each pixel near M's mask shows of the agent,
+alpha, by its distance from the background plate. The network learns alpha from frame, background and mask, so that new
+pictures get sharp masks, too (Lin et al., Background Matting V2, 2021). Shadows, motion blur and thin parts get small
+alphas: with colours from which the background is taken out (:func:`glass_gym.tensors.geometry.unmixed`) they look as
+they were filmed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from glass_gym.model.gma import GMA
+from glass_gym.tensors.convert import to_images
+from glass_gym.tensors.geometry import compose, crop_windows, unmixed
+
+from ..core import sheets
+from ..core.progress import Bar
+from ..core.stage import Batch, Stage
+from ..data.cuts import farthest
+from ..data.store import Store, Video, frames_to_tensor
+from ..footage.registration import CHANGED, match_exposure
+from ..footage.survey import CONTRAST
+from .background import SAMPLES, SHOT, BackgroundPlate, estimate_background, shots_of
+from .pseudo_labels import AGREED, BACKGROUND, FEWEST, rim_share
+
+SEEN, LABELLED = 1600, 500  # About so many frames make the plates, and so many are labelled.
+
+
+@dataclass(frozen=True)
+class MattingConfig:
+    """The schedule of the matting stage."""
+
+    iterations: int = 300
+    batch: int = 8
+    rate: float = 2e-3
+
+
+class LabelledWindows:
+    """Windows of labelled frames: samples batches.
+
+    Args:
+        windows: (N, 9, s, s) uint8: frame and background, RGB each, M's mask, alpha, and where alpha is known.
+        batch: windows a batch.
+    """
+
+    def __init__(self, windows: np.ndarray, batch: int):
+        self.windows = windows
+        self.size = batch
+
+    def batch(self, rng: np.random.Generator, iteration: int) -> Batch:
+        """{"windows": (B, 9, s, s) uint8}."""
+        return {"windows": torch.from_numpy(self.windows[rng.integers(len(self.windows), size=self.size)])}
+
+
+class MattingStage(Stage):
+    """Trains the matting network by the squared error of alpha.
+
+    Args:
+        model: a trained GMA, with the window's sizes.
+        windows: as of :class:`LabelledWindows`.
+        config: the schedule.
+    """
+
+    name = "matting"
+    options = "gma"
+    model: GMA
+
+    def __init__(self, model: GMA, windows: np.ndarray, config: MattingConfig):
+        self.model = model
+        self.config = config
+        self.sampler = LabelledWindows(windows, config.batch)
+
+    def losses(self, batch: Batch, iteration: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Squared and absolute error of alpha where it is known."""
+        frames, backgrounds, masks, alpha, known = _unpacked(batch["windows"])
+        drawn = self.model.matting(frames, backgrounds, masks)  # type: ignore[misc]
+        error = F.l1_loss(drawn, alpha, reduction="none") + F.mse_loss(drawn, alpha, reduction="none")
+        return {"alpha": (error * known).sum() / alpha.sum().clamp_min(1)}
+
+    def sheet(self, model: GMA, iteration: int) -> np.ndarray | None:
+        """As :meth:`Stage.sheet`: frames, M's masks, alphas, the network's, and the agents over grey."""
+        some = np.linspace(0, len(self.sampler.windows) - 1, 12).astype(int)
+        frames, backgrounds, masks, alpha, _ = _unpacked(torch.from_numpy(self.sampler.windows[some]))
+        seen = (x.to(self.device) for x in (frames, backgrounds, masks))
+        drawn = model.matting(*seen).float().cpu()  # type: ignore[misc]
+        layer = torch.cat([drawn * unmixed(frames, drawn, backgrounds), drawn], 1)
+        over = compose(layer, torch.full_like(frames, 0.5))
+        shown = (frames, *((2 * x - 1).expand_as(frames) for x in (masks, alpha, drawn)), over)
+        return sheets.grid([[sheets.to_picture(x) for x in row] for row in zip(*shown, strict=True)], scale=1)
+
+
+def _unpacked(windows: Tensor) -> tuple[Tensor, ...]:
+    """Windows as of :class:`LabelledWindows` as float tensors: frames and backgrounds in [-1, 1], masks in [0, 1]."""
+    colours, masks = windows[:, :6], windows[:, 6:].float() / 255
+    return *to_images(colours).split(3, 1), *masks.split(1, 1)
+
+
+@torch.no_grad()
+def labelled_windows(gma: GMA, store: Store) -> np.ndarray | None:
+    """Measure alpha in windows of whole frames of the training videos.
+
+    Args:
+        gma: a trained M and N, with the window's sizes.
+        store: the videos, in full size.
+
+    Returns:
+        (N, 9, s, s) uint8 as of :class:`LabelledWindows`; None if too few frames could be labelled.
+    """
+    videos = [v for v in store.videos if v.split == "train" and v.length >= SAMPLES]
+    total = sum(min(v.length, SHOT) for v in videos)
+    videos = videos[:: max(1, round(total / SEEN))]
+    every = max(1, round(sum(min(v.length, SHOT) for v in videos) / LABELLED))
+    rows = []
+    with Bar("measuring the agent in whole frames", len(videos), "video") as bar:
+        for video in videos:
+            rows += _labelled(gma, store, video, every)
+            bar.update()
+    return np.concatenate(rows) if len(rows) >= FEWEST else None
+
+
+def _labelled(gma: GMA, store: Store, video: Video, every: int) -> list[np.ndarray]:
+    """Labelled windows of every n-th frame of a video, each (1, 9, s, s) uint8."""
+    device = next(gma.parameters()).device
+    scale = gma.config.window_scale
+    frames = np.asarray(store.frames[video.start : video.start + min(video.length, SHOT)])
+    step = gma.config.gma_scale
+    out = []
+    for shot in shots_of(frames[:, ::step, ::step]):
+        plate = estimate_background(gma, frames[shot], scale)
+        for t in range(0, len(plate.frames), every):
+            if (found := measure_alpha(plate, t)) is None:
+                continue
+            corner, *seen = gma.matting_input(frames_to_tensor(frames[shot][t : t + 1]).to(device))
+            truth = torch.from_numpy(np.stack(found)[None]).float().to(device)
+            cut = crop_windows(truth, corner, seen[0].shape[-1])
+            colours, masks = torch.cat(seen[:2], 1), torch.cat([seen[2], cut], 1)
+            packed = torch.cat([(colours + 1) * 127.5, masks * 255], 1)
+            out.append(packed.round().clamp(0, 255).byte().cpu().numpy())
+    return out
+
+
+def measure_alpha(plate: BackgroundPlate, t: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Measure how much each pixel of frame t shows of the agent.
+
+    Alpha is 1 where a pixel differs from the plate by at least CONTRAST of the agent's usual difference; below this it
+    is the difference as a share of that, as of shadows and motion blur. On the rim it is the share of the agent's
+    colour. Pixels that are not connected to the agent have alpha 0.
+
+    Returns:
+        alpha (H, W) in [0, 1], and (H, W) bool, where it is known; None if the plate does not fit the mask.
+    """
+    from scipy import ndimage
+
+    mask = plate.masks[t]
+    picture, known = plate.at(t)
+    if not (mask & known).any():
+        return None
+    picture = match_exposure(picture.round().astype(np.uint8)[None], plate.frames[t], (known & ~mask)[None])[0]
+    off = plate.frames[t].astype(np.float32) - picture
+    far = farthest(plate.frames[t], picture)
+    usual = float(np.quantile(far[mask & known], 0.9))
+    solid = known & (far > max(CHANGED, CONTRAST * usual))
+    names, _ = ndimage.label(solid, np.ones((3, 3)))
+    count = np.bincount(names[mask])
+    count[:1] = 0
+    if not count.any():
+        return None
+    core = ndimage.binary_fill_holes(names == count.argmax())
+    if (core & mask).sum() < AGREED * core.sum():
+        return None
+    share = np.where(known, (far - BACKGROUND) / max(usual - BACKGROUND, 1), 0).clip(0, 1)
+    names, _ = ndimage.label(core | (known & (far > BACKGROUND)), np.ones((3, 3)))
+    own = np.isin(names, np.unique(names[core]))
+    mixed, of_rim = rim_share(off, core)
+    alpha = np.where(core, np.where(mixed, of_rim.clip(0, 1), 1), np.where(own, share, 0))
+    return alpha.astype(np.float32), known | core
