@@ -22,8 +22,9 @@ def unmixed(images: Tensor, masks: Tensor, backgrounds: Tensor) -> Tensor:
     """The colours that, drawn over backgrounds through masks, give the images, as far as there are such colours.
 
     Args:
-        images, backgrounds: (B, 3, H, W) in [-1, 1].
+        images: (B, 3, H, W) in [-1, 1].
         masks: (B, 1, H, W) in [0, 1].
+        backgrounds: (B, 3, H, W) in [-1, 1].
 
     Returns:
         (B, 3, H, W) in [-1, 1].
@@ -120,13 +121,16 @@ def crop_windows(images: Tensor, corners: Tensor, side: int) -> Tensor:
 
 
 def sample_windows(maps: Tensor, corners: Tensor, side: int, scale: float) -> Tensor:
-    """Windows of frames, (B, C, side, side), from maps (B, C, h, w) of these frames at another size, bilinearly.
+    """Windows of frames, bilinearly from maps of these frames that have another size.
 
     Args:
-        maps: edges are repeated.
+        maps: (B, C, h, w); edges are repeated.
         corners: (B, 2), (x, y) of the windows' first pixels, in px of the windows.
         side: px.
         scale: a pixel of the windows is as large as so many pixels of the maps.
+
+    Returns:
+        (B, C, side, side), float32.
     """
     height, width = maps.shape[2:]
     ruler = torch.arange(side, device=maps.device) + 0.5
