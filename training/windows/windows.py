@@ -71,6 +71,7 @@ class WindowSet:
         templates: (C, s, s), the templates to which the windows are aligned; None if they are not.
         grid: (x, y) px of a cell, in a grid world.
         files: (V,) ints, equal for neighbouring videos that are parts of one file; default: each has one of its own.
+        rate: frames a second of the videos; None if not known.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class WindowSet:
         templates: np.ndarray | None = None,
         grid: tuple[float, float] | None = None,
         files: np.ndarray | None = None,
+        rate: float | None = None,
     ):
         self.layers = layers
         self.position = position
@@ -94,6 +96,7 @@ class WindowSet:
         self.width = width
         self.templates = templates
         self.grid = grid
+        self.rate = rate
 
     @property
     def whole(self) -> bool:
@@ -104,15 +107,18 @@ class WindowSet:
         """Float layers (n, 4, s, s) of some frames (n,)."""
         return unpack_layers(torch.from_numpy(self.layers[index]))
 
-    def shifts(self) -> np.ndarray:
-        """The agent's moves between neighbouring frames, (N - V, 2) px; none from one video to the next."""
+    def shifts(self) -> list[np.ndarray]:
+        """The agent's moves from frame to frame in each video of T frames, (T - 1, 2) px."""
         videos = zip(self.starts, self.lengths, strict=True)
-        return np.concatenate([np.diff(self.position[a : a + n].astype(np.float32), axis=0) for a, n in videos])
+        return [np.diff(self.position[a : a + n].astype(np.float32), axis=0) for a, n in videos]
+
+    def step(self) -> tuple[float, float]:
+        """The agent's usual step length, (x, y) px (:func:`training.windows.steps.step_length`)."""
+        return step_length(self.shifts(), self.rate)
 
     def directions(self) -> np.ndarray:
         """The nearest direction of each move, (N - V,) (:func:`glass_gym.worlds.action_space.nearest_direction`)."""
-        shifts = self.shifts()
-        return nearest_direction(shifts, step_length(shifts))
+        return nearest_direction(np.concatenate(self.shifts()), self.step())
 
     def complete(self, rng: np.random.Generator, count: int) -> np.ndarray:
         """Random frames (count,) int64 whose window lies in the frame and shows an agent; any if there are none."""
@@ -151,7 +157,8 @@ class WindowSet:
         """Concatenate sets that are not aligned."""
         layers, position, starts, lengths, files = (np.concatenate([getattr(p, n) for p in parts]) for n in ARRAYS)
         first = np.repeat(np.cumsum([0] + [len(p.layers) for p in parts[:-1]]), [len(p.starts) for p in parts])
-        return cls(layers, position, starts + first, lengths, parts[0].height, parts[0].width, files=files)
+        one = parts[0]
+        return cls(layers, position, starts + first, lengths, one.height, one.width, files=files, rate=one.rate)
 
     def save(self, path: Path) -> None:
         """Write as .npz."""
@@ -160,6 +167,7 @@ class WindowSet:
             "version": np.array(FILE_VERSION),
             "templates": np.zeros((0, 0, 0)) if self.templates is None else self.templates,
             "grid": np.array(self.grid or ()),
+            "rate": np.array(self.rate or np.nan),
         }
         save_arrays(path, arrays)
 
@@ -177,8 +185,9 @@ class WindowSet:
                 height, width = (int(v) for v in file["size"])
                 templates = file["templates"] if len(file["templates"]) else None
                 grid = tuple(file["grid"].tolist()) or None
+                rate = None if np.isnan(file["rate"]) else float(file["rate"])
                 layers, position, starts, lengths, files = (file[name] for name in ARRAYS)
-                return cls(layers, position, starts, lengths, height, width, templates, grid, files)  # type: ignore[arg-type]
+                return cls(layers, position, starts, lengths, height, width, templates, grid, files, rate)  # type: ignore[arg-type]
         except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, OSError, ValueError) as error:
             raise ValueError(f"{path}: {error}; delete it, to be cut again") from None
 
@@ -215,7 +224,7 @@ def track_windows(
     known = list(dict.fromkeys(video.file for video in store.videos))
     files = np.array([known.index(video.file) for video in videos])
     stacked = np.concatenate(layers), np.concatenate(positions)
-    return WindowSet(*stacked, starts, lengths, store.height, store.width, files=files)
+    return WindowSet(*stacked, starts, lengths, store.height, store.width, files=files, rate=store.rate)
 
 
 def align_windows(model: Glass, windows: WindowSet, like: WindowSet | None = None) -> WindowSet:
@@ -229,7 +238,7 @@ def align_windows(model: Glass, windows: WindowSet, like: WindowSet | None = Non
         like: aligned windows to align these to; without it they are aligned to one another.
     """
     if _aligns(model):
-        _snap_to_grid(windows, grid_of(windows.shifts()) if like is None else like.grid)
+        _snap_to_grid(windows, grid_of(windows.shifts(), windows.rate) if like is None else like.grid)
         windows = _aligned(windows, like)
     if model.lma.view.follows:
         _fill_lost_frames(windows)
@@ -286,7 +295,7 @@ def _aligned(windows: WindowSet, like: WindowSet | None) -> WindowSet:
         layers[frame] = windows.layers[frame, :, y : y + side, x : x + side]
     videos = windows.starts, windows.lengths, windows.height, windows.width
     position = windows.position + moved.astype(windows.position.dtype)
-    return WindowSet(layers, position, *videos, found.templates.numpy(), windows.grid, windows.files)
+    return WindowSet(layers, position, *videos, found.templates.numpy(), windows.grid, windows.files, windows.rate)
 
 
 def crop_layers(windows: WindowSet, index: np.ndarray, side: int) -> Tensor:
