@@ -122,7 +122,7 @@ def score(root: Path, count: int = 24) -> dict[str, Any]:
         seen = masks.any((1, 2))
         found.append(iou(drawn.numpy()[seen], masks[seen]))
     # the world's step is measured on all videos, so the true one is, too
-    true_step = step_length(np.concatenate([truth.moves(v.name)[: v.length - 1] for v in store.videos]))
+    true_step = step_length([truth.moves(v.name)[: v.length - 1] for v in store.videos], store.rate)
     errors = [abs(a - b) / b for a, b in zip(world.step, true_step, strict=True) if b > 0]
     out: dict[str, Any] = {
         "frame": [store.height, store.width],

@@ -17,8 +17,6 @@ from training.footage.registration import camera_moves
 from training.footage.survey import survey
 from training.gma.corrections import correct_options
 from training.gma.pseudo_labels import PseudoLabels
-from training.windows.steps import grid_of, step_length
-from training.windows.tracking import snap_to_grid
 
 
 def background(seed=0, height=64, width=96):
@@ -288,35 +286,6 @@ def test_a_camera_that_was_bumped_once_shows_one_place():
     assert survey([walker(40, back=background(i)) for i in range(8)]).common_plate() is None
 
 
-def test_the_step_is_the_mode_of_the_moves_by_the_way_that_they_go():
-    rng = np.random.default_rng(0)
-    wobbles = rng.integers(-2, 3, (3000, 2))
-    tiles = np.zeros((2688, 2), int)
-    tiles[:1344, 0] = rng.choice([-8, 8], 1344)
-    tiles[1344:, 1] = rng.choice([-8, 8], 1344)
-    assert step_length(np.concatenate([wobbles, tiles]).astype(float)) == (8.0, 8.0)
-    assert step_length(np.array([[4.0, 0.0], [-4.0, 0.2]] * 50)) == (4.0, 0.0)
-    assert step_length(np.zeros((10, 2))) == (1.0, 1.0)
-
-
-def test_an_ordinary_step_is_one_that_was_taken():
-    rng = np.random.default_rng(3)  # two speeds between whole px; no single length has most of the way
-    speeds = [rng.choice([-2.6, 2.6, -5.3, 5.3, 0.0]) * np.minimum(1, (np.arange(rng.integers(3, 9)) + 1) / 2)
-              for _ in range(300)]  # fmt: skip
-    moves = np.diff(np.round(np.cumsum(np.concatenate(speeds))))
-    assert step_length(np.stack([0 * moves, moves], 1))[1] == pytest.approx(5.3, abs=0.3)
-
-
-def test_a_wobble_on_the_spot_is_no_step_in_a_grid_world():
-    moves = np.array([[18, 0], [3, 3], [-3, -3], [0, 0], [0, -18], [18, 0], [18, 0], [36, 0]] * 20, float)
-    assert grid_of(moves) == (18, 18)
-    path = torch.from_numpy(np.concatenate([np.zeros((1, 2)), moves.cumsum(0)]))
-    cells = snap_to_grid(path, (18, 18), 3).diff(dim=0) / 18
-    assert cells[:6].tolist() == [[1, 0], [0, 0], [0, 0], [0, 0], [0, -1], [1, 0]]
-    assert grid_of(np.random.default_rng(0).normal(size=(500, 2)) * 6) is None
-    assert grid_of(np.array([[4.0, 0.0], [0.0, 0.0], [0.0, 4.0]] * 20)) is None
-
-
 class _GmaOf:
     """What a trained GMA would say, made up: masks of a share of what moves, and true shifts."""
 
@@ -371,9 +340,3 @@ def test_a_range_that_is_too_small_is_widened_while_gma_trains(block_store, tmp_
     state = torch.load(tmp_path / "gma.pt", weights_only=True)
     assert json.loads(state["config"])["foreground_range"] == 14
     assert thetas[:2] != [0.3, 0.3] and thetas[2:] == [0.3, 0.3]
-
-
-def test_bobbing_up_and_down_is_no_step():
-    walk = np.tile([[3.0, 2.0], [3.0, -2.0]], (100, 1))
-    climb = np.tile([[0.0, 8.0], [0.0, 0.0], [0.0, 0.0]], (30, 1))
-    assert step_length(np.concatenate([walk, climb])) == (3.0, 8.0)

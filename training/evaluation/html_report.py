@@ -31,6 +31,9 @@ PARTS = 8  # Number of parts that the bar of a report counts.
 VIDEOS = 24  # Held-out videos that are measured.
 ROLLOUTS = 32  # Rollouts of random play.
 GOOD, FAIR = 0.35, 0.7  # Largest error over the baseline's of a good and of a fair figure.
+GOOD_STEP, FAIR_STEP = 0.25, 0.5
+"""Largest control error, in steps, of good and of fair control: an agent that is off by half a step has moved as if by
+another action."""
 EXACT = 0.001  # A mean squared error, of [-1, 1], that is invisible: about 4 of 255.
 
 STYLE = """
@@ -41,15 +44,18 @@ img { image-rendering: pixelated; max-width: 100%; border: 1px solid #ddd } pre 
 td:nth-child(2), td:nth-child(4) { color: var(--verdict) }
 """
 FREE = "squared error of the drawn agent, which sees no real frame after the first; static: its first picture, moved"
-SCORES = (
+SCORES: tuple[tuple[str, str, str, str, str, float, float], ...] = (
     *((f"agent after {n} free-running steps", f"lma/step_{n}/foreground_mse", f"lma/step_{n}/static_mse",
-       "static agent", FREE) for n in (1, 5, HORIZON)),
+       "static agent", FREE, GOOD, FAIR) for n in (1, 5, HORIZON)),
     ("prior over local actions", "prior/nats", "prior/table_of_shift", "table of shifts",
-     "nats a step: how badly the prior predicts the local actions of real agents; the table counts them by shift"),
-    ("control error at step 50, px", "play/control/step_50/rmse_px", "step", "does not move",
-     "distance between the commanded and the measured step in random play; moving limbs count as error"),
+     "nats a step: how badly the prior predicts the local actions of real agents; the table counts them by shift",
+     GOOD, FAIR),
+    ("control error at step 50, px", "play/control/step_50/rmse_px", "step", "a step",
+     "distance between the commanded and the measured step in random play; good up to a quarter of a step (along the "
+     "axis where it is shorter), fair up to half; moving limbs count as error", GOOD_STEP, FAIR_STEP),
 )  # fmt: skip
-"""Scores: the figure, the baseline's figure, the baseline, and what the figure means."""
+"""Scores: name, the figure, the baseline's figure, the baseline, what the figure means, and the largest figures over
+the baseline's that are good and fair."""
 
 
 class Score(NamedTuple):
@@ -62,9 +68,9 @@ class Score(NamedTuple):
     meaning: str  # of the figure, in plain words
 
 
-def verdict(ratio: float) -> str:
-    """Of an error over the baseline's."""
-    return "good" if ratio <= GOOD else "fair" if ratio <= FAIR else "weak"
+def verdict(ratio: float, good: float = GOOD, fair: float = FAIR) -> str:
+    """Of an error over the baseline's; `good` and `fair` are the largest ones that are called so."""
+    return "good" if ratio <= good else "fair" if ratio <= fair else "weak"
 
 
 @torch.inference_mode()
@@ -94,16 +100,16 @@ def scores(
         return [*out, Score("animation", "not measured", "", "", f"no video has {HORIZON + 1} frames")], None
     e = Evaluation(world, store, videos, rollouts=rollouts, split=videos[0].split)
     begin("free running")
-    figures = {"step": max(world.step), "lma": animation(e)}
+    figures = {"step": min(length for length in world.step if length > 0), "lma": animation(e)}
     begin("local actions of real agents")
     figures["prior"] = prior(e)
     begin("random actions")
     figures["play"] = e.play.figures
-    for part, path, baseline_path, baseline, meaning in SCORES:
+    for part, path, baseline_path, baseline, meaning, good, fair in SCORES:
         measured, other = value(figures, path), value(figures, baseline_path)
         if measured is not None and other:
             exact = path.endswith("mse") and measured < EXACT
-            grade = "good" if exact else verdict(measured / other)
+            grade = "good" if exact else verdict(measured / other, good, fair)
             out.append(Score(part, number(measured), f"{number(other)} ({baseline})", grade, meaning))
     present = value(figures, "play/present/step_100")
     grade = "good" if present >= 0.95 else "fair" if present >= 0.8 else "weak"

@@ -1,10 +1,10 @@
 """The matting stage: trains the network that makes M's masks sharp, on windows of whole frames.
 
-GMA sees a reduced copy of large frames. In whole frames we measure alpha, how much each pixel near M's mask shows of the
-agent, by its distance from the background plate. The network learns alpha from frame, background and mask, so that new
-pictures get sharp masks, too (Lin et al., Background Matting V2, 2021). Shadows, motion blur and thin parts get small
-alphas: with colours from which the background is taken out (:func:`glass_gym.tensors.geometry.unmixed`) they look as
-they were filmed.
+GMA sees a reduced copy of large frames. In whole frames we measure alpha, how much each pixel near M's mask shows of
+the agent, by its distance from the background plate. The network learns alpha from frame, background and mask, so that
+new pictures get sharp masks, too (Lin et al., Background Matting V2, 2021). Shadows, motion blur and thin parts get
+small alphas: with colours from which the background is taken out (:func:`glass_gym.tensors.geometry.unmixed`) they look
+as they were filmed.
 """
 
 from __future__ import annotations

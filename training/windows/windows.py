@@ -72,6 +72,7 @@ class WindowSet:
         templates: (C, s, s), the templates to which the windows are aligned; None if they are not.
         grid: (x, y) px of a cell, in a grid world.
         files: (V,) ints, equal for neighbouring videos that are parts of one file; default: each has one of its own.
+        rate: frames a second of the videos; None if not known.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class WindowSet:
         templates: np.ndarray | None = None,
         grid: tuple[float, float] | None = None,
         files: np.ndarray | None = None,
+        rate: float | None = None,
     ):
         self.layers = layers
         self.position = position
@@ -97,6 +99,7 @@ class WindowSet:
         self.scale = scale
         self.templates = templates
         self.grid = grid
+        self.rate = rate
 
     @property
     def whole(self) -> bool:
@@ -107,15 +110,18 @@ class WindowSet:
         """Float layers (n, 4, s, s) of some frames (n,)."""
         return unpack_layers(torch.from_numpy(self.layers[index]))
 
-    def shifts(self) -> np.ndarray:
-        """The agent's moves between neighbouring frames, (N - V, 2) px; none from one video to the next."""
+    def shifts(self) -> list[np.ndarray]:
+        """The agent's moves from frame to frame in each video of T frames, (T - 1, 2) px."""
         videos = zip(self.starts, self.lengths, strict=True)
-        return np.concatenate([np.diff(self.position[a : a + n].astype(np.float32), axis=0) for a, n in videos])
+        return [np.diff(self.position[a : a + n].astype(np.float32), axis=0) for a, n in videos]
+
+    def step(self) -> tuple[float, float]:
+        """The agent's usual step length, (x, y) px (:func:`training.windows.steps.step_length`)."""
+        return step_length(self.shifts(), self.rate)
 
     def directions(self) -> np.ndarray:
         """The nearest direction of each move, (N - V,) (:func:`glass_gym.worlds.action_space.nearest_direction`)."""
-        shifts = self.shifts()
-        return nearest_direction(shifts, step_length(shifts))
+        return nearest_direction(np.concatenate(self.shifts()), self.step())
 
     def complete(self, rng: np.random.Generator, count: int) -> np.ndarray:
         """Random frames (count,) int64 whose window lies in the frame and shows an agent; any if there are none."""
@@ -154,8 +160,9 @@ class WindowSet:
         """Concatenate sets that are not aligned."""
         layers, position, starts, lengths, files = (np.concatenate([getattr(p, n) for p in parts]) for n in ARRAYS)
         first = np.repeat(np.cumsum([0] + [len(p.layers) for p in parts[:-1]]), [len(p.starts) for p in parts])
-        sizes = parts[0].height, parts[0].width, parts[0].scale
-        return cls(layers, position, starts + first, lengths, *sizes, files=files)
+        one = parts[0]
+        sizes = one.height, one.width, one.scale
+        return cls(layers, position, starts + first, lengths, *sizes, files=files, rate=one.rate)
 
     def save(self, path: Path) -> None:
         """Write as .npz."""
@@ -164,6 +171,7 @@ class WindowSet:
             "version": np.array(FILE_VERSION),
             "templates": np.zeros((0, 0, 0)) if self.templates is None else self.templates,
             "grid": np.array(self.grid or ()),
+            "rate": np.array(self.rate or np.nan),
         }
         save_arrays(path, arrays)
 
@@ -181,8 +189,9 @@ class WindowSet:
                 sizes = [int(v) for v in file["size"]]
                 templates = file["templates"] if len(file["templates"]) else None
                 grid = tuple(file["grid"].tolist()) or None
+                rate = None if np.isnan(file["rate"]) else float(file["rate"])
                 layers, position, starts, lengths, files = (file[name] for name in ARRAYS)
-                return cls(layers, position, starts, lengths, *sizes, templates, grid, files)  # type: ignore[arg-type, misc]
+                return cls(layers, position, starts, lengths, *sizes, templates, grid, files, rate)  # type: ignore[arg-type, misc]
         except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, OSError, ValueError) as error:
             raise ValueError(f"{path}: {error}; delete it, to be cut again") from None
 
@@ -219,7 +228,8 @@ def track_windows(
     known = list(dict.fromkeys(video.file for video in store.videos))
     files = np.array([known.index(video.file) for video in videos])
     stacked = np.concatenate(layers), np.concatenate(positions)
-    return WindowSet(*stacked, starts, lengths, store.height, store.width, model.config.window_scale, files=files)
+    sizes = store.height, store.width, model.config.window_scale
+    return WindowSet(*stacked, starts, lengths, *sizes, files=files, rate=store.rate)
 
 
 def align_windows(model: Glass, windows: WindowSet, like: WindowSet | None = None) -> WindowSet:
@@ -233,7 +243,7 @@ def align_windows(model: Glass, windows: WindowSet, like: WindowSet | None = Non
         like: aligned windows to align these to; without it they are aligned to one another.
     """
     if _aligns(model):
-        _snap_to_grid(windows, grid_of(windows.shifts()) if like is None else like.grid)
+        _snap_to_grid(windows, grid_of(windows.shifts(), windows.rate) if like is None else like.grid)
         windows = _aligned(windows, like)
     if model.lma.view.follows:
         _fill_lost_frames(windows)
@@ -291,7 +301,7 @@ def _aligned(windows: WindowSet, like: WindowSet | None) -> WindowSet:
         layers[frame] = windows.layers[frame, :, y : y + side, x : x + side]
     videos = windows.starts, windows.lengths, windows.height, windows.width, windows.scale
     position = windows.position + windows.scale * moved.astype(windows.position.dtype)
-    return WindowSet(layers, position, *videos, found.templates.numpy(), windows.grid, windows.files)
+    return WindowSet(layers, position, *videos, found.templates.numpy(), windows.grid, windows.files, windows.rate)
 
 
 def crop_layers(windows: WindowSet, index: np.ndarray, side: int) -> Tensor:

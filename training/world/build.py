@@ -23,7 +23,6 @@ from ..core.run import Run
 from ..data.store import Store, Video
 from ..footage.registration import CHANGED
 from ..gma.background import estimate_background, shots_of
-from ..windows.steps import step_length
 from ..windows.windows import WindowSet, crop_layers, unpack_layers
 
 START_FRAMES, START_BYTES = 64, 20_000_000  # Largest number of start frames of a world, and of their bytes.
@@ -253,7 +252,7 @@ def build_world(
     if len(names) != codes:
         raise ValueError(f"{len(names)} code names for the {codes} codes that the data uses (of {total}): {names}")
     frames = start_frames(model, store, min(START_FRAMES, max(16, START_BYTES // store.frames[0].nbytes)))
-    step = step_length(windows.shifts())
+    step = windows.step()
     facts: dict[str, list] = {
         "frame_mean": frames.mean((0, 1, 2)).round(2).tolist(),
         "frame_std": frames.std((0, 1, 2)).round(2).tolist(),
