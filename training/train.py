@@ -223,16 +223,16 @@ def sharpen_masks(run: Run, trainer: Trainer, store: Store, reporter: Reporter) 
         store: the videos.
         reporter: shows progress.
     """
+    sharpens = trainer.model.matting is not None and "matting" not in trainer.finished
+    plate = common_background(trainer.average, store) if sharpens else None
+    for model in (trainer.model, trainer.average) if plate is not None else ():
+        model.inpaint.set_plate(*plate)
     with run.processes.main_first():
         choose_window(run, trainer.average, store)
     sizes = trainer.model.config.replace(**_chosen_sizes(run))
     trainer.model.config = trainer.average.config = sizes
-    if trainer.model.matting is not None and "matting" not in trainer.finished:
+    if sharpens:
         with trainer.autocast():
-            plate = common_background(trainer.average, store)
-            if plate is not None:
-                for model in (trainer.model, trainer.average):
-                    model.inpaint.set_plate(*(x.to(trainer.device) for x in plate))
             windows = labelled_windows(trainer.average, store)
         if windows is not None:
             config = MattingConfig()

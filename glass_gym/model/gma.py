@@ -29,6 +29,7 @@ from glass_gym.tensors.geometry import (
     unmixed,
 )
 
+EXPOSURE = 0.4  # Pixels that differ from the plate by more than this (of 2) do not tell a frame's exposure.
 HOLE = -1.1  # Value of masked pixels in the input of N; it lies outside the image range [-1, 1] (App. B).
 NEIGHBOURHOOD = 15  # Half size, px, of the neighbourhood in which a frame is compared with the background plate.
 PLATE_DIFFERENCE, PLATE_SLOPE = 0.15, 40.0
@@ -38,7 +39,9 @@ sigmoid that decides has slope PLATE_SLOPE.
 
 
 FAINT = 0.05  # Pixels whose mask is below this are background.
-SURE = 3.0  # Logit that the matting network starts from where M is sure.
+NOISE = 8 / 127.5  # Pixels that differ from the background by less than this show nothing of the agent.
+SOLID = 0.45  # Pixels that differ by more than this share of the agent's mean difference show nothing else.
+SURE = 0.02  # The share of pixels that look sure is moved by this from 0 and 1.
 MATTING_MARGIN = 16  # Px, of the layer, by which the matting network sees more than the agent's window on each side.
 
 
@@ -97,7 +100,8 @@ class InpaintNet(nn.Module):
             visible: (B, 1, h, w), the pixels to compare.
 
         Returns:
-            (4, H, W), the plate and where it is known, and (B, 1, h, w) in [0, 1]; None if there is no plate.
+            (B, 4, H, W), the plate, exposed as the frames, and where it is known; and (B, 1, h, w) in [0, 1]. None if
+            there is no plate.
         """
         return None
 
@@ -128,21 +132,47 @@ class PlateInpaintNet(InpaintNet):
     def forward(self, frames: Tensor, masks: Tensor) -> Tensor:
         """As :meth:`InpaintNet.forward`."""
         filled = super().forward(frames, masks)
-        smaller = self.plate.shape[-1] // frames.shape[-1]
-        plate, known = (reduced(x[None], smaller)[0] for x in (self.plate, self.known))
-        share = self.similarity(frames.float(), 1 - masks.float(), plate) * known * masks.float()
+        visible = 1 - masks.float()
+        plate, known = self.plate_of(frames.shape[-1])
+        share = self.similarity(frames.float(), visible, plate) * known * masks.float()
+        if self.plate.shape[-1] > self.width:
+            plate = self.exposed(plate, frames.float(), visible)
         return filled + share * (plate - filled)
+
+    def plate_of(self, width: int) -> tuple[Tensor, Tensor]:
+        """The plate (3, H, W) and where it is known, (1, H, W), reduced to `width` px."""
+        plate, known = (reduced(x[None], self.plate.shape[-1] // width)[0] for x in (self.plate, self.known))
+        return plate, known
 
     def plate_at(self, frames: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         """As :meth:`InpaintNet.plate_at`."""
-        return torch.cat([self.plate, self.known]), self.similarity(frames, visible, self.plate)
+        plate = self.exposed(self.plate, frames, visible)
+        return torch.cat([plate, self.known.expand(len(frames), -1, -1, -1)], 1), self.similarity(
+            frames, visible, self.plate_of(self.width)[0]
+        )
+
+    def exposed(self, plate: Tensor, frames: Tensor, visible: Tensor) -> Tensor:
+        """The plate (3, H, W) as bright as frames (B, 3, h, w), by a gain and an offset for each channel.
+
+        Returns:
+            (B, 3, H, W): least squares over the visible pixels (B, 1, h, w).
+        """
+        factor = factor_of(frames, self.width)
+        frames, weight = reduced(frames, factor), reduced(visible, factor)
+        small, known = self.plate_of(self.width)
+        weight = weight * known * ((frames - small).abs().amax(1, keepdim=True) < EXPOSURE)
+        weight = weight / weight.sum((2, 3), keepdim=True).clamp_min(1)
+        mean, wanted = ((x * weight).sum((2, 3), keepdim=True) for x in (small.expand_as(frames), frames))
+        spread = ((small - mean).square() * weight).sum((2, 3), keepdim=True)
+        slope = ((small - mean) * (frames - wanted) * weight).sum((2, 3), keepdim=True)
+        gain = torch.where(spread > 1e-3, slope / spread.clamp_min(1e-3), 1.0).clamp(0.5, 2)
+        return ((plate - mean) * gain + wanted).clamp(-1, 1)
 
     @torch.no_grad()
     def similarity(self, frames: Tensor, visible: Tensor, plate: Tensor) -> Tensor:
         """How certainly frames show the plate's place, (B, 1, H, W) in [0, 1]; visible pixels are compared."""
         factor = factor_of(frames, self.width)
-        frames, visible = reduced(frames, factor), reduced(visible, factor)
-        plate = reduced(plate[None], factor_of(plate, self.width))[0]
+        frames, visible, plate = reduced(frames, factor), reduced(visible, factor), reduced(plate[None], factor)[0]
         error = (frames - plate).abs().mean(1, keepdim=True)
         # 0.05 of the whole frame's mean: it decides for pixels with nothing visible around them
         difference, weight = (
@@ -153,11 +183,13 @@ class PlateInpaintNet(InpaintNet):
 
 
 class MattingNet(nn.Module):
-    """Makes the outlines of masks sharp, in windows around agents.
+    """Makes masks sharp, in windows around agents.
+
+    The network corrects :func:`shown_share`: it learns which differences are the agent's.
 
     Args:
-        net: (B, 7, h, w) -> logits (B, 1, h, w); it sees frame, background and mask. Its last convolution, `net.head`,
-            starts at zero, which keeps masks as they are.
+        net: (B, 5, h, w) -> logits (B, 1, h, w); it sees frame, share and mask. Its last convolution, `net.head`,
+            starts at zero.
     """
 
     def __init__(self, net: nn.Module):
@@ -168,9 +200,29 @@ class MattingNet(nn.Module):
 
     def forward(self, frames: Tensor, backgrounds: Tensor, masks: Tensor) -> Tensor:
         """Frames and backgrounds (B, 3, h, w) in [-1, 1], masks (B, 1, h, w) -> masks (B, 1, h, w), float32."""
-        seen = torch.cat([frames, backgrounds.to(frames), masks.to(frames)], 1)
+        share = shown_share(frames, backgrounds, masks)
+        seen = torch.cat([frames, share, masks], 1)
         change = self.net(seen.contiguous(memory_format=torch.channels_last)).float()
-        return torch.sigmoid(change + SURE * (2 * masks.float() - 1))
+        return torch.sigmoid(change + torch.logit(share, SURE))
+
+
+def shown_share(frames: Tensor, backgrounds: Tensor, masks: Tensor) -> Tensor:
+    """How much of the agent pixels show, judged by their difference from the background alone.
+
+    It is 1 from SOLID of the agent's usual difference on; below, the difference as a share of the usual one.
+
+    Args:
+        frames: (B, 3, h, w) in [-1, 1].
+        backgrounds: (B, 3, h, w) in [-1, 1].
+        masks: (B, 1, h, w), which say where the agent is.
+
+    Returns:
+        (B, 1, h, w) in [0, 1].
+    """
+    far = (frames - backgrounds).abs().amax(1, keepdim=True)
+    usual = (far * masks).sum((1, 2, 3), keepdim=True) / masks.sum((1, 2, 3), keepdim=True).clamp_min(1)
+    share = ((far - NOISE) / (usual - NOISE).clamp_min(NOISE)).clamp(0, 1)
+    return torch.where(far > (SOLID * usual).clamp_min(2 * NOISE), torch.ones_like(share), share)
 
 
 @dataclass
@@ -262,8 +314,7 @@ class GMA(StagedModel):
         )
         backgrounds = frames + hole * (filled - frames)
         if plate is not None:
-            whole = plate[0].expand(len(images), -1, -1, -1)
-            colour, known = reduced(crop_windows(whole, corner * scale, side * scale), scale).split((3, 1), 1)
+            colour, known = reduced(crop_windows(plate[0], corner * scale, side * scale), scale).split((3, 1), 1)
             backgrounds = backgrounds + share * known * (colour - backgrounds)
         return corner, frames, backgrounds, masks
 
@@ -313,6 +364,6 @@ PARTS: dict[str, Callable[[GlassConfig], Any]] = {
     "inpaint": _make_inpaint,
     "shift_foreground": lambda c: CorrelationShift(c.foreground_range, True, 60.0),
     "shift_background": lambda c: CorrelationShift(c.background_range, False, 200.0),
-    "matting": lambda c: MattingNet(HalfResolutionUNet(7, 1, 16, norm="group")) if c.gma_scale > 1 else None,
+    "matting": lambda c: MattingNet(HalfResolutionUNet(5, 1, 16)) if c.gma_scale > 1 else None,
 }
 """A function that makes each part of the default GMA, by its name in :class:`GMA`."""

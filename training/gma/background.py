@@ -110,7 +110,7 @@ def common_background(gma: GMA, store: Store) -> tuple[Tensor, Tensor] | None:
     frames = match_exposure(frames, np.median(frames, axis=0), free)
     plate, samples = median_background(frames, free, len(frames))
     picture = torch.from_numpy(plate.round().astype(np.uint8)).permute(2, 0, 1)
-    return to_images(picture), torch.from_numpy(samples >= SAMPLES)[None].float()
+    return to_images(picture).to(device), torch.from_numpy(samples >= SAMPLES)[None].float().to(device)
 
 
 def shots_of(frames: np.ndarray) -> list[slice]:
@@ -125,6 +125,8 @@ def estimate_background(
     gma: GMA, frames: np.ndarray, scale: int = 1, mask_of: Callable[[Tensor], Tensor] | None = None
 ) -> BackgroundPlate:
     """The plate of one shot: register its frames, take the median of pixels that M leaves out.
+
+    If frames are large and N has a plate, it is that one, of all footage, where the agent may stand still for a shot.
 
     Args:
         gma: a trained model.
@@ -147,6 +149,11 @@ def estimate_background(
     height, width = frames.shape[1:3]
     masks = soft > 0.5
     stands = isinstance(gma.inpaint, PlateInpaintNet)
+    if stands and gma.matting is not None:
+        plate, known = gma.inpaint.plate_of(width)
+        picture = (127.5 * (plate.permute(1, 2, 0) + 1)).cpu().numpy()
+        place = np.zeros((len(frames), 2), int)
+        return BackgroundPlate(frames, masks, soft.sum((1, 2)), picture, (known[0] > 0.5).cpu().numpy(), place)
     moves = np.zeros((len(frames) - 1, 2), int) if stands else camera_moves(frames)
     canvas, shown, corners = register(frames, moves)
     free = shown.copy()

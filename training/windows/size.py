@@ -22,6 +22,7 @@ from ..gma.background import SAMPLES, SHOT, estimate_background, shots_of
 from ..gma.matting import measure_alpha
 
 LARGEST = 160  # Largest side of a window as LMA sees it, px.
+PLATES = 8  # Number of videos whose plates are made.
 SOLID = 0.3  # Pixels whose alpha is above this count as the agent's.
 RING = 5  # Px, of a layer, around the mask in which N's error is measured.
 MARGINS = 4  # The hole margins 0 to MARGINS - 1 px, of a layer, are compared.
@@ -89,14 +90,14 @@ def measure_alphas(gma: GMA, store: Store, count: int = 256) -> np.ndarray:
     "Most of it" is 0.9 of it here, without a tail.
     """
     videos = [v for v in store.videos if v.split == "train" and v.length >= SAMPLES] or store.videos
-    some = videos[:: max(1, len(videos) // VIDEOS)][:VIDEOS]
+    some = videos[:: max(1, len(videos) // PLATES)][:PLATES]
     reach = []
     for video in each(some, "measuring the agent", "video"):
         frames = np.asarray(store.frames[video.start : video.start + min(video.length, SHOT)])
         for shot in shots_of(frames):
             plate = estimate_background(gma, frames[shot])
             centre = gma.locate(torch.from_numpy(plate.masks[:, None]).float()).numpy()
-            for t in range(0, len(plate.frames), max(1, len(some) * SHOT // count)):
+            for t in range(0, len(plate.frames), max(1, sum(min(v.length, SHOT) for v in some) // count)):
                 if (found := measure_alpha(plate, t)) is not None:
                     ys, xs = np.nonzero(found[0] > SOLID)
                     off = np.abs(np.stack([xs, ys]) - centre[t][:, None])
@@ -119,7 +120,7 @@ def best_hole_margin(gma: GMA, store: Store) -> tuple[int, str]:
     device = next(gma.parameters()).device
     errors = []
     unit = gma.config.window_scale
-    count = max(VIDEOS // gma.config.gma_scale, 4)
+    count = VIDEOS if gma.matting is None else PLATES
     some = videos[:: max(1, len(videos) // count)][:count]
     for video in each(some, "measuring the background around the agent", "video"):
         frames = np.asarray(store.frames[video.start : video.start + min(video.length, SHOT)])
