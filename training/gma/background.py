@@ -8,10 +8,11 @@ import numpy as np
 import torch
 
 from glass_gym.model.gma import GMA
+from glass_gym.tensors.convert import to_bytes
 
 from ..data.cuts import farthest, find_cuts
 from ..data.store import frames_to_tensor
-from ..footage.registration import CHANGED, camera_moves, median_background, overlap, register
+from ..footage.registration import CHANGED, camera_moves, match_exposure, median_background, overlap, register
 from ..footage.survey import BLURRED
 
 SHOT = 200  # Maximum number of frames of a video that are used.
@@ -41,14 +42,18 @@ class BackgroundPlate:
     corners: np.ndarray
 
     def at(self, t: int) -> tuple[np.ndarray, np.ndarray]:
-        """The plate as frame t shows it, (H, W, 3) float32, filled from the frame where unknown; (H, W) bool, known."""
+        """The plate as frame t shows it, with its exposure, (H, W, 3) float32; and where it is known, (H, W) bool.
+
+        Elsewhere it is filled from the frame.
+        """
         height, width = self.frames.shape[1:3]
         there, here = overlap(self.corners[t], self.plate.shape[1::-1], (width, height))
         known = np.zeros((height, width), bool)
         known[here] = self.known[there]
         plate = self.frames[t].astype(np.float32)
         plate[here] = np.where(known[here][..., None], self.plate[there], plate[here])
-        return plate, known
+        shown = plate.round().astype(np.uint8)[None]
+        return match_exposure(shown, self.frames[t], (known & ~self.masks[t])[None])[0].astype(np.float32), known
 
     def compare(self, t: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Compare frame t with the plate.
@@ -70,6 +75,26 @@ class BackgroundPlate:
             return None
         return np.where(known, far, np.float32(np.inf)), near
 
+    @torch.no_grad()
+    def without_agent(self, gma: GMA, t: int) -> tuple[np.ndarray, float]:
+        """Frame t without the agent, and without all else that moves: the plate, where it is known and fits the frame.
+
+        Elsewhere N inpaints the mask, and the rest is as in the frame.
+
+        Returns:
+            the background (H, W, 3) uint8; and which share of the mask N inpainted, in [0, 1].
+        """
+        plate, known = self.at(t)
+        if self.compare(t) is None:
+            known = np.zeros_like(known)
+        background = plate.astype(np.uint8)
+        inpainted = float((~known)[self.masks[t]].mean()) if self.masks[t].any() else 0.0
+        if inpainted or not known.any():
+            image = frames_to_tensor(self.frames[t : t + 1]).to(next(gma.parameters()).device)
+            filled = to_bytes(gma.inpaint_background(image, gma.mask(image).float()).float())
+            background[~known] = filled[0].permute(1, 2, 0).cpu().numpy()[~known]
+        return background, inpainted
+
 
 def shots_of(frames: np.ndarray) -> list[slice]:
     """The shots of a video (T, H, W, 3) that are long enough for a plate."""
@@ -79,14 +104,20 @@ def shots_of(frames: np.ndarray) -> list[slice]:
 
 
 @torch.no_grad()
-def estimate_background(gma: GMA, frames: np.ndarray) -> BackgroundPlate:
-    """The plate of one shot (T, H, W, 3) uint8: register its frames, take the median of pixels that M leaves out."""
+def estimate_background(gma: GMA, frames: np.ndarray, masks: np.ndarray | None = None) -> BackgroundPlate:
+    """The plate of one shot (T, H, W, 3) uint8: register its frames, take the median of pixels that M leaves out.
+
+    `masks` (T, H, W) bool, true ones for scoring, take the place of M's.
+    """
     from scipy import ndimage
 
     height, width = frames.shape[1:3]
-    images = frames_to_tensor(frames).to(next(gma.parameters()).device)
-    soft = torch.cat([gma.mask(part)[:, 0].float() for part in images.split(16)]).cpu().numpy()
-    masks = soft > 0.5
+    if masks is None:
+        images = frames_to_tensor(frames).to(next(gma.parameters()).device)
+        soft = torch.cat([gma.mask(part)[:, 0].float() for part in images.split(16)]).cpu().numpy()
+        masks = soft > 0.5
+    else:
+        soft = masks.astype(np.float32)
     canvas, shown, corners = register(frames, camera_moves(frames))
     free = shown.copy()
     for t, corner in enumerate(corners):

@@ -27,6 +27,7 @@ from ..windows.steps import step_length
 from ..windows.windows import WindowSet, crop_layers, unpack_layers
 
 START_FRAMES = 64  # Number of start frames of a world.
+LOOKED_AT = 2  # At most so many times as many frames are compared.
 START_SHOT = 24  # Number of consecutive frames of a held-out video from which start frames are chosen.
 MISSED = 0.005  # An agent is whole if M misses no more than this share of its area.
 TOGETHER = 1 << 19
@@ -180,11 +181,33 @@ def with_codes(model: Glass, order: Sequence[int]) -> Glass:
     return Glass(out.gma, out.lma)
 
 
-def start_frames(model: Glass, store: Store, count: int = START_FRAMES) -> np.ndarray:
-    """Choose `count` held-out frames (N, H, W, 3) for episodes to start from, in which M finds the whole agent.
+@dataclass
+class StartFrame:
+    """A frame for episodes to start from: `frame` and `background`, its picture without the agent, (H, W, 3) uint8.
 
-    What M misses, such as a raised hand, would stay in the background for the whole episode. Frames are spread over the
-    val and test videos.
+    `missed` is the area of the agent, px, that M misses, and `inpainted` the share of the agent whose background the
+    footage does not show; both are 0 where they are too small to matter.
+    """
+
+    frame: np.ndarray
+    background: np.ndarray
+    missed: int
+    inpainted: float
+
+    @property
+    def rank(self) -> tuple[int, float]:
+        """Frames of lower rank are better; (0, 0) is best."""
+        return self.missed, self.inpainted
+
+
+def start_frames(model: Glass, store: Store, count: int = START_FRAMES) -> tuple[np.ndarray, np.ndarray]:
+    """Choose held-out frames for episodes to start from, in which M finds the whole agent, and clear their backgrounds.
+
+    What M misses, such as a raised hand, is not drawn. What is behind the agent is taken from the frames around, if
+    they show it; frames of which they do are preferred. Frames are spread over the val and test videos.
+
+    Returns:
+        `count` frames and their backgrounds, (N, H, W, 3) uint8 each.
 
     Raises:
         ValueError: M finds no agent in these videos.
@@ -192,21 +215,22 @@ def start_frames(model: Glass, store: Store, count: int = START_FRAMES) -> np.nd
     held = [v for v in store.videos if v.split != "train"] or store.videos
     rng = np.random.default_rng(0)
     each = math.ceil(min(count, 32) / len(held))  # frames per video
-    picked: list[np.ndarray] = []
+    picked: list[StartFrame] = []
     with Bar("start frames", count, "frame") as bar:
         for index in rng.permutation(len(held)):
             found = whole_agents(model, store, held[index], rng)[:each]
             picked += found
-            bar.update(len(found))
-            if len(picked) >= count:
+            bar.update(sum(start.rank == (0, 0) for start in found))
+            if sum(start.rank == (0, 0) for start in picked) >= count or len(picked) >= LOOKED_AT * count:
                 break
     if not picked:
         raise ValueError(f"{store.root}: the mask is empty on every held-out frame; train GMA longer or check theta")
-    return np.stack(picked[:count])
+    picked = sorted(picked, key=lambda start: start.rank)[:count]
+    return np.stack([start.frame for start in picked]), np.stack([start.background for start in picked])
 
 
-def whole_agents(model: Glass, store: Store, video: Video, rng: np.random.Generator) -> list[np.ndarray]:
-    """Frames (H, W, 3) from a random part of a video in which M finds an agent: frames of whole agents first.
+def whole_agents(model: Glass, store: Store, video: Video, rng: np.random.Generator) -> list[StartFrame]:
+    """Frames from a random part of a video in which M finds an agent: whole agents before known backgrounds first.
 
     Pixels that M misses are those beside its mask that differ from the background plate.
     """
@@ -217,14 +241,17 @@ def whole_agents(model: Glass, store: Store, video: Video, rng: np.random.Genera
     found = []
     for shot in shots_of(frames) or [slice(0, len(frames))]:
         plate = estimate_background(model.gma, frames[shot])
-        for t in np.flatnonzero(plate.sizes >= max(16, np.median(plate.sizes) / 2)):
+        for t in np.flatnonzero(plate.sizes >= max(16, np.median(plate.sizes) / 2)).tolist():
+            background, share = plate.without_agent(model.gma, t)
             missed = 0
             if (compared := plate.compare(t)) is not None:
                 far, near = compared
                 hole = ndimage.binary_dilation(plate.masks[t], np.ones((3, 3)), iterations=1 + model.config.hole_margin)
                 missed = int((near & ~hole & (far > CHANGED) & (far < np.inf)).sum())
-            found.append((missed if missed > MISSED * plate.sizes[t] else 0, rng.random(), frames[shot][t]))
-    return [frame for *_, frame in sorted(found, key=lambda row: row[:2])]
+            missed = missed if missed > MISSED * plate.sizes[t] else 0
+            start = StartFrame(frames[shot][t], background, missed, share if share > MISSED else 0.0)
+            found.append((start.rank, rng.random(), start))
+    return [start for *_, start in sorted(found, key=lambda row: row[:2])]
 
 
 def build_world(
@@ -252,7 +279,7 @@ def build_world(
     names = tuple(code_names) or tuple(f"code {k}" if k else "neutral" for k in range(codes))
     if len(names) != codes:
         raise ValueError(f"{len(names)} code names for the {codes} codes that the data uses (of {total}): {names}")
-    frames = start_frames(model, store)
+    frames, backgrounds = start_frames(model, store)
     step = step_length(windows.shifts())
     facts: dict[str, list] = {
         "frame_mean": frames.mean((0, 1, 2)).round(2).tolist(),
@@ -270,7 +297,10 @@ def build_world(
             start = Simulator(model, model.device, "float32").start(torch.from_numpy(frames))
         facts["start_positions"] = start.position.tolist()
     usual = usual_codes(statistics, step, codes)
-    return World(model, frames, step, names, store.pixel_aspect, facts, provenance or {}, usual_codes=usual)
+    about = facts, provenance or {}
+    return World(
+        model, frames, step, names, store.pixel_aspect, *about, usual_codes=usual, start_backgrounds=backgrounds
+    )
 
 
 def export_world(run: Run, model: Glass, store: Store, windows: WindowSet, minutes: dict[str, float]) -> World:
