@@ -21,13 +21,14 @@ from glass_gym.worlds.checks import without_folders
 from ..core.progress import Bar
 from ..core.run import Run
 from ..data.store import Store, Video
-from ..footage.registration import CHANGED
+from ..footage.registration import CHANGED, camera_moves
 from ..gma.background import estimate_background, shots_of
 from ..windows.steps import step_length
 from ..windows.windows import WindowSet, crop_layers, unpack_layers
 
 START_FRAMES = 64  # Number of start frames of a world.
 LOOKED_AT = 2  # At most so many times as many frames are compared.
+SPREAD = 64  # Number of frames, spread over a video, from which its background plate is made.
 START_SHOT = 24  # Number of consecutive frames of a held-out video from which start frames are chosen.
 MISSED = 0.005  # An agent is whole if M misses no more than this share of its area.
 TOGETHER = 1 << 19
@@ -232,16 +233,23 @@ def start_frames(model: Glass, store: Store, count: int = START_FRAMES) -> tuple
 def whole_agents(model: Glass, store: Store, video: Video, rng: np.random.Generator) -> list[StartFrame]:
     """Frames from a random part of a video in which M finds an agent: whole agents before known backgrounds first.
 
-    Pixels that M misses are those beside its mask that differ from the background plate.
+    Pixels that M misses are those beside its mask that differ from the background plate. If the camera stands still,
+    the plate is the median over the whole video, in which an agent that rests moves on.
     """
     from scipy import ndimage
 
     first = int(rng.integers(max(1, video.length - START_SHOT + 1)))
     frames = np.asarray(store.frames[video.start + first : video.start + min(video.length, first + START_SHOT)])
+    count = len(frames)
+    if video.length > count and not camera_moves(frames).any():
+        spread = np.linspace(0, video.length - 1, min(video.length, SPREAD)).astype(int)
+        frames = np.concatenate([frames, store.frames[video.start + spread]])
     found = []
     for shot in shots_of(frames) or [slice(0, len(frames))]:
         plate = estimate_background(model.gma, frames[shot])
         for t in np.flatnonzero(plate.sizes >= max(16, np.median(plate.sizes) / 2)).tolist():
+            if shot.start + t >= count:
+                break
             background, share = plate.without_agent(model.gma, t)
             missed = 0
             if (compared := plate.compare(t)) is not None:
