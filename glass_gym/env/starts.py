@@ -35,6 +35,7 @@ class StartStates:
         self.count = len(world.start_frames)
         known = world.statistics.get("start_positions", [])
         self._positions = torch.tensor(known) if len(known) == self.count else None
+        self._backgrounds = world.start_backgrounds
         self._alone = simulator.device.type == "cpu"  # states are made one by one; none depends on others then
         self.forget()
 
@@ -68,7 +69,11 @@ class StartStates:
         for first in range(0, len(missing), batch):
             some = missing[first : first + batch]
             frames = torch.from_numpy(self.world.start_frames[some])
-            made = self.simulator.start(frames, None if self._positions is None else self._positions[some])
+            made = self.simulator.start(
+                frames,
+                None if self._positions is None else self._positions[some],
+                None if self._backgrounds is None else torch.from_numpy(self._backgrounds[some]),
+            )
             if self._states is None:
                 self._states = made.map(lambda part: _empty_rows(part, self.count))
             self._states = self._states.write(torch.tensor(some, device=self.simulator.device), made)

@@ -146,7 +146,7 @@ def export_onnx(world: World, folder: str | Path, progress: Callable[[str], Any]
     Args:
         world: of either architecture.
         folder: gets segment.onnx, begin.onnx, step.onnx, prior.onnx (if the world has a prior), weights.bin, which the
-            graphs share, start_frames.png (the start frames, one below the other) and world.json.
+            graphs share, start_frames.png and start_backgrounds.png (one below the other) and world.json.
         progress: called with the name of each graph before it is traced.
 
     Returns:
@@ -182,8 +182,9 @@ def export_onnx(world: World, folder: str | Path, progress: Callable[[str], Any]
     folder.mkdir(parents=True, exist_ok=True)
     _share_weights(models.values(), folder / "weights.bin")
     about = describe(core) | {"graphs": {name: _write_graph(model, folder, name) for name, model in models.items()}}
-    stacked = world.start_frames.reshape(-1, simulator.width, 3)
-    Image.fromarray(stacked).save(folder / "start_frames.png", optimize=True)
+    backgrounds = first.background.permute(0, 2, 3, 1).numpy()
+    for name, pictures in (("start_frames", world.start_frames), ("start_backgrounds", backgrounds)):
+        Image.fromarray(pictures.reshape(-1, simulator.width, 3)).save(folder / f"{name}.png", optimize=True)
     (folder / "world.json").write_text(json.dumps(about, indent=1) + "\n")
     return about
 
@@ -217,6 +218,7 @@ def describe(core: GlassCore) -> dict[str, Any]:
         "window_scale": world.config.window_scale,
         "weights": "weights.bin",
         "start_frames": {"file": "start_frames.png", "count": len(world.start_frames)},
+        "start_backgrounds": {"file": "start_backgrounds.png"},
         "start_positions": [[round(x, 4) for x in row] for row in first.position.tolist()],
         "start_origins": [[round(x, 4) for x in row] for row in first.origin.tolist()],
         "refines_position": isinstance(simulator.model.lma, PoseLMA),
@@ -326,13 +328,24 @@ class OnnxWorld:
         out = session.run(names, {key: value for key, value in inputs.items() if key in known})
         return {name: np.asarray(value) for name, value in zip(names, out, strict=True)}
 
-    def start(self, frames: np.ndarray, position: np.ndarray) -> dict[str, np.ndarray]:
-        """Frames (B, H, W, 3) uint8 and positions of the agents' layers (B, 2) px -> the state, arrays by name."""
+    def start(
+        self, frames: np.ndarray, position: np.ndarray, background: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """Start an episode.
+
+        Args:
+            frames: (B, H, W, 3) uint8.
+            position: (B, 2) px, of the agents' layers.
+            background: (B, H, W, 3) uint8, the frames without their agents; None: N inpaints them.
+
+        Returns:
+            the state, arrays by name.
+        """
         position = position.astype(np.float32)
         found = self.run("segment", frame=frames)
         begun = self.run("begin", colours=found["colours"], mask=found["mask"], position=position)
         begun.pop("error")
-        return begun | {"position": position, "background": found["background"]}
+        return begun | {"position": position, "background": found["background"] if background is None else background}
 
     def step(self, state: dict[str, np.ndarray], shift: np.ndarray, code: np.ndarray) -> tuple[dict, np.ndarray]:
         """State, shifts (B, 2) px right and down, codes (B,) -> the next state, and its frames (B, H, W, 3) uint8."""
@@ -353,7 +366,8 @@ def compare(world: World, folder: str | Path, steps: int = 100, rows: int = 4, s
     exported = OnnxWorld(folder)
     index = rng.integers(core.starts.count, size=rows)
     state = core.starts.at(torch.from_numpy(index))
-    other = exported.start(world.start_frames[index], state.position.numpy())
+    known = None if world.start_backgrounds is None else world.start_backgrounds[index]
+    other = exported.start(world.start_frames[index], state.position.numpy(), known)
     shifts = np.asarray(exported.about["shifts"], np.float32)
     differences = []
     for _ in range(steps):

@@ -39,7 +39,7 @@ class WorldState(RowState):
 
     Attributes:
         layer: (B, 4, h, w), the agent: colour * mask and mask, in its window or (``paper``) in the whole frame.
-        background: (B, 3, H, W) uint8, the start frame with the agent inpainted; it stays the same for the episode.
+        background: (B, 3, H, W) uint8, the start frame without the agent; it stays the same for the episode.
         position: (B, 2) px, (x, y) of the layer: the window's centre, or (``paper``) the agent's measured position.
         origin: (B, 2) px, the agent's centre of mass in the first layer, relative to `position`.
         mass: (B,), the sum of the first layer's mask, px.
@@ -101,7 +101,7 @@ class Simulator:
             return self.model.gma.mask(images).float()
 
     @outside_inference_mode
-    def start(self, frames: Tensor, position: Tensor | None = None) -> WorldState:
+    def start(self, frames: Tensor, position: Tensor | None = None, background: Tensor | None = None) -> WorldState:
         """Make states of frames: segment the agent, inpaint the background, encode the agent.
 
         Args:
@@ -109,6 +109,8 @@ class Simulator:
             position: (B, 2) px, the layers' positions as in :attr:`WorldState.position`, if they are known. Otherwise
                 they are estimated from the masks, and in ``pose`` worlds refined by redrawing, which takes seconds for
                 many frames.
+            background: (B, H, W, 3) uint8, the frames without their agents, if they are known. Otherwise N inpaints
+                them.
 
         Returns:
             B rows.
@@ -124,8 +126,16 @@ class Simulator:
         view = self.model.lma.view
         images = to_images(frames.to(self.device).permute(0, 3, 1, 2))
         with self._autocast():
-            masks, colours, background = self.model.gma.segment(images)
+            if background is None or self.model.gma.matting is not None:
+                masks, colours, inpainted = self.model.gma.segment(images)
+            else:
+                masks, colours, inpainted = self.model.gma.mask(images).float(), images, None
         centre = self.model.gma.locate(masks)
+        if background is None:
+            assert inpainted is not None
+            background = to_bytes(inpainted)
+        else:
+            background = background.to(self.device).permute(0, 3, 1, 2)
         with self._autocast():
             if position is None:
                 place = self.model.lma.refine_position(colours, masks, view.anchor(centre))
@@ -136,7 +146,7 @@ class Simulator:
         mass = layer[:, 3].sum((1, 2))
         if self.device.type == "cpu":  # the memory format of observed frames
             background = background.contiguous(memory_format=torch.channels_last)
-        return WorldState(layer, to_bytes(background), place, centre - place, mass, memory)
+        return WorldState(layer, background, place, centre - place, mass, memory)
 
     @outside_inference_mode
     def step(self, state: WorldState, shift: Tensor, code_index: Tensor) -> WorldState:

@@ -1,7 +1,8 @@
 """World checkpoints: one .safetensors file with weights, config, action table and start frames. Pickle is never used.
 
-Tensors: ``model.*`` (float16, or as trained) and ``start_frames`` (uint8: zlib of the differences between consecutive
-frames). Metadata ``glass``: a JSON header (:class:`glass_gym.worlds.headers.WorldHeader`).
+Tensors: ``model.*`` (float16, or as trained), ``start_frames`` (uint8: zlib of the differences between consecutive
+frames), and ``start_backgrounds``, if they are known (uint8: zlib of the differences from the start frames). Metadata
+``glass``: a JSON header (:class:`glass_gym.worlds.headers.WorldHeader`).
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ class World:
         name: of the world, such as the file's name without its suffix.
         usual_codes: nine codes, for the directions of COMPASS: the one that went with each most often in the training
             data. Empty: unknown.
+        start_backgrounds: (N, H, W, 3) uint8, the start frames without their agents, as the footage shows what is
+            behind them; None: N inpaints them.
     """
 
     model: Glass = field(repr=False)
@@ -67,6 +70,7 @@ class World:
     provenance: dict[str, Any] = field(default_factory=dict)
     name: str = ""
     usual_codes: tuple[int, ...] = ()
+    start_backgrounds: np.ndarray | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         names = self.code_names
@@ -88,6 +92,10 @@ class World:
         positions = to_floats(self.statistics.get("start_positions", []))
         if positions.size and (positions.shape[1:] != (2,) or not (np.abs(positions) <= 2 * longest).all()):
             raise ValueError("start_positions are not (x, y) px of start frames")
+        if self.start_backgrounds is not None and self.start_backgrounds.shape != self.start_frames.shape:
+            raise ValueError(
+                f"start_backgrounds are {self.start_backgrounds.shape}, expected those of the start frames"
+            )
         usual = self.usual_codes
         if len(usual) not in (0, len(COMPASS)) or not all(k in range(self.config.codes) for k in usual):
             raise ValueError(f"usual_codes are {usual!r}, expected {len(COMPASS)} codes below {self.config.codes}")
@@ -158,8 +166,9 @@ def save_world(path: str | Path, world: World, half: bool = True) -> Path:
         tensors[f"model.{key}"] = value.half() if half and value.dtype == torch.float32 else value
     pool = np.ascontiguousarray(world.start_frames)
     differences = np.diff(pool, axis=0, prepend=np.zeros_like(pool[:1]))  # of a static background: almost nothing
-    deflated = zlib.compress(differences.tobytes(), 9)
-    tensors["start_frames"] = torch.frombuffer(bytearray(deflated), dtype=torch.uint8)
+    tensors["start_frames"] = _deflated(differences)
+    if world.start_backgrounds is not None:
+        tensors["start_backgrounds"] = _deflated(world.start_backgrounds - pool)  # modulo 256
     header = {
         "format_version": FORMAT_VERSION,
         "config": world.config.to_dict(),
@@ -235,9 +244,14 @@ def _world(path: Path, header: WorldHeader, tensors: dict[str, torch.Tensor]) ->
     model.load_state_dict(weights)
     differences = np.frombuffer(_inflated(tensors["start_frames"], math.prod(shape)), np.uint8).reshape(shape)
     frames = np.cumsum(differences, axis=0, dtype=np.uint8)  # modulo 256
+    backgrounds = None
+    if "start_backgrounds" in tensors:
+        inflated = _inflated(tensors["start_backgrounds"], math.prod(shape))
+        backgrounds = frames + np.frombuffer(inflated, np.uint8).reshape(shape)
     names, usual = tuple(header.code_names), tuple(header.usual_codes)
     facts = dict(header.statistics), header.provenance
-    return World(model.eval(), frames, header.step, names, header.pixel_aspect, *facts, path.stem, usual)
+    about = header.pixel_aspect, *facts, path.stem, usual
+    return World(model.eval(), frames, header.step, names, *about, backgrounds)
 
 
 def _digest(tensors: dict[str, torch.Tensor]) -> str:
@@ -278,6 +292,10 @@ def _header(path: Path, metadata: dict) -> WorldHeader:
     if math.prod(shape) > MAX_POOL_BYTES:
         raise CheckpointError(f"{path}: start frames of shape {shape} are larger than {MAX_POOL_BYTES} bytes")
     return header
+
+
+def _deflated(values: np.ndarray) -> torch.Tensor:
+    return torch.frombuffer(bytearray(zlib.compress(values.tobytes(), 9)), dtype=torch.uint8)
 
 
 def _inflated(deflated: torch.Tensor, size: int) -> bytes:

@@ -1,5 +1,6 @@
 import json
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from glass_gym.env.core import GlassCore
 from glass_gym.worlds import checkpoint
 from glass_gym.worlds.checkpoint import CheckpointError, load_world, save_world
 
@@ -22,9 +24,20 @@ def test_a_world_survives_the_round_trip(tiny_world, tmp_path):
     again = load_world(path)
     assert again.config == tiny_world.config and again.code_names == ("neutral", "swing", "turn")
     assert again.step == (3.0, 2.0) and again.pixel_aspect == 1.6
-    assert np.array_equal(again.start_frames, tiny_world.start_frames)
+    assert np.array_equal(again.start_frames, tiny_world.start_frames) and again.start_backgrounds is None
     for key, value in tiny_world.model.state_dict().items():
         assert torch.equal(value, again.model.state_dict()[key])
+
+
+def test_episodes_start_on_the_stored_backgrounds(tiny_world, tmp_path):
+    backgrounds = (tiny_world.start_frames // 2 + 100).astype(np.uint8)
+    path = save_world(tmp_path / "w.safetensors", replace(tiny_world, start_backgrounds=backgrounds))
+    again = load_world(path)
+    assert np.array_equal(again.start_backgrounds, backgrounds)
+    begun = GlassCore(again, 2, device="cpu").starts.at(torch.tensor([3, 5]))
+    assert np.array_equal(begun.background.permute(0, 2, 3, 1).numpy(), backgrounds[[3, 5]])
+    with pytest.raises(ValueError, match=r"start_backgrounds are \(3, .*expected those of the start frames"):
+        replace(tiny_world, start_backgrounds=backgrounds[:3])
 
 
 def test_an_unknown_name_lists_the_bundled_ones():

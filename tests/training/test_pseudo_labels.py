@@ -12,9 +12,11 @@ from glass_gym.tensors.geometry import dilate
 from training.config import GmaConfig
 from training.core.trainer import read_state
 from training.data.store import Store, StoreWriter
+from training.evaluation.metrics.residue import residue_share
 from training.footage import choices
 from training.footage.choices import survey_store
 from training.gma import pseudo_labels
+from training.gma.background import estimate_background
 from training.gma.pseudo_labels import PseudoLabels, make_pseudo_labels
 from training.gma.stage import RefineStage
 from training.train import main
@@ -40,16 +42,17 @@ class BodyOnly(nn.Module):
         body = torch.tensor(BODY).to(images)[:, None, None] / 127.5 - 1
         return ((images - body).abs().amax(1, keepdim=True) < 0.1).float()
 
+    def inpaint_background(self, images, masks, margin=0):
+        """Paints grey."""
+        hole = dilate(masks, margin) if margin else masks
+        return images * (1 - hole) - 0.14 * hole
+
 
 class FallsShort(BodyOnly):
-    """An M that misses 2 px all round the body, and an N that paints grey."""
+    """An M that misses 2 px all round the body."""
 
     def mask(self, images):
         return 1 - dilate(1 - self.body(images), 2)
-
-    def inpaint_background(self, images, masks, margin):
-        hole = dilate(masks, margin) if margin else masks
-        return images * (1 - hole) - 0.14 * hole
 
 
 def video(seed: int, camera: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -118,11 +121,29 @@ def test_there_are_no_labels_where_m_sees_nothing(store, monkeypatch):
 
 def test_episodes_start_from_agents_that_m_finds_whole(store):
     model = SimpleNamespace(gma=BodyOnly(), config=BodyOnly.config)
-    frames = start_frames(model, store, 8)
+    frames, backgrounds = start_frames(model, store, 8)
     assert len(frames) == 8 and (frames == BODY).all(-1).any((1, 2)).all()
     assert not (frames == HAND).all(-1).any()  # two thirds of the frames have one
-    longer = start_frames(model, store, 40)
+    assert not (backgrounds == BODY).all(-1).any()
+    longer, _ = start_frames(model, store, 40)
     assert len(longer) == 32 and (longer == HAND).all(-1).any((1, 2)).mean() > 0.4  # where too few are whole, others
+
+
+@pytest.mark.parametrize("camera", [False, True])
+def test_the_background_is_what_the_footage_shows_behind_the_agent(camera):
+    frames, masks = video(0, camera)
+    truth = estimate_background(BodyOnly(), frames, masks)
+    plate = estimate_background(BodyOnly(), frames)
+    first, inpainted = plate.without_agent(BodyOnly(), 0)
+    scene, known = truth.at(0)
+    assert masks[0].sum() == 20 * 8 and (~known & masks[0]).sum() <= (1 - camera) * 20 * 5  # he walks 14 px in all
+    assert (first[known] == scene.astype(np.uint8)[known]).all(-1).mean() > 0.99
+    assert inpainted < 0.05 and not (first == BODY).all(-1).any()
+    assert residue_share(first, truth, 0) == 0 and residue_share(frames[0], truth, 0) > 0.95
+    alone = np.repeat(frames[:1], 4, 0)  # nothing is shown behind him: N paints all of it
+    grey, inpainted = estimate_background(BodyOnly(), alone).without_agent(BodyOnly(), 0)
+    assert inpainted == 1 and (grey[masks[0]] == 110).all()
+    assert residue_share(grey, estimate_background(BodyOnly(), alone), 0) is None
 
 
 @pytest.mark.parametrize("camera", [False, True])

@@ -41,6 +41,8 @@ CAPTIONS = {
     "present: the same steps": f"{PLAY}/present/*",
     "blend share: real frames / held arrows / random play": "crispness/blend_share/*/mean",
     "gradient energy over the nearest real: free running / random play": "crispness/gradient_energy/*",
+    "left of the agent in start frames' backgrounds, over its area: mean / largest": "residue/start_*/mean|largest",
+    "left of the agent in inpainted backgrounds, over its area: mean / largest": "residue/inpainted/mean|largest",
     "distinct poses in 12 held steps: right / left": "pose_transitions/*/distinct_poses",
     "share of the most frequent pose: right / left": "pose_transitions/*/share_of_the_commonest",
     "p(next pose), total variation against real steps: right / left": "pose_transitions/*/next_pose_total_variation",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,14 +53,18 @@ class BackgroundPlate:
     corners: np.ndarray
 
     def at(self, t: int) -> tuple[np.ndarray, np.ndarray]:
-        """The plate as frame t shows it, (H, W, 3) float32, filled from the frame where unknown; (H, W) bool, known."""
+        """The plate as frame t shows it, with its exposure, (H, W, 3) float32; and where it is known, (H, W) bool.
+
+        Elsewhere it is filled from the frame.
+        """
         height, width = self.frames.shape[1:3]
         there, here = overlap(self.corners[t], self.plate.shape[1::-1], (width, height))
         known = np.zeros((height, width), bool)
         known[here] = self.known[there]
         plate = self.frames[t].astype(np.float32)
         plate[here] = np.where(known[here][..., None], self.plate[there], plate[here])
-        return plate, known
+        shown = plate.round().astype(np.uint8)[None]
+        return match_exposure(shown, self.frames[t], (known & ~self.masks[t])[None])[0].astype(np.float32), known
 
     def compare(self, t: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Compare frame t with the plate.
@@ -82,6 +85,26 @@ class BackgroundPlate:
         if (far[~near] > CHANGED).mean() > BLURRED and (self.corners != self.corners[0]).any():
             return None
         return np.where(known, far, np.float32(np.inf)), near
+
+    @torch.no_grad()
+    def without_agent(self, gma: GMA, t: int) -> tuple[np.ndarray, float]:
+        """Frame t without the agent, and without all else that moves: the plate, where it is known and fits the frame.
+
+        Elsewhere N inpaints the mask, and the rest is as in the frame.
+
+        Returns:
+            the background (H, W, 3) uint8; and which share of the mask N inpainted, in [0, 1].
+        """
+        plate, known = self.at(t)
+        if self.compare(t) is None:
+            known = np.zeros_like(known)
+        background = plate.astype(np.uint8)
+        inpainted = float((~known)[self.masks[t]].mean()) if self.masks[t].any() else 0.0
+        if inpainted or not known.any():
+            image = frames_to_tensor(self.frames[t : t + 1]).to(next(gma.parameters()).device)
+            filled = to_bytes(gma.segment(image)[2])
+            background[~known] = filled[0].permute(1, 2, 0).cpu().numpy()[~known]
+        return background, inpainted
 
 
 @torch.no_grad()
@@ -121,31 +144,36 @@ def shots_of(frames: np.ndarray) -> list[slice]:
 
 
 @torch.no_grad()
+def masks_of(gma: GMA, frames: np.ndarray, sharp: bool = True) -> np.ndarray:
+    """Soft masks (T, H, W) of frames (T, H, W, 3) uint8: with sharp outlines, or M's own."""
+    find = gma.sharp_mask if sharp else gma.mask
+    device = next(gma.parameters()).device
+    parts = np.split(frames, range(16, len(frames), 16))
+    return np.concatenate([find(frames_to_tensor(part).to(device))[:, 0].float().cpu().numpy() for part in parts])
+
+
+@torch.no_grad()
 def estimate_background(
-    gma: GMA, frames: np.ndarray, scale: int = 1, mask_of: Callable[[Tensor], Tensor] | None = None
+    gma: GMA, frames: np.ndarray, masks: np.ndarray | None = None, scale: int = 1
 ) -> BackgroundPlate:
-    """The plate of one shot: register its frames, take the median of pixels that M leaves out.
+    """The plate of one shot: register its frames, take the median of pixels that the masks leave out.
 
     If frames are large and N has a plate, it is that one, of all footage, where the agent may stand still for a shot.
 
     Args:
         gma: a trained model.
         frames: (T, H, W, 3) uint8.
-        scale: frames are reduced by this factor once M has seen them.
-        mask_of: finds the agent; default: M.
+        masks: (T, H, W), the agent's; default: M's.
+        scale: frames and masks are reduced by this factor.
     """
     from scipy import ndimage
 
-    mask_of = mask_of or gma.mask
-    device = next(gma.parameters()).device
-    soft, small = [], []
-    for part in np.split(frames, range(16, len(frames), 16)):
-        images = frames_to_tensor(part).to(device)
-        soft.append(reduced(mask_of(images).float(), scale)[:, 0].cpu().numpy())
-        if scale > 1:
-            small.append(to_bytes(reduced(images, scale)).permute(0, 2, 3, 1).cpu().numpy())
-    soft = np.concatenate(soft)
-    frames = np.concatenate(small) if small else frames
+    soft = masks_of(gma, frames, sharp=False) if masks is None else masks.astype(np.float32)
+    if scale > 1:
+        soft = reduced(torch.from_numpy(soft)[:, None], scale)[:, 0].numpy()
+        frames = np.stack(
+            [to_bytes(reduced(frames_to_tensor(f[None]), scale))[0].movedim(0, 2).numpy() for f in frames]
+        )
     height, width = frames.shape[1:3]
     masks = soft > 0.5
     stands = isinstance(gma.inpaint, PlateInpaintNet)

@@ -25,7 +25,7 @@ from ..core.progress import Bar
 from ..core.stage import Batch, Stage
 from ..data.cuts import farthest
 from ..data.store import Store, Video, frames_to_tensor
-from ..footage.registration import CHANGED, match_exposure
+from ..footage.registration import CHANGED
 from ..footage.survey import CONTRAST
 from .background import SAMPLES, SHOT, BackgroundPlate, estimate_background, shots_of
 from .pseudo_labels import AGREED, BACKGROUND, FEWEST, rim_share
@@ -133,7 +133,7 @@ def _labelled(gma: GMA, store: Store, video: Video, every: int) -> list[np.ndarr
     step = gma.config.gma_scale
     out = []
     for shot in shots_of(frames[:, ::step, ::step]):
-        plate = estimate_background(gma, frames[shot], scale)
+        plate = estimate_background(gma, frames[shot], scale=scale)
         for t in range(0, len(plate.frames), every):
             if (found := measure_alpha(plate, t)) is None:
                 continue
@@ -162,8 +162,7 @@ def measure_alpha(plate: BackgroundPlate, t: int) -> tuple[np.ndarray, np.ndarra
     picture, known = plate.at(t)
     if not (mask & known).any():
         return None
-    picture = match_exposure(picture.round().astype(np.uint8)[None], plate.frames[t], (known & ~mask)[None])[0]
-    off = plate.frames[t].astype(np.float32) - picture
+    off = plate.frames[t] - picture
     far = farthest(plate.frames[t], picture)
     usual = float(np.quantile(far[mask & known], 0.9))
     solid = known & (far > max(CHANGED, CONTRAST * usual))

@@ -18,7 +18,7 @@ from ..core.progress import each
 from ..core.run import Run
 from ..data.store import Store, Video, frames_to_tensor
 from ..footage.choices import CLIP, VIDEOS, multiple_of_8
-from ..gma.background import SAMPLES, SHOT, estimate_background, shots_of
+from ..gma.background import SAMPLES, SHOT, estimate_background, masks_of, shots_of
 from ..gma.matting import measure_alpha
 
 LARGEST = 160  # Largest side of a window as LMA sees it, px.
@@ -127,7 +127,8 @@ def best_hole_margin(gma: GMA, store: Store) -> tuple[int, str]:
         if not (shots := shots_of(frames)):
             continue
         every = gma.config.gma_scale if isinstance(gma.inpaint, PlateInpaintNet) else 1
-        plate = estimate_background(gma, frames[shots[0]][::every], mask_of=gma.sharp_mask)
+        shown = frames[shots[0]][::every]
+        plate = estimate_background(gma, shown, masks_of(gma, shown))
         few = list(range(0, len(plate.frames), max(1, len(plate.frames) // 3)))[:3]
         pictures, known = (np.stack(x) for x in zip(*map(plate.at, few), strict=True))
         truth = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(device)

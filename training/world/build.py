@@ -21,11 +21,13 @@ from glass_gym.worlds.checks import without_folders
 from ..core.progress import Bar
 from ..core.run import Run
 from ..data.store import Store, Video
-from ..footage.registration import CHANGED
-from ..gma.background import estimate_background, shots_of
+from ..footage.registration import CHANGED, camera_moves
+from ..gma.background import estimate_background, masks_of, shots_of
 from ..windows.windows import WindowSet, crop_layers, unpack_layers
 
 START_FRAMES, START_BYTES = 64, 20_000_000  # Largest number of start frames of a world, and of their bytes.
+LOOKED_AT = 2  # At most so many times as many frames are compared.
+SPREAD = 64  # Number of frames, spread over a video, from which its background plate is made.
 START_SHOT = 24  # Number of consecutive frames of a held-out video from which start frames are chosen.
 MISSED = 0.005  # An agent is whole if M misses no more than this share of its area.
 TOGETHER = 1 << 19
@@ -36,6 +38,7 @@ RARE_CODE = 0.03  # Codes with less than this share of the steps cannot become t
 TWIN = 0.05
 """Two codes are twins if their drawings differ by less than this share of the mean difference between codes."""
 SAME = 0.03  # They also are if drawings differ by less than this inside the agent (root mean square, range [-1, 1]).
+PLAYED = 64 * 64 * 64  # Pixels of the windows in which codes are played, to compare their drawings.
 TWIN_STEPS = 8  # Number of steps that each code is played, to compare their drawings.
 GROUND = 0.005  # Quantile of the agent's positions that bounds the world's ground on each side.
 SHARPER = 2.0
@@ -123,14 +126,15 @@ def usual_codes(statistics: CodeStatistics, step: tuple[float, float], codes: in
 def twin_codes(model: Glass, windows: WindowSet, statistics: CodeStatistics, steps: int = TWIN_STEPS) -> list[int]:
     """Codes whose drawings equal those of a more frequent code, by TWIN and SAME.
 
-    Each code is played for `steps` steps without a shift, from 64 real windows, and the last drawings are compared. For
-    whole frames there are none, since they cannot be played without a shift.
+    Each code is played for `steps` steps without a shift, from at most 64 real windows, and the last drawings are
+    compared. For whole frames there are none, since they cannot be played without a shift.
     """
     count = model.config.codes
     if not model.lma.view.follows or count < 2:
         return []
     device = model.device
-    index = windows.complete(np.random.default_rng(0), 64)
+    pixels = model.config.window**2
+    index = windows.complete(np.random.default_rng(0), max(16, min(64, PLAYED // pixels)))
     start = crop_layers(windows, index, model.config.window).to(device)
     place = torch.from_numpy(windows.position[index].astype(np.float32)).to(device)
     still = torch.zeros(len(start), steps, 2, device=device)
@@ -179,11 +183,33 @@ def with_codes(model: Glass, order: Sequence[int]) -> Glass:
     return Glass(out.gma, out.lma)
 
 
-def start_frames(model: Glass, store: Store, count: int = START_FRAMES) -> np.ndarray:
-    """Choose `count` held-out frames (N, H, W, 3) for episodes to start from, in which M finds the whole agent.
+@dataclass
+class StartFrame:
+    """A frame for episodes to start from: `frame` and `background`, its picture without the agent, (H, W, 3) uint8.
 
-    What M misses, such as a raised hand, would stay in the background for the whole episode. Frames are spread over the
-    val and test videos.
+    `missed` is the area of the agent, px, that M misses, and `inpainted` the share of the agent whose background the
+    footage does not show; both are 0 where they are too small to matter.
+    """
+
+    frame: np.ndarray
+    background: np.ndarray
+    missed: int
+    inpainted: float
+
+    @property
+    def rank(self) -> tuple[int, float]:
+        """Frames of lower rank are better; (0, 0) is best."""
+        return self.missed, self.inpainted
+
+
+def start_frames(model: Glass, store: Store, count: int = START_FRAMES) -> tuple[np.ndarray, np.ndarray]:
+    """Choose held-out frames for episodes to start from, in which M finds the whole agent, and clear their backgrounds.
+
+    What M misses, such as a raised hand, is not drawn. What is behind the agent is taken from the frames around, if
+    they show it; frames of which they do are preferred. Frames are spread over the val and test videos.
+
+    Returns:
+        `count` frames and their backgrounds, (N, H, W, 3) uint8 each.
 
     Raises:
         ValueError: M finds no agent in these videos.
@@ -191,39 +217,51 @@ def start_frames(model: Glass, store: Store, count: int = START_FRAMES) -> np.nd
     held = [v for v in store.videos if v.split != "train"] or store.videos
     rng = np.random.default_rng(0)
     each = math.ceil(min(count, 32) / len(held))  # frames per video
-    picked: list[np.ndarray] = []
+    picked: list[StartFrame] = []
     with Bar("start frames", count, "frame") as bar:
         for index in rng.permutation(len(held)):
             found = whole_agents(model, store, held[index], rng)[:each]
             picked += found
-            bar.update(len(found))
-            if len(picked) >= count:
+            bar.update(sum(start.rank == (0, 0) for start in found))
+            if sum(start.rank == (0, 0) for start in picked) >= count or len(picked) >= LOOKED_AT * count:
                 break
     if not picked:
         raise ValueError(f"{store.root}: the mask is empty on every held-out frame; train GMA longer or check theta")
-    return np.stack(picked[:count])
+    picked = sorted(picked, key=lambda start: start.rank)[:count]
+    return np.stack([start.frame for start in picked]), np.stack([start.background for start in picked])
 
 
-def whole_agents(model: Glass, store: Store, video: Video, rng: np.random.Generator) -> list[np.ndarray]:
-    """Frames (H, W, 3) from a random part of a video in which M finds an agent: frames of whole agents first.
+def whole_agents(model: Glass, store: Store, video: Video, rng: np.random.Generator) -> list[StartFrame]:
+    """Frames from a random part of a video in which M finds an agent: whole agents before known backgrounds first.
 
-    Pixels that M misses are those beside its mask that differ from the background plate.
+    Pixels that M misses are those beside its mask that differ from the background plate. If the camera stands still,
+    the plate is the median over the whole video, in which an agent that rests moves on.
     """
     from scipy import ndimage
 
     first = int(rng.integers(max(1, video.length - START_SHOT + 1)))
     frames = np.asarray(store.frames[video.start + first : video.start + min(video.length, first + START_SHOT)])
+    count = len(frames)
+    step = model.config.gma_scale
+    if video.length > count and not camera_moves(frames[:, ::step, ::step]).any():
+        spread = np.linspace(0, video.length - 1, min(video.length, SPREAD)).astype(int)
+        frames = np.concatenate([frames, store.frames[video.start + spread]])
     found = []
-    for shot in shots_of(frames) or [slice(0, len(frames))]:
-        plate = estimate_background(model.gma, frames[shot], mask_of=model.gma.sharp_mask)
-        for t in np.flatnonzero(plate.sizes >= max(16, np.median(plate.sizes) / 2)):
+    for shot in shots_of(frames[:, ::step, ::step]) or [slice(0, len(frames))]:
+        plate = estimate_background(model.gma, frames[shot], masks_of(model.gma, frames[shot]))
+        for t in np.flatnonzero(plate.sizes >= max(16, np.median(plate.sizes) / 2)).tolist():
+            if shot.start + t >= count:
+                break
+            background, share = plate.without_agent(model.gma, t)
             missed = 0
             if (compared := plate.compare(t)) is not None:
                 far, near = compared
                 hole = ndimage.binary_dilation(plate.masks[t], np.ones((3, 3)), iterations=1 + model.config.hole_margin)
                 missed = int((near & ~hole & (far > CHANGED) & (far < np.inf)).sum())
-            found.append((missed if missed > MISSED * plate.sizes[t] else 0, rng.random(), frames[shot][t]))
-    return [frame for *_, frame in sorted(found, key=lambda row: row[:2])]
+            missed = missed if missed > MISSED * plate.sizes[t] else 0
+            start = StartFrame(frames[shot][t], background, missed, share if share > MISSED else 0.0)
+            found.append((start.rank, rng.random(), start))
+    return [start for *_, start in sorted(found, key=lambda row: row[:2])]
 
 
 def build_world(
@@ -251,7 +289,8 @@ def build_world(
     names = tuple(code_names) or tuple(f"code {k}" if k else "neutral" for k in range(codes))
     if len(names) != codes:
         raise ValueError(f"{len(names)} code names for the {codes} codes that the data uses (of {total}): {names}")
-    frames = start_frames(model, store, min(START_FRAMES, max(16, START_BYTES // store.frames[0].nbytes)))
+    count = min(START_FRAMES, max(16, START_BYTES // store.frames[0].nbytes))
+    frames, backgrounds = start_frames(model, store, count)
     step = windows.step()
     facts: dict[str, list] = {
         "frame_mean": frames.mean((0, 1, 2)).round(2).tolist(),
@@ -269,7 +308,10 @@ def build_world(
             start = Simulator(model, model.device, "float32").start(torch.from_numpy(frames))
         facts["start_positions"] = start.position.tolist()
     usual = usual_codes(statistics, step, codes)
-    return World(model, frames, step, names, store.pixel_aspect, facts, provenance or {}, usual_codes=usual)
+    about = facts, provenance or {}
+    return World(
+        model, frames, step, names, store.pixel_aspect, *about, usual_codes=usual, start_backgrounds=backgrounds
+    )
 
 
 def export_world(run: Run, model: Glass, store: Store, windows: WindowSet, minutes: dict[str, float]) -> World:

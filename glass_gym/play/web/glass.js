@@ -63,11 +63,15 @@ export class World {
       });
     }
     tell("start frames");
-    const picture = await createImageBitmap(await (await fetch(`${folder}/${about.start_frames.file}`)).blob());
-    const sheet = new OffscreenCanvas(picture.width, picture.height).getContext("2d", { willReadFrequently: true });
-    sheet.drawImage(picture, 0, 0);
-    world.starts = Array.from({ length: about.start_frames.count }, (_, i) =>
-      sheet.getImageData(0, i * about.height, about.width, about.height));
+    const pictures = async (file) => {
+      const picture = await createImageBitmap(await (await fetch(`${folder}/${file}`)).blob());
+      const sheet = new OffscreenCanvas(picture.width, picture.height).getContext("2d", { willReadFrequently: true });
+      sheet.drawImage(picture, 0, 0);
+      return Array.from({ length: about.start_frames.count }, (_, i) =>
+        sheet.getImageData(0, i * about.height, about.width, about.height));
+    };
+    world.starts = await pictures(about.start_frames.file);
+    world.backgrounds = await pictures(about.start_backgrounds.file);
     return world;
   }
 
@@ -83,18 +87,16 @@ export class World {
 
   /** The state of start frame `index`. */
   async start(index) {
-    return this.begin(this.starts[index], this.about.start_positions[index], this.about.start_origins[index]);
+    const { start_positions: positions, start_origins: origins } = this.about;
+    return this.begin(this.starts[index], positions[index], origins[index], this.backgrounds[index]);
   }
 
   /**
    * The state of a picture (ImageData of the world's size). Without a known position, the agent is searched for;
-   * throws NoAgentError if there is none.
+   * throws NoAgentError if there is none. Without a known background (ImageData), the agent is inpainted.
    */
-  async begin(image, position = null, origin = null) {
-    const { height, width } = this.about;
-    const rgb = new Uint8Array(height * width * 3);
-    for (let i = 0; i < height * width; i++) for (let c = 0; c < 3; c++) rgb[3 * i + c] = image.data[4 * i + c];
-    const frame = new ort.Tensor("uint8", rgb, [1, height, width, 3]);
+  async begin(image, position = null, origin = null, background = null) {
+    const frame = this.tensorOf(image);
     const seen = await this.run("segment", { frame });
     const known = position !== null;
     const centre = seen.centre.data;
@@ -103,9 +105,18 @@ export class World {
       position = await this.refinePosition(seen.colours, seen.mask, position.map(Math.round));
     const begun = await this.run("begin", { colours: seen.colours, mask: seen.mask, position: float(position, [1, 2]) });
     if (!known) this.check(begun.layer, seen.mask);
-    const state = { ...begun, position: float(position, [1, 2]), background: seen.background };
+    const shown = background ? this.tensorOf(background) : seen.background;
+    const state = { ...begun, position: float(position, [1, 2]), background: shown };
     delete state.error;
-    return { state, origin: origin ?? [centre[0] - position[0], centre[1] - position[1]], frame: rgb };
+    return { state, origin: origin ?? [centre[0] - position[0], centre[1] - position[1]], frame: frame.data };
+  }
+
+  /** A picture (ImageData of the world's size) as uint8 tensor (1, H, W, 3). */
+  tensorOf(image) {
+    const { height, width } = this.about;
+    const rgb = new Uint8Array(height * width * 3);
+    for (let i = 0; i < height * width; i++) for (let c = 0; c < 3; c++) rgb[3 * i + c] = image.data[4 * i + c];
+    return new ort.Tensor("uint8", rgb, [1, height, width, 3]);
   }
 
   /** The position within SEARCH_PX px (of the window) from which the model draws the agent best. */

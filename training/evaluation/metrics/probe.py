@@ -51,7 +51,9 @@ class SimulatorProbe:
         """The detector of the store's source; start states from the world's start frames."""
         simulator = Simulator(world.model, "cpu", ground=world.ground)
         detector = source_of(store).detector(store, world)
-        start, context = simulator.start(torch.from_numpy(world.start_frames)), detector.context(world.start_frames)
+        backgrounds = None if world.start_backgrounds is None else torch.from_numpy(world.start_backgrounds)
+        start = simulator.start(torch.from_numpy(world.start_frames), background=backgrounds)
+        context = detector.context(world.start_frames)
         matcher = matcher_of(store, world.config.window)
         return cls(world, simulator, world.action_table(), start, detector, context, matcher, features)
 

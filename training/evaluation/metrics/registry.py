@@ -14,6 +14,7 @@ from .identity import identity
 from .pose_transitions import pose_transitions
 from .prior import prior
 from .probe import simulator
+from .residue import residue
 from .video import reconstruction
 
 Metric = Callable[[Evaluation], dict[str, Any]]
@@ -25,6 +26,7 @@ METRICS: dict[str, Metric] = {
     "transfer": transfer,
     "simulator": simulator,
     "crispness": crispness,
+    "residue": residue,
     "pose_transitions": pose_transitions,
     "action_classifier": action_classifier,
     "identity": identity,
