@@ -28,9 +28,12 @@ from ..data.store import Store, Video, frames_to_tensor
 from ..footage.registration import CHANGED
 from ..footage.survey import CONTRAST
 from .background import SAMPLES, SHOT, BackgroundPlate, estimate_background, shots_of
-from .pseudo_labels import AGREED, BACKGROUND, FEWEST, rim_share
+from .pseudo_labels import AGREED, BACKGROUND, rim_share
 
-SEEN, LABELLED = 1600, 500  # About so many frames make the plates, and so many are labelled.
+EVEN, DARKEST = 0.15, 0.4
+"""A shadow leaves at least DARKEST of the light of every colour, and not more than EVEN more of one than of another."""
+SEEN, LABELLED, FEWEST = 1600, 500, 30
+"""About so many frames are looked at, so many are labelled, and with fewer the network is not trained."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ def _labelled(gma: GMA, store: Store, video: Video, every: int) -> list[np.ndarr
     for shot in shots_of(frames[:, ::step, ::step]):
         plate = estimate_background(gma, frames[shot], scale=scale)
         for t in range(0, len(plate.frames), every):
-            if (found := measure_alpha(plate, t)) is None:
+            if (found := measure_alpha(plate, t, 2 * step // scale)) is None:
                 continue
             corner, *seen = gma.matting_input(frames_to_tensor(frames[shot][t : t + 1]).to(device))
             truth = torch.from_numpy(np.stack(found)[None]).float().to(device)
@@ -146,12 +149,18 @@ def _labelled(gma: GMA, store: Store, video: Video, every: int) -> list[np.ndarr
     return out
 
 
-def measure_alpha(plate: BackgroundPlate, t: int) -> tuple[np.ndarray, np.ndarray] | None:
+def measure_alpha(plate: BackgroundPlate, t: int, edge: int = 2) -> tuple[np.ndarray, np.ndarray] | None:
     """Measure how much each pixel of frame t shows of the agent.
 
     Alpha is 1 where a pixel differs from the plate by at least CONTRAST of the agent's usual difference; below this it
-    is the difference as a share of that, as of shadows and motion blur. On the rim it is the share of the agent's
-    colour. Pixels that are not connected to the agent have alpha 0.
+    is the difference as a share of that, as of motion blur. On the rim it is the share of the agent's colour. Near the
+    mask's edge, what darkens the plate evenly is a shadow, with the share that it takes of the light. Pixels that are
+    not connected to the agent have alpha 0.
+
+    Args:
+        plate: of the shot.
+        t: the frame.
+        edge: M's outline is as coarse as this, px.
 
     Returns:
         alpha (H, W) in [0, 1], and (H, W) bool, where it is known; None if the plate does not fit the mask.
@@ -179,4 +188,8 @@ def measure_alpha(plate: BackgroundPlate, t: int) -> tuple[np.ndarray, np.ndarra
     own = np.isin(names, np.unique(names[core]))
     mixed, of_rim = rim_share(off, core)
     alpha = np.where(core, np.where(mixed, of_rim.clip(0, 1), 1), np.where(own, share, 0))
+    light = (plate.frames[t] + 1.0) / (picture + 1)
+    even = (light.max(-1) < 1) & (np.ptp(light, axis=-1) < EVEN) & (light.min(-1) > DARKEST)
+    shadow = own & even & ~ndimage.binary_erosion(mask, iterations=edge)
+    alpha = np.where(shadow, np.minimum(alpha, 1 - light.mean(-1)), alpha)
     return alpha.astype(np.float32), known | core
