@@ -10,8 +10,12 @@ import numpy as np
 from ..data.cuts import farthest
 
 CHANGED = 18  # Pixels differ if they do so by more than this, of 255, in some channel.
+FAINT = 8  # A pixel that differs from the plate by less than this, of 255, is background.
 COARSE = 4  # Factor of downscaling in the coarse search for the camera's move.
 LARGEST_BOX = 7  # Side of the largest box over which differences are averaged, px.
+STAYS = 0.7  # Two plates show one place if at least this share of their edges is in both.
+TURNED = 0.25  # A camera moves if edges move in more than this share of the picture.
+CELLS = 8  # Cells on each side of the picture, in which edges are counted.
 CAMERA = 24  # Largest camera move in the coarse search, px a frame.
 
 
@@ -21,23 +25,34 @@ def camera_moves(frames: np.ndarray) -> np.ndarray:
     The search is coarse, then fine. Differences are clipped, so that an agent that moves by itself has little weight.
     """
     grey = np.stack([(f[..., 0].astype(np.float32) + f[..., 1] + f[..., 2]) / 3 for f in frames])
-    height, width = grey.shape[1:]
-    part = grey[:, : height // COARSE * COARSE, : width // COARSE * COARSE]
-    small = part.reshape(len(grey), height // COARSE, COARSE, width // COARSE, COARSE).mean((2, 4))
-    reach = max(1, min(CAMERA // COARSE, min(small.shape[1:]) // 4))
+    levels = [_smaller(grey, COARSE), _smaller(grey, 2), grey]
+    reach = max(1, min(CAMERA // COARSE, min(levels[0].shape[1:]) // 4))
     coarse = [(x, y) for x in range(-reach, reach + 1) for y in range(-reach, reach + 1)]
-    fine = [(x, y) for x in range(-COARSE, COARSE + 1) for y in range(-COARSE, COARSE + 1)]
+    near = [(x, y) for x in range(-2, 3) for y in range(-2, 3)]
     out = np.zeros((len(grey) - 1, 2), int)
     for t in range(len(out)):
         stayed = _mismatch(grey[t], grey[t + 1], 0, 0)
-        if stayed < 0.5:  # almost nothing changed
+        if stayed < 0.5 or not _changes_widely(grey[t], grey[t + 1]):
             continue
-        x, y = min(coarse, key=lambda d: _mismatch(small[t], small[t + 1], *d))
-        near = [(COARSE * x + dx, COARSE * y + dy) for dx, dy in fine]
-        found = min(near, key=lambda d: _mismatch(grey[t], grey[t + 1], *d))
-        if _mismatch(grey[t], grey[t + 1], *found) < 0.6 * stayed:
-            out[t] = found
+        x, y = min(coarse, key=lambda d: _mismatch(levels[0][t], levels[0][t + 1], *d))
+        for level in levels[1:]:
+            nearer = [(2 * x + dx, 2 * y + dy) for dx, dy in near]
+            x, y = min(nearer, key=lambda d: _mismatch(level[t], level[t + 1], *d))
+        if _mismatch(grey[t], grey[t + 1], x, y) < 0.6 * stayed:
+            out[t] = x, y
     return out
+
+
+def _smaller(pictures: np.ndarray, factor: int) -> np.ndarray:
+    """Pictures (T, H, W) downscaled by a whole number."""
+    count, height, width = pictures.shape
+    part = pictures[:, : height // factor * factor, : width // factor * factor]
+    return part.reshape(count, height // factor, factor, width // factor, factor).mean((2, 4))
+
+
+def _changes_widely(before: np.ndarray, after: np.ndarray) -> bool:
+    """Whether grey pictures (H, W) differ in more than TURNED of the picture: else something in it moves alone."""
+    return float((_by_cell(np.abs(after - before) > FAINT) > 0).mean()) > TURNED
 
 
 def _mismatch(before: np.ndarray, after: np.ndarray, right: int, down: int) -> float:
@@ -112,7 +127,8 @@ def apart(frame: np.ndarray, other: np.ndarray, box: int) -> np.ndarray:
 
     if box == 1:
         return farthest(frame, other).astype(np.uint8)
-    return np.abs(ndimage.uniform_filter(frame - other.astype(np.float32), (box, box, 1))).max(-1).astype(np.uint8)
+    far = [np.abs(ndimage.uniform_filter(frame[..., c] - other[..., c].astype(np.float32), box)) for c in range(3)]
+    return np.maximum(np.maximum(far[0], far[1]), far[2]).astype(np.uint8)
 
 
 def match_exposure(whole: np.ndarray, plate: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -159,17 +175,64 @@ def _fit(values: np.ndarray, wanted: np.ndarray) -> tuple[float, float]:
     return gain, offset
 
 
-def median_background(whole: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def show_one_place(plate: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two plates (h, w, 3) show one place: most edges of each are in the other, whatever the exposure."""
+    mine, theirs = _slopes(plate), _slopes(other)
+    slope = np.maximum(np.hypot(*mine), np.hypot(*theirs))
+    steep = slope > FAINT / 2
+    return not steep.any() or bool((np.hypot(*(mine - theirs)) <= slope / 2)[steep].mean() >= STAYS)
+
+
+def turned(whole: np.ndarray, plate: np.ndarray, known: np.ndarray) -> float:
+    """In which share of the picture the edges move, if that is more than where they stay; else 0.
+
+    A camera that stands still, or only shifts, has a plate that holds the edges of all frames but for the agent's. One
+    that turns, zooms or follows the agent has not. The picture is compared in CELLS x CELLS cells, those with edges.
+
+    Args:
+        whole: (T, h, w, 3) uint8, registered frames.
+        plate: (h, w, 3), their median.
+        known: (T, h, w) bool, the pixels to use.
+    """
+    some = np.linspace(0, len(whole) - 1, min(len(whole), 9)).astype(int)
+    slopes = np.stack([_slopes(whole[t]) for t in some])  # (N, 2, h, w)
+    off = np.hypot(*np.moveaxis(slopes - _slopes(plate), 1, 0))
+    noise = 1.5 * float(np.median(off))  # a standard deviation is 1.5 median deviations
+    shares = []
+    for t, slope, change in zip(some, np.hypot(*np.moveaxis(slopes, 1, 0)), off, strict=True):
+        steep = known[t] & (slope > max(FAINT / 2, 4 * noise))
+        edges, moved, pixels = (_by_cell(p) for p in (steep, steep & (change > slope / 2), known[t]))
+        textured = edges > 0.02 * pixels
+        moves = textured & (2 * moved > edges)
+        shares.append(moves.sum() / max(1, (pixels > 0).sum()) if 2 * moves.sum() > textured.sum() else 0.0)
+    return float(np.median(shares))
+
+
+def _slopes(picture: np.ndarray) -> np.ndarray:
+    """Gradient (2, h, w), a px, of the mean over the channels of a picture (h, w, 3)."""
+    return np.stack(np.gradient((picture[..., 0].astype(np.float32) + picture[..., 1] + picture[..., 2]) / 3))
+
+
+def _by_cell(pixels: np.ndarray) -> np.ndarray:
+    """Number of pixels (h, w) bool in each of CELLS x CELLS cells."""
+    height, width = pixels.shape
+    rows, columns = (np.arange(CELLS) * n // CELLS for n in (height, width))
+    return np.add.reduceat(np.add.reduceat(pixels.astype(int), rows, 0), columns, 1)
+
+
+def median_background(whole: np.ndarray, known: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """The background plate: the median of at most 41 registered frames.
 
     Args:
         whole: (T, h, w, 3), the frames' canvases.
-        known: (T, h, w) bool, the pixels to use.
+        known: (T, h, w) bool, the pixels to use; None: all.
 
     Returns:
         the plate (h, w, 3), and how many of these frames had each pixel, (h, w).
     """
     some = np.linspace(0, len(whole) - 1, min(len(whole), 41)).astype(int)
+    if known is None:
+        known = np.ones(whole.shape[:3], bool)
     count = known[some].sum(0)
     if (count == len(some)).all():
         return np.median(whole[some], axis=0), count
