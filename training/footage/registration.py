@@ -7,16 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from ..data.cuts import farthest
+from ..data.cuts import CHANGED, SHOT, farthest
 
-CHANGED = 18  # Pixels differ if they do so by more than this, of 255, in some channel.
-FAINT = 8  # A pixel that differs from the plate by less than this, of 255, is background.
+SMALL = 0.1  # Less than this share of something is negligible.
+OFTEN = 0.3  # A fact holds for footage if it holds in more than this share of the frames, or of the picture.
+MOST = 0.7  # Two outlines or pictures are the same if they share at least this much of their edges.
 COARSE = 4  # Factor of downscaling in the coarse search for the camera's move.
-LARGEST_BOX = 7  # Side of the largest box over which differences are averaged, px.
-STAYS = 0.7  # Two plates show one place if at least this share of their edges is in both.
-TURNED = 0.25  # A camera moves if edges move in more than this share of the picture.
-CELLS = 8  # Cells on each side of the picture, in which edges are counted.
 CAMERA = 24  # Largest camera move in the coarse search, px a frame.
+CELLS = 8  # Cells on each side of the picture, in which edges are counted.
+LARGEST_BOX = 7  # Side of the largest box over which differences are averaged, px.
 
 
 def camera_moves(frames: np.ndarray) -> np.ndarray:
@@ -51,8 +50,8 @@ def _smaller(pictures: np.ndarray, factor: int) -> np.ndarray:
 
 
 def _changes_widely(before: np.ndarray, after: np.ndarray) -> bool:
-    """Whether grey pictures (H, W) differ in more than TURNED of the picture: else something in it moves alone."""
-    return float((_by_cell(np.abs(after - before) > FAINT) > 0).mean()) > TURNED
+    """Whether grey pictures (H, W) differ in more than OFTEN of the picture: else something in it moves alone."""
+    return float((_by_cell(np.abs(after - before) > CHANGED / 2) > 0).mean()) > OFTEN
 
 
 def _mismatch(before: np.ndarray, after: np.ndarray, right: int, down: int) -> float:
@@ -179,33 +178,35 @@ def show_one_place(plate: np.ndarray, other: np.ndarray) -> bool:
     """Whether two plates (h, w, 3) show one place: most edges of each are in the other, whatever the exposure."""
     mine, theirs = _slopes(plate), _slopes(other)
     slope = np.maximum(np.hypot(*mine), np.hypot(*theirs))
-    steep = slope > FAINT / 2
-    return not steep.any() or bool((np.hypot(*(mine - theirs)) <= slope / 2)[steep].mean() >= STAYS)
+    steep = slope > CHANGED / 4
+    return not steep.any() or bool((np.hypot(*(mine - theirs)) <= slope / 2)[steep].mean() >= MOST)
 
 
-def turned(whole: np.ndarray, plate: np.ndarray, known: np.ndarray) -> float:
-    """In which share of the picture the edges move, if that is more than where they stay; else 0.
+def turned(whole: np.ndarray, known: np.ndarray) -> float:
+    """In which share of the picture the edges move within SHOT frames, if that is more than where they stay; else 0.
 
-    A camera that stands still, or only shifts, has a plate that holds the edges of all frames but for the agent's. One
-    that turns, zooms or follows the agent has not. The picture is compared in CELLS x CELLS cells, those with edges.
+    If a camera stands still, or only shifts, its registered frames share all edges but the agent's. If it turns, zooms
+    or follows the agent, they do not. The picture is compared in CELLS x CELLS cells, those with edges.
 
     Args:
         whole: (T, h, w, 3) uint8, registered frames.
-        plate: (h, w, 3), their median.
         known: (T, h, w) bool, the pixels to use.
     """
-    some = np.linspace(0, len(whole) - 1, min(len(whole), 9)).astype(int)
-    slopes = np.stack([_slopes(whole[t]) for t in some])  # (N, 2, h, w)
-    off = np.hypot(*np.moveaxis(slopes - _slopes(plate), 1, 0))
-    noise = 1.5 * float(np.median(off))  # a standard deviation is 1.5 median deviations
+    step = min(SHOT, len(whole) - 1)
     shares = []
-    for t, slope, change in zip(some, np.hypot(*np.moveaxis(slopes, 1, 0)), off, strict=True):
-        steep = known[t] & (slope > max(FAINT / 2, 4 * noise))
-        edges, moved, pixels = (_by_cell(p) for p in (steep, steep & (change > slope / 2), known[t]))
-        textured = edges > 0.02 * pixels
+    for t in np.unique(np.linspace(0, len(whole) - 1 - step, 9).astype(int)):
+        slopes = _slopes(whole[t])
+        slope, change = np.hypot(*slopes), np.hypot(*(slopes - _slopes(whole[t + step])))
+        there = known[t] & known[t + step]
+        if not there.any():
+            continue
+        noise = 1.5 * float(np.median(change[there]))  # a standard deviation is 1.5 median deviations
+        steep = there & (slope > max(CHANGED / 4, 3 * noise))
+        edges, moved, pixels = (_by_cell(p) for p in (steep, steep & (change > slope / 2), there))
+        textured = edges > SMALL / 4 * pixels
         moves = textured & (2 * moved > edges)
-        shares.append(moves.sum() / max(1, (pixels > 0).sum()) if 2 * moves.sum() > textured.sum() else 0.0)
-    return float(np.median(shares))
+        shares.append(moves.sum() / (pixels > 0).sum() if 2 * moves.sum() > textured.sum() else 0.0)
+    return float(np.median(shares)) if shares else 0.0
 
 
 def _slopes(picture: np.ndarray) -> np.ndarray:

@@ -17,7 +17,9 @@ from ..data.cuts import SHOT, farthest, find_cuts
 from ..data.store import DataError
 from .registration import (
     CHANGED,
-    TURNED,
+    MOST,
+    OFTEN,
+    SMALL,
     apart,
     camera_moves,
     match_exposure,
@@ -28,17 +30,10 @@ from .registration import (
     show_one_place,
     turned,
 )
-from .tracks import EQUAL, SMALLEST, Blob, Candidate, Track, candidates_of, find_blobs, join, link, overlap_of
+from .tracks import APART, Blob, Candidate, Track, candidates_of, find_blobs, join, link, overlap_of
 
-ONE_PLACE = 0.03  # Shots show one place if their plates differ in no more than this share of the pixels, on average.
-STOOD = 0.3  # A pixel of the plate is unknown if the agent covers it in at least this share of the frames.
-SHOWN = 0.3  # A pixel of the plate is unknown if a moving camera shows it in no more than this share of the frames.
-BLURRED = 0.05
-"""The plate explains a moving camera's frame if no more than this share of its pixels differs outside the agent."""
-LARGE = 0.35  # An agent that covers more than this share of the frame is told.
-SEVERAL = 0.3  # There are several agents if two blobs of the same size move in more than this share of the frames.
-MET = 0.8  # Two agents that touch become one blob; it counts as two while it has at least this share of their area.
-AWAY = 2  # A blob that jumps once, by more than this many times its size, is another agent.
+TURNED = 0.2  # A camera turns if all edges move in more than this share of the picture.
+BLURRED = 0.05  # A plate explains a frame if no more than this share of its pixels differs outside the agent.
 
 
 Agent = int | tuple[float, float] | Candidate
@@ -153,8 +148,8 @@ class Survey:
 
     def lines(self) -> list[str]:
         """The survey as text, one line for each aspect."""
-        agents = "one" if self.several <= SEVERAL else "several of one size"
-        if SEVERAL / 3 < self.several <= SEVERAL:
+        agents = "one" if self.several <= OFTEN else "several of one size"
+        if SMALL < self.several <= OFTEN:
             agents += f" (in {self.several:.0%} of the frames another of its size moves)"
         edge = f", at the frame's edge in {self.at_edge:.0%} of the frames" if self.at_edge > 0.5 else ""
         rate = f" at {self.rate:.4g} frames a second" if self.rate else ""
@@ -189,7 +184,7 @@ class Survey:
         colours = np.ma.masked_array(plates[..., :3], np.broadcast_to(~known, plates[..., :3].shape))
         plate = np.ma.median(colours, axis=0).filled(0)
         off = farthest(plates, plate) > CHANGED
-        if (off & known[..., 0]).mean() > ONE_PLACE:
+        if (off & known[..., 0]).mean() > BLURRED:
             return None
         return np.dstack([plate.round().astype(np.uint8), np.uint8(255) * known.any(0)])
 
@@ -211,7 +206,7 @@ class Survey:
                 f"{self.turned:.0%} of the picture moves at once: a camera that turns, zooms or follows the agent, or "
                 "an agent that fills the picture; a world needs a background that stands still"
             )
-        elif self.several > SEVERAL:
+        elif self.several > OFTEN:
             out.append(
                 f"in {self.several:.0%} of the frames two or more agents of one size move, at once or by turns; a "
                 "world has one agent: choose it by its number in the survey's picture (--agent 2) or by its place "
@@ -222,9 +217,9 @@ class Survey:
     def warnings(self) -> list[str]:
         """What may make the world worse, each in a sentence."""
         out = []
-        if self.area > LARGE:
+        if self.area > OFTEN:
             out.append(f"the agent covers {self.area:.0%} of the frame: little of the background is seen")
-        if SEVERAL / 3 < self.several <= SEVERAL:
+        if SMALL < self.several <= OFTEN:
             out.append(
                 f"in {self.several:.0%} of the frames another thing of the agent's size moves: --agent chooses one by "
                 "its number in the survey's picture"
@@ -293,7 +288,7 @@ def see_shots(video: np.ndarray, spans: Sequence[slice]) -> list[Seen]:
         if (matched := match_exposure(whole, plate, shown)) is not whole:
             whole = matched
             plate, _ = median_background(whole, shown)
-        known = shown & (shown.mean(0) > SHOWN)
+        known = shown & (shown.mean(0) > OFTEN)
         box = noise_box(whole, plate, known)
         begin = 0
         for n in place:
@@ -318,7 +313,6 @@ def _see(
     plate = plate.astype(np.float32)
     changes = np.stack([apart(after, before, box) > CHANGED for before, after in pairwise(whole)])
     changes &= known[1:] & known[:-1]
-    smallest = max(SMALLEST, 1e-4 * height * width)
     blobs = []
     moving = np.zeros(count)
     for t, frame in enumerate(whole):
@@ -326,7 +320,7 @@ def _see(
         differs = known[t] & (far > CHANGED)
         moving[t] = differs.sum() / (height * width)
         changed = changes[max(0, t - 1) : t + 1].any(0)
-        blobs.append(find_blobs(differs, far, changed, frame, plate, smallest))
+        blobs.append(find_blobs(differs, far, changed, frame, plate))
     pictured = {round(share * (count - 1)) for share in (0.5, 0.25, 0.75, 0, 1)}
     return Seen(
         frames={t: frames[t].copy() for t in pictured},
@@ -337,7 +331,7 @@ def _see(
         known=known.any(0),
         shown=shown.sum(0),
         changes=np.packbits(changes.reshape(count - 1, -1), axis=1),
-        turned=turned(whole, plate, known),
+        turned=turned(whole, known),
         tracks=join(link(blobs)),
     )
 
@@ -365,13 +359,13 @@ def follow(seen: Seen, agent: Sequence[Track] | None = None) -> Shot:
         if not own:
             before = []
             continue
-        main = max(own, key=lambda blob: blob.area)
-        equal = [blob for blob in things if blob.area >= EQUAL * main.area]
+        main = max(own, key=lambda blob: blob.weight)
+        equal = [blob for blob in things if blob.leaves >= main.leaves and 2 * blob.area >= main.area]
         agents[t] = len(equal) if agent is None else 1
         if agents[t] > 1:
             met = equal
             both = sum(blob.area for blob in equal) if t and agents[t - 1] > 1 else np.inf
-        elif met and main.area >= MET * both and all(overlap_of(blob, main) for blob in met):
+        elif met and main.area >= MOST * both and all(overlap_of(blob, main) for blob in met):
             met, agents[t] = [main], max(1, agents[t - 1])
         else:
             met = []
@@ -401,7 +395,7 @@ def follow(seen: Seen, agent: Sequence[Track] | None = None) -> Shot:
         else:
             before = [main]
     boxes -= np.tile(seen.corners, 2)
-    known = seen.known & (stood < STOOD * np.maximum(1, seen.shown))
+    known = seen.known & (stood < OFTEN * np.maximum(1, seen.shown))
     return Shot(
         frames=count,
         camera=seen.camera,
@@ -615,7 +609,7 @@ def _several(shot: Shot) -> np.ndarray:
 
 
 def _leaps(shot: Shot) -> np.ndarray:
-    """(T - 1,) bool: the agent is another one in the next frame, since it jumps once, by more than AWAY times its size.
+    """(T - 1,) bool: the agent is another one in the next frame, since it jumps once, by more than APART of its sizes.
 
     Where a sample of a video leaves frames out, the same agent may leap.
     """
@@ -624,7 +618,7 @@ def _leaps(shot: Shot) -> np.ndarray:
     size = np.nanmedian((shot.boxes[:, 2:] - shot.boxes[:, :2]).max(1))
     moves = np.diff(shot.places, axis=0)
     turns = ~(np.linalg.norm(np.diff(moves, axis=0), axis=1) <= size)
-    return (np.linalg.norm(moves, axis=1) > AWAY * size) & np.r_[True, turns] & np.r_[turns, True]
+    return (np.linalg.norm(moves, axis=1) > APART * size) & np.r_[True, turns] & np.r_[turns, True]
 
 
 def _length_at(lengths: np.ndarray, share: float) -> float:

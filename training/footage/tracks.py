@@ -15,24 +15,17 @@ from itertools import combinations
 import numpy as np
 from scipy.spatial import cKDTree
 
-from .registration import CHANGED, FAINT
+from .registration import CHANGED, MOST, SMALL
 
 SMALLEST = 6  # Area of the smallest agent, px.
 CONTRAST = 0.4
 """Pixels of a blob that differ by less than this share of its 90th percentile may be smeared colours or a shadow."""
-GHOST = 0.7
-"""A blob is a ghost, a place that the agent left, if its outline in the frame has less than this share of the gradient
-that it has in the plate."""
-STRIP = 0.2  # Waves: a blob from edge to edge of the frame that is thinner than this share of its length.
-EQUAL = 0.5  # Two blobs have the same size if the smaller one has at least this share of the larger one's area.
-COLOUR = 50  # Two blobs have the same colour if no channel differs by so much.
-ACTIVE = 0.04  # A blob moves if at least this share of its pixels changes from frame to frame.
 TOUCH = 0.25  # Parts are one thing in a frame if their distance is at most this share of the larger one's size.
-TOGETHER = 1.5  # Parts are one thing in a shot if it never exceeds this many times that size.
-PART = 0.1  # Such a part has at least this share of the larger one's area.
-MOST = 12  # Number of a frame's largest blobs that are followed.
+APART = (
+    2.0  # Parts are one thing in a shot if they stay as near, and move against each other by no more times that size.
+)
 UNLIKE = 1.8  # Tracks of several shots are one thing if they are not more unlike than this.
-LEAST = 0.03  # A candidate has at least this share of the pixels of the one that moves most.
+FOLLOWED = 12  # Number of a frame's largest blobs that are followed.
 
 
 @dataclass(eq=False)
@@ -47,6 +40,7 @@ class Blob:
         moves: whether enough of it changes from frame to frame.
         ghost: whether it is a place that something left.
         colour: mean RGB.
+        leaves: whether its track leaves the place where it is seen first.
     """
 
     box: tuple[int, int, int, int]
@@ -56,6 +50,12 @@ class Blob:
     moves: bool
     ghost: bool
     colour: np.ndarray
+    leaves: bool = True
+
+    @property
+    def weight(self) -> float:
+        """Its area; that of what never leaves its place, such as a lamp, waves or a crowd, counts little."""
+        return self.area if self.leaves else SMALL * self.area
 
     @property
     def size(self) -> float:
@@ -63,15 +63,19 @@ class Blob:
         return float(np.sqrt(self.area))
 
     def is_like(self, other: Blob) -> bool:
-        """Whether another blob has about the same size and colour."""
-        same = min(self.area, other.area) >= EQUAL * max(self.area, other.area)
-        return same and float(np.abs(self.colour - other.colour).max()) < COLOUR
+        """Whether neither of two blobs is more than twice as large."""
+        return 2 * min(self.area, other.area) >= max(self.area, other.area)
 
     @cached_property
     def rim(self) -> cKDTree:
         """The pixels of its rim, (x, y), to be searched."""
         rows, columns = np.nonzero(rim_of(self.outline))
         return cKDTree(np.stack([columns + self.box[0], rows + self.box[1]], 1))
+
+    @property
+    def middle(self) -> np.ndarray:
+        """(x, y) of the middle of its box."""
+        return np.add(self.box[:2], self.box[2:]) / 2
 
     @property
     def part(self) -> tuple[slice, slice]:
@@ -96,7 +100,7 @@ class Track:
         """Whether it moves now and then, and is no ghost most of the time."""
         blobs = self.blobs.values()
         moving = sum(blob.moves and not blob.ghost for blob in blobs)
-        return moving >= 0.1 * len(blobs) and 2 * sum(blob.ghost for blob in blobs) <= len(blobs)
+        return moving >= SMALL * len(blobs) and 2 * sum(blob.ghost for blob in blobs) <= len(blobs)
 
     @property
     def travels(self) -> bool:
@@ -106,12 +110,14 @@ class Track:
 
     def without_still(self) -> Track:
         """The track in the frames in which it is seen to move; in all, if it travels."""
-        everywhere = self.travels
-        return Track({t: b for t, b in self.blobs.items() if not b.ghost and (b.moves or everywhere)})
+        leaves = self.travels
+        for blob in self.blobs.values():
+            blob.leaves = leaves
+        return Track({t: blob for t, blob in self.blobs.items() if not blob.ghost and (blob.moves or leaves)})
 
 
 def find_blobs(
-    differs: np.ndarray, far: np.ndarray, changed: np.ndarray, frame: np.ndarray, plate: np.ndarray, smallest: float
+    differs: np.ndarray, far: np.ndarray, changed: np.ndarray, frame: np.ndarray, plate: np.ndarray
 ) -> list[Blob]:
     """The largest blobs of a frame, the largest first.
 
@@ -120,7 +126,6 @@ def find_blobs(
         far: (h, w), by how much.
         changed: (h, w) bool, pixels that differ from the frame before or after.
         frame, plate: (h, w, 3).
-        smallest: area, px.
     """
     from scipy import ndimage
 
@@ -134,20 +139,18 @@ def find_blobs(
     active = np.bincount(names[changed & joined], minlength=number + 1)[1:]
     spans = ndimage.find_objects(names)
     out = []
-    for n in np.argsort(-area)[:MOST]:
-        rows, columns = spans[n]
-        extent = (rows.stop - rows.start, columns.stop - columns.start)
-        crosses = extent[0] >= 0.9 * height or extent[1] >= 0.9 * width
-        if area[n] < smallest or (crosses and min(extent) < STRIP * max(extent)):
+    for n in np.argsort(-area)[:FOLLOWED]:
+        if area[n] < SMALLEST:
             continue
+        rows, columns = spans[n]
         part = (slice(max(0, rows.start - 1), rows.stop + 1), slice(max(0, columns.start - 1), columns.stop + 1))
         outline = differs[part] & (names[part] == n + 1)
         rim = rim_of(outline)
-        ghost = _steepness(frame[part], rim) < GHOST * _steepness(plate[part], rim)
+        ghost = _steepness(frame[part], rim) < MOST * _steepness(plate[part], rim)
         mask = _solid(outline, far[part], frame[part], plate[part])
         box = (part[1].start, part[0].start, part[1].start + outline.shape[1], part[0].start + outline.shape[0])
         colour = frame[part][mask].mean(0)
-        out.append(Blob(box, outline, mask, int(area[n]), active[n] >= ACTIVE * area[n], ghost, colour))
+        out.append(Blob(box, outline, mask, int(area[n]), bool(active[n] >= SMALL * area[n]), ghost, colour))
     return out
 
 
@@ -175,12 +178,12 @@ def _solid(outline: np.ndarray, far: np.ndarray, frame: np.ndarray, plate: np.nd
         mask = outline & ~(faint & (beside | shadow))
     else:
         mask = outline
-    reach = round(0.05 * np.sqrt(outline.sum()))
+    reach = round(SMALL / 2 * np.sqrt(outline.sum()))
     closed = mask
     if reach:
         padded = np.pad(mask, reach)
         closed = ndimage.binary_closing(padded, iterations=reach)[reach:-reach, reach:-reach]
-    return mask | ndimage.binary_fill_holes(closed) & (far > FAINT)
+    return mask | ndimage.binary_fill_holes(closed) & (far > CHANGED / 2)
 
 
 def with_enclosed(blob: np.ndarray, differs: np.ndarray) -> np.ndarray:
@@ -204,7 +207,7 @@ def _steepness(picture: np.ndarray, where: np.ndarray) -> float:
 
 
 def link(blobs: Sequence[list[Blob]]) -> list[Track]:
-    """Link the blobs of a shot's frames: those that overlap most, then the nearest of the same size and colour."""
+    """Link the blobs of a shot's frames: those that overlap most, then the nearest of the same size."""
     tracks: list[Track] = []
     before: list[tuple[Track, Blob]] = []
     for t, now in enumerate(blobs):
@@ -244,8 +247,7 @@ def overlap_of(one: Blob, other: Blob) -> int:
 
 def _distance(one: Blob, other: Blob) -> float:
     """Distance of the middles of two boxes, px."""
-    a, b = np.array(one.box), np.array(other.box)
-    return float(np.linalg.norm(a[:2] + a[2:] - b[:2] - b[2:]) / 2)
+    return float(np.linalg.norm(one.middle - other.middle))
 
 
 def _gap(one: Blob, other: Blob, most: float) -> float:
@@ -258,20 +260,23 @@ def _gap(one: Blob, other: Blob, most: float) -> float:
 def join(tracks: Iterable[Track]) -> list[Track]:
     """Join tracks of a shot that are parts of one thing; what stands still or is a ghost stays out.
 
-    Parts belong together in all frames if they never move apart, and in the frames in which they nearly touch.
+    Parts belong together in all frames if they keep their relative place, and in those in which they nearly touch.
     """
     living = [track.without_still() for track in tracks if track.alive]
     living.sort(key=lambda track: -track.weight)
     for large, small in combinations(living, 2):
         common = sorted(large.blobs.keys() & small.blobs.keys())
-        gaps = {}
+        gaps, offsets = {}, []
         for t in common:
-            size = max(large.blobs[t].size, small.blobs[t].size)
-            gaps[t] = _gap(large.blobs[t], small.blobs[t], TOUCH * size) / size
-        apart = not common or 2 * len(common) < len(small.blobs) or max(gaps.values()) > TOGETHER
-        apart = apart or small.weight < PART * sum(large.blobs[t].area for t in common)
-        for t in common if apart else sorted(small.blobs):
-            if not apart or gaps[t] <= TOUCH:
+            one, other = large.blobs[t], small.blobs[t]
+            size = max(one.size, other.size)
+            gaps[t] = _gap(one, other, TOUCH * size) / size
+            offsets.append((other.middle - one.middle) / size)
+        together = 2 * len(common) > len(small.blobs) and max(gaps.values()) <= APART
+        together = together and np.ptp(offsets, axis=0).max() <= APART
+        together = together and small.weight >= SMALL * sum(large.blobs[t].area for t in common)
+        for t in sorted(small.blobs) if together else common:
+            if together or gaps[t] <= TOUCH:
                 blob = small.blobs.pop(t)
                 large.blobs[t] = _union(large.blobs[t], blob) if t in large.blobs else blob
     return [track for track in living if track.blobs]
@@ -288,7 +293,7 @@ def _union(one: Blob, other: Blob) -> Blob:
     area = one.area + other.area
     colour = (one.area * one.colour + other.area * other.colour) / area
     return Blob((*corner.tolist(), *end.tolist()), outline, mask, area, one.moves or other.moves,
-                one.ghost and other.ghost, colour)  # fmt: skip
+                one.ghost and other.ghost, colour, one.leaves or other.leaves)  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -327,7 +332,7 @@ class Candidate:
         """Whether it is never seen together with `other`, which would then be another thing."""
         for shot, tracks in other.tracks.items():
             mine = set().union(*(track.blobs for track in self.tracks.get(shot, [])))
-            if any(len(mine & track.blobs.keys()) > 0.1 * len(track.blobs) for track in tracks):
+            if any(len(mine & track.blobs.keys()) > SMALL * len(track.blobs) for track in tracks):
                 return False
         return True
 
@@ -349,7 +354,7 @@ def candidates_of(shots: Sequence[tuple[list[Track], np.ndarray]], height: int, 
             blobs = list(track.blobs.values())
             if len(blobs) < 2:
                 continue
-            middle = np.mean([np.add(b.box[:2], b.box[2:]) / 2 - corners[t] for t, b in track.blobs.items()], axis=0)
+            middle = np.mean([b.middle - corners[t] for t, b in track.blobs.items()], axis=0)
             area = np.mean([blob.area for blob in blobs]) / (height * width)
             colour = np.mean([blob.colour for blob in blobs], axis=0)
             weight = float(area * len(blobs))
@@ -362,4 +367,4 @@ def candidates_of(shots: Sequence[tuple[list[Track], np.ndarray]], height: int, 
         else:
             out.append(one)
     out.sort(key=lambda c: -c.weight)
-    return [c for c in out if c.weight > LEAST * out[0].weight][:9]
+    return [c for c in out if c.weight > SMALL * out[0].weight][:9]
