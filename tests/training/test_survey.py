@@ -323,6 +323,8 @@ def test_what_a_camera_does_is_no_motion(camera):
         frames += rng.normal(0, 14, (*frames.shape[:3], 1))
     seen = survey([frames.clip(0, 255).astype(np.uint8)])
     assert seen.reasons_to_stop() == []
+    told = {"settles": "the light changes", "flickers": "the light changes", "is noisy": "noise of"}
+    assert told[camera] in seen.lines()[1]
     assert seen.agent == pytest.approx((16, 14), abs=6) and seen.speed == pytest.approx(3, abs=0.6)
 
 

@@ -100,11 +100,10 @@ def overlap(place: np.ndarray, size: Any, frame: tuple[int, int]) -> tuple[tuple
     return there, here
 
 
-def noise_box(whole: np.ndarray, plate: np.ndarray, known: np.ndarray) -> int:
-    """Side of the box, px, over which differences are to be averaged: as small as the noise of the footage allows.
+def noise_of(whole: np.ndarray, plate: np.ndarray, known: np.ndarray) -> float:
+    """Standard deviation of the footage's noise, of 255: that of sensors, compression, and textures that wobble.
 
-    Sensors, compression, and textures that wobble make noise. If it is independent, it falls by the side of the box; an
-    agent does not. Without noise the side is 1.
+    It is that of the noisiest tenth of the pixels, from their median distance to the plate, so that no agent counts.
 
     Args:
         whole: (T, h, w, 3) uint8, registered frames.
@@ -113,7 +112,14 @@ def noise_box(whole: np.ndarray, plate: np.ndarray, known: np.ndarray) -> int:
     """
     some = np.linspace(0, len(whole) - 1, min(len(whole), 41)).astype(int)
     far = np.median([farthest(frame, plate) for frame in whole[some]], axis=0)[known[some].all(0)]
-    noise = 1.5 * float(np.quantile(far, 0.9)) if len(far) else 0.0  # a standard deviation is 1.5 median deviations
+    return 1.5 * float(np.quantile(far, 1 - SMALL)) if len(far) else 0.0  # 1.5 median deviations
+
+
+def noise_box(noise: float) -> int:
+    """Side of the box, px, over which differences are to be averaged: as small as noise of this deviation allows.
+
+    If noise is independent, it falls by the side of the box; an agent does not. Without noise the side is 1.
+    """
     return min(2 * math.ceil((4 * noise / CHANGED - 1) / 2) + 1, LARGEST_BOX) if 4 * noise > CHANGED else 1
 
 

@@ -8,7 +8,7 @@ frames. The agent is the largest blob that differs from the median of its shot a
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -25,6 +25,7 @@ from .registration import (
     match_exposure,
     median_background,
     noise_box,
+    noise_of,
     overlap,
     register,
     show_one_place,
@@ -111,6 +112,7 @@ class Survey:
         corners: (M, 2), (x, y) of these frames' top left corners on their plates.
         candidates: the things that move and may be the agent, the one that moves most first.
         chosen: the one that was chosen; None: the largest in each frame.
+        noise, light: as in :class:`Seen`, the median and the largest of all shots.
     """
 
     height: int
@@ -140,6 +142,8 @@ class Survey:
     corners: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), int), repr=False)
     candidates: list[Candidate] = field(default_factory=list, repr=False)
     chosen: Candidate | None = field(default=None, repr=False)
+    noise: float = 0.0
+    light: float = 0.0
 
     @property
     def still(self) -> bool:
@@ -160,12 +164,15 @@ class Survey:
             else f"{self.cuts:.1f} cuts per 1,000 frames"
         )
         second = f", {self.speed * self.rate:.0f} px a second" if self.rate else ""
+        evened = f"; the light changes by up to {self.light:.0f} of 255, evened out" if self.light >= 3 else ""
+        noise = f"; noise of {self.noise:.0f} of 255" if self.noise >= 1 else ""
+        moves = "moves by up to" if self.camera >= 1 else "stands still, within"
         return [
             f"footage: {self.videos} videos surveyed, {self.width}x{self.height} px{rate}; {self.shots} shots of "
             f"{length}, {cuts}",
-            f"camera: {'moves by up to' if self.camera >= 1 else 'stands still, within'} {self.camera:.1f} px a frame",
+            f"camera: {moves} {self.camera:.1f} px a frame{noise}{evened}",
             f"agent: {agents}; about {self.agent[0]:.0f}x{self.agent[1]:.0f} px, {self.area:.1%} of the frame{edge}; "
-            f"it moves in {self.seen:.0%} of the frames, by {self.speed:.1f} px a frame{second} (at most "
+            f"it is seen in {self.seen:.0%} of the frames, and moves by {self.speed:.1f} px a frame{second} (at most "
             f"{self.fastest:.0f} px a frame)",
             f"motion: {self.moving:.1%} of the pixels move; {self.explained:.0%} of all change is the agent's",
         ]
@@ -243,6 +250,8 @@ class Seen:
         changes: (T - 1, ceil(h w / 8)) uint8, the pixels that change from frame to frame, packed bit by bit.
         turned: share of the picture in which what has edges moves, if that is more than what stands still; else 0.
         tracks: the things that move.
+        noise: its standard deviation, of 255.
+        light: by how much the whole picture is brighter or darker at most, of 255; it was evened out.
     """
 
     frames: dict[int, np.ndarray]
@@ -255,6 +264,8 @@ class Seen:
     changes: np.ndarray
     turned: float
     tracks: list[Track]
+    noise: float = 0.0
+    light: float = 0.0
 
     @property
     def count(self) -> int:
@@ -286,14 +297,20 @@ def see_shots(video: np.ndarray, spans: Sequence[slice]) -> list[Seen]:
         whole, shown, corners = register(frames, cameras[place[0]] if len(place) == 1 else np.zeros((1, 2), int))
         plate, _ = median_background(whole, shown)
         if (matched := match_exposure(whole, plate, shown)) is not whole:
+            brighter = np.array([np.median(a.astype(int) - b) for a, b in zip(matched, whole, strict=True)])
             whole = matched
             plate, _ = median_background(whole, shown)
+        else:
+            brighter = np.zeros(len(whole))
         known = shown & (shown.mean(0) > OFTEN)
-        box = noise_box(whole, plate, known)
+        noise = noise_of(whole, plate, known)
+        light = float(np.abs(brighter).max())
+        box = noise_box(noise)
         begin = 0
         for n in place:
             part = slice(begin, begin + len(cameras[n]) + 1)
-            out[n] = _see(video[spans[n]], cameras[n], whole[part], shown[part], known[part], corners[part], plate, box)
+            shot = _see(video[spans[n]], cameras[n], whole[part], shown[part], known[part], corners[part], plate, box)
+            out[n] = replace(shot, noise=noise, light=light)
             begin = part.stop
     return [out[n] for n in range(len(spans))]
 
@@ -494,6 +511,8 @@ def survey(videos: Iterable[np.ndarray], rate: float | None = None, agent: Agent
     out.rate = rate
     out.candidates = candidates
     out.chosen = chosen
+    out.noise = float(np.median([shot.noise for shot in seen]))
+    out.light = max(shot.light for shot in seen)
     if len(candidates) > 1:
         out.pictures = _numbered(seen, candidates, chosen)
     found = [~np.isnan(shot.areas) for shot in shots]
