@@ -15,7 +15,7 @@ from itertools import combinations
 import numpy as np
 from scipy.spatial import cKDTree
 
-from .registration import CHANGED, MOST, SMALL
+from .registration import CHANGED, MOST, OFTEN, SMALL
 
 SMALLEST = 6  # Area of the smallest agent, px.
 CONTRAST = 0.4
@@ -109,11 +109,12 @@ class Track:
         return not all(overlap_of(blobs[0], blob) for blob in blobs)
 
     def without_still(self) -> Track:
-        """The track in the frames in which it is seen to move; in all, if it travels."""
+        """The track without ghosts, and without what hardly ever moves and never leaves its place while it is still."""
         leaves = self.travels
+        acts = leaves or np.mean([blob.moves for blob in self.blobs.values()]) > OFTEN
         for blob in self.blobs.values():
             blob.leaves = leaves
-        return Track({t: blob for t, blob in self.blobs.items() if not blob.ghost and (blob.moves or leaves)})
+        return Track({t: blob for t, blob in self.blobs.items() if not blob.ghost and (blob.moves or acts)})
 
 
 def find_blobs(
@@ -150,7 +151,7 @@ def find_blobs(
         mask = _solid(outline, far[part], frame[part], plate[part])
         box = (part[1].start, part[0].start, part[1].start + outline.shape[1], part[0].start + outline.shape[0])
         colour = frame[part][mask].mean(0)
-        out.append(Blob(box, outline, mask, int(area[n]), bool(active[n] >= SMALL * area[n]), ghost, colour))
+        out.append(Blob(box, outline, mask, int(area[n]), bool(active[n] >= SMALL / 2 * area[n]), ghost, colour))
     return out
 
 
@@ -164,20 +165,25 @@ def rim_of(blob: np.ndarray) -> np.ndarray:
 def _solid(outline: np.ndarray, far: np.ndarray, frame: np.ndarray, plate: np.ndarray) -> np.ndarray:
     """A blob (h, w) bool without smeared colours and shadows, but with what it encloses.
 
-    Colours are smeared beside pixels that differ by much more. A shadow is the plate, darkened.
+    Colours are smeared beside pixels that differ by much more. A shadow is the plate, darkened: where the agent differs
+    by much more, or if its border is soft.
     """
     from scipy import ndimage
 
-    faint = outline & (far < CONTRAST * np.quantile(far[outline], 0.9))
-    if faint.any():
-        beside = CONTRAST * ndimage.maximum_filter(np.where(outline, far, 0), 5) > far
-        seen, ground = frame[faint].astype(np.float32), plate[faint].astype(np.float32)
-        gain = (seen * ground).sum(-1) / np.maximum(1, (ground**2).sum(-1))
-        shadow = np.zeros_like(faint)
-        shadow[faint] = (np.abs(seen - gain[:, None] * ground).max(-1) < CHANGED / 2) & (gain < 1)
-        mask = outline & ~(faint & (beside | shadow))
-    else:
-        mask = outline
+    seen, ground = frame.astype(np.float32), plate.astype(np.float32)
+    gain = (seen * ground).sum(-1) / np.maximum(1, (ground**2).sum(-1))
+    shaded = outline & (np.abs(seen - gain[..., None] * ground).max(-1) < CHANGED / 2) & (np.abs(gain - 1) < 0.5)
+    faint = far < CONTRAST * np.quantile(far[outline], 0.9)
+    beside = CONTRAST * ndimage.maximum_filter(np.where(outline, far, 0), 5) > far
+    light = shaded & faint & (gain < 1)
+    names, number = ndimage.label(shaded)
+    if number:
+        slope = np.hypot(*np.gradient(far.astype(np.float32)))
+        border = shaded & ndimage.binary_dilation(~np.pad(outline, 1))[1:-1, 1:-1]
+        slopes = ndimage.median(slope, np.where(border, names, 0), np.arange(1, number + 1))
+        light |= np.r_[False, slopes < CHANGED / 3][names]
+    mask = outline & ~light & ~(faint & beside)
+    mask = mask if mask.any() else outline
     reach = round(SMALL / 2 * np.sqrt(outline.sum()))
     closed = mask
     if reach:
