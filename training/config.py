@@ -214,7 +214,7 @@ class TrainConfig(DataOptions):
     agent: Common[str | None] = None
     """which of several things that move: its number in the survey's picture, such as 2, or its place there, such as
     320,240 (px in the original frame); the others become background. Default: the largest"""
-    choose: Common[bool] = False
+    choose: bool = False
     """survey the footage even if the source has values of its own (tennis, wsprites)"""
     look: Common[bool] = False
     """look at the footage, say what would be chosen and how long training would take, and stop"""

@@ -366,7 +366,6 @@ def follow(seen: Seen, agent: Sequence[Track] | None = None) -> Shot:
     explained = np.full(count - 1, np.nan)
     stood = np.zeros(canvas, int)
     silhouettes = np.zeros((count, height, width), bool)
-    alone = seen.moving.copy()
     met: list[Blob] = []  # agents of one size in the frame before; `both`: their total area
     both = np.inf
     before: list[Blob] = []
@@ -393,7 +392,6 @@ def follow(seen: Seen, agent: Sequence[Track] | None = None) -> Shot:
         boxes[t] = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
         areas[t] = len(xs)
         places[t] = xs.mean(), ys.mean()
-        alone[t] -= len(xs) / (height * width)
         there, here = overlap(seen.corners[t], canvas[::-1], (width, height))
         silhouettes[t][here] = found[there]
         if t:
@@ -412,6 +410,9 @@ def follow(seen: Seen, agent: Sequence[Track] | None = None) -> Shot:
         else:
             before = [main]
     boxes -= np.tile(seen.corners, 2)
+    own = np.nan_to_num(areas)
+    own = np.minimum(own, 2 * np.median(own[own > 0])) if own.any() else own  # what is larger is no agent
+    alone = seen.moving - own / (height * width)
     known = seen.known & (stood < OFTEN * np.maximum(1, seen.shown))
     return Shot(
         frames=count,

@@ -36,7 +36,7 @@ class Blob:
         box: left, top, right, bottom on the plate, px.
         outline: (bottom - top, right - left) bool, its pixels.
         mask: the same without smeared colours and shadows.
-        area: of the outline, px.
+        area: of the mask, px.
         moves: whether enough of it changes from frame to frame.
         ghost: whether it is a place that something left.
         colour: mean RGB.
@@ -104,9 +104,10 @@ class Track:
 
     @property
     def travels(self) -> bool:
-        """Whether it leaves the place where it is seen first."""
+        """Whether it leaves the place where it is seen first, or comes to that where it is seen last."""
         blobs = list(self.blobs.values())
-        return not all(overlap_of(blobs[0], blob) for blob in blobs)
+        ends = (blobs[0], blobs[-1])
+        return any(_distance(a, b) > a.size and not overlap_of(a, b, "mask") for a in ends for b in blobs)
 
     def without_still(self) -> Track:
         """The track without ghosts, and without what hardly ever moves and never leaves its place while it is still."""
@@ -151,7 +152,7 @@ def find_blobs(
         mask = _solid(outline, far[part], frame[part], plate[part])
         box = (part[1].start, part[0].start, part[1].start + outline.shape[1], part[0].start + outline.shape[0])
         colour = frame[part][mask].mean(0)
-        out.append(Blob(box, outline, mask, int(area[n]), bool(active[n] >= SMALL / 2 * area[n]), ghost, colour))
+        out.append(Blob(box, outline, mask, int(mask.sum()), bool(active[n] >= SMALL / 2 * area[n]), ghost, colour))
     return out
 
 
@@ -182,9 +183,12 @@ def _solid(outline: np.ndarray, far: np.ndarray, frame: np.ndarray, plate: np.nd
         border = shaded & ndimage.binary_dilation(~np.pad(outline, 1))[1:-1, 1:-1]
         slopes = ndimage.median(slope, np.where(border, names, 0), np.arange(1, number + 1))
         light |= np.r_[False, slopes < CHANGED / 3][names]
-    mask = outline & ~light & ~(faint & beside)
-    mask = mask if mask.any() else outline
     reach = round(SMALL / 2 * np.sqrt(outline.sum()))
+    pale = outline & faint & ~beside & ~light
+    if pale.any():  # bedding and leaves that were moved are small pieces
+        pale = ndimage.binary_opening(pale, iterations=max(1, reach))
+    mask = outline & ~light & ~faint | pale
+    mask = mask if mask.any() else outline
     closed = mask
     if reach:
         padded = np.pad(mask, reach)
@@ -240,14 +244,16 @@ def link(blobs: Sequence[list[Blob]]) -> list[Track]:
     return tracks
 
 
-def overlap_of(one: Blob, other: Blob) -> int:
-    """Number of px that two outlines share."""
+def overlap_of(one: Blob, other: Blob, pixels: str = "outline") -> int:
+    """Number of px that two outlines share; or two masks, if `pixels` is so."""
     left, top = max(one.box[0], other.box[0]), max(one.box[1], other.box[1])
     right, bottom = min(one.box[2], other.box[2]), min(one.box[3], other.box[3])
     if left >= right or top >= bottom:
         return 0
-    a, b = (blob.outline[top - blob.box[1] : bottom - blob.box[1], left - blob.box[0] : right - blob.box[0]]
-            for blob in (one, other))  # fmt: skip
+    a, b = (
+        getattr(blob, pixels)[top - blob.box[1] : bottom - blob.box[1], left - blob.box[0] : right - blob.box[0]]
+        for blob in (one, other)
+    )
     return int((a & b).sum())
 
 
