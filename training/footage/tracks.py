@@ -103,16 +103,21 @@ class Track:
         return moving >= SMALL * len(blobs) and 2 * sum(blob.ghost for blob in blobs) <= len(blobs)
 
     @property
+    def acts(self) -> bool:
+        """Whether it moves often."""
+        return bool(np.mean([blob.moves for blob in self.blobs.values()]) > OFTEN)
+
+    @property
     def travels(self) -> bool:
-        """Whether it leaves the place where it is seen first, or comes to that where it is seen last."""
+        """Whether it is out of the place where it is seen first, or last: ever if it moves often, else for long."""
         blobs = list(self.blobs.values())
-        ends = (blobs[0], blobs[-1])
-        return any(_distance(a, b) > a.size and not overlap_of(a, b, "mask") for a in ends for b in blobs)
+        away = [np.mean([not overlap_of(end, blob, "mask") for blob in blobs]) for end in (blobs[0], blobs[-1])]
+        return bool(max(away) > (0 if self.acts else SMALL))
 
     def without_still(self) -> Track:
         """The track without ghosts, and without what hardly ever moves and never leaves its place while it is still."""
         leaves = self.travels
-        acts = leaves or np.mean([blob.moves for blob in self.blobs.values()]) > OFTEN
+        acts = leaves or self.acts
         for blob in self.blobs.values():
             blob.leaves = leaves
         return Track({t: blob for t, blob in self.blobs.items() if not blob.ghost and (blob.moves or acts)})
@@ -245,14 +250,14 @@ def link(blobs: Sequence[list[Blob]]) -> list[Track]:
 
 
 def overlap_of(one: Blob, other: Blob, pixels: str = "outline") -> int:
-    """Number of px that two outlines share; or two masks, if `pixels` is so."""
+    """Number of px that the outline of a blob shares with the outline, or the mask, of another one."""
     left, top = max(one.box[0], other.box[0]), max(one.box[1], other.box[1])
     right, bottom = min(one.box[2], other.box[2]), min(one.box[3], other.box[3])
     if left >= right or top >= bottom:
         return 0
     a, b = (
-        getattr(blob, pixels)[top - blob.box[1] : bottom - blob.box[1], left - blob.box[0] : right - blob.box[0]]
-        for blob in (one, other)
+        getattr(blob, name)[top - blob.box[1] : bottom - blob.box[1], left - blob.box[0] : right - blob.box[0]]
+        for blob, name in ((one, "outline"), (other, pixels))
     )
     return int((a & b).sum())
 
