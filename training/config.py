@@ -70,8 +70,6 @@ class GmaConfig:
     """initial weight of the loss between M's mask and the survey's silhouettes"""
     pseudo_label_steps: Count = 300
     """steps over which that weight falls to zero"""
-    plate_weight: Weight = 2.0
-    """weight of N's L1 error where the background plate is known"""
     rec_f: Weight = 1.0
     """weight of L_RECF"""
     rec_b: Weight = 2.0
@@ -213,7 +211,10 @@ class TrainConfig(DataOptions):
     """D gets the agent's position; default: on if the agent touches the frame's edge in more than half of the frames"""
     background_plate: bool | None = None
     """N copies the background plate; default: on if the camera stands still and all shots show one place"""
-    choose: Common[bool] = False
+    agent: Common[str | None] = None
+    """which of several things that move: its number in the survey's picture, such as 2, or its place there, such as
+    320,240 (px in the original frame); the others become background. Default: the largest"""
+    choose: bool = False
     """survey the footage even if the source has values of its own (tennis, wsprites)"""
     look: Common[bool] = False
     """look at the footage, say what would be chosen and how long training would take, and stop"""

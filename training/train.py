@@ -38,6 +38,7 @@ from .data.store import Store
 from .evaluation.estimate import Amount, estimate, sample_footage, scaled
 from .evaluation.html_report import report_world
 from .footage.choices import choose_from_survey, choose_reading, choose_sizes, look_at_videos, working_copy
+from .footage.others import without_others
 from .footage.survey import Survey
 from .gma.background import common_background
 from .gma.corrections import PROBES, correct_options
@@ -99,6 +100,8 @@ def _train(run: Run) -> None:
         run.reload()  # what the main process has just chosen
         store = open_footage(run)
         survey = choose_sizes(run, store)
+        if survey is not None and survey.chosen is not None:
+            store = _clips_without_others(run, store, survey)
     with Bar("preparing"):
         reporter = Reporter(run.out, stages_of(run.config), silent=not run.processes.is_main)
     gma = train_gma(run, store, survey, reporter)
@@ -356,6 +359,14 @@ def _made_store(config: TrainConfig) -> Store:
     if not (root / "index.json").exists():
         raise TrainingError(f"{config.data}: nothing to look at yet: it is made first, by glass-train {config.data}")
     return Store(root)
+
+
+def _clips_without_others(run: Run, store: Store, survey: Survey) -> Store:
+    """The clips of a chosen agent, in the run's folder; the main process makes them, unless a resumed run has them."""
+    out = run.out / "clips"
+    if (run.config.resume or not run.processes.is_main) and (out / "index.json").exists():
+        return Store(out)
+    return without_others(store, survey, out) if run.processes.is_main else store
 
 
 def _check_folder(config: TrainConfig) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from glass_gym.worlds.checkpoint import load_world
 from tests import videos
-from tests.training.test_survey import background, walker
+from tests.training.test_survey import background, red_and_blue, walker
 from training.config import ReadConfig
 from training.data.reader import open_video
 from training.data.store import DataError, Store
@@ -61,7 +61,23 @@ def test_two_agents_are_refused(tmp_path, capsys):
     one = walker(40)
     two = walker(40, start=(40, 45), colour=(30, 30, 230))
     both = np.where((two == (30, 30, 230)).all(-1)[..., None], two, one)
-    assert "one agent: crop the others out" in refused(write(tmp_path / "two", both), tmp_path, capsys)
+    error = refused(write(tmp_path / "two", both), tmp_path, capsys)
+    assert "a world has one agent: choose it by its number" in error and "or crop the others out (--read.crop)" in error
+    assert (tmp_path / "run" / "samples" / "survey.png").exists()
+
+
+def test_one_of_two_agents_is_chosen_and_the_other_painted_out(tmp_path, capsys):
+    both, _red = red_and_blue()
+    folder = write(tmp_path / "two", both, both[::-1], both)
+    out = ["--out", str(tmp_path / "run"), "--cache", str(tmp_path / "data")]
+    assert "expected a number in the survey's picture" in refused(folder, tmp_path, capsys, "--agent", "blue")
+    assert "the survey found 2 things" in refused(folder, tmp_path, capsys, "--agent", "7")
+    assert main([str(folder), *out, *QUICK, "--agent", "50,50"]) == 0
+    assert "the others, number 1: painted out in 100%" in capsys.readouterr().out.replace("number 2", "number 1")
+    store = Store(tmp_path / "run" / "clips")
+    colours = store.frames[:].reshape(-1, 3).astype(int)
+    assert (colours[:, 0] - colours[:, 2] > 120).mean() < 0.001 < (colours[:, 2] - colours[:, 0] > 120).mean()
+    assert main([str(folder), *out, *QUICK, "--agent", "50,50", "--resume"]) == 0
 
 
 def test_tiny_frames_are_refused(tmp_path, capsys):

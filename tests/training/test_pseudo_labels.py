@@ -204,7 +204,7 @@ def test_labels_are_made_once_however_often_the_refine_stage_is_interrupted(bloc
         return PseudoLabels(np.arange(20), bits, unsure=np.zeros_like(bits))
 
     first = survey_store(store)
-    monkeypatch.setattr(choices, "survey_store", lambda store: first)
+    monkeypatch.setattr(choices, "survey_store", lambda *_: first)
     monkeypatch.setattr(pseudo_labels, "make_pseudo_labels", make)
     command = [
         str(block_store), "--window", "16", "--agent-radius", "5", "--gma.theta", "0.04", "--gma.iterations", "2",

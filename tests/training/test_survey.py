@@ -13,6 +13,7 @@ from training.core.run import Run
 from training.data.cuts import find_cuts
 from training.data.store import DataError, Store
 from training.footage.choices import _choose_for_gma, _choose_size_and_skip
+from training.footage.others import paint_out
 from training.footage.registration import camera_moves
 from training.footage.survey import survey
 from training.gma.corrections import correct_options
@@ -89,6 +90,50 @@ def test_two_agents_of_one_size_are_a_reason_to_stop():
     assert "two or more agents" in survey([both]).reasons_to_stop()[0]
 
 
+def red_and_blue(steps=40):
+    """A red and a blue block of one size: both, and the red one alone."""
+    red, blue = walker(steps), walker(steps, start=(40, 45), colour=(30, 30, 230))
+    return np.where((blue == (30, 30, 230)).all(-1)[..., None], blue, red), red
+
+
+@pytest.mark.parametrize("place", [(0.45, 0.75), (0.6, 0.78)])
+def test_one_of_two_agents_is_chosen_by_number_or_place(place):
+    both, _red = red_and_blue()
+    second = survey([both, both[::-1]], agent=2)
+    assert not second.reasons_to_stop() and second.several == 0 and second.explained > 0.95
+    blue = survey([both, both[::-1]], agent=place)
+    assert blue.chosen.colour[2] > 180 and blue.agent == pytest.approx((8, 10), abs=1.5)
+    with pytest.raises(DataError, match="--agent is 3, but the survey found 2"):
+        survey([both], agent=3)
+    assert all((picture == (255, 0, 255)).any() for picture in survey([both]).pictures)
+
+
+def test_the_others_are_painted_out():
+    both, red = red_and_blue()
+    found = survey([both], agent=(0.15, 0.4))
+    assert found.chosen.colour[0] > 180
+    frames = both.copy()
+    others, painted, _ = paint_out(frames, [], found.chosen)
+    assert others == painted == 40
+    assert (frames != red).any(-1).mean() < 0.002
+
+
+def test_parts_that_keep_together_are_one_agent():
+    """A head over a trunk of another colour, with a gap between them."""
+    frames = walker(40, size=(20, 16), start=(10, 30))
+    head = walker(40, size=(8, 8), start=(14, 18), colour=(30, 30, 230))
+    frames = np.where((head == (30, 30, 230)).all(-1)[..., None], head, frames)
+    seen = survey([frames[:24]])
+    assert not seen.reasons_to_stop() and len(seen.candidates) == 1
+    assert seen.agent == pytest.approx((16, 32), abs=1.5)
+
+
+def test_an_agent_that_stands_for_a_while_is_still_seen():
+    frames = walker(30)
+    seen = survey([np.concatenate([frames, np.repeat(frames[-1:], 20, 0), frames[::-1]])])
+    assert seen.seen == 1
+
+
 def test_two_agents_that_touch_most_of_the_time_are_two():
     """Two boxers meet and fight: one blob, as long as they touch."""
     frames = np.stack([background()] * 60)
@@ -101,7 +146,7 @@ def test_two_agents_that_touch_most_of_the_time_are_two():
     assert seen.several > 0.8 and "two or more agents" in seen.reasons_to_stop()[0]
 
 
-def test_many_small_things_that_move_are_a_reason_to_stop():
+def test_many_small_things_that_move_are_told():
     back = background(height=96, width=144)
     frames = walker(40, size=(20, 16), step=(2, 0), start=(10, 10), back=back)
     for y in (45, 65, 85):  # each is smaller than half of it
@@ -109,7 +154,7 @@ def test_many_small_things_that_move_are_a_reason_to_stop():
             small = walker(40, size=(6, 6), start=(x, y), step=(4, 0), colour=(40, 40, 220), back=back)
             frames = np.where((small == (40, 40, 220)).all(-1)[..., None], small, frames)
     seen = survey([frames])
-    assert seen.several < 0.3 and "is not the agent's" in seen.reasons_to_stop()[0]
+    assert seen.several < 0.3 and not seen.reasons_to_stop() and "is not the agent's" in seen.warnings()[0]
 
 
 def test_waves_from_edge_to_edge_are_no_agent():
@@ -117,7 +162,7 @@ def test_waves_from_edge_to_edge_are_no_agent():
     frames[:, 4:10] = np.random.default_rng(0).integers(0, 255, (60, 6, 96, 1))
     seen = survey([frames])
     assert seen.agent == pytest.approx((8, 10), abs=1.5) and seen.speed == pytest.approx(3, abs=0.3)
-    assert "other things move as well" in seen.reasons_to_stop()[0]
+    assert not seen.reasons_to_stop() and "other things move as well" in seen.warnings()[0]
     tall = survey([walker(60, size=(58, 16), start=(10, 3))])
     assert tall.seen == 1 and tall.agent == pytest.approx((16, 58), abs=1.5)
 
@@ -276,6 +321,8 @@ def test_what_a_camera_does_is_no_motion(camera):
         frames += rng.normal(0, 14, (*frames.shape[:3], 1))
     seen = survey([frames.clip(0, 255).astype(np.uint8)])
     assert seen.reasons_to_stop() == []
+    told = {"settles": "the light changes", "flickers": "the light changes", "is noisy": "noise of"}
+    assert told[camera] in seen.lines()[1]
     assert seen.agent == pytest.approx((16, 14), abs=6) and seen.speed == pytest.approx(3, abs=0.6)
 
 

@@ -134,7 +134,7 @@ def test_options_are_frozen():
             setattr(part, name, 1)
 
 
-MAY_BE_NONE = {"sheets", "background", "init", "vgg", "read.crop", "read.size", "read.fps", "read.skip",
+MAY_BE_NONE = {"agent", "sheets", "background", "init", "vgg", "read.crop", "read.size", "read.fps", "read.skip",
                "read.pixel_aspect"}  # fmt: skip
 """Options that a run on a clip store does not use."""
 

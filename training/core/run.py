@@ -89,7 +89,7 @@ class Run:
         """What choices depend on."""
         given = self.given
         read = json.loads(json.dumps(dataclasses.asdict(given.read)))
-        return [given.architecture, given.choose, given.quick, given.data, read]
+        return [given.architecture, given.choose, given.quick, given.data, given.agent, read]
 
     def is_given(self, name: str) -> bool:
         """Whether the user passed an option, now or when the run began."""

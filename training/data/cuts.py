@@ -7,10 +7,10 @@ from itertools import pairwise
 
 import numpy as np
 
-CUT = 18.0  # At a cut, the mean colours of blocks change by more than this on average, of 255.
-CUT_RATIO = 4.0  # At a cut, they also change by more than this many times the median change of the frames around it.
-CHANGED = 0.5
-"""It is also a cut if more than this share of the pixels changes by CUT, and CUT_RATIO times as many as usual."""
+CHANGED = 18  # Colours differ if they do so by more than this, of 255; at a cut, those of blocks do on average.
+CUT_RATIO = 4.0
+"""At a cut, they also change by more than this many times the median change of the frames around it. It is also a cut
+if most of the pixels differ, and CUT_RATIO times as many as usual."""
 BLOCK = 8  # Side of a block, px; block means ignore smaller motion.
 SHOT = 8  # Number of frames of the shortest shot that is used.
 
@@ -19,9 +19,9 @@ def find_cuts(frames: np.ndarray) -> np.ndarray:
     """Indices (N,) of the first frames after cuts, in the frames (T, H, W, 3) uint8 of a video."""
     if len(frames) < 2:
         return np.zeros(0, int)
-    changed = [(farthest(b, a) > CUT).mean() for a, b in pairwise(frames)]
+    changed = [(farthest(b, a) > CHANGED).mean() for a, b in pairwise(frames)]
     # scenes of fine texture may have equal block means
-    fine = [t + 1 for t, now in enumerate(changed) if now > CHANGED and now > CUT_RATIO * _usual(changed, t)]
+    fine = [t + 1 for t, now in enumerate(changed) if now > 0.5 and now > CUT_RATIO * _usual(changed, t)]
     return np.union1d(cuts_of(block_means(frames)), np.array(fine, int)).astype(int)
 
 
@@ -53,7 +53,7 @@ def block_means(frames: np.ndarray) -> np.ndarray:
 def cuts_of(blocks: np.ndarray) -> np.ndarray:
     """As :func:`find_cuts`, from block means (T, N, 3) only."""
     change = np.abs(np.diff(blocks, axis=0)).mean((1, 2))
-    out = [t + 1 for t, now in enumerate(change) if now > CUT and now > CUT_RATIO * _usual(change, t)]
+    out = [t + 1 for t, now in enumerate(change) if now > CHANGED and now > CUT_RATIO * _usual(change, t)]
     # among cuts at every frame none stands out: count frames in which most blocks are different
-    different = (np.abs(np.diff(blocks, axis=0)).max(2) > 2 * CUT).mean(1) > 0.7
+    different = (np.abs(np.diff(blocks, axis=0)).max(2) > 2 * CHANGED).mean(1) > 0.7
     return np.union1d(np.array(out, int), np.flatnonzero(different) + 1).astype(int)

@@ -20,7 +20,8 @@ from ..data.sources import source_of
 from ..data.store import WORKING, DataError, Store, working_scale
 from ..data.video_reader import Crop, size_after
 from ..data.videos import Footage, Progress, frames_read, open_videos, sample_video
-from .survey import NoWorldError, Survey, survey
+from .survey import Agent, NoWorldError, Survey, survey
+from .tracks import Candidate
 
 LONGEST_SIDE = 320  # Longer side of the frames of video files in the survey, px.
 VIDEOS = 24  # Maximum number of videos that are surveyed.
@@ -46,7 +47,7 @@ def choose_reading(run: Run) -> ReadConfig:
         NoWorldError: no world can be learned from them (unless --force).
     """
     read = run.config.read
-    if "read.skip" not in run.values and (read.size is None or read.skip is None):
+    if "read.skip" not in run.values and (read.size is None or read.skip is None or run.config.agent):
         look_at_videos(run)
     return run.config.read if run.config.read.skip is not None else replace(run.config.read, skip=0)
 
@@ -58,8 +59,10 @@ def look_at_videos(run: Run) -> tuple[Footage, Survey]:
         footage = open_videos(Path(run.config.data), read, bar.to)
     say("\n  ".join(["the videos:", *footage.lines()]))
     with Bar("surveying the videos", unit="frame") as bar:
-        found = survey_footage(footage, read.crop, bar.to)
+        found = survey_footage(footage, read.crop, bar.to, agent_of(run, footage.size))
+    _keep_agent(run, found)
     say("\n  ".join(["what the footage shows:", *found.lines()]))
+    _save_picture(run, found)
     _stop_without_world(run, found)
     with run.together():
         if footage.fps is not None and read.fps is None:
@@ -84,6 +87,8 @@ def choose_sizes(run: Run, store: Store) -> Survey | None:
         NoWorldError: no world can be learned from the videos (unless --force).
     """
     defaults = source_of(store).defaults
+    if run.config.agent and defaults.theta is not None and not run.config.choose:
+        raise DataError(f"--agent: {run.config.data} has options of its own, and is not surveyed; add --choose")
     if defaults.theta is not None and not run.config.choose:
         values = {"gma.theta": defaults.theta, "gma.iterations": 2000, "refine.iterations": 0}
         values |= {name: getattr(defaults, name) for name in ("codes", "window", "agent_radius")}
@@ -95,7 +100,8 @@ def choose_sizes(run: Run, store: Store) -> Survey | None:
                 if name not in run.values:
                     run.choose(name, value, f"usual for {store.kind or 'this source'}")
         return None
-    found = survey_store(working_copy(run, store))
+    found = survey_store(working_copy(run, store), agent_of(run, (store.height, store.width)))
+    _keep_agent(run, found)
     if {"gma.theta", "codes"} <= run.values.keys():
         return found
     choose_from_survey(run, found, store)
@@ -120,21 +126,71 @@ def choose_from_survey(run: Run, found: Survey, store: Store, frames: int | None
         NoWorldError: no world can be learned from the videos (unless --force).
     """
     say("\n  ".join(["what the clips show:", *found.lines()]))
-    picture = sheets.save_picture(run.out / "samples" / "survey.png", _rows_of_four(found.pictures))
-    say(f"  pictures: {picture}")
+    _save_picture(run, found)
     _stop_without_world(run, found)
     say("chosen (an option of the same name overrides it):")
     with run.together():
         _choose_for_gma(run, found, store, frames)
 
 
-def survey_footage(footage: Footage, crop: Crop | None = None, progress: Progress = lambda done, total: None) -> Survey:
+def agent_of(run: Run, size: tuple[int, int]) -> Agent | None:
+    """Which agent the user chose; the one that an earlier survey of the run found there; None: the largest.
+
+    Args:
+        run: with the option `agent`, and the choices so far.
+        size: (height, width) of the original frames, px.
+
+    Raises:
+        DataError: the option is no number and no place in the frame.
+    """
+    text = run.config.agent
+    if text is None:
+        return None
+    if (look := run.values.get("agent_look")) is not None:
+        return Candidate(look[0], np.array(look[1:3]), np.array(look[3:]))
+    left, top, right, bottom = run.config.read.crop or (0, 0, size[1], size[0])
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) == 1 and values[0] == int(values[0]):
+        return int(values[0])
+    if len(values) != 2 or not (left <= values[0] < right and top <= values[1] < bottom):
+        raise DataError(
+            f"--agent is {text}, expected a number in the survey's picture, as in --agent 2, or a place there, as in "
+            f"--agent {(left + right) // 2},{(top + bottom) // 2}, px from the top left corner of the original frame"
+        )
+    return (values[0] - left) / (right - left), (values[1] - top) / (bottom - top)
+
+
+def _keep_agent(run: Run, found: Survey) -> None:
+    """Keep what the chosen agent looks like, so that later surveys of the run find the same one."""
+    if found.chosen is not None and "agent_look" not in run.values:
+        look = [found.chosen.area, *found.chosen.place, *found.chosen.colour]
+        run.values["agent_look"] = [float(value) for value in look]
+        run.why["agent_look"] = "area, place and colour of the agent that was chosen"
+        run.save()
+
+
+def _save_picture(run: Run, found: Survey) -> None:
+    if found.pictures:
+        picture = sheets.save_picture(run.out / "samples" / "survey.png", _rows_of_four(found.pictures))
+        say(f"  pictures: {picture}")
+
+
+def survey_footage(
+    footage: Footage,
+    crop: Crop | None = None,
+    progress: Progress = lambda done, total: None,
+    agent: Agent | None = None,
+) -> Survey:
     """Survey some of the videos.
 
     Args:
         footage: the videos.
         crop: as in :class:`ReadConfig`.
         progress: called with the number of frames that are surveyed, and the total.
+        agent: as in :func:`training.footage.survey.survey`.
 
     Raises:
         DataError: a video cannot be read.
@@ -159,10 +215,10 @@ def survey_footage(footage: Footage, crop: Crop | None = None, progress: Progres
             yield sample
             progress(done, total)
 
-    return survey(_of_one_size(samples()), footage.rate)
+    return survey(_of_one_size(samples()), footage.rate, agent)
 
 
-def survey_store(store: Store) -> Survey:
+def survey_store(store: Store, agent: Agent | None = None) -> Survey:
     """Survey some training videos of a store; the result's `seen_in` has frame indices of the store."""
     names = {video.name for video in store.videos}
     videos = [v for v in store.videos if v.name.rpartition("+")[0] not in names]  # one clip of each shot
@@ -170,7 +226,7 @@ def survey_store(store: Store) -> Survey:
     some = videos[:: max(1, len(videos) // VIDEOS)][:VIDEOS]
     spans = [slice(v.start, v.start + min(v.length, FRAMES_A_VIDEO)) for v in some]
     videos = (np.asarray(store.frames[span]) for span in each(spans, "surveying the clips", "clip"))
-    out = survey(videos, store.rate)
+    out = survey(videos, store.rate, agent)
     out.seen_in = np.concatenate([np.arange(span.start, span.stop) for span in spans])[out.seen_in]
     return out
 
@@ -188,11 +244,13 @@ def _of_one_size(videos: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 def _stop_without_world(run: Run, found: Survey) -> None:
-    """Raise an error for the first reason to stop; with --force, print all."""
+    """Raise an error for the first reason to stop; with --force, print all. Warnings are printed."""
     for reason in found.reasons_to_stop():
         if not run.config.force:
             raise NoWorldError(f"{run.config.data}: {reason}. --force trains nevertheless")
         warn(f"warning: {reason}")
+    for warning in found.warnings():
+        warn(f"warning: {warning}")
 
 
 def _rows_of_four(pictures: list[np.ndarray]) -> np.ndarray:

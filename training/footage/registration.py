@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from ..data.cuts import farthest
+from ..data.cuts import CHANGED, SHOT, farthest
 
-CHANGED = 18  # Pixels differ if they do so by more than this, of 255, in some channel.
+SMALL = 0.1  # Less than this share of something is negligible.
+OFTEN = 0.3  # A fact holds for footage if it holds in more than this share of the frames, or of the picture.
+MOST = 0.7  # Two outlines or pictures are the same if they share at least this much of their edges.
 COARSE = 4  # Factor of downscaling in the coarse search for the camera's move.
-LARGEST_BOX = 7  # Side of the largest box over which differences are averaged, px.
 CAMERA = 24  # Largest camera move in the coarse search, px a frame.
+CELLS = 8  # Cells on each side of the picture, in which edges are counted.
+LARGEST_BOX = 7  # Side of the largest box over which differences are averaged, px.
 
 
 def camera_moves(frames: np.ndarray) -> np.ndarray:
@@ -21,23 +24,34 @@ def camera_moves(frames: np.ndarray) -> np.ndarray:
     The search is coarse, then fine. Differences are clipped, so that an agent that moves by itself has little weight.
     """
     grey = np.stack([(f[..., 0].astype(np.float32) + f[..., 1] + f[..., 2]) / 3 for f in frames])
-    height, width = grey.shape[1:]
-    part = grey[:, : height // COARSE * COARSE, : width // COARSE * COARSE]
-    small = part.reshape(len(grey), height // COARSE, COARSE, width // COARSE, COARSE).mean((2, 4))
-    reach = max(1, min(CAMERA // COARSE, min(small.shape[1:]) // 4))
+    levels = [_smaller(grey, COARSE), _smaller(grey, 2), grey]
+    reach = max(1, min(CAMERA // COARSE, min(levels[0].shape[1:]) // 4))
     coarse = [(x, y) for x in range(-reach, reach + 1) for y in range(-reach, reach + 1)]
-    fine = [(x, y) for x in range(-COARSE, COARSE + 1) for y in range(-COARSE, COARSE + 1)]
+    near = [(x, y) for x in range(-2, 3) for y in range(-2, 3)]
     out = np.zeros((len(grey) - 1, 2), int)
     for t in range(len(out)):
         stayed = _mismatch(grey[t], grey[t + 1], 0, 0)
-        if stayed < 0.5:  # almost nothing changed
+        if stayed < 0.5 or not _changes_widely(grey[t], grey[t + 1]):
             continue
-        x, y = min(coarse, key=lambda d: _mismatch(small[t], small[t + 1], *d))
-        near = [(COARSE * x + dx, COARSE * y + dy) for dx, dy in fine]
-        found = min(near, key=lambda d: _mismatch(grey[t], grey[t + 1], *d))
-        if _mismatch(grey[t], grey[t + 1], *found) < 0.6 * stayed:
-            out[t] = found
+        x, y = min(coarse, key=lambda d: _mismatch(levels[0][t], levels[0][t + 1], *d))
+        for level in levels[1:]:
+            nearer = [(2 * x + dx, 2 * y + dy) for dx, dy in near]
+            x, y = min(nearer, key=lambda d: _mismatch(level[t], level[t + 1], *d))
+        if _mismatch(grey[t], grey[t + 1], x, y) < 0.6 * stayed:
+            out[t] = x, y
     return out
+
+
+def _smaller(pictures: np.ndarray, factor: int) -> np.ndarray:
+    """Pictures (T, H, W) downscaled by a whole number."""
+    count, height, width = pictures.shape
+    part = pictures[:, : height // factor * factor, : width // factor * factor]
+    return part.reshape(count, height // factor, factor, width // factor, factor).mean((2, 4))
+
+
+def _changes_widely(before: np.ndarray, after: np.ndarray) -> bool:
+    """Whether grey pictures (H, W) differ in more than OFTEN of the picture: else something in it moves alone."""
+    return float((_by_cell(np.abs(after - before) > CHANGED / 2) > 0).mean()) > OFTEN
 
 
 def _mismatch(before: np.ndarray, after: np.ndarray, right: int, down: int) -> float:
@@ -86,11 +100,10 @@ def overlap(place: np.ndarray, size: Any, frame: tuple[int, int]) -> tuple[tuple
     return there, here
 
 
-def noise_box(whole: np.ndarray, plate: np.ndarray, known: np.ndarray) -> int:
-    """Side of the box, px, over which differences are to be averaged: as small as the noise of the footage allows.
+def noise_of(whole: np.ndarray, plate: np.ndarray, known: np.ndarray) -> float:
+    """Standard deviation of the footage's noise, of 255: that of sensors, compression, and textures that wobble.
 
-    Sensors, compression, and textures that wobble make noise. If it is independent, it falls by the side of the box; an
-    agent does not. Without noise the side is 1.
+    It is that of the noisiest tenth of the pixels, from their median distance to the plate, so that no agent counts.
 
     Args:
         whole: (T, h, w, 3) uint8, registered frames.
@@ -99,7 +112,14 @@ def noise_box(whole: np.ndarray, plate: np.ndarray, known: np.ndarray) -> int:
     """
     some = np.linspace(0, len(whole) - 1, min(len(whole), 41)).astype(int)
     far = np.median([farthest(frame, plate) for frame in whole[some]], axis=0)[known[some].all(0)]
-    noise = 1.5 * float(np.quantile(far, 0.9)) if len(far) else 0.0  # a standard deviation is 1.5 median deviations
+    return 1.5 * float(np.quantile(far, 1 - SMALL)) if len(far) else 0.0  # 1.5 median deviations
+
+
+def noise_box(noise: float) -> int:
+    """Side of the box, px, over which differences are to be averaged: as small as noise of this deviation allows.
+
+    If noise is independent, it falls by the side of the box; an agent does not. Without noise the side is 1.
+    """
     return min(2 * math.ceil((4 * noise / CHANGED - 1) / 2) + 1, LARGEST_BOX) if 4 * noise > CHANGED else 1
 
 
@@ -112,7 +132,8 @@ def apart(frame: np.ndarray, other: np.ndarray, box: int) -> np.ndarray:
 
     if box == 1:
         return farthest(frame, other).astype(np.uint8)
-    return np.abs(ndimage.uniform_filter(frame - other.astype(np.float32), (box, box, 1))).max(-1).astype(np.uint8)
+    far = [np.abs(ndimage.uniform_filter(frame[..., c] - other[..., c].astype(np.float32), box)) for c in range(3)]
+    return np.maximum(np.maximum(far[0], far[1]), far[2]).astype(np.uint8)
 
 
 def match_exposure(whole: np.ndarray, plate: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -159,18 +180,67 @@ def _fit(values: np.ndarray, wanted: np.ndarray) -> tuple[float, float]:
     return gain, offset
 
 
-def median_background(whole: np.ndarray, known: np.ndarray, most: int = 41) -> tuple[np.ndarray, np.ndarray]:
+def show_one_place(plate: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two plates (h, w, 3) show one place: most edges of each are in the other, whatever the exposure."""
+    mine, theirs = _slopes(plate), _slopes(other)
+    slope = np.maximum(np.hypot(*mine), np.hypot(*theirs))
+    steep = slope > CHANGED / 4
+    return not steep.any() or bool((np.hypot(*(mine - theirs)) <= slope / 2)[steep].mean() >= MOST)
+
+
+def turned(whole: np.ndarray, known: np.ndarray) -> float:
+    """In which share of the picture the edges move within SHOT frames, if that is more than where they stay; else 0.
+
+    If a camera stands still, or only shifts, its registered frames share all edges but the agent's. If it turns, zooms
+    or follows the agent, they do not. The picture is compared in CELLS x CELLS cells, those with edges.
+
+    Args:
+        whole: (T, h, w, 3) uint8, registered frames.
+        known: (T, h, w) bool, the pixels to use.
+    """
+    step = min(SHOT, len(whole) - 1)
+    shares = []
+    for t in np.unique(np.linspace(0, len(whole) - 1 - step, 9).astype(int)):
+        slopes = _slopes(whole[t])
+        slope, change = np.hypot(*slopes), np.hypot(*(slopes - _slopes(whole[t + step])))
+        there = known[t] & known[t + step]
+        if not there.any():
+            continue
+        noise = 1.5 * float(np.median(change[there]))  # a standard deviation is 1.5 median deviations
+        steep = there & (slope > max(CHANGED / 4, 3 * noise))
+        edges, moved, pixels = (_by_cell(p) for p in (steep, steep & (change > slope / 2), there))
+        textured = edges > SMALL / 4 * pixels
+        moves = textured & (2 * moved > edges)
+        shares.append(moves.sum() / (pixels > 0).sum() if 2 * moves.sum() > textured.sum() else 0.0)
+    return float(np.median(shares)) if shares else 0.0
+
+
+def _slopes(picture: np.ndarray) -> np.ndarray:
+    """Gradient (2, h, w), a px, of the mean over the channels of a picture (h, w, 3)."""
+    return np.stack(np.gradient((picture[..., 0].astype(np.float32) + picture[..., 1] + picture[..., 2]) / 3))
+
+
+def _by_cell(pixels: np.ndarray) -> np.ndarray:
+    """Number of pixels (h, w) bool in each of CELLS x CELLS cells."""
+    height, width = pixels.shape
+    rows, columns = (np.arange(CELLS) * n // CELLS for n in (height, width))
+    return np.add.reduceat(np.add.reduceat(pixels.astype(int), rows, 0), columns, 1)
+
+
+def median_background(whole: np.ndarray, known: np.ndarray | None, most: int = 41) -> tuple[np.ndarray, np.ndarray]:
     """The background plate: the median of at most `most` registered frames.
 
     Args:
         whole: (T, h, w, 3), the frames' canvases.
-        known: (T, h, w) bool, the pixels to use.
+        known: (T, h, w) bool, the pixels to use; None: all.
         most: largest number of frames.
 
     Returns:
         the plate (h, w, 3), and how many of these frames had each pixel, (h, w).
     """
     some = np.linspace(0, len(whole) - 1, min(len(whole), most)).astype(int)
+    if known is None:
+        known = np.ones(whole.shape[:3], bool)
     count = known[some].sum(0)
     if (count == len(some)).all():
         return np.median(whole[some], axis=0), count

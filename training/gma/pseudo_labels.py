@@ -20,7 +20,8 @@ from ..core.progress import Bar, say
 from ..core.run import Run
 from ..data.store import Store, Video, save_arrays
 from ..footage.registration import CHANGED, overlap
-from ..footage.survey import CONTRAST, Survey, with_enclosed
+from ..footage.survey import Survey
+from ..footage.tracks import CONTRAST, with_enclosed
 from .background import SAMPLES, SHOT, estimate_background, shots_of
 
 LABELLED_FRAMES = 4000  # Approximate number of frames that are labelled.

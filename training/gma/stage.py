@@ -23,6 +23,7 @@ from .perceptual import VggFeatures
 from .pseudo_labels import PseudoLabels
 
 STILL_PAIRS = 0.05  # Share of the pairs without motion that are used.
+PLATE_WEIGHT = 2.0  # Of N's L1 error where the background plate is known.
 HOLE_GROWTH = 2
 """N's holes exceed the mask by a random number of px up to this, so that N learns to fill what M misses."""
 
@@ -125,9 +126,9 @@ class GmaStage(Stage):
             if weight := self._label_weight(iteration):
                 sure = 1 - batch["unsure"].to(images) if "unsure" in batch else 1
                 terms["pseudo_label"] = weight * losses.dice(self.model.mask(images) * sure, seen)
-            if c.plate_weight and self.labels is not None and len(self.labels.plates):
+            if self.labels is not None and len(self.labels.plates):
                 plates = batch["plates"].movedim(-1, -3)
-                terms["plate"] = c.plate_weight * self._plate_error(images, seen, plates, generator)
+                terms["plate"] = PLATE_WEIGHT * self._plate_error(images, seen, plates, generator)
         if self.features is not None:
             terms["vgg"] = c.perceptual * (
                 losses.perceptual(self.features, motion.moved_layer[:, :3], layer)
