@@ -11,7 +11,7 @@ from training.core import losses
 from training.core.distributed import Distributed
 from training.core.run import Run
 from training.data.cuts import find_cuts
-from training.data.store import DataError, Store
+from training.data.store import DataError, Store, working_scale
 from training.footage.choices import _choose_for_gma, _choose_size_and_skip
 from training.footage.others import paint_out
 from training.footage.registration import camera_moves
@@ -290,7 +290,7 @@ def test_frames_are_made_smaller_and_slow_footage_is_thinned_out(run, capsys):
     found = survey([walker(60, back=background(0, 216, 320), size=(60, 40), step=(6, 0))])
     _choose_size_and_skip(large, found, (1080, 1600))
     height, width = large.config.read.size
-    assert height % 8 == width % 8 == 0 and height * width <= 25_000 and large.config.read.skip == 0
+    assert (height, width) == (480, 704) and working_scale(height, width) == 4 and large.config.read.skip == 0
     assert "read.size" in capsys.readouterr().out
     with pytest.raises(DataError, match="at least 32x32"):
         _choose_size_and_skip(run(), seen, (10, 10))
@@ -298,7 +298,7 @@ def test_frames_are_made_smaller_and_slow_footage_is_thinned_out(run, capsys):
 
 def test_ranges_follow_the_agents_steps(run):
     seen = survey([walker(60, step=(16, 0), back=background(0, 96, 160))])
-    store = SimpleNamespace(height=96, width=160, kind="videos", videos=[])
+    store = SimpleNamespace(height=96, width=160, kind="videos", videos=[], scale=1)
     chosen = run()
     _choose_for_gma(chosen, seen, store, None)
     assert chosen.config.foreground_range >= 24

@@ -26,7 +26,7 @@ from ..core.stage import Batch, Stage
 from ..data.cuts import farthest
 from ..data.store import Store, Video, frames_to_tensor
 from ..footage.registration import CHANGED
-from ..footage.survey import CONTRAST
+from ..footage.tracks import CONTRAST
 from .background import SAMPLES, SHOT, BackgroundPlate, estimate_background, shots_of
 from .pseudo_labels import AGREED, BACKGROUND, rim_share
 
