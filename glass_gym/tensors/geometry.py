@@ -160,9 +160,17 @@ def blend_windows(
     height, width = background.shape[2:]
     side = windows.shape[-1] * scale
     corner = position - side / 2
+    if scale > 1:  # of an enlarged window nobody sees fractions of a px
+        corner = corner.round()
     whole = corner.floor()
     fraction = (corner - whole).to(windows.dtype)
     if can_read_values(windows):
+        if scale > 1 and len(windows) > 1:  # row by row: their agents lie at different places of the windows
+            out = background.clone() if out is None else out.copy_(background)
+            for row in range(len(windows)):
+                one = slice(row, row + 1)
+                blend_windows(windows[one], out[one], position[one], out[one], scale)
+            return out
         windows, first = _without_margins(windows)
         windows, more = _enlarged_windows(windows, scale)
         whole = whole + scale * first - more

@@ -43,7 +43,7 @@ def choose_window(run: Run, gma: GMA, store: Store) -> None:
             far, usual = float(np.quantile(reach[:, 0], 0.95)), float(np.median(reach[:, 1]))
             needed = 2 * far + 2 * scale
             run.choose("agent_radius", max(4, round(0.9 * usual)), f"px; most of it extends {usual:.0f} px")
-        side = run.config.window if run.is_given("window") else LARGEST
+        side = run.config.window if run.config.window and run.is_given("window") else LARGEST
         factor = 1 if scale == 1 else math.ceil(needed / side)
         window = multiple_of_8(needed / factor, store.height, store.width)
         run.choose("window", window, f"px; the agent needs {needed:.0f} px of a frame")

@@ -18,7 +18,7 @@ from glass_gym.model.glass import Glass
 from glass_gym.model.gma import Matte
 from glass_gym.model.pose_model import OFFSETS, PoseLMA
 from glass_gym.model.pose_model import SEARCH_PX as MOST_PX
-from glass_gym.model.view import View
+from glass_gym.model.view import ConnectedWindow, View
 from glass_gym.tensors.geometry import crop_windows, keep_agent
 
 from ..core.progress import each
@@ -48,7 +48,7 @@ class Track:
 
     def layers(self, view: View, frames: Tensor, margin: int = 0) -> Tensor:
         """The agent's layers in the video's frames (T, 3, H, W), (T, 4, h, w); `margin` as in :meth:`View.cut`."""
-        if self.matte is None:
+        if self.matte is None or not isinstance(view, ConnectedWindow):
             return view.cut(frames, self.masks, self.position, margin)
         return view.cut_windows(self.matte.layer, self.matte.corner, self.position, margin)
 
