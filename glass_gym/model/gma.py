@@ -135,7 +135,7 @@ class PlateInpaintNet(InpaintNet):
         visible = 1 - masks.float()
         plate, known = self.plate_of(frames.shape[-1])
         share = self.similarity(frames.float(), visible, plate) * known * masks.float()
-        if self.plate.shape[-1] > self.width:
+        if factor_of(self.plate, self.width) > 1:
             plate = self.exposed(plate, frames.float(), visible)
         return filled + share * (plate - filled)
 
@@ -148,7 +148,7 @@ class PlateInpaintNet(InpaintNet):
         """As :meth:`InpaintNet.plate_at`."""
         plate = self.exposed(self.plate, frames, visible)
         return torch.cat([plate, self.known.expand(len(frames), -1, -1, -1)], 1), self.similarity(
-            frames, visible, self.plate_of(self.width)[0]
+            frames, visible, self.plate_of(self.plate.shape[-1] // factor_of(self.plate, self.width))[0]
         )
 
     def exposed(self, plate: Tensor, frames: Tensor, visible: Tensor) -> Tensor:
@@ -159,7 +159,7 @@ class PlateInpaintNet(InpaintNet):
         """
         factor = factor_of(frames, self.width)
         frames, weight = reduced(frames, factor), reduced(visible, factor)
-        small, known = self.plate_of(self.width)
+        small, known = self.plate_of(self.plate.shape[-1] // factor_of(self.plate, self.width))
         weight = weight * known * ((frames - small).abs().amax(1, keepdim=True) < EXPOSURE)
         weight = weight / weight.sum((2, 3), keepdim=True).clamp_min(1)
         mean, wanted = ((x * weight).sum((2, 3), keepdim=True) for x in (small.expand_as(frames), frames))
@@ -252,8 +252,10 @@ class GMA(StagedModel):
     Frames are as large as the config says, or reduced by its `gma_scale`; lengths are in px of the frames given.
     """
 
-    stages = dict.fromkeys(("gma", "refine"), ("mask", "inpaint", "shift_foreground", "shift_background")) | {
-        "matting": ("matting",)
+    stages = {  # noqa: RUF012
+        "gma": ("mask", "inpaint", "shift_foreground", "shift_background"),
+        "refine": ("mask", "inpaint", "shift_foreground", "shift_background"),
+        "matting": ("matting",),
     }
     mask: nn.Module  # M, frames (B, 3, H, W) in [-1, 1] -> masks (B, 1, H, W) in [0, 1]
     inpaint: nn.Module  # N, frames and masks -> backgrounds (B, 3, H, W)
