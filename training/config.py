@@ -194,7 +194,7 @@ class TrainConfig(DataOptions):
     init: Common[Path | None] = None
     """another run's folder: start from its finished stages, as far as their sizes fit"""
     again: tuple[str, ...] = ()
-    """with --init: stages (gma, refine, pose, lma) to train once more, from the other run's weights"""
+    """with --init: stages (gma, refine, matting, pose, lma) to train once more, from the other run's weights"""
     codes: Common[Positive | None] = None
     """K, the number of local actions; default: 9 (tennis: 8). Codes that explain nothing are left out of the world"""
     poses: Positive | None = None

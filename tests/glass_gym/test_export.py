@@ -96,8 +96,8 @@ def test_the_prior_and_the_refined_position_are_torchs(exported):
     offsets = np.array([(x, y) for y in range(-3, 4) for x in range(-3, 4)], np.float32)
     for row in range(2):
         positions = seen["centre"][row].round() + offsets
-        frame, mask = (np.repeat(x[row : row + 1], 49, 0) for x in (frames.numpy(), seen["mask"]))
-        errors = mine.run("begin", frame=frame, mask=mask, position=positions.astype(np.float32))["error"]
+        colours, mask = (np.repeat(seen[name][row : row + 1], 49, 0) for name in ("colours", "mask"))
+        errors = mine.run("begin", colours=colours, mask=mask, position=positions.astype(np.float32))["error"]
         assert np.array_equal(positions[errors.argmin()], state.position[row].numpy())
     begun = mine.start(frames.numpy(), state.position.numpy())
     shifts = torch.tensor(about["shifts"]).expand(2, -1, -1)

@@ -310,7 +310,7 @@ def test_init_refuses_another_gma_and_a_folder_without_one(finished, clips, tmp_
 
 def test_a_stage_that_is_not_there_cannot_be_trained_again(clips, tmp_path, capsys):
     assert main([str(clips), "--out", str(tmp_path), "--again", "dma"]) == 1
-    assert "--again takes gma, refine, pose, lma, got dma" in capsys.readouterr().err
+    assert "--again takes gma, refine, matting, pose, lma, got dma" in capsys.readouterr().err
 
 
 def test_the_command_names_bad_data_and_architectures(clips, tmp_path, capsys):

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
+from typing import Any
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from .registration import CHANGED, MOST, OFTEN, SMALL
 
@@ -67,9 +67,11 @@ class Blob:
         return 2 * min(self.area, other.area) >= max(self.area, other.area)
 
     @cached_property
-    def rim(self) -> cKDTree:
+    def rim(self) -> Any:
         """The pixels of its rim, (x, y), to be searched."""
         rows, columns = np.nonzero(rim_of(self.outline))
+        from scipy.spatial import cKDTree
+
         return cKDTree(np.stack([columns + self.box[0], rows + self.box[1]], 1))
 
     @property
