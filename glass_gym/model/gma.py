@@ -1,7 +1,7 @@
 """GMA, the global motion analysis (Sec. 3.1): M segments, N inpaints, P_f and P_b measure the shift of each layer.
 
 The networks here are those of the default architecture; :mod:`glass_gym.model.paper` has the published ones. They see
-frames of `gma_size`. Larger frames are reduced for them, and what they find is enlarged; the matting network then makes
+frames reduced by `gma_scale`, and what they find is enlarged; the matting network then makes
 the mask's outline sharp, by comparing the frame with its background (Lin et al., Background Matting V2, 2021).
 """
 
