@@ -211,6 +211,10 @@ class TrainConfig(DataOptions):
     """D gets the agent's position; default: on if the agent touches the frame's edge in more than half of the frames"""
     background_plate: bool | None = None
     """N copies the background plate; default: on if the camera stands still and all shots show one place"""
+    library: bool | None = None
+    """draw the agent from stored windows of the footage; default: if all footage shows the same agent, by measure"""
+    heading: bool | None = None
+    """with a library: take the agent's heading out; default: if windows then are more alike"""
     agent: Common[str | None] = None
     """which of several things that move: its number in the survey's picture, such as 2, or its place there, such as
     320,240 (px in the original frame); the others become background. Default: the largest"""

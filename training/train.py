@@ -22,6 +22,7 @@ import torch
 from glass_gym.model.config import GlassConfig, preset
 from glass_gym.model.glass import Glass, build_gma, build_lma
 from glass_gym.model.gma import PlateInpaintNet
+from glass_gym.model.library import LibraryLMA
 from glass_gym.model.pose_model import PoseLMA
 from glass_gym.tensors.convert import to_images
 from glass_gym.tools.locks import alone
@@ -47,15 +48,17 @@ from .gma.perceptual import load_features
 from .gma.pseudo_labels import PseudoLabels, pseudo_labels_of
 from .gma.stage import GmaStage, RefineStage, sample_pairs
 from .lma.paper_stage import PaperStage
+from .lma.library_stage import LibraryStage
 from .lma.stage import LmaStage, lma_iterations
 from .poses.stage import PoseStage, pose_schedule
 from .windows.size import choose_hole_margin, choose_window
+from .windows.library import choose_library, fill_library, headings_of
 from .windows.windows import WindowSet, choose_window_frames, sample_clips, windows_of_split
 from .world.build import export_world
 
 STAGES = ("gma", "refine", "matting", "pose", "lma")
 SIZES = ("codes", "poses", "window", "agent_radius", "foreground_range", "background_range", "decoder_position",
-         "background_plate", "hole_margin", "gma_scale", "window_scale")  # fmt: skip
+         "background_plate", "hole_margin", "gma_scale", "window_scale", "library", "heading")  # fmt: skip
 """Options and choices that determine the model's sizes."""
 GMA_SIZES = ("foreground_range", "background_range", "background_plate", "gma_scale")  # Those of GMA.
 PRIOR_CHANNELS = 64
@@ -110,10 +113,12 @@ def _train(run: Run) -> None:
         return
     if survey is not None:
         sharpen_masks(run, gma, store, reporter)
-    lma = start_lma(run, gma)
+    untrained = Glass(gma.average, build_lma(gma.model.config.replace(**_chosen_sizes(run))))
     with run.processes.main_first():
-        windows = windows_of_split(run, Glass(gma.average, lma.model), store, "train")
-        held_out = windows_of_split(run, Glass(gma.average, lma.model), store, "val", windows)
+        windows = windows_of_split(run, untrained, store, "train")
+        held_out = windows_of_split(run, untrained, store, "val", windows)
+        choose_library(run, windows)
+    lma = start_lma(run, gma)
     train_lma(run, lma, windows, held_out, reporter)
     if run.processes.is_main:
         world = export_world(run, Glass(gma.average, lma.average), store, windows, lma.minutes)
@@ -275,9 +280,15 @@ def train_lma(run: Run, trainer: Trainer, windows: WindowSet, held_out: WindowSe
         reporter.run(trainer, PaperStage(trainer.model, windows, run.config.paper, features, shown))
         return
     choose_schedule(run, len(windows.layers), trainer.model.config.window)
-    reporter.run(trainer, PoseStage(trainer.model, windows, run.config.pose, shown))
+    headings = headings_of(windows) if trainer.model.config.heading else None
+    if isinstance(trainer.model, LibraryLMA):
+        fill_library(trainer.model, windows, headings)
+        trainer.average.library = trainer.model.library  # it is not trained: nothing to average
+    else:
+        reporter.run(trainer, PoseStage(trainer.model, windows, run.config.pose, shown))
     if "lma" not in trainer.finished:  # the stage encodes all windows when it is made
-        reporter.run(trainer, LmaStage(trainer.model, windows, run.config.lma, shown))
+        known = trainer.model, windows, run.config.lma, shown
+        reporter.run(trainer, LibraryStage(*known, headings) if trainer.model.config.library else LmaStage(*known))
 
 
 def choose_schedule(run: Run, frames: int, window: int) -> None:

@@ -14,14 +14,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from glass_gym.model import gma, paper, pose_model
+from glass_gym.model import gma, library, paper, pose_model
 from glass_gym.model.config import GlassConfig
 from glass_gym.model.gma import GMA
 from glass_gym.model.lma import LMA
 
 GMA_PARTS = {"pose": gma.PARTS, "paper": paper.GMA_PARTS}
-LMA_PARTS = {"pose": pose_model.PARTS, "paper": paper.PARTS}
-LMA_KINDS: dict[str, type[LMA]] = {"pose": pose_model.PoseLMA, "paper": paper.PaperLMA}
+LMA_PARTS = {"pose": pose_model.PARTS, "library": library.PARTS, "paper": paper.PARTS}
+LMA_KINDS: dict[str, type[LMA]] = {
+    "pose": pose_model.PoseLMA,
+    "library": library.LibraryLMA,
+    "paper": paper.PaperLMA,
+}
 
 
 class Glass(nn.Module):
@@ -63,7 +67,8 @@ def build_gma(config: GlassConfig, **parts: Callable[[GlassConfig], Any]) -> GMA
 
 def build_lma(config: GlassConfig, **parts: Callable[[GlassConfig], Any]) -> LMA:
     """Make an LMA with random weights; arguments, result and errors are those of :func:`build_gma`."""
-    return LMA_KINDS[config.architecture](config, **_make_parts(LMA_PARTS[config.architecture], parts, config))
+    kind = "library" if config.library else config.architecture
+    return LMA_KINDS[kind](config, **_make_parts(LMA_PARTS[kind], parts, config))
 
 
 def build_glass(config: GlassConfig) -> Glass:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from glass_gym.model.lma import LMA, Drawn, State
+from glass_gym.model.library import LibraryLMA
 from glass_gym.model.pose_model import PoseLMA
 
 MOST_BYTES = 256 << 20  # Memory for layers; when it is full, the oldest are overwritten.
@@ -27,7 +28,8 @@ def cached(lma: LMA, device: torch.device) -> LMA | DecoderCache:
     Returns:
         the cache, or the LMA itself.
     """
-    if isinstance(lma, PoseLMA) and device.type == "cpu" and not lma.decoder.uses_position:
+    draws = isinstance(lma, PoseLMA) and not isinstance(lma, LibraryLMA)
+    if draws and device.type == "cpu" and not lma.decoder.uses_position:
         return DecoderCache(lma)
     return lma
 

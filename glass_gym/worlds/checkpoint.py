@@ -32,6 +32,7 @@ from glass_gym.worlds.headers import Version, WorldHeader, read_header
 FORMAT_VERSION = 1  # Format version of worlds, training states and policies. Files of other versions are refused.
 ASSETS = Path(__file__).parents[1] / "assets"
 MAX_POOL_BYTES = 1 << 30  # Most bytes of start frames in a file.
+STORED = "deflated."  # Prefix of the names of tensors that are stored compressed.
 
 
 class CheckpointError(ValueError):
@@ -163,6 +164,9 @@ def save_world(path: str | Path, world: World, half: bool = True) -> Path:
     tensors = {}
     for key, value in world.model.state_dict().items():
         value = value.detach().cpu().contiguous()
+        if value.dtype == torch.uint8:  # the library's windows: mostly empty
+            tensors[STORED + key] = _deflated(value.numpy())
+            continue
         tensors[f"model.{key}"] = value.half() if half and value.dtype == torch.float32 else value
     pool = np.ascontiguousarray(world.start_frames)
     differences = np.diff(pool, axis=0, prepend=np.zeros_like(pool[:1]))  # of a static background: almost nothing
@@ -234,7 +238,12 @@ def _world(path: Path, header: WorldHeader, tensors: dict[str, torch.Tensor]) ->
         raise ValueError("start frames do not fit the config")
     weights = _weights(tensors)
     with torch.device("meta"):  # compare sizes before memory is allocated
-        wanted = {key: value.shape for key, value in build_glass(config).state_dict().items()}
+        empty = build_glass(config).state_dict()
+    stored = {key for key, value in empty.items() if value.dtype == torch.uint8}
+    for key in stored & {key.removeprefix(STORED) for key in tensors if key.startswith(STORED)}:
+        raw = _inflated(tensors[STORED + key], empty[key].numel())
+        weights[key] = torch.frombuffer(bytearray(raw), dtype=torch.uint8).reshape(empty[key].shape)
+    wanted = {key: value.shape for key, value in empty.items()}
     held = {key: value.shape for key, value in weights.items()}
     if wrong := sorted(key for key in wanted.keys() | held.keys() if wanted.get(key) != held.get(key)):
         raise ValueError(

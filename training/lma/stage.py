@@ -145,11 +145,11 @@ class LmaStage(Stage):
         indices = self.poses[batch["frames"]]  # (B, T + 1)
         poses = model.pose_codebook.embed(indices)
         batches, steps = batch["shifts"].shape[:2]
-        z = model.action(poses).flatten(0, 1)
+        z = self.directions(poses, batch).flatten(0, 1)
         log_q = (SHARPNESS * model.quantiser.logits(z).float()).log_softmax(-1)
         q = log_q.exp().unflatten(0, (batches, steps))  # (B, T, K)
         codes = model.quantiser.codebook
-        true_shifts = batch["shifts"] / self.model.shift_unit
+        true_shifts = self.shifts(batch) / self.model.shift_unit
         dropped = torch.rand(batches, generator=generator) < c.shift_dropout
         dropped = dropped.to(true_shifts.device)[:, None, None]
         shifts = torch.where(dropped, torch.zeros_like(true_shifts), true_shifts)
@@ -160,18 +160,16 @@ class LmaStage(Stage):
         pose = poses[:, 0]
         for t in range(steps):
             hidden = model.dynamics.update_hidden(pose, hidden)
-            logits = model.dynamics.logits_per_action(pose, hidden, shifts[:, t], codes, positions[:, t])  # (B, K, P)
-            target = self.labels[indices[:, t + 1], None]  # (B, 1, P)
-            surprises.append(-(target * logits.log_softmax(-1)).sum(-1))
+            out = model.dynamics.logits_per_action(pose, hidden, shifts[:, t], codes, positions[:, t])
+            surprises.append(self.surprises(pose, out, batch, t))
             if model.prior is not None:
                 priors.append(model.prior(pose, hidden, true_shifts[:, t : t + 1])[:, 0])
             predicted = torch.rand(batches, generator=generator) < c.scheduled_sampling
-            chosen = logits.detach()[torch.arange(batches), q[:, t].argmax(1)].argmax(1)
-            pose = torch.where(predicted.to(pose.device)[:, None], model.pose_codebook.embed(chosen), poses[:, t + 1])
+            chosen = out.detach()[torch.arange(batches), q[:, t].argmax(1)]
+            pose = torch.where(predicted.to(pose.device)[:, None], self.next_poses(pose, chosen), poses[:, t + 1])
         terms = {"next_pose": (q * torch.stack(surprises, 1)).sum(-1).mean()}
         if c.action_only_weight:
-            surprise = -(self._action_only(codes) @ self.labels.T)[:, indices[:, 1:]].permute(1, 2, 0)  # (B, T, K)
-            terms["action_only"] = c.action_only_weight * (q * surprise).sum(-1).mean()
+            terms["action_only"] = c.action_only_weight * (q * self.action_only(codes, indices[:, 1:])).sum(-1).mean()
         if (weight := c.cluster_weight * (1 - iteration / max(1.0, CLUSTERS_UNTIL * self.iterations))) > 0:
             terms["clusters"] = weight * F.nll_loss(log_q, self.clusters[indices[:, 1:]].flatten())
         if priors:
@@ -182,14 +180,36 @@ class LmaStage(Stage):
             terms["prior_kl"] = PRIOR_KL * grown * (q * (log_q - log_p.detach())).sum(-1).mean()
         return terms
 
-    def _action_only(self, codes: Tensor) -> Tensor:
-        """log p(pose or its mirror image | code), (K, P), with zero pose, shift and memory; codes are (K, channels)."""
+    def directions(self, poses: Tensor, batch: Batch) -> Tensor:
+        """A's vectors (B, T, code_channels) of pose vectors (B, T + 1, POSE_CHANNELS)."""
+        return self.model.action(poses)
+
+    def shifts(self, batch: Batch) -> Tensor:
+        """The shifts (B, T, 2) px as the RNN gets them."""
+        return batch["shifts"]
+
+    def surprises(self, pose: Tensor, out: Tensor, batch: Batch, t: int) -> Tensor:
+        """The surprise, nats, of what follows step t under each code, (B, K), given the RNN's output (B, K, ...)."""
+        target = self.labels[self.poses[batch["frames"][:, t + 1]], None]  # (B, 1, P)
+        return -(target * out.log_softmax(-1)).sum(-1)
+
+    def next_poses(self, pose: Tensor, out: Tensor) -> Tensor:
+        """The pose vectors (B, POSE_CHANNELS) that the RNN's output (B, ...) means."""
+        return self.model.pose_codebook.embed(out.argmax(1))
+
+    def without_context(self, codes: Tensor) -> Tensor:
+        """The RNN's output (K, ...) for codes (K, channels), with zero pose, shift and memory."""
         nothing = codes.new_zeros(len(codes), self.model.pose_codebook.codebook.shape[1])
         hidden = self.model.dynamics.start(len(codes), codes)
         still = codes.new_zeros(len(codes), 2)
-        one = self.model.dynamics(nothing, hidden, still, codes, still + torch.nan).log_softmax(1)
+        return self.model.dynamics(nothing, hidden, still, codes, still + torch.nan)
+
+    def action_only(self, codes: Tensor, indices: Tensor) -> Tensor:
+        """The surprise, nats, of poses or their mirror images, (B, T) indices, from the code alone: (B, T, K)."""
+        one = self.without_context(codes).log_softmax(1)
         itself = self.mirrored == torch.arange(one.shape[1], device=one.device)
-        return torch.where(itself, one, torch.logaddexp(one, one[:, self.mirrored]))
+        likely = torch.where(itself, one, torch.logaddexp(one, one[:, self.mirrored]))
+        return -(likely @ self.labels.T)[:, indices].permute(1, 2, 0)
 
     def sheet(self, model: PoseLMA, iteration: int) -> np.ndarray | None:
         """As :meth:`Stage.sheet`."""

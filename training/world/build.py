@@ -300,7 +300,8 @@ def build_world(
         facts["grid"] = list(windows.grid)
     facts["code_share"] = statistics.counts(codes).tolist()
     if isinstance(model.lma, PoseLMA):
-        model.lma.decoder.sharpen(SHARPER)
+        if not model.config.library:
+            model.lma.decoder.sharpen(SHARPER)
         edge = model.config.width, model.config.height  # positions may lie outside the frame
         sides = np.quantile(windows.position, (GROUND, 1 - GROUND), axis=0).round(1).clip(0, edge)
         facts["ground"] = sides.ravel().tolist()

@@ -1,0 +1,281 @@
+"""The library: real windows of the footage, which stand for the poses of one agent.
+
+Where all footage shows the same agent, its own pixels are the best drawing of it (video textures, Schödl et al., 2000).
+So the world stores P windows of the footage, each with its pose vector: the principal components of the window
+(Turk & Pentland, 1991). The RNN predicts the next pose vector, and the nearest stored window is drawn. Nothing is
+blurred, no drawing is fed back, and every picture is one that the camera has seen.
+
+An agent seen from above looks the same in every direction. Then the *heading*, the direction of its long axis, is taken
+out: windows are turned until it points right, so that one stored window serves all directions, and turned back to draw.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glass_gym.model.blocks import SLOPE
+from glass_gym.model.config import GlassConfig
+from glass_gym.model.lma import Drawn, State
+from glass_gym.model.pose_model import POSE_CHANNELS, SEARCH_PX, PoseAction, PoseDynamics, PoseLMA, PosePrior
+from glass_gym.model.quantise import make_quantiser
+from glass_gym.model.view import ConnectedWindow
+from glass_gym.tensors.geometry import reduced
+
+Q_SIDE = 32  # Q sees windows reduced to about this side, px.
+TURN_UNIT = 0.1  # The RNN and A get turns in units of this many radians.
+
+
+def principal_axis(mask: Tensor) -> Tensor:
+    """The direction of the long axis of masks (B, h, w): (B,) rad, clockwise from the right, known up to a half turn.
+
+    It is the principal axis of the mask's second moments.
+    """
+    down = torch.arange(mask.shape[-2], device=mask.device, dtype=mask.dtype)
+    right = torch.arange(mask.shape[-1], device=mask.device, dtype=mask.dtype)
+    mass = mask.sum((1, 2)).clamp_min(1e-6)
+    columns, rows = mask.sum(1), mask.sum(2)
+    x = right - ((columns * right).sum(1) / mass)[:, None]
+    y = down - ((rows * down).sum(1) / mass)[:, None]
+    xx, yy = (columns * x * x).sum(1), (rows * y * y).sum(1)
+    xy = ((mask * x[:, None]).sum(2) * y).sum(1)
+    return torch.atan2(2 * xy, xx - yy) / 2
+
+
+def turn(layers: Tensor, angle: Tensor) -> Tensor:
+    """Turn layers (B, C, s, s) about their middle by angles (B,) rad, clockwise; beyond the border is nothing."""
+    side = layers.shape[-1]
+    at = (2 * torch.arange(side, device=layers.device, dtype=layers.dtype) + 1) / side - 1
+    cos, sin = (f(angle).to(layers)[:, None, None] for f in (torch.cos, torch.sin))
+    x = cos * at + sin * at[:, None]
+    y = cos * at[:, None] - sin * at
+    return F.grid_sample(layers, torch.stack([x, y], -1), "bicubic", align_corners=False)
+
+
+class Library(nn.Module):
+    """P stored windows, with their pose vectors and headings; and Q, the principal components of a window."""
+
+    mean: Tensor
+    components: Tensor
+    codebook: Tensor
+    windows: Tensor
+    headings: Tensor
+
+    def __init__(self, config: GlassConfig):
+        super().__init__()
+        side = config.window
+        self.reduction = max(1, side // Q_SIDE)
+        seen = 4 * (side // self.reduction) ** 2
+        self.register_buffer("mean", torch.zeros(seen))
+        self.register_buffer("components", torch.zeros(POSE_CHANNELS, seen))
+        self.register_buffer("codebook", torch.randn(config.poses, POSE_CHANNELS))
+        self.register_buffer("windows", torch.zeros(config.poses, 4, side, side, dtype=torch.uint8))
+        self.register_buffer("headings", torch.zeros(config.poses))
+
+    def seen(self, layers: Tensor) -> Tensor:
+        """What Q sees of layers (B, 4, s, s): reduced windows, (B, 4, r, r)."""
+        side = layers.shape[-1] // self.reduction * self.reduction
+        first = (layers.shape[-1] - side) // 2
+        return reduced(layers[..., first : first + side, first : first + side].float(), self.reduction)
+
+    def encode(self, seen: Tensor) -> Tensor:
+        """Q: reduced windows (B, 4, r, r), with the heading taken out -> pose vectors (B, POSE_CHANNELS), float32."""
+        return (seen.flatten(1) - self.mean) @ self.components.T
+
+    def off(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """The nearest entry (B,) of reduced windows (B, 4, r, r), and their squared error if it is drawn, (B,)."""
+        vectors = self.encode(seen)
+        nearest, index = self.logits(vectors).max(1)
+        unit = 1 / self.components[0].square().sum().clamp_min(1e-12)  # squared error of a distance of one
+        whole = (seen.flatten(1) - self.mean).square().sum(1)
+        return index, whole - 2 * unit * nearest
+
+    def logits(self, vectors: Tensor) -> Tensor:
+        """Minus half the squared distance of pose vectors (..., POSE_CHANNELS) to each entry: (..., P), up to a term
+        that is the same for all."""
+        return vectors @ self.codebook.T - self.codebook.square().sum(1) / 2
+
+    def embed(self, index: Tensor) -> Tensor:
+        """The pose vectors (..., POSE_CHANNELS) of entries."""
+        return self.codebook[index]
+
+    def draw(self, index: Tensor) -> Tensor:
+        """The stored windows of entries (B,), as filmed: layers (B, 4, s, s) float32."""
+        window = self.windows[index]
+        return torch.cat([(window[:, :3].float() - 128) / 127, window[:, 3:].float() / 255], 1)
+
+
+class LibraryAction(PoseAction):
+    """A without its quantiser: it sees how far the agent turned, too."""
+
+    def __init__(self, config: GlassConfig):
+        super().__init__(config)
+        size = config.psi_channels
+        self.psi[0] = nn.Linear(POSE_CHANNELS + 1, size)
+
+    def forward(self, poses: Tensor, turns: Tensor) -> Tensor:  # type: ignore[override]
+        """Pose vectors (B, T + 1, POSE_CHANNELS), turns (B, T) rad -> directions (B, T, code_channels), float32."""
+        known = F.pad(turns, (1, 0)) / TURN_UNIT
+        psi = self.norm(self.psi(torch.cat([poses, known[..., None].to(poses)], -1))).float()
+        unturned = self.norm(self.psi(F.pad(poses, (0, 1)))).float()
+        before, after = unturned[:, :-1].flatten(0, 1), psi[:, 1:].flatten(0, 1)
+        return self.spread(self.mlp(self.chain(before, after)).float()).float().unflatten(0, (len(poses), -1))
+
+
+class LibraryDynamics(PoseDynamics):
+    """The RNN: pose, global and local action -> the change of the pose vector, the precision of that, and the turn.
+
+    What comes next is one Gaussian for each code. So entries that are alike share what is learned, and P may be as
+    large as the footage; the entry nearest to the mean is drawn, so that nothing drifts.
+    """
+
+    def __init__(self, config: GlassConfig):
+        super().__init__(config)
+        self.logits = nn.Linear(2 * self.width, POSE_CHANNELS + 2)
+
+    def _logits(self, context: Tensor) -> Tensor:
+        """(..., POSE_CHANNELS + 2): the change, the logarithm of the precision, the turn in TURN_UNIT."""
+        return self.logits(F.leaky_relu(context, SLOPE)).float()
+
+
+class LibraryLMA(PoseLMA):
+    """The LMA with a library in the place of E, Q and D.
+
+    The state is a tuple of three tensors with one row per agent: the pose vector, the hidden state before that pose,
+    and the heading, (B,) rad clockwise from the right; zeros in worlds that leave it in.
+    """
+
+    stages = {"lma": ("action", "quantiser", "dynamics", "prior")}  # noqa: RUF012
+    library: Library
+    action: LibraryAction  # type: ignore[assignment]
+
+    def codebooks(self) -> list[Tensor]:
+        """As :meth:`LMA.codebooks`."""
+        return list(self.quantiser.buffers())
+
+    @property
+    def pose_codebook(self) -> Library:  # type: ignore[override]
+        """The entries' pose vectors."""
+        return self.library
+
+    def observe(self, layers: Tensor) -> tuple[Tensor, Tensor]:
+        """Layers (B, 4, s, s) -> their entries (B,) int64, and headings (B,) rad.
+
+        The axis is known up to a half turn; the one whose window is nearer to an entry is taken.
+        """
+        entry, heading, _ = self._observe(layers)
+        return entry, heading
+
+    def _observe(self, layers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As :meth:`observe`, and the squared error of the reduced windows (B,) if the entries are drawn."""
+        seen = self.library.seen(layers)
+        if not self.config.heading:
+            entry, error = self.library.off(seen)
+            return entry, torch.zeros_like(error), error
+        axis = principal_axis(seen[:, 3])
+        both = torch.stack([axis, axis + math.pi])
+        entries, errors = (torch.stack(x) for x in zip(*(self.library.off(turn(seen, -a)) for a in both), strict=True))
+        error, which = errors.min(0)
+        return entries.gather(0, which[None])[0], both.gather(0, which[None])[0], error
+
+    def encode_poses(self, layers: Tensor) -> Tensor:
+        """As :meth:`PoseLMA.encode_poses`; the heading is taken out first."""
+        return self.observe(layers)[0]
+
+    def directions(self, layers: Tensor, shifts: Tensor) -> Tensor:
+        """As :meth:`LMA.directions`. The shifts are not used: the windows have moved with the agent."""
+        entry, heading = (x.unflatten(0, layers.shape[:2]) for x in self.observe(layers.flatten(0, 1)))
+        return self.action(self.library.embed(entry), wrapped(heading.diff(dim=1)))
+
+    def drawing_errors(self, wide: Tensor, position: Tensor, offsets: Sequence[tuple[int, int]]) -> Iterator[Tensor]:
+        """As :meth:`PoseLMA.drawing_errors`, on reduced windows."""
+        side = self.config.window
+        for x, y in offsets:
+            yield self._observe(wide[..., SEARCH_PX + y :, SEARCH_PX + x :][..., :side, :side])[2]
+
+    def start_state(self, layer: Tensor) -> State:
+        """As :meth:`LMA.start_state`."""
+        entry, heading = self.observe(layer)
+        pose = self.library.embed(entry)
+        return pose, self.dynamics.start(len(layer), pose), heading
+
+    def correct_state(self, state: State, layer: Tensor, where: Tensor) -> State:
+        """As :meth:`LMA.correct_state`: pose and heading are those of the real layers."""
+        pose, hidden, heading = state
+        entry, real = self.observe(layer)
+        return torch.where(where[:, None], self.library.embed(entry), pose), hidden, torch.where(where, real, heading)
+
+    def predict_pose(
+        self, state: State, shift: Tensor, code_vector: Tensor, position: Tensor | None
+    ) -> tuple[State, Tensor]:
+        """As :meth:`PoseLMA.predict_pose`."""
+        pose, hidden, heading = state
+        if position is None:
+            position = torch.full_like(shift, torch.nan)
+        with torch.autocast(shift.device.type, enabled=False):  # bfloat16 rounding must not change the chosen pose
+            hidden = self.dynamics.update_hidden(pose, hidden)
+            moved = self.seen_by_agent(shift, heading) / self.shift_unit
+            out = self.dynamics(pose, hidden, moved, code_vector, position)
+            vector, _, turned = self.read(pose, out)
+            index = self.library.logits(vector).argmax(-1)
+        return (self.library.embed(index), hidden, heading + turned), index
+
+    def seen_by_agent(self, shift: Tensor, heading: Tensor) -> Tensor:
+        """Shifts (..., 2) px in the agent's own frame, forward and to its right, under headings (...) rad."""
+        if not self.config.heading:
+            return shift
+        cos, sin = heading.cos(), heading.sin()
+        x, y = shift.unbind(-1)
+        return torch.stack([cos * x + sin * y, cos * y - sin * x], -1)
+
+    def read(self, pose: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the RNN's output means.
+
+        Args:
+            pose: (..., POSE_CHANNELS), the present poses.
+            out: (..., POSE_CHANNELS + 2).
+
+        Returns:
+            the next pose's vector (..., POSE_CHANNELS), the logarithm of its precision (...), the turn (...) rad.
+        """
+        change, precision, turned = out.split((POSE_CHANNELS, 1, 1), -1)
+        return pose + change, precision[..., 0], TURN_UNIT * self.config.heading * turned[..., 0]
+
+    def draw(self, state: State, position: Tensor | None) -> Drawn:
+        """As :meth:`PoseLMA.draw`: the stored window, turned to the heading."""
+        pose, _, heading = state
+        index = self.library.logits(pose).argmax(-1)
+        layer = self.library.draw(index)
+        if self.config.heading:
+            layer = turn(layer, heading - self.library.headings[index])
+            mask = layer[:, 3:].clamp(0, 1)
+            layer = torch.cat([layer[:, :3].clamp(-1, 1), mask], 1)
+        return Drawn(layer, layer[:, :3], layer[:, 3:])
+
+    def code_prior(self, state: State, shifts: Tensor) -> Tensor:
+        """As :meth:`LMA.code_prior`."""
+        if self.prior is None:
+            return super().code_prior(state, shifts)
+        pose, hidden, heading = state
+        moved = self.seen_by_agent(shifts, heading[:, None]) / self.shift_unit
+        return self.prior(pose, self.dynamics.update_hidden(pose, hidden), moved)
+
+
+def wrapped(angle: Tensor) -> Tensor:
+    """Angles in rad, moved into [-pi, pi) by whole turns."""
+    return (angle + math.pi) % (2 * math.pi) - math.pi
+
+
+PARTS = {
+    "library": Library,
+    "action": LibraryAction,
+    "quantiser": make_quantiser,
+    "dynamics": LibraryDynamics,
+    "view": ConnectedWindow,
+    "prior": lambda config: PosePrior(config) if config.prior_channels else None,
+}
+"""A function that makes each part, by its name in :class:`LibraryLMA`."""

@@ -1,0 +1,101 @@
+"""The LMA stage of worlds with a library: pose vectors instead of indices, and turns."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from glass_gym.model.library import LibraryLMA, turn, wrapped
+
+from ..config import LmaConfig
+from ..core.stage import Batch
+from ..windows.library import encode_library
+from ..windows.windows import WindowSet
+from .stage import LmaStage, PoseClips
+
+STILL = 0.01  # Rad; a smaller usual turn counts as this.
+
+
+class LibraryStage(LmaStage):
+    """Trains A, the RNN and the prior on clips of pose vectors, by the likelihood of the next one and of the turn.
+
+    Args:
+        model: its library is filled.
+        windows, config, shown: as of :class:`LmaStage`.
+        headings: (N,) rad of all windows; None if the heading is left in.
+    """
+
+    model: LibraryLMA  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        model: LibraryLMA,
+        windows: WindowSet,
+        config: LmaConfig,
+        shown: dict[str, Tensor] | None = None,
+        headings: np.ndarray | None = None,
+    ):
+        self.model = model
+        self.windows = windows
+        self.config = config
+        self.shown = shown
+        self.sampler = PoseClips(windows, config)
+        device = model.library.mean.device
+        self.vectors = encode_library(windows, model.library, headings)  # (N, POSE_CHANNELS)
+        self.poses = model.library.logits(self.vectors).argmax(1)
+        heading = np.zeros(len(self.poses), np.float32) if headings is None else headings
+        self.headings = torch.from_numpy(heading).to(device)
+        inside = torch.ones(len(heading), dtype=torch.bool)
+        inside[torch.from_numpy(windows.starts)] = False
+        turns = wrapped(self.headings.diff(prepend=self.headings[:1]))[inside].abs()
+        self.usual_turn = max(STILL, float(turns.mean()) if len(turns) else 0.0)
+        self.mirrored = _mirrored(model) if config.mirror else model.library.codebook
+
+    def directions(self, poses: Tensor, batch: Batch) -> Tensor:
+        """As :meth:`LmaStage.directions`; A sees turns, too."""
+        return self.model.action(poses, wrapped(self.headings[batch["frames"]].diff(dim=1)))
+
+    def shifts(self, batch: Batch) -> Tensor:
+        """As :meth:`LmaStage.shifts`: in the agent's own frame."""
+        return self.model.seen_by_agent(batch["shifts"], self.headings[batch["frames"][:, :-1]])
+
+    def surprises(self, pose: Tensor, out: Tensor, batch: Batch, t: int) -> Tensor:
+        """As :meth:`LmaStage.surprises`, up to a constant."""
+        frames = batch["frames"]
+        vector, precision, turned = self.model.read(pose[:, None], out)
+        surprise = gaussian_surprise(self.vectors[frames[:, t + 1], None] - vector, precision)
+        if self.model.config.heading:
+            true = wrapped(self.headings[frames[:, t + 1]] - self.headings[frames[:, t]])
+            surprise = surprise + ((turned - true[:, None]) / self.usual_turn).square() / 2
+        return surprise
+
+    def next_poses(self, pose: Tensor, out: Tensor) -> Tensor:
+        """As :meth:`LmaStage.next_poses`."""
+        library = self.model.library
+        return library.embed(library.logits(self.model.read(pose, out)[0]).argmax(1))
+
+    def action_only(self, codes: Tensor, indices: Tensor) -> Tensor:
+        """As :meth:`LmaStage.action_only`."""
+        out = self.without_context(codes)
+        vector, precision, _ = self.model.read(torch.zeros_like(out[:, : self.vectors.shape[1]]), out)
+        both = torch.stack([self.model.library.embed(indices), self.mirrored[indices]])[..., None, :]
+        return gaussian_surprise(both - vector, precision).amin(0)
+
+
+def gaussian_surprise(off: Tensor, precision: Tensor) -> Tensor:
+    """The surprise, nats a channel, of vectors that are `off` (..., C) from the mean, given log precisions (...)."""
+    return (off.square().mean(-1) * precision.exp() - precision) / 2
+
+
+@torch.no_grad()
+def _mirrored(lma: LibraryLMA) -> Tensor:
+    """The pose vectors (P, POSE_CHANNELS) of the entries' mirror images: at the axis of an agent whose heading is taken
+    out, of others left to right."""
+    library = lma.library
+    found = []
+    for part in torch.arange(len(library.windows), device=library.mean.device).split(256):
+        seen = library.seen(library.draw(part))
+        mirrored = turn(seen, -library.headings[part]).flip(2) if lma.config.heading else seen.flip(3)
+        found.append(library.encode(mirrored))
+    return torch.cat(found)

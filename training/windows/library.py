@@ -1,0 +1,203 @@
+"""Measure whether an agent is drawn from stored windows, and whether its heading is taken out; fill the library."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from glass_gym.model.config import GlassConfig
+from glass_gym.model.library import Q_SIDE, Library, LibraryLMA, principal_axis, turn, wrapped
+from glass_gym.model.pose_model import POSE_CHANNELS
+from glass_gym.tensors.geometry import reduced
+
+from ..core.progress import Bar
+from ..core.run import Run
+from .windows import MARGIN, WindowSet
+
+COMPARED = 2500  # About so many windows are compared with each other.
+ALIKE = 0.6
+"""Windows are stored if the nearest of another video differs by less than this share of what two of one video do."""
+TURNS = 0.75  # The heading is taken out if the nearest then differs by less than this share of what it did.
+MOST_BYTES, MOST_WINDOWS = 96 << 20, 2048  # Of a library.
+FLIP = 0.35  # A turn by this many rad from frame to frame costs as much as a skewness of one.
+
+
+def headings_of(windows: WindowSet) -> np.ndarray:
+    """The agent's heading in each window, (N,) rad clockwise from the right.
+
+    It is the long axis of the mask; of its two directions the one to which the mask tapers, such as a tail, and which
+    changes least from frame to frame (Viterbi, 1967).
+    """
+    out = np.empty(len(windows.layers), np.float32)
+    for start, length in zip(windows.starts, windows.lengths, strict=True):
+        masks = torch.from_numpy(windows.layers[start : start + length, 3, MARGIN:-MARGIN, MARGIN:-MARGIN])
+        mask = reduced(masks[:, None].float() / 255, max(1, masks.shape[-1] // Q_SIDE))[:, 0]
+        out[start : start + length] = _directed(principal_axis(mask), _skewness(mask)).numpy()
+    return out
+
+
+def _skewness(mask: Tensor) -> Tensor:
+    """The skewness (N,) of masks (N, h, w) along their principal axes: positive if they taper in its direction."""
+    turned = turn(mask[:, None], -principal_axis(mask))[:, 0].clamp(0, 1)
+    mass = turned.sum((1, 2)).clamp_min(1e-6)
+    columns = turned.sum(1)
+    x = torch.arange(columns.shape[1]) - ((columns * torch.arange(columns.shape[1])).sum(1) / mass)[:, None]
+    spread = ((columns * x.square()).sum(1) / mass).clamp_min(1e-6)
+    return (columns * x**3).sum(1) / mass / spread**1.5
+
+
+def _directed(axis: Tensor, skewness: Tensor) -> Tensor:
+    """Choose for each frame of a video one direction (T,) of the axes (T,), by the least total cost."""
+    both = torch.stack([axis, axis + math.pi], 1)
+    costs = torch.stack([-skewness, skewness], 1)
+    total = costs[0]
+    before = []
+    for was, now, cost in zip(both, both[1:], costs[1:], strict=False):
+        step = total[:, None] + (wrapped(now - was[:, None]) / FLIP).square()
+        least, which = step.min(0)
+        before.append(which)
+        total = least + cost
+    path = [int(total.argmin())]
+    for which in reversed(before):
+        path.append(int(which[path[-1]]))
+    return both[torch.arange(len(both)), torch.tensor(path[::-1])]
+
+
+def seen_windows(windows: WindowSet, library: Library, index: np.ndarray, headings: np.ndarray | None) -> Tensor:
+    """What Q sees of frames `index` (n,), with the heading taken out: (n, 4, r, r), on the library's device."""
+    rows = []
+    for part in np.array_split(index, max(1, len(index) // 256)):
+        seen = library.seen(windows.layers_at(part)[..., MARGIN:-MARGIN, MARGIN:-MARGIN].to(library.mean.device))
+        if headings is not None:
+            seen = turn(seen, -torch.from_numpy(headings[part]).to(seen))
+        rows.append(seen)
+    return torch.cat(rows)
+
+
+@dataclass
+class Likeness:
+    """How much windows differ, mean squared: two of one video; the nearest of another; and with the heading out."""
+
+    apart: float
+    nearest: float
+    turned: float
+
+    @property
+    def heading(self) -> bool:
+        """Whether the heading is to be taken out."""
+        return self.turned < TURNS * self.nearest
+
+    @property
+    def stored(self) -> bool:
+        """Whether windows are to be stored."""
+        return (self.turned if self.heading else self.nearest) < ALIKE * self.apart
+
+
+def likeness(windows: WindowSet) -> Likeness:
+    """Compare about COMPARED windows, of whole videos, with one another."""
+    rng = np.random.default_rng(0)
+    order = rng.permutation(len(windows.starts))
+    count = int(np.searchsorted(np.cumsum(windows.lengths[order]), COMPARED)) + 1
+    some = np.sort(order[:count])
+    index = np.concatenate([windows.starts[v] + np.arange(windows.lengths[v]) for v in some])
+    video = np.repeat(some, windows.lengths[some])
+    if len(index) > 2 * COMPARED:
+        kept = np.sort(rng.permutation(len(index))[:COMPARED])
+        index, video = index[kept], video[kept]
+    near = 1 if len(some) > 5 else 0  # with skipped frames, neighbouring videos are of the same seconds
+    other = torch.from_numpy(np.abs(video[:, None] - video) > near)
+    if not other.any(1).all():
+        frame = np.arange(len(index))
+        other = torch.from_numpy(np.abs(frame[:, None] - frame) > len(frame) // 4)
+
+    with torch.device("meta"):
+        library = Library(GlassConfig.pose(side := windows.layers.shape[-1] - 2 * MARGIN, side, window=side, poses=2))
+    library.mean = torch.zeros(1)
+
+    def seen(headings: np.ndarray | None) -> Tensor:
+        return seen_windows(windows, library, index, headings).flatten(1)
+
+    def nearest(x: Tensor) -> float:
+        apart = torch.cdist(x, x).square().masked_fill(~other, torch.inf)
+        return float(apart.amin(1).mean())
+
+    plain = seen(None)
+    pair = np.array([(a, rng.choice(np.flatnonzero(video == video[a]))) for a in range(len(index))])
+    apart = float((plain[pair[:, 0]] - plain[pair[:, 1]]).square().sum(1).mean())
+    return Likeness(apart, nearest(plain), nearest(seen(headings_of(windows))))
+
+
+def choose_library(run: Run, windows: WindowSet) -> None:
+    """Choose whether the agent is drawn from stored windows, how many, and whether its heading is taken out."""
+    if run.config.architecture != "pose" or "library" in run.values:
+        return
+    with Bar("comparing the agent's windows"):
+        found = likeness(windows)
+    asked = run.config.library
+    stored = found.stored if asked is None else asked
+    differ = min(found.nearest, found.turned if found.heading else found.nearest) / max(1e-9, found.apart)
+    run.choose("library", stored, f"the nearest window of another video differs by {differ:.0%} of what two of one do")
+    if stored:
+        share = found.turned / max(1e-9, found.nearest)
+        heading = found.heading if run.config.heading is None else run.config.heading
+        run.choose("heading", heading, f"the nearest window differs by {share:.0%} if windows are turned")
+        if run.config.poses is None:
+            side = windows.layers.shape[-1] - 2 * MARGIN
+            most = min(len(windows.layers), MOST_WINDOWS, MOST_BYTES // (4 * side**2))
+            run.choose("poses", most, f"windows of {len(windows.layers)}, of {side}x{side} px")
+
+
+@torch.no_grad()
+def encode_library(windows: WindowSet, library: Library, headings: np.ndarray | None) -> Tensor:
+    """The pose vectors of all windows, (N, POSE_CHANNELS), on the library's device."""
+    parts = np.array_split(np.arange(len(windows.layers)), max(1, len(windows.layers) // 1024))
+    return torch.cat([library.encode(seen_windows(windows, library, part, headings)) for part in parts])
+
+
+@torch.no_grad()
+def fill_library(lma: LibraryLMA, windows: WindowSet, headings: np.ndarray | None) -> None:
+    """Compute the principal components of the windows, and store P windows, spread over all poses.
+
+    Args:
+        lma: its library is filled.
+        windows: the windows of the training videos.
+        headings: (N,) rad, as of :func:`headings_of`; None if the heading is left in.
+    """
+    from sklearn.cluster import MiniBatchKMeans
+
+    library: Library = lma.library
+    count = lma.config.poses
+    rng = np.random.default_rng(0)
+
+    with Bar("principal components of the windows"):
+        some = np.sort(rng.permutation(len(windows.layers))[:COMPARED])
+        x = seen_windows(windows, library, some, headings).flatten(1)
+        mean = x.mean(0)
+        _, values, components = torch.linalg.svd(x - mean, full_matrices=False)
+        kept = components[:POSE_CHANNELS]
+        scale = (values[:POSE_CHANNELS].square().sum() / len(x) / POSE_CHANNELS).sqrt().clamp_min(1e-6)
+        library.mean.copy_(mean)
+        library.components.zero_()
+        library.components[: len(kept)] = kept / scale
+    with Bar("windows to store"):
+        every = np.arange(len(windows.layers))
+        vectors = encode_library(windows, library, headings)
+        if len(every) > count:
+            means = MiniBatchKMeans(count, n_init=1, random_state=0, batch_size=max(1024, 2 * count))
+            group = means.fit_predict(vectors.cpu().numpy())
+            off = ((vectors.cpu().numpy() - means.cluster_centers_[group]) ** 2).sum(1)
+            first = np.lexsort([off, group])
+            chosen = first[np.r_[True, group[first][1:] != group[first][:-1]]]
+            rest = np.setdiff1d(every, chosen)
+            chosen = np.sort(np.r_[chosen, rng.permutation(rest)[: count - len(chosen)]])
+        else:
+            chosen = np.resize(every, count)
+        stored = windows.layers[chosen][..., MARGIN:-MARGIN, MARGIN:-MARGIN]
+        library.codebook.copy_(vectors[torch.from_numpy(chosen)])
+        library.windows.copy_(torch.from_numpy(np.ascontiguousarray(stored)))
+        if headings is not None:
+            library.headings.copy_(torch.from_numpy(headings[chosen]))
