@@ -19,7 +19,7 @@ from agents.command import make_parser, run_command
 from agents.evaluation_env import make_evaluation_env
 from agents.options import AgentError, changes_of, check_id, runs_of
 from glass_gym.env.window import Window
-from glass_gym.play.play import Player
+from glass_gym.play.player import Player
 from glass_gym.policy import ALGORITHMS, load_policy, policy_header
 from glass_gym.wrappers import core_of
 

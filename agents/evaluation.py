@@ -10,7 +10,7 @@ import numpy as np
 from tabulate import tabulate
 
 from agents.evaluation_env import EvaluationEnv
-from glass_gym.play.play import Recorder
+from glass_gym.play.recorder import Recorder
 from glass_gym.tools.time_left import TimeLeft
 
 FILMED = 4  # Environments that are filmed to find the best episode.

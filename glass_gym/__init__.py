@@ -15,8 +15,8 @@ from gymnasium.envs.registration import register, registry
 from glass_gym.model.config import GlassConfig
 
 if TYPE_CHECKING:
-    from glass_gym.env.core import EnvState
     from glass_gym.env.env import GlassEnv
+    from glass_gym.env.state import EnvState
     from glass_gym.env.vector_env import GlassVectorEnv
     from glass_gym.model.glass import Glass, build_glass
     from glass_gym.model.quantise import register_quantiser
@@ -76,7 +76,7 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     homes = {
-        "EnvState": "env.core",
+        "EnvState": "env.state",
         "Glass": "model.glass",
         "GlassEnv": "env.env",
         "GlassVectorEnv": "env.vector_env",

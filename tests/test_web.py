@@ -190,16 +190,16 @@ def remote():
 
     import gymnasium as gym
 
-    from glass_gym.play import play
+    from glass_gym.play.player import Player, films_of
     from glass_gym.play.remote import WebWindow
     from glass_gym.policy import load_policy
 
     env = gym.make("GlassTennis-v0", render_mode="rgb_array", max_episode_steps=-1)
     agent = load_policy(ROOT / "agents" / "trained" / "GlassTennis-v0" / "ppo.safetensors", core=env.unwrapped.core)
-    player = play.Player(env, None, agent, fps=30)
+    player = Player(env, None, agent, fps=30)
     player.agent_plays = False
     player.reset(0)
-    films = play.films_of(player.core)
+    films = films_of(player.core)
     window = player.window = WebWindow(player.frame.shape[:2], "glass-play", player.table.code_names, films, True, 30)
     thread = threading.Thread(target=player.run)
     thread.start()

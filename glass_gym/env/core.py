@@ -8,7 +8,7 @@ without reading values on the host.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -18,55 +18,19 @@ from torch import Tensor
 
 from glass_gym.env.randomness import uniform
 from glass_gym.env.starts import StartStates
+from glass_gym.env.state import EnvState, StepOutcome
 from glass_gym.simulator.simulator import PRESENT, Simulator, WorldState
 from glass_gym.tasks import Outcome, Scene, Task, TaskState, make_task
 from glass_gym.tensors.convert import outside_inference_mode, to_numpy
 from glass_gym.tensors.geometry import neighbourhood
 from glass_gym.tensors.observe import observed_frames
-from glass_gym.tensors.rows import RowState, write_rows
+from glass_gym.tensors.rows import write_rows
 from glass_gym.worlds.checkpoint import World, load_world
 from glass_gym.worlds.pictures import stretch
 
 CODE_STREAM = 0x636F646573  # Separates the random numbers of local actions from those of starts and targets.
 MANY_FRAMES = 4  # Positions in a valid state are at most this many sides of the frame away.
 MANY_STEPS = 1 << 20  # More steps than an episode has.
-
-
-@dataclass
-class EnvState(RowState):
-    """The complete state of B rows. `state()` of an environment copies it, `set_state()` restores it.
-
-    Attributes:
-        world: the simulator's state.
-        position: (B, 2) px, the agents' positions as the task sees them.
-        previous: (B, 2) px, the same one step before.
-        present: (B,) bool, whether the agent is visible.
-        task: the task's state; for ``"reach"`` `target` (B, 2) px.
-        steps: (B,) int64, steps since the last reset.
-        done: (B,) bool, whether the last step ended the episode.
-        key, episode: (B,) int64, they determine the row's random numbers.
-        origin: (B,) int64, the world that the row belongs to (:attr:`World.identity`).
-    """
-
-    world: WorldState
-    position: Tensor
-    previous: Tensor
-    present: Tensor
-    task: TaskState
-    steps: Tensor
-    done: Tensor
-    key: Tensor
-    episode: Tensor
-    origin: Tensor
-
-
-@dataclass
-class StepOutcome:
-    """The result of a step."""
-
-    reward: Tensor  # (B,) float32
-    terminated: Tensor  # (B,) bool
-    commanded_shift: Tensor  # (B, 2) px, the shift of the action; the real one is shorter at the edge of the ground
 
 
 class GlassCore:

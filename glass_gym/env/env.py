@@ -7,9 +7,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from glass_gym.env.core import EnvState, GlassCore
+from glass_gym.env.core import GlassCore
 from glass_gym.env.gym_mixin import GymMixin
 from glass_gym.env.randomness import draw_key
+from glass_gym.env.state import EnvState
 from glass_gym.env.vector_env import RENDER_FPS
 from glass_gym.env.window import Window
 from glass_gym.tensors.convert import index_rows, to_numpy

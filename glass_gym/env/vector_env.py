@@ -13,9 +13,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from glass_gym.env.core import EnvState, GlassCore
+from glass_gym.env.core import GlassCore
 from glass_gym.env.gym_mixin import GymMixin
 from glass_gym.env.randomness import draw_key, key_of_seed
+from glass_gym.env.state import EnvState
 from glass_gym.tensors.convert import index_rows, to_numpy
 from glass_gym.worlds.checkpoint import World
 

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from glass_gym.export.onnx import TOLERANCE, ExportError, compare, export_onnx, export_policy, need_packages
+from glass_gym.export.graphs import ExportError
+from glass_gym.export.onnx import TOLERANCE, compare, export_onnx, export_policy, need_packages
 from glass_gym.export.page import GET_RUNTIME, write_page
 from glass_gym.worlds.checkpoint import CheckpointError, World, load_world
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import glass_gym.play
-from glass_gym.export.onnx import ExportError, export_onnx, export_policy
+from glass_gym.export.graphs import ExportError
+from glass_gym.export.onnx import export_onnx, export_policy
 from glass_gym.worlds.checkpoint import World
 
 PAGE = Path(glass_gym.play.__file__).parent / "web"  # The page's HTML, CSS and scripts.

@@ -6,7 +6,8 @@ import threading
 from typing import Any
 
 from glass_gym.env.window import DisplayError
-from glass_gym.play.play import Player, web_window
+from glass_gym.play.play import web_window
+from glass_gym.play.player import Player
 
 
 def show(env: Any, fps: float = 15, height: int = 560, **kwargs: Any) -> Any:
@@ -24,7 +25,7 @@ def show(env: Any, fps: float = 15, height: int = 560, **kwargs: Any) -> Any:
         env: a glass_gym environment, made by gym.make with ``render_mode="rgb_array"``.
         fps: steps a second.
         height: of the output, px.
-        kwargs: further arguments of :class:`glass_gym.play.play.Player`.
+        kwargs: further arguments of :class:`glass_gym.play.player.Player`.
 
     Returns:
         an IPython.display.IFrame. Its attribute `window` is the :class:`glass_gym.play.remote.WebWindow`, `player` the

@@ -58,7 +58,7 @@ class WebWindow:
         size: (height, width) px of the frames.
         title: of the page.
         codes: names of the local actions; each gets a button.
-        films: of the local actions, (T, s, s, 3) uint8 each, for the buttons (:func:`glass_gym.play.play.films_of`).
+        films: of the local actions, (T, s, s, 3) uint8 each, for the buttons (:func:`glass_gym.play.player.films_of`).
         agent: whether the player has a trained agent, which the page can then switch to.
         fps: steps a second at the start; the page can change them.
         host: the interface to listen on; any but 127.0.0.1 lets other machines connect.

@@ -12,6 +12,9 @@ from torch.nn import functional as F
 
 from glass_gym.tensors.convert import can_read_values, to_bytes, to_images
 
+FAINT = 3.5 / 255
+"""Masks up to this, which D leaves along the edges of windows, are not worth the time to draw them at full size."""
+
 
 def compose(layer: Tensor, background: Tensor) -> Tensor:
     """Layer over background, colour * m + b * (1 - m): (B, 4, H, W) and (B, 3, H, W) -> (B, 3, H, W)."""
@@ -145,7 +148,8 @@ def blend_windows(
     """Compose layers over backgrounds at sub-pixel positions. Pixels outside the windows stay as they are.
 
     Pixel i of a window, enlarged by `scale`, lands on the frame's pixel position - scale s / 2 + i, with bilinear
-    interpolation. What lies outside the frame is lost.
+    interpolation. What lies outside the frame is lost. Enlarged windows land on whole pixels; on the CPU they are
+    blended in bytes, and margins with masks up to FAINT are left out.
 
     Args:
         windows: (B, 4, s, s), colour * mask in [-1, 1] and mask.
@@ -165,18 +169,13 @@ def blend_windows(
     whole = corner.floor()
     fraction = (corner - whole).to(windows.dtype)
     if can_read_values(windows):
-        if scale > 1 and len(windows) > 1:  # row by row: their agents lie at different places of the windows
-            out = background.clone() if out is None else out.copy_(background)
-            for row in range(len(windows)):
-                one = slice(row, row + 1)
-                blend_windows(windows[one], out[one], position[one], out[one], scale)
-            return out
+        out = background.clone() if out is None else out.copy_(background)
+        if scale > 1:
+            return _paste_enlarged(windows, out, whole, scale)
         windows, first = _without_margins(windows)
-        windows, more = _enlarged_windows(windows, scale)
-        whole = whole + scale * first - more
         if fraction.any():
             windows = _moved(windows, fraction)
-        return _paste(windows, background.clone() if out is None else out.copy_(background), whole)
+        return _paste(windows, out, whole + first)
     windows, more = _enlarged_windows(windows, scale)
     index, inside = places(whole.long() - more, side + 2 * more + 1, height, width)
     flat = background.flatten(2)
@@ -191,6 +190,42 @@ def blend_windows(
 def _enlarged_windows(windows: Tensor, scale: int) -> tuple[Tensor, int]:
     """Enlarge windows, and let their edges fade; and by how many px they have grown on each side beyond that."""
     return (enlarged(F.pad(windows, (1, 1, 1, 1)), scale), scale) if scale > 1 else (windows, 0)
+
+
+def _paste_enlarged(windows: Tensor, out: Tensor, corner: Tensor, scale: int) -> Tensor:
+    """As :func:`_paste`, enlarged: row by row, as agents lie at different places of their windows, and in bytes."""
+    height, width = out.shape[2:]
+    frames = out.permute(0, 2, 3, 1).numpy()
+    seen = windows[:, 3] > FAINT
+    boxes = zip(corner.long().tolist(), seen.any(1).numpy(), seen.any(2).numpy(), strict=True)
+    for frame, window, (corner_xy, *covered) in zip(frames, windows, boxes, strict=True):
+        columns, rows = (np.flatnonzero(along) for along in covered)
+        if not len(rows):
+            continue
+        part = window[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        colour, mask = _enlarged_bytes(part.float().permute(1, 2, 0), scale)
+        x, y = (at + scale * (int(first[0]) - 1) for at, first in zip(corner_xy, (columns, rows), strict=True))
+        inside = slice(max(0, -y), max(0, height - y)), slice(max(0, -x), max(0, width - x))
+        colour, mask = colour[inside], mask[inside]
+        target = frame[max(0, y) :, max(0, x) :][: colour.shape[0], : colour.shape[1]]
+        drawn = np.multiply(target, 255 - mask, dtype=np.uint16)
+        drawn += 255  # that a mask of 0 leaves the frame as it is
+        drawn >>= 8
+        drawn += colour
+        target[...] = drawn
+    return out
+
+
+def _enlarged_bytes(layer: Tensor, scale: int) -> np.ndarray:
+    """A layer (h, w, 4) over black, and its mask three times, enlarged: (2, scale (h + 2), scale (w + 2), 3) uint8."""
+    height, width, _ = layer.shape
+    mask = layer[..., 3:].expand(-1, -1, 3).contiguous()
+    both = torch.zeros(2, height + 2, width + 2, 3, dtype=torch.uint8)  # empty pixels around: edges fade
+    inner = both[:, 1:-1, 1:-1]
+    inner[0] = (layer[..., :3] + mask).mul_(127.5).round_()
+    inner[1] = mask.mul_(255).round_()
+    torch.minimum(*both, out=both[0])  # a colour brighter than its mask would overflow where it is drawn on white
+    return enlarged(both.permute(0, 3, 1, 2), scale).permute(0, 2, 3, 1).numpy()
 
 
 def _without_margins(windows: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from glass_gym.model.gma import GMA
 from glass_gym.model.view import ConnectedWindow
 from glass_gym.simulator.simulator import Simulator
 from glass_gym.tensors.convert import to_bytes, to_images
-from glass_gym.tensors.geometry import blend_windows, enlarged, reduced, unmixed
+from glass_gym.tensors.geometry import FAINT, blend_windows, enlarged, reduced, unmixed
 from glass_gym.worlds.checkpoint import World, load_world, save_world
 
 LARGE = GlassConfig.pose(
@@ -119,6 +119,26 @@ def test_both_ways_of_drawing_agree(monkeypatch, place):
     other = blend_windows(layer, background, position, scale=3)
     off = (one.int() - other.int()).abs()
     assert (off > 1).float().mean() < 0.02, off.max()  # edges fade over a pixel more in the one
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_a_bright_agent_on_white_stays_bright(scale):
+    """Sums of bytes do not overflow, also where the window reaches out of the frame or all of it is outside."""
+    mask = torch.rand(5, 1, 16, 16, generator=torch.Generator().manual_seed(5))
+    white = torch.full((5, 3, 64, 96), 255, dtype=torch.uint8)
+    position = torch.tensor([[40.0, 30.0], [0.0, 0.0], [96.0, 64.0], [500.0, 30.0], [40.0, -500.0]])
+    assert blend_windows(mask.expand(-1, 4, -1, -1), white, position, scale=scale).min() >= 254
+
+
+def test_an_empty_or_hardly_visible_layer_leaves_the_frame_as_it_is():
+    background = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
+    layer = torch.zeros(2, 4, 16, 16)
+    layer[1, 3, 0] = FAINT
+    assert torch.equal(blend_windows(layer, background, torch.tensor([[40.0, 30.0]] * 2), scale=2), background)
+    layer[:, 3, 4, 4] = 1
+    out = blend_windows(layer, background, torch.tensor([[40.0, 30.0]] * 2), scale=2)
+    ys, xs = (out != background).any(1).any(0).nonzero().unbind(1)
+    assert ys.min() >= 20 and ys.max() <= 25 and xs.min() >= 30 and xs.max() <= 35
 
 
 def test_an_episode_in_a_large_world(large_model, tmp_path):

@@ -17,6 +17,9 @@ pygame = pytest.importorskip("pygame")
 from glass_gym.env.window import DisplayError, Event, Window  # noqa: E402
 from glass_gym.play import play  # noqa: E402
 from glass_gym.play import recorder as recorder_of_play  # noqa: E402
+from glass_gym.play.controls import Controls, digits  # noqa: E402
+from glass_gym.play.player import Player  # noqa: E402
+from glass_gym.play.recorder import Recorder, video_suffix  # noqa: E402
 from glass_gym.worlds.action_space import ActionTable  # noqa: E402
 from glass_gym.worlds.checkpoint import save_world  # noqa: E402
 
@@ -31,7 +34,7 @@ def press(*keys):
 
 
 def test_a_tap_between_two_steps_is_not_lost():
-    controls = play.Controls()
+    controls = Controls()
     controls.press("up")
     controls.release("up")
     assert controls.action(TABLE).tolist() == [3, 0]
@@ -39,7 +42,7 @@ def test_a_tap_between_two_steps_is_not_lost():
 
 
 def test_held_arrows_go_on_and_two_are_a_diagonal():
-    controls = play.Controls()
+    controls = Controls()
     controls.press("right")
     controls.press("up")
     assert [controls.action(TABLE).tolist() for _ in range(2)] == [[2, 2], [2, 2]]
@@ -52,7 +55,7 @@ def test_held_arrows_go_on_and_two_are_a_diagonal():
 
 
 def test_digits_are_codes_and_without_one_the_shifts_usual_code_is_used():
-    controls = play.Controls()
+    controls = Controls()
     controls.press("left")
     assert controls.action(TABLE).tolist() == [5, 1]
     controls.press("2")
@@ -69,7 +72,7 @@ def test_digits_are_codes_and_without_one_the_shifts_usual_code_is_used():
 
 def test_with_shift_digits_are_codes_from_ten():
     table = ActionTable.build((3, 2), tuple(f"code {k}" for k in range(21)))
-    controls = play.Controls()
+    controls = Controls()
     controls.press("left shift")
     controls.press("3")
     assert controls.action(table).tolist() == [0, 13]
@@ -109,7 +112,7 @@ class FakeWindow:
 def player(world, *ticks, agent=None, folder=None, **kwargs):
     kwargs = {"target_radius": 0.01, "checkpoint": world, "render_mode": "rgb_array", **kwargs}
     env = gym.make("Glass-v0", **kwargs)
-    out = play.Player(env, FakeWindow(*ticks), agent, folder=folder)
+    out = Player(env, FakeWindow(*ticks), agent, folder=folder)
     out.reset(seed=0)
     return out
 
@@ -164,7 +167,7 @@ def test_a_limit_counts_down_and_the_best_time_is_kept(tiny_world):
 def test_a_person_has_no_time_limit_and_a_given_one_holds(tiny_world, tmp_path, monkeypatch):
     path = str(save_world(tmp_path / "tiny.safetensors", tiny_world))
     limits = []
-    monkeypatch.setattr(play.Player, "run", lambda self, _: limits.append(self.env.spec.max_episode_steps))
+    monkeypatch.setattr(Player, "run", lambda self, _: limits.append(self.env.spec.max_episode_steps))
     assert play.main(["--checkpoint", path]) == 0
     assert play.main(["--checkpoint", path, "--max-episode-steps", "7"]) == 0
     assert limits == [None, 7]
@@ -184,7 +187,7 @@ def test_a_click_sets_the_target_where_the_stretched_frame_shows_it(tiny_world):
 @pytest.mark.parametrize("suffix", [".gif", ".mp4"])
 def test_recordings_hold_what_was_shown(tiny_world, tmp_path, suffix, monkeypatch):
     av = pytest.importorskip("av")
-    monkeypatch.setattr(play, "video_suffix", lambda: suffix)
+    monkeypatch.setattr("glass_gym.play.player.video_suffix", lambda: suffix)
     p = player(tiny_world, press("v"), press("right"), [], press("v"), press("s"), folder=tmp_path)
     p.run()
     (video,), (picture,) = tmp_path.glob(f"*{suffix}"), tmp_path.glob("*.png")
@@ -199,7 +202,7 @@ def test_recordings_hold_what_was_shown(tiny_world, tmp_path, suffix, monkeypatc
 def test_an_mp4_of_any_size_and_name_plays_everywhere(tmp_path, name, monkeypatch):
     av = pytest.importorskip("av")
     monkeypatch.chdir(tmp_path)
-    recorder = play.Recorder(Path(name), fps=12.5, scale=1)
+    recorder = Recorder(Path(name), fps=12.5, scale=1)
     for level in range(0, 250, 10):
         recorder.add(np.full((33, 77, 3), level, np.uint8))
     recorder.close()
@@ -215,14 +218,14 @@ def test_an_mp4_of_any_size_and_name_plays_everywhere(tmp_path, name, monkeypatc
 def test_without_pyav_an_mp4_names_the_extra_and_gifs_are_recorded(tmp_path, monkeypatch):
     monkeypatch.setattr(recorder_of_play, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"a\.mp4: a \.mp4 needs PyAV: pip install 'glass-gym\[play\]'"):
-        play.Recorder(tmp_path / "a.mp4", 12)
-    assert play.video_suffix() == ".gif"
-    recorder = play.Recorder(tmp_path / "a.gif", 12)
+        Recorder(tmp_path / "a.mp4", 12)
+    assert video_suffix() == ".gif"
+    recorder = Recorder(tmp_path / "a.gif", 12)
     recorder.add(np.zeros((8, 8, 3), np.uint8))
     recorder.close()
     assert (tmp_path / "a.gif").stat().st_size
     with pytest.raises(ValueError, match=r"a\.avi: record to a \.mp4 or a \.gif file"):
-        play.Recorder(tmp_path / "a.avi", 12)
+        Recorder(tmp_path / "a.avi", 12)
 
 
 def test_a_recording_that_cannot_be_written_is_told_and_play_goes_on(tiny_world, tmp_path, capsys):
@@ -299,7 +302,7 @@ def test_a_window_that_nobody_can_see_is_an_error(monkeypatch):
      (25, "0..9    the local action with that number, with shift: 10..19")],
 )  # fmt: skip
 def test_the_help_names_the_digits_that_do_something(codes, said):
-    assert play.digits(codes) == said
+    assert digits(codes) == said
 
 
 # --- the command ----------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from gymnasium.utils.env_checker import check_env
 
 from glass_gym.env.window import Event
 from glass_gym.model.glass import build_glass
-from glass_gym.play.play import Player
+from glass_gym.play.player import Player
 from glass_gym.worlds.checkpoint import load_world, save_world
 from glass_gym.wrappers import AutoLocalAction
 from glass_gym.wrappers.vector import AutoLocalAction as VectorAutoLocalAction

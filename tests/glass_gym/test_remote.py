@@ -26,6 +26,7 @@ from websockets.sync.client import connect
 
 from glass_gym.env.window import DisplayError, Event
 from glass_gym.play import notebook, play, remote
+from glass_gym.play.player import FILM, Player, films_of
 from glass_gym.play.remote import WebWindow, parse_event
 
 
@@ -197,7 +198,7 @@ def test_a_slow_browser_gets_the_newest_frame(window):
 
 def test_the_player_plays_in_a_browser(tiny_world, capsys):
     env = gym.make("Glass-v0", checkpoint=tiny_world, render_mode="rgb_array", max_episode_steps=-1)
-    player = play.Player(env, None, fps=60)
+    player = Player(env, None, fps=60)
     player.reset(0)
     window = player.window = WebWindow(player.frame.shape[:2], "tiny", player.table.code_names)
     thread = threading.Thread(target=player.run)
@@ -264,7 +265,7 @@ def test_only_who_plays_starts_from_a_picture(window):
 
 def test_a_picture_starts_an_episode_and_what_is_none_is_said(tiny_world, monkeypatch):
     env = gym.make("Glass-v0", checkpoint=tiny_world, render_mode="rgb_array", max_episode_steps=-1)
-    player = play.Player(env, None)
+    player = Player(env, None)
     player.reset(0)
     file = io.BytesIO()
     Image.fromarray(np.asarray(tiny_world.start_frames[1])).save(file, "png")
@@ -283,10 +284,10 @@ def test_each_local_action_has_a_film(any_world):
     env.reset(seed=0)
     core = env.unwrapped.core
     before = core.state.clone()
-    films = play.films_of(core)
+    films = films_of(core)
     assert len(films) == len(core.table.code_names) and films[0].dtype == np.uint8
     side = min(core.height, 4 * core.world.config.agent_radius)
-    assert films[0].shape == (play.FILM, side, side, 3)
+    assert films[0].shape == (FILM, side, side, 3)
     assert all(np.array_equal(a, b) for a, b in zip(before.tensors(), core.state.tensors(), strict=True))
     window = WebWindow((32, 48), "test", core.table.code_names, films)
     try:

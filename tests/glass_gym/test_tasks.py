@@ -156,7 +156,7 @@ def test_hindsight_needs_a_task_with_one_goal(tiny_world):
 
 def test_the_player_shows_and_moves_the_targets(tiny_world):
     from glass_gym.env.window import Event
-    from glass_gym.play.play import Player
+    from glass_gym.play.player import Player
 
     class Window:
         def __init__(self):

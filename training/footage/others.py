@@ -12,7 +12,8 @@ from ..core.progress import Bar, say, warn
 from ..data.cuts import find_cuts
 from ..data.store import Store, StoreWriter, Video
 from .registration import median_background, overlap
-from .survey import Seen, Survey, see_shots
+from .shots import Seen, see_shots
+from .survey import Survey
 from .tracks import UNLIKE, Blob, Candidate, candidates_of
 
 TOGETHER = 1000  # Number of frames of a file that are looked at together, so that they share a plate.
