@@ -47,12 +47,12 @@ from .gma.matting import MattingConfig, MattingStage, labelled_windows
 from .gma.perceptual import load_features
 from .gma.pseudo_labels import PseudoLabels, pseudo_labels_of
 from .gma.stage import GmaStage, RefineStage, sample_pairs
-from .lma.paper_stage import PaperStage
 from .lma.library_stage import LibraryStage
+from .lma.paper_stage import PaperStage
 from .lma.stage import LmaStage, lma_iterations
 from .poses.stage import PoseStage, pose_schedule
-from .windows.size import choose_hole_margin, choose_window
 from .windows.library import choose_library, fill_library, headings_of
+from .windows.size import choose_hole_margin, choose_window
 from .windows.windows import WindowSet, choose_window_frames, sample_clips, windows_of_split
 from .world.build import export_world
 

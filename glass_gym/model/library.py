@@ -31,9 +31,10 @@ TURN_UNIT = 0.1  # The RNN and A get turns in units of this many radians.
 
 
 def principal_axis(mask: Tensor) -> Tensor:
-    """The direction of the long axis of masks (B, h, w): (B,) rad, clockwise from the right, known up to a half turn.
+    """The direction of the long axis of masks (B, h, w), by their second moments.
 
-    It is the principal axis of the mask's second moments.
+    Returns:
+        (B,) rad, clockwise from the right, known up to a half turn.
     """
     down = torch.arange(mask.shape[-2], device=mask.device, dtype=mask.dtype)
     right = torch.arange(mask.shape[-1], device=mask.device, dtype=mask.dtype)
@@ -95,8 +96,8 @@ class Library(nn.Module):
         return index, whole - 2 * unit * nearest
 
     def logits(self, vectors: Tensor) -> Tensor:
-        """Minus half the squared distance of pose vectors (..., POSE_CHANNELS) to each entry: (..., P), up to a term
-        that is the same for all."""
+        """How near pose vectors (..., POSE_CHANNELS) are to each entry: (..., P), half the squared length of the vector
+        minus half the squared distance."""
         return vectors @ self.codebook.T - self.codebook.square().sum(1) / 2
 
     def embed(self, index: Tensor) -> Tensor:
@@ -163,9 +164,12 @@ class LibraryLMA(PoseLMA):
         return self.library
 
     def observe(self, layers: Tensor) -> tuple[Tensor, Tensor]:
-        """Layers (B, 4, s, s) -> their entries (B,) int64, and headings (B,) rad.
+        """Find the nearest entries of layers (B, 4, s, s), and their headings.
 
-        The axis is known up to a half turn; the one whose window is nearer to an entry is taken.
+        Of the axis' two directions the one is taken whose window is nearer to an entry.
+
+        Returns:
+            entries (B,) int64, headings (B,) rad.
         """
         entry, heading, _ = self._observe(layers)
         return entry, heading

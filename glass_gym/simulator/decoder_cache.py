@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glass_gym.model.lma import LMA, Drawn, State
 from glass_gym.model.library import LibraryLMA
+from glass_gym.model.lma import LMA, Drawn, State
 from glass_gym.model.pose_model import PoseLMA
 
 MOST_BYTES = 256 << 20  # Memory for layers; when it is full, the oldest are overwritten.
@@ -28,10 +28,9 @@ def cached(lma: LMA, device: torch.device) -> LMA | DecoderCache:
     Returns:
         the cache, or the LMA itself.
     """
-    draws = isinstance(lma, PoseLMA) and not isinstance(lma, LibraryLMA)
-    if draws and device.type == "cpu" and not lma.decoder.uses_position:
-        return DecoderCache(lma)
-    return lma
+    if not isinstance(lma, PoseLMA) or isinstance(lma, LibraryLMA) or device.type != "cpu":
+        return lma
+    return lma if lma.decoder.uses_position else DecoderCache(lma)
 
 
 class DecoderCache:

@@ -92,7 +92,7 @@ def test_other_agents_are_not_drawn_from_stored_windows():
 
 @pytest.mark.parametrize("heading", [True, False])
 def test_a_window_is_drawn_as_it_was_filmed(heading):
-    windows, angles = turning(upright=not heading)
+    windows, _ = turning(upright=not heading)
     lma = filled(windows, heading=heading, poses=240)
     layers = windows.layers_at(np.array([3, 77, 141]))[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
     with torch.inference_mode():
@@ -160,7 +160,7 @@ def test_a_damaged_library_is_refused(tmp_path):
         metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
     stored = next(key for key in tensors if key.endswith("library.windows"))
     save_file(tensors | {stored: tensors[stored][:-40]}, path, metadata)
-    with pytest.raises(CheckpointError, match="w.safetensors"):
+    with pytest.raises(CheckpointError, match=r"w\.safetensors"):
         load_world(path)
 
 

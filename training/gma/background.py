@@ -23,7 +23,7 @@ from ..footage.registration import (
     overlap,
     register,
 )
-from ..footage.survey import BLURRED
+from ..footage.shots import BLURRED
 
 SHOT = 200  # Maximum number of frames of a video that are used.
 PLATE_FRAMES = 120  # Number of frames whose median is the common plate.
