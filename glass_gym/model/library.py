@@ -96,8 +96,7 @@ class Library(nn.Module):
         return index, whole - 2 * unit * nearest
 
     def logits(self, vectors: Tensor) -> Tensor:
-        """How near pose vectors (..., POSE_CHANNELS) are to each entry: (..., P), half the squared length of the vector
-        minus half the squared distance."""
+        """How near each entry is to pose vectors (..., POSE_CHANNELS): (..., P), see :func:`nearness`."""
         return vectors @ self.codebook.T - self.codebook.square().sum(1) / 2
 
     def embed(self, index: Tensor) -> Tensor:
@@ -146,8 +145,11 @@ class LibraryDynamics(PoseDynamics):
 class LibraryLMA(PoseLMA):
     """The LMA with a library in the place of E, Q and D.
 
-    The state is a tuple of three tensors with one row per agent: the pose vector, the hidden state before that pose,
-    and the heading, (B,) rad clockwise from the right; zeros in worlds that leave it in.
+    An episode's first window is one entry more, for its agent alone: until the agent moves, it looks as in its picture.
+
+    The state is a tuple of tensors with one row per agent: the pose vector; the hidden state before that pose; the
+    heading, (B,) rad clockwise from the right, zeros in worlds that leave it in; and of the first window its pose
+    vector, its heading, and the layer itself.
     """
 
     stages = {"lma": ("action", "quantiser", "dynamics", "prior")}  # noqa: RUF012
@@ -203,21 +205,23 @@ class LibraryLMA(PoseLMA):
 
     def start_state(self, layer: Tensor) -> State:
         """As :meth:`LMA.start_state`."""
-        entry, heading = self.observe(layer)
-        pose = self.library.embed(entry)
-        return pose, self.dynamics.start(len(layer), pose), heading
+        seen = self.library.seen(layer)
+        heading = self.observe(layer)[1]
+        pose = self.library.encode(turn(seen, -heading) if self.config.heading else seen)
+        return pose, self.dynamics.start(len(layer), pose), heading, pose.clone(), heading.clone(), layer.float()
 
     def correct_state(self, state: State, layer: Tensor, where: Tensor) -> State:
         """As :meth:`LMA.correct_state`: pose and heading are those of the real layers."""
-        pose, hidden, heading = state
+        pose, hidden, heading, *first = state
         entry, real = self.observe(layer)
-        return torch.where(where[:, None], self.library.embed(entry), pose), hidden, torch.where(where, real, heading)
+        pose = torch.where(where[:, None], self.library.embed(entry), pose)
+        return pose, hidden, torch.where(where, real, heading), *first
 
     def predict_pose(
         self, state: State, shift: Tensor, code_vector: Tensor, position: Tensor | None
     ) -> tuple[State, Tensor]:
         """As :meth:`PoseLMA.predict_pose`."""
-        pose, hidden, heading = state
+        pose, hidden, heading, own, *first = state
         if position is None:
             position = torch.full_like(shift, torch.nan)
         with torch.autocast(shift.device.type, enabled=False):  # bfloat16 rounding must not change the chosen pose
@@ -225,8 +229,9 @@ class LibraryLMA(PoseLMA):
             moved = self.seen_by_agent(shift, heading) / self.shift_unit
             out = self.dynamics(pose, hidden, moved, code_vector, position)
             vector, _, turned = self.read(pose, out)
-            index = self.library.logits(vector).argmax(-1)
-        return (self.library.embed(index), hidden, heading + turned), index
+            best, index = self.library.logits(vector).max(-1)
+            pose = torch.where((nearness(vector, own) > best)[:, None], own, self.library.embed(index))
+        return (pose, hidden, heading + turned, own, *first), index
 
     def seen_by_agent(self, shift: Tensor, heading: Tensor) -> Tensor:
         """Shifts (..., 2) px in the agent's own frame, forward and to its right, under headings (...) rad."""
@@ -250,12 +255,13 @@ class LibraryLMA(PoseLMA):
         return pose + change, precision[..., 0], TURN_UNIT * self.config.heading * turned[..., 0]
 
     def draw(self, state: State, position: Tensor | None) -> Drawn:
-        """As :meth:`PoseLMA.draw`: the stored window, turned to the heading."""
-        pose, _, heading = state
-        index = self.library.logits(pose).argmax(-1)
-        layer = self.library.draw(index)
+        """As :meth:`PoseLMA.draw`: the stored window, or the first, turned to the heading."""
+        pose, _, heading, own, began, first = state
+        best, index = self.library.logits(pose).max(-1)
+        starts = nearness(pose, own) >= best
+        layer = torch.where(starts[:, None, None, None], first, self.library.draw(index))
         if self.config.heading:
-            layer = turn(layer, heading - self.library.headings[index])
+            layer = turn(layer, heading - torch.where(starts, began, self.library.headings[index]))
             mask = layer[:, 3:].clamp(0, 1)
             layer = torch.cat([layer[:, :3].clamp(-1, 1), mask], 1)
         return Drawn(layer, layer[:, :3], layer[:, 3:])
@@ -264,9 +270,14 @@ class LibraryLMA(PoseLMA):
         """As :meth:`LMA.code_prior`."""
         if self.prior is None:
             return super().code_prior(state, shifts)
-        pose, hidden, heading = state
+        pose, hidden, heading, *_ = state
         moved = self.seen_by_agent(shifts, heading[:, None]) / self.shift_unit
         return self.prior(pose, self.dynamics.update_hidden(pose, hidden), moved)
+
+
+def nearness(vectors: Tensor, entries: Tensor) -> Tensor:
+    """Half the squared length of vectors (..., C) minus half their squared distance to entries (..., C): (...)."""
+    return (vectors * entries).sum(-1) - entries.square().sum(-1) / 2
 
 
 def wrapped(angle: Tensor) -> Tensor:

@@ -56,6 +56,10 @@ class LibraryStage(LmaStage):
         """As :meth:`LmaStage.directions`; A sees turns, too."""
         return self.model.action(poses, wrapped(self.headings[batch["frames"]].diff(dim=1)))
 
+    def first_poses(self, batch: Batch) -> Tensor:
+        """As :meth:`LmaStage.first_poses`, as they are."""
+        return self.vectors[batch["frames"][:, 0]]
+
     def shifts(self, batch: Batch) -> Tensor:
         """As :meth:`LmaStage.shifts`: in the agent's own frame."""
         return self.model.seen_by_agent(batch["shifts"], self.headings[batch["frames"][:, :-1]])

@@ -157,7 +157,7 @@ class LmaStage(Stage):
         hidden = model.dynamics.start(batches, poses)
         surprises = []
         priors = []
-        pose = poses[:, 0]
+        pose = self.first_poses(batch)
         for t in range(steps):
             hidden = model.dynamics.update_hidden(pose, hidden)
             out = model.dynamics.logits_per_action(pose, hidden, shifts[:, t], codes, positions[:, t])
@@ -183,6 +183,10 @@ class LmaStage(Stage):
     def directions(self, poses: Tensor, batch: Batch) -> Tensor:
         """A's vectors (B, T, code_channels) of pose vectors (B, T + 1, POSE_CHANNELS)."""
         return self.model.action(poses)
+
+    def first_poses(self, batch: Batch) -> Tensor:
+        """The pose vectors (B, POSE_CHANNELS) that clips start from."""
+        return self.model.pose_codebook.embed(self.poses[batch["frames"][:, 0]])
 
     def shifts(self, batch: Batch) -> Tensor:
         """The shifts (B, T, 2) px as the RNN gets them."""
