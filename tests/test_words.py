@@ -66,7 +66,6 @@ WHOLE = {
 METHOD = ("training/config.py", "training/lma/", "glass_gym/model/")
 LOCAL = {
     "alone": ("context_free_weight", METHOD),
-    "free": ("scheduled_sampling", METHOD),
     "sure": ("prior_kl", METHOD),
     "warm": ("prior_kl_warmup", METHOD),
     "kinds": ("clusters", (*METHOD, "training/poses/")),

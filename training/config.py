@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
 
@@ -127,13 +127,12 @@ class LmaConfig:
     action_only_weight: Weight = 0.3
     """weight of predicting the next pose from the code alone, so that a code means the same in every state"""
     cluster_weight: Weight = 1.0
-    """initial weight of A predicting the cluster of the next pose; it falls to zero over 30 % of the steps"""
+    """initial weight of A predicting the cluster of the next pose; it falls to zero over 30 % of the steps. Not used
+    with stored windows"""
     context_free_weight: Weight = 0.2
     """weight of these clusters being compact over all contexts, so that a code means the same in every context"""
     mirror: bool = True
     """a code alone may predict a pose or its mirror image, so that it means the same whichever way the agent faces"""
-    scheduled_sampling: Share = 1.0
-    """share of the steps that start from the predicted pose instead of the real one"""
 
 
 @dataclass(frozen=True)
@@ -211,10 +210,9 @@ class TrainConfig(DataOptions):
     """D gets the agent's position; default: on if the agent touches the frame's edge in more than half of the frames"""
     background_plate: bool | None = None
     """N copies the background plate; default: on if the camera stands still and all shots show one place"""
-    library: bool | None = None
-    """draw the agent from stored windows of the footage; default: if all footage shows the same agent, by measure"""
-    heading: bool | None = None
-    """with a library: take the agent's heading out; default: if windows then are more alike"""
+    drawing: Literal["painted", "stored", "turned"] | None = None
+    """how the agent is drawn: painted by D, from stored windows of the footage, or from these with its heading taken
+    out; default: measured"""
     agent: Common[str | None] = None
     """which of several things that move: its number in the survey's picture, such as 2, or its place there, such as
     320,240 (px in the original frame); the others become background. Default: the largest"""

@@ -97,7 +97,7 @@ def test_a_window_is_drawn_as_it_was_filmed(heading):
     layers = windows.layers_at(np.array([3, 77, 141]))[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
     with torch.inference_mode():
         entry, heading_ = lma.observe(layers)
-        pose, hidden, *_, own, began, first = lma.start_state(layers)
+        _, hidden, *_, own, began, first = lma.start_state(layers)
         stored = lma.library.embed(entry), hidden, heading_, own + 100, began, torch.zeros_like(first)
         drawn = lma.draw(stored, None).layer
         assert torch.allclose(lma.draw(lma.start_state(layers), None).layer, layers, atol=0.01)

@@ -48,7 +48,7 @@ BAD = [
     "--gma.iterations -1", "--gma.pseudo-label-weight -0.1", "--refine.iterations -1", "--loop.seed -1",
     "--loop.workers -1", "--loop.max-minutes nan", "--paper.frames 0", "--paper.continuous -1", "--paper.horizons 0",
     "--pose.batch 0", "--pose.continuous 2", "--pose.distil-share -0.5", "--lma.steps 0",
-    "--lma.scheduled-sampling 1.5", "--lma.shift-dropout 2", "--codes 0", "--poses 0",
+    "--lma.shift-dropout 2", "--codes 0", "--poses 0",
     "--window 0", "--agent-radius 0", "--agent-radius -3", "--foreground-range 0", "--window-frames 0",
     "--record-frames 0", "--read.size 0 0", "--read.size -8 64", "--read.size 1000000 64", "--read.skip -1",
     "--read.crop -1 0 5 5", "--read.pixel-aspect 0", "--read.pixel-aspect nan",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -38,7 +40,7 @@ class LibraryStage(LmaStage):
     ):
         self.model = model
         self.windows = windows
-        self.config = config
+        self.config = dataclasses.replace(config, cluster_weight=0.0)  # codes need no start here
         self.shown = shown
         self.sampler = PoseClips(windows, config)
         device = model.library.mean.device
@@ -71,7 +73,7 @@ class LibraryStage(LmaStage):
         surprise = gaussian_surprise(self.vectors[frames[:, t + 1], None] - vector, precision)
         if self.model.config.heading:
             true = wrapped(self.headings[frames[:, t + 1]] - self.headings[frames[:, t]])
-            surprise = surprise + ((turned - true[:, None]) / self.usual_turn).square() / 2
+            surprise = surprise + self._turn_surprise(turned - true[:, None])
         return surprise
 
     def next_poses(self, pose: Tensor, out: Tensor) -> Tensor:
@@ -79,12 +81,21 @@ class LibraryStage(LmaStage):
         library = self.model.library
         return library.embed(library.logits(self.model.read(pose, out)[0]).argmax(1))
 
-    def action_only(self, codes: Tensor, indices: Tensor) -> Tensor:
-        """As :meth:`LmaStage.action_only`."""
+    def action_only(self, codes: Tensor, batch: Batch) -> Tensor:
+        """As :meth:`LmaStage.action_only`. Where the heading is taken out, a code alone predicts the turn, not the
+        pose: so it means "left by 4 degrees", not "look east"."""
         out = self.without_context(codes)
-        vector, precision, _ = self.model.read(torch.zeros_like(out[:, : self.vectors.shape[1]]), out)
+        vector, precision, turned = self.model.read(torch.zeros_like(out[:, : self.vectors.shape[1]]), out)
+        if self.model.config.heading:
+            true = wrapped(self.headings[batch["frames"]].diff(dim=1))
+            return self._turn_surprise(true[..., None] - turned)
+        indices = self.poses[batch["frames"][:, 1:]]
         both = torch.stack([self.model.library.embed(indices), self.mirrored[indices]])[..., None, :]
         return gaussian_surprise(both - vector, precision).amin(0)
+
+    def _turn_surprise(self, off: Tensor) -> Tensor:
+        """The surprise, nats, of turns that are `off` rad from the predicted ones."""
+        return (off / self.usual_turn).square() / 2
 
 
 def gaussian_surprise(off: Tensor, precision: Tensor) -> Tensor:

@@ -164,12 +164,10 @@ class LmaStage(Stage):
             surprises.append(self.surprises(pose, out, batch, t))
             if model.prior is not None:
                 priors.append(model.prior(pose, hidden, true_shifts[:, t : t + 1])[:, 0])
-            predicted = torch.rand(batches, generator=generator) < c.scheduled_sampling
-            chosen = out.detach()[torch.arange(batches), q[:, t].argmax(1)]
-            pose = torch.where(predicted.to(pose.device)[:, None], self.next_poses(pose, chosen), poses[:, t + 1])
+            pose = self.next_poses(pose, out.detach()[torch.arange(batches), q[:, t].argmax(1)])
         terms = {"next_pose": (q * torch.stack(surprises, 1)).sum(-1).mean()}
         if c.action_only_weight:
-            terms["action_only"] = c.action_only_weight * (q * self.action_only(codes, indices[:, 1:])).sum(-1).mean()
+            terms["action_only"] = c.action_only_weight * (q * self.action_only(codes, batch)).sum(-1).mean()
         if (weight := c.cluster_weight * (1 - iteration / max(1.0, CLUSTERS_UNTIL * self.iterations))) > 0:
             terms["clusters"] = weight * F.nll_loss(log_q, self.clusters[indices[:, 1:]].flatten())
         if priors:
@@ -208,12 +206,12 @@ class LmaStage(Stage):
         still = codes.new_zeros(len(codes), 2)
         return self.model.dynamics(nothing, hidden, still, codes, still + torch.nan)
 
-    def action_only(self, codes: Tensor, indices: Tensor) -> Tensor:
-        """The surprise, nats, of poses or their mirror images, (B, T) indices, from the code alone: (B, T, K)."""
+    def action_only(self, codes: Tensor, batch: Batch) -> Tensor:
+        """The surprise, nats, of the next poses or their mirror images, from the code alone: (B, T, K)."""
         one = self.without_context(codes).log_softmax(1)
         itself = self.mirrored == torch.arange(one.shape[1], device=one.device)
         likely = torch.where(itself, one, torch.logaddexp(one, one[:, self.mirrored]))
-        return -(likely @ self.labels.T)[:, indices].permute(1, 2, 0)
+        return -(likely @ self.labels.T)[:, self.poses[batch["frames"][:, 1:]]].permute(1, 2, 0)
 
     def sheet(self, model: PoseLMA, iteration: int) -> np.ndarray | None:
         """As :meth:`Stage.sheet`."""

@@ -19,7 +19,7 @@ from ..core.run import Run
 from .windows import MARGIN, WindowSet
 
 COMPARED = 2500  # About so many windows are compared with each other.
-ALIKE = 0.6
+SAME_AGENT = 0.6
 """Windows are stored if the nearest of another video differs by less than this share of what two of one video do."""
 TURNS = 0.75  # The heading is taken out if the nearest then differs by less than this share of what it did.
 MOST_BYTES, MOST_WINDOWS = 96 << 20, 2048  # Of a library.
@@ -86,6 +86,9 @@ class Likeness:
     nearest: float
     turned: float
 
+    def __str__(self) -> str:
+        return f"{self.nearest / max(1e-9, self.apart):.0%}"
+
     @property
     def heading(self) -> bool:
         """Whether the heading is to be taken out."""
@@ -94,7 +97,7 @@ class Likeness:
     @property
     def stored(self) -> bool:
         """Whether windows are to be stored."""
-        return (self.turned if self.heading else self.nearest) < ALIKE * self.apart
+        return (self.turned if self.heading else self.nearest) < SAME_AGENT * self.apart
 
 
 def likeness(windows: WindowSet) -> Likeness:
@@ -115,7 +118,8 @@ def likeness(windows: WindowSet) -> Likeness:
         other = torch.from_numpy(np.abs(frame[:, None] - frame) > len(frame) // 4)
 
     with torch.device("meta"):
-        library = Library(GlassConfig.pose(side := windows.layers.shape[-1] - 2 * MARGIN, side, window=side, poses=2))
+        side = windows.layers.shape[-1] - 2 * MARGIN
+        library = Library(GlassConfig.pose(max(32, side), max(32, side), window=side, poses=2))
     library.mean = torch.zeros(1)
 
     def seen(headings: np.ndarray | None) -> Tensor:
@@ -133,22 +137,21 @@ def likeness(windows: WindowSet) -> Likeness:
 
 def choose_library(run: Run, windows: WindowSet) -> None:
     """Choose whether the agent is drawn from stored windows, how many, and whether its heading is taken out."""
+    run.reload()
     if run.config.architecture != "pose" or "library" in run.values:
         return
     with Bar("comparing the agent's windows"):
         found = likeness(windows)
-    asked = run.config.library
-    stored = found.stored if asked is None else asked
-    differ = min(found.nearest, found.turned if found.heading else found.nearest) / max(1e-9, found.apart)
-    run.choose("library", stored, f"the nearest window of another video differs by {differ:.0%} of what two of one do")
-    if stored:
-        share = found.turned / max(1e-9, found.nearest)
-        heading = found.heading if run.config.heading is None else run.config.heading
-        run.choose("heading", heading, f"the nearest window differs by {share:.0%} if windows are turned")
-        if run.config.poses is None:
+    given = run.config.drawing
+    stored = found.stored if given is None else given != "painted"
+    heading = stored and (found.heading if given is None else given == "turned")
+    with run.together():
+        run.choose("library", stored, f"of what two windows of a video differ, the nearest of another does {found}")
+        run.choose("heading", heading, f"{found.turned / max(1e-9, found.nearest):.0%} of that if windows are turned")
+        if stored and not run.is_given("poses"):
             side = windows.layers.shape[-1] - 2 * MARGIN
             most = min(len(windows.layers), MOST_WINDOWS, MOST_BYTES // (4 * side**2))
-            run.choose("poses", most, f"windows of {len(windows.layers)}, of {side}x{side} px")
+            run.choose("poses", max(2, most), f"of {len(windows.layers)} windows, of {side}x{side} px")
 
 
 @torch.no_grad()
