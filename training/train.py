@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -58,7 +59,7 @@ from .world.build import export_world
 
 STAGES = ("gma", "refine", "matting", "pose", "lma")
 SIZES = ("codes", "poses", "window", "agent_radius", "foreground_range", "background_range", "decoder_position",
-         "background_plate", "hole_margin", "gma_scale", "window_scale", "library", "heading")  # fmt: skip
+         "background_plate", "hole_margin", "gma_scale", "window_scale")  # fmt: skip
 """Options and choices that determine the model's sizes."""
 GMA_SIZES = ("foreground_range", "background_range", "background_plate", "gma_scale")  # Those of GMA.
 PRIOR_CHANNELS = 64
@@ -317,8 +318,10 @@ def lma_is_skipped(config: TrainConfig) -> bool:
     return (config.paper if config.architecture == "paper" else config.lma).iterations == 0
 
 
-def _chosen_sizes(run: Run) -> dict[str, int]:
+def _chosen_sizes(run: Run) -> dict[str, Any]:
     known = {name: getattr(run.config, name, run.values.get(name)) for name in SIZES}
+    drawing = run.values.get("drawing", "painted")
+    known |= {"library": drawing != "painted", "heading": drawing == "turned"}
     return {name: value for name, value in known.items() if value is not None}
 
 

@@ -74,10 +74,8 @@ def test_headings_follow_the_turns():
 
 
 def test_the_heading_is_taken_out_where_that_explains_more():
-    turned = likeness(turning()[0])
-    upright = likeness(turning(upright=True)[0])
-    assert turned.heading and turned.stored
-    assert not upright.heading and upright.stored
+    assert likeness(turning()[0]).drawing[0] == "turned"
+    assert likeness(turning(upright=True)[0]).drawing[0] == "stored"
 
 
 def test_other_agents_are_not_drawn_from_stored_windows():
@@ -87,7 +85,7 @@ def test_other_agents_are_not_drawn_from_stored_windows():
         colours = rng.integers(40, 216, (1, 3, windows.layers.shape[-1], 1))
         shown = windows.layers[start : start + length]
         shown[:, :3] = np.where(shown[:, 3:] > 0, colours, 128)
-    assert not likeness(windows).stored
+    assert likeness(windows).drawing[0] == "painted"
 
 
 @pytest.mark.parametrize("heading", [True, False])

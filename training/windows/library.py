@@ -86,18 +86,15 @@ class Likeness:
     nearest: float
     turned: float
 
-    def __str__(self) -> str:
-        return f"{self.nearest / max(1e-9, self.apart):.0%}"
-
     @property
-    def heading(self) -> bool:
-        """Whether the heading is to be taken out."""
-        return self.turned < TURNS * self.nearest
-
-    @property
-    def stored(self) -> bool:
-        """Whether windows are to be stored."""
-        return (self.turned if self.heading else self.nearest) < SAME_AGENT * self.apart
+    def drawing(self) -> tuple[str, str]:
+        """How the agent should be drawn (`TrainConfig.drawing`), and the reason, in one line."""
+        share = [x / max(1e-9, self.apart) for x in (self.nearest, self.turned)]
+        heading = share[1] < TURNS * share[0]
+        how = "turned" if heading else "stored"
+        told = f"the nearest window of another video differs by {share[0]:.0%} of what two of one do"
+        told += f", by {share[1]:.0%} if they are turned" * heading
+        return (how if share[heading] < SAME_AGENT else "painted"), told
 
 
 def likeness(windows: WindowSet) -> Likeness:
@@ -136,22 +133,17 @@ def likeness(windows: WindowSet) -> Likeness:
 
 
 def choose_library(run: Run, windows: WindowSet) -> None:
-    """Choose whether the agent is drawn from stored windows, how many, and whether its heading is taken out."""
+    """Choose how the agent is drawn, and how many windows are stored; once in a run."""
     run.reload()
-    if run.config.architecture != "pose" or "library" in run.values:
+    if run.config.architecture != "pose" or "drawing" in run.values:
         return
     with Bar("comparing the agent's windows"):
         found = likeness(windows)
-    given = run.config.drawing
-    stored = found.stored if given is None else given != "painted"
-    heading = stored and (found.heading if given is None else given == "turned")
     with run.together():
-        run.choose("library", stored, f"of what two windows of a video differ, the nearest of another does {found}")
-        run.choose("heading", heading, f"{found.turned / max(1e-9, found.nearest):.0%} of that if windows are turned")
-        if stored and not run.is_given("poses"):
+        if run.choose("drawing", *found.drawing) != "painted" and not run.is_given("poses"):
             side = windows.layers.shape[-1] - 2 * MARGIN
             most = min(len(windows.layers), MOST_WINDOWS, MOST_BYTES // (4 * side**2))
-            run.choose("poses", max(2, most), f"of {len(windows.layers)} windows, of {side}x{side} px")
+            run.choose("poses", max(2, most), f"stored windows, of {len(windows.layers)}, of {side}x{side} px")
 
 
 @torch.no_grad()
