@@ -401,6 +401,8 @@ class GlassCore:
             "agent_present": state.present.clone(),
             "commanded_shift": torch.zeros_like(state.position) if commanded is None else commanded.clone(),
         }
+        if (heading := self.simulator.agent_heading(state.world)) is not None:
+            out["agent_heading"] = heading
         return out | (self.task.infos(state.position, state.task) if self.task else {})
 
     def pictures(self, shown: bool) -> Tensor:

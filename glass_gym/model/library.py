@@ -12,7 +12,6 @@ out: windows are turned until it points right, so that one stored window serves 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ from torch.nn import functional as F
 from glass_gym.model.blocks import SLOPE
 from glass_gym.model.config import GlassConfig
 from glass_gym.model.lma import Drawn, State
-from glass_gym.model.pose_model import POSE_CHANNELS, SEARCH_PX, PoseAction, PoseDynamics, PoseLMA, PosePrior
+from glass_gym.model.pose_model import POSE_CHANNELS, PoseAction, PoseDynamics, PoseLMA, PosePrior
 from glass_gym.model.quantise import make_quantiser
 from glass_gym.model.view import ConnectedWindow
 from glass_gym.tensors.geometry import reduced
@@ -197,18 +196,16 @@ class LibraryLMA(PoseLMA):
         entry, heading = (x.unflatten(0, layers.shape[:2]) for x in self.observe(layers.flatten(0, 1)))
         return self.action(self.library.embed(entry), wrapped(heading.diff(dim=1)))
 
-    def drawing_errors(self, wide: Tensor, position: Tensor, offsets: Sequence[tuple[int, int]]) -> Iterator[Tensor]:
-        """As :meth:`PoseLMA.drawing_errors`, on reduced windows."""
-        side = self.config.window
-        for x, y in offsets:
-            yield self._observe(wide[..., SEARCH_PX + y :, SEARCH_PX + x :][..., :side, :side])[2]
+    def drawing_error(self, layer: Tensor, position: Tensor) -> Tensor:
+        """As :meth:`PoseLMA.drawing_error`, of reduced windows."""
+        return self._observe(layer)[2]
 
     def start_state(self, layer: Tensor) -> State:
         """As :meth:`LMA.start_state`."""
         seen = self.library.seen(layer)
         heading = self.observe(layer)[1]
         pose = self.library.encode(turn(seen, -heading) if self.config.heading else seen)
-        return pose, self.dynamics.start(len(layer), pose), heading, pose.clone(), heading.clone(), layer.float()
+        return pose, self.dynamics.start(layer.shape[0], pose), heading, pose.clone(), heading.clone(), layer.float()
 
     def correct_state(self, state: State, layer: Tensor, where: Tensor) -> State:
         """As :meth:`LMA.correct_state`: pose and heading are those of the real layers."""

@@ -346,10 +346,12 @@ class PoseLMA(LMA):
         side = self.config.window
         for x, y in offsets:
             layer = wide[..., SEARCH_PX + y :, SEARCH_PX + x :][..., :side, :side].contiguous()
-            appearance, first, pose, _ = self.start_state(layer)
-            moved = position + self.view.scale * position.new_tensor([x, y])
-            drawn = self.decoder(appearance, first, pose, moved).layer
-            yield (drawn - layer).square().sum((1, 2, 3))
+            yield self.drawing_error(layer, position + self.view.scale * position.new_tensor([x, y]))
+
+    def drawing_error(self, layer: Tensor, position: Tensor) -> Tensor:
+        """The sum of squared errors (B,) with which layers (B, 4, h, w) at positions (B, 2) px are redrawn."""
+        appearance, first, pose, _ = self.start_state(layer)
+        return (self.decoder(appearance, first, pose, position).layer - layer).square().sum((1, 2, 3))
 
     def start_state(self, layer: Tensor) -> State:
         """As :meth:`LMA.start_state`."""

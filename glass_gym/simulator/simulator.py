@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from glass_gym.model.glass import Glass
+from glass_gym.model.library import wrapped
 from glass_gym.simulator.decoder_cache import cached
 from glass_gym.tensors.convert import outside_inference_mode, to_bytes, to_images
 from glass_gym.tensors.device import pick_device, pick_precision
@@ -212,6 +213,10 @@ class Simulator:
     def agent_position(self, state: WorldState) -> Tensor:
         """The agents' positions, (B, 2) px: the layers' positions plus :attr:`WorldState.origin`."""
         return state.position + state.origin
+
+    def agent_heading(self, state: WorldState) -> Tensor | None:
+        """The agents' headings, (B,) rad in [-pi, pi), clockwise from the right; None: the world leaves them in."""
+        return wrapped(state.memory[2]) if self.config.heading else None
 
     def agent_present(self, state: WorldState) -> Tensor:
         """Whether the agents are present, (B,) bool: their masks have at least PRESENT of the initial mass."""

@@ -39,12 +39,19 @@ ROOT = Path(__file__).parents[2]
 SLOW = pytest.param("paper", marks=pytest.mark.slow)  # tracing takes its time
 
 
-@pytest.fixture(scope="module", params=["pose", SLOW])
+@pytest.fixture(scope="module", params=["pose", "library", SLOW])
 def exported(request, made_once, tiny_config, tiny_paper_config):
     """A tiny world of each architecture, where it was exported to, and what was said of it."""
     torch.manual_seed(0)
-    configs = {"pose": tiny_config.replace(prior_channels=8), "paper": tiny_paper_config}
-    world = world_of(build_glass(configs[request.param]).eval())
+    pose = tiny_config.replace(prior_channels=8)
+    configs = {"pose": pose, "library": pose.replace(library=True, heading=True), "paper": tiny_paper_config}
+    model = build_glass(configs[request.param]).eval()
+    if model.config.library:
+        library = model.lma.library
+        library.windows[:, 3, 3:-4, 6:-6] = 255
+        library.windows[:, :3] = 128 + (torch.randn(library.windows[:, :3].shape) * 40).clamp(-127, 127).byte()
+        library.components.normal_(std=0.05)
+    world = world_of(model)
     folder = made_once(f"exported-{request.param}", lambda folder: export_onnx(world, folder))
     return world, folder, json.loads((folder / "world.json").read_text())
 
@@ -78,8 +85,8 @@ def test_a_difference_is_found(exported):
     world, folder, _ = exported
     changed = copy.deepcopy(world)
     with torch.no_grad():
-        for parameter in changed.model.lma.decoder.parameters():
-            parameter += 0.1
+        lma = changed.model.lma
+        (lma.dynamics.logits if world.config.library else lma.decoder.head).bias.add_(1)
     assert max(compare(changed, folder, 3, rows=2)) > onnx.TOLERANCE
 
 
