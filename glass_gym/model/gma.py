@@ -138,17 +138,16 @@ class PlateInpaintNet(InpaintNet):
             plate = self.exposed(plate, frames.float(), visible)
         return filled + share * (plate - filled)
 
-    def plate_of(self, width: int) -> tuple[Tensor, Tensor]:
-        """The plate (3, H, W) and where it is known, (1, H, W), reduced to `width` px."""
-        plate, known = (reduced(x[None], self.plate.shape[-1] // width)[0] for x in (self.plate, self.known))
+    def plate_of(self, width: int | None) -> tuple[Tensor, Tensor]:
+        """The plate (3, H, W) and where it is known, (1, H, W), reduced to `width` px; None: as it is stored."""
+        plate, known = (reduced(x[None], factor_of(self.plate, width))[0] for x in (self.plate, self.known))
         return plate, known
 
     def plate_at(self, frames: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         """As :meth:`InpaintNet.plate_at`."""
         plate = self.exposed(self.plate, frames, visible)
-        return torch.cat([plate, self.known.expand(len(frames), -1, -1, -1)], 1), self.similarity(
-            frames, visible, self.plate_of(self.plate.shape[-1] // factor_of(self.plate, self.width))[0]
-        )
+        known = self.known.expand(len(frames), -1, -1, -1)
+        return torch.cat([plate, known], 1), self.similarity(frames, visible, self.plate_of(self.width)[0])
 
     def exposed(self, plate: Tensor, frames: Tensor, visible: Tensor) -> Tensor:
         """The plate (3, H, W) as bright as frames (B, 3, h, w), by a gain and an offset for each channel.
@@ -158,7 +157,7 @@ class PlateInpaintNet(InpaintNet):
         """
         factor = factor_of(frames, self.width)
         frames, weight = reduced(frames, factor), reduced(visible, factor)
-        small, known = self.plate_of(self.plate.shape[-1] // factor_of(self.plate, self.width))
+        small, known = self.plate_of(self.width)
         weight = weight * known * ((frames - small).abs().amax(1, keepdim=True) < EXPOSURE)
         weight = weight / weight.sum((2, 3), keepdim=True).clamp_min(1)
         mean, wanted = ((x * weight).sum((2, 3), keepdim=True) for x in (small.expand_as(frames), frames))
@@ -206,7 +205,7 @@ class MattingNet(nn.Module):
 
 
 def least_alpha(frames: Tensor, backgrounds: Tensor) -> Tensor:
-    """How much of the background pixels must hide, whatever the colour of what hides it: as of a shadow, or motion blur.
+    """How much of the background is hidden at least, whatever the colour of what hides it, a shadow or motion blur.
 
     Args:
         frames: (B, 3, h, w) in [-1, 1].

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from glass_gym.model.gma import GMA, PlateInpaintNet
 from glass_gym.tensors.convert import to_bytes, to_images
-from glass_gym.tensors.geometry import dilate, reduced
+from glass_gym.tensors.geometry import reduced
 
-from ..core.progress import each
+from ..core.progress import Bar
 from ..data.cuts import farthest, find_cuts
 from ..data.store import Store, frames_to_tensor
 from ..footage.registration import (
@@ -123,17 +123,13 @@ def common_background(gma: GMA, store: Store) -> tuple[Tensor, Tensor] | None:
     videos = [v for v in store.videos if v.split == "train"] or store.videos
     index = np.concatenate([np.arange(v.start, v.start + v.length) for v in videos])
     index = index[np.linspace(0, len(index) - 1, min(len(index), PLATE_FRAMES)).astype(int)]
+    with Bar("background plate"):
+        frames = np.stack([store.frames[n] for n in index])
+        masks, moves = masks_of(gma, frames, sharp=False), np.zeros((len(frames) - 1, 2), int)
+        shot = _median_plate(frames, masks, moves, _margin(gma), PLATE_FRAMES)
     device = next(gma.parameters()).device
-    frames = np.stack([store.frames[n] for n in index])
-    free = []
-    for part in each(np.array_split(frames, max(1, len(frames) // 16)), "background plate"):
-        masks = gma.mask(frames_to_tensor(part).to(device)).float()
-        free.append((dilate(masks, 2 * gma.config.gma_scale)[:, 0] < 0.5).cpu().numpy())
-    free = np.concatenate(free)
-    frames = match_exposure(frames, np.median(frames, axis=0), free)
-    plate, samples = median_background(frames, free, len(frames))
-    picture = torch.from_numpy(plate.round().astype(np.uint8)).permute(2, 0, 1)
-    return to_images(picture).to(device), torch.from_numpy(samples >= SAMPLES)[None].float().to(device)
+    picture = torch.from_numpy(shot.plate.round().astype(np.uint8)).permute(2, 0, 1)
+    return to_images(picture).to(device), torch.from_numpy(shot.known)[None].float().to(device)
 
 
 def shots_of(frames: np.ndarray) -> list[slice]:
@@ -166,27 +162,49 @@ def estimate_background(
         masks: (T, H, W), the agent's; default: M's.
         scale: frames and masks are reduced by this factor.
     """
-    from scipy import ndimage
-
     soft = masks_of(gma, frames, sharp=False) if masks is None else masks.astype(np.float32)
     if scale > 1:
         soft = reduced(torch.from_numpy(soft)[:, None], scale)[:, 0].numpy()
         frames = np.stack(
             [to_bytes(reduced(frames_to_tensor(f[None]), scale))[0].movedim(0, 2).numpy() for f in frames]
         )
-    height, width = frames.shape[1:3]
-    masks = soft > 0.5
     stands = isinstance(gma.inpaint, PlateInpaintNet)
     if stands and gma.matting is not None:
-        plate, known = gma.inpaint.plate_of(width)
+        plate, known = gma.inpaint.plate_of(frames.shape[2])
         picture = (127.5 * (plate.permute(1, 2, 0) + 1)).cpu().numpy()
         place = np.zeros((len(frames), 2), int)
-        return BackgroundPlate(frames, masks, soft.sum((1, 2)), picture, (known[0] > 0.5).cpu().numpy(), place)
+        return BackgroundPlate(frames, soft > 0.5, soft.sum((1, 2)), picture, (known[0] > 0.5).cpu().numpy(), place)
     moves = np.zeros((len(frames) - 1, 2), int) if stands else camera_moves(frames)
+    return _median_plate(frames, soft, moves, 1 if masks is not None else max(1, _margin(gma) // scale))
+
+
+def _margin(gma: GMA) -> int:
+    """By how many px of a frame the agent may reach beyond M's mask: two of those that M sees, if frames are large."""
+    return 2 * gma.config.gma_scale if gma.config.gma_scale > 1 else 1
+
+
+def _median_plate(
+    frames: np.ndarray, soft: np.ndarray, moves: np.ndarray, margin: int, most: int = 41
+) -> BackgroundPlate:
+    """The median of frames (T, H, W, 3) uint8, registered by the camera's moves, where masks do not cover it.
+
+    Args:
+        frames: of one place.
+        soft: (T, H, W), soft masks.
+        moves: (T - 1, 2) px, of the camera.
+        margin: px by which masks are dilated.
+        most: largest number of frames whose median is taken.
+    """
+    from scipy import ndimage
+
+    height, width = frames.shape[1:3]
+    masks = soft > 0.5
     canvas, shown, corners = register(frames, moves)
     free = shown.copy()
     for t, corner in enumerate(corners):
         there, here = overlap(corner, canvas.shape[2:0:-1], (width, height))
-        free[t][there] &= ~ndimage.binary_dilation(masks[t])[here]
-    plate, samples = median_background(canvas, free)
+        free[t][there] &= ~ndimage.maximum_filter(masks[t], 2 * margin + 1)[here]
+    plate, samples = median_background(canvas, free, most)
+    if (matched := match_exposure(canvas, plate, free)) is not canvas:
+        plate, samples = median_background(matched, free, most)
     return BackgroundPlate(frames, masks, soft.sum((1, 2)), plate, samples >= SAMPLES, corners)
