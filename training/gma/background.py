@@ -188,6 +188,9 @@ def _median_plate(
 ) -> BackgroundPlate:
     """The median of frames (T, H, W, 3) uint8, registered by the camera's moves, where masks do not cover it.
 
+    M misses parts of the agent, such as feet. Where enough frames show a pixel without M's mask near it, only these
+    count.
+
     Args:
         frames: of one place.
         soft: (T, H, W), soft masks.
@@ -200,10 +203,12 @@ def _median_plate(
     height, width = frames.shape[1:3]
     masks = soft > 0.5
     canvas, shown, corners = register(frames, moves)
-    free = shown.copy()
+    free, clear = shown.copy(), shown.copy()
     for t, corner in enumerate(corners):
         there, here = overlap(corner, canvas.shape[2:0:-1], (width, height))
-        free[t][there] &= ~ndimage.maximum_filter(masks[t], 2 * margin + 1)[here]
+        for pixels, px in ((free, margin), (clear, max(margin, round(NEAR * np.sqrt(masks[t].sum()))))):
+            pixels[t][there] &= ~ndimage.maximum_filter(masks[t], 2 * px + 1)[here]
+    free &= clear | (clear.sum(0) < SAMPLES * max(1, len(frames) / most))
     plate, samples = median_background(canvas, free, most)
     if (matched := match_exposure(canvas, plate, free)) is not canvas:
         plate, samples = median_background(matched, free, most)

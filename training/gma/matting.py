@@ -80,9 +80,12 @@ class MattingStage(Stage):
         self.sampler = LabelledWindows(windows, config.batch)
 
     def losses(self, batch: Batch, iteration: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Squared and absolute error of alpha where it is known."""
+        """Squared and absolute error of alpha where it is known; of some masks the network sees a half.
+
+        M finds only parts of agents that it does not know, and the network is to find the rest.
+        """
         frames, backgrounds, masks, alpha, known = _unpacked(batch["windows"])
-        drawn = self.model.matting(frames, backgrounds, masks)  # type: ignore[misc]
+        drawn = self.model.matting(frames, backgrounds, masks * _halves(masks, generator))  # type: ignore[misc]
         error = F.l1_loss(drawn, alpha, reduction="none") + F.mse_loss(drawn, alpha, reduction="none")
         return {"alpha": (error * known).sum() / alpha.sum().clamp_min(1)}
 
@@ -102,6 +105,15 @@ def _unpacked(windows: Tensor) -> tuple[Tensor, ...]:
     """Windows as of :class:`LabelledWindows` as float tensors: frames and backgrounds in [-1, 1], masks in [0, 1]."""
     colours, masks = windows[:, :6], windows[:, 6:].float() / 255
     return *to_images(colours).split(3, 1), *masks.split(1, 1)
+
+
+def _halves(masks: Tensor, generator: torch.Generator) -> Tensor:
+    """For every second of masks (B, 1, s, s) one side of a random line near the middle, for others all: 0 or 1."""
+    turn, offset, cut = torch.rand(3, len(masks), 1, 1, 1, generator=generator, device=generator.device)
+    turn, offset, cut = (x.to(masks.device) for x in (2 * torch.pi * turn, (offset - 0.5) / 4, cut))
+    along = torch.linspace(-0.5, 0.5, masks.shape[-1], device=masks.device)
+    side = along * turn.cos() + along[:, None] * turn.sin() > offset
+    return (side | (cut > 0.5)).float()
 
 
 @torch.no_grad()
