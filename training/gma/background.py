@@ -166,6 +166,8 @@ def estimate_background(
         masks: (T, H, W), the agent's; default: M's.
         scale: frames and masks are reduced by this factor.
     """
+    from scipy import ndimage
+
     soft = masks_of(gma, frames, sharp=False) if masks is None else masks.astype(np.float32)
     if scale > 1:
         soft = reduced(torch.from_numpy(soft)[:, None], scale)[:, 0].numpy()
@@ -180,8 +182,14 @@ def estimate_background(
     plate, known = (x.permute(1, 2, 0).cpu().numpy() for x in gma.inpaint.plate_of(frames.shape[2]))
     known = known[..., 0] > 0.5
     picture = (127.5 * (plate + 1)).round().astype(np.uint8)
-    picture = match_exposure(picture[None], shot.plate, (known & shot.clear)[None])[0]
-    shot.plate = np.where((shot.clear | ~known)[..., None], shot.plate, picture)
+    both = known & shot.clear
+    picture = match_exposure(picture[None], shot.plate, both[None])[0].astype(np.float32)
+    wide = gma.config.agent_radius * frames.shape[2] / gma.config.width / 2
+    weight = ndimage.gaussian_filter(both.astype(np.float32), wide) + 1e-6
+    for channel in range(3):  # what light and shadows add around the agent goes on behind it, so that no seam is seen
+        off = np.where(both, shot.plate[..., channel] - picture[..., channel], 0).clip(-CHANGED, CHANGED)
+        picture[..., channel] += ndimage.gaussian_filter(off.astype(np.float32), wide) / weight
+    shot.plate = np.where((shot.clear | ~known)[..., None], shot.plate, picture.clip(0, 255))
     shot.known |= known
     return shot
 
@@ -212,18 +220,19 @@ def _median_plate(
     height, width = frames.shape[1:3]
     masks = soft > 0.5
     canvas, shown, corners = register(frames, moves)
-    free, clear = shown.copy(), shown.copy()
+    some = np.linspace(0, len(frames) - 1, min(len(frames), most)).astype(int)
+    canvas, free, clear = canvas[some], shown[some], shown[some]
     radius = gma.config.agent_radius * width / gma.config.width
-    for t, corner in enumerate(corners):
-        there, here = overlap(corner, canvas.shape[2:0:-1], (width, height))
-        free[t][there] &= ~ndimage.maximum_filter(masks[t], 2 * max(margin, 1) + 1)[here]
+    for n, t in enumerate(some):
+        there, here = overlap(corners[t], canvas.shape[2:0:-1], (width, height))
+        free[n][there] &= ~ndimage.maximum_filter(masks[t], 2 * max(margin, 1) + 1)[here]
         near = ndimage.maximum_filter(masks[t], 2 * max(margin, round(NEAR * np.sqrt(masks[t].sum())), 1) + 1)
         if masks[t].any():
             x, y = (np.median(along) for along in np.nonzero(masks[t])[::-1])
             box = (slice(max(0, round(middle - radius)), round(middle + radius) + 1) for middle in (y, x))
             near[tuple(box)] = True
-        clear[t][there] &= ~near[here]
-    enough = clear.sum(0) >= SAMPLES * max(1, len(frames) / most)
+        clear[n][there] &= ~near[here]
+    enough = clear.sum(0) >= SAMPLES
     free &= clear | ~enough
     plate, samples = median_background(canvas, free, most)
     if (matched := match_exposure(canvas, plate, free)) is not canvas:
