@@ -303,9 +303,7 @@ class GMA(StagedModel):
         hole = dilate(masks, 1)  # M's outline is as coarse as its pixels
         filled = self.inpaint(small, hole).float()
         plate = self.inpaint.plate_at(small, 1 - hole)  # type: ignore[operator]
-        # one decision for a frame: where the agent is more than M finds, it looks like another place
-        share = [] if plate is None else [plate[1].mean((2, 3), keepdim=True).expand_as(masks)]
-        maps = torch.cat([masks, hole, filled, *share], 1)
+        maps = torch.cat([masks, hole, filled, *([] if plate is None else plate[1:])], 1)
         inside = reduced(crop_windows(torch.ones_like(images[:, :1]), corner * scale, side * scale), scale)
         masks, hole, filled, share = (sample_windows(maps, corner, side, scale / factor) * inside).tensor_split(
             (1, 2, 5), 1

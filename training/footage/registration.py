@@ -248,8 +248,10 @@ def median_background(
     if (count == len(some)).all():
         return np.median(whole[some], axis=0), count
     out = np.empty(whole.shape[1:])
+    last = np.iinfo(whole.dtype).max if whole.dtype.kind == "u" else np.inf
     for row in range(len(out)):  # row by row, to save memory
-        shown = np.where(known[some, row, :, None], whole[some, row], np.float32("nan"))
-        shown[0, ~known[some, row].any(0)] = 0
-        out[row] = np.nanmedian(shown, axis=0)
+        shown = np.sort(np.where(known[some, row, :, None], whole[some, row], whole.dtype.type(last)), axis=0)
+        middle = (np.take_along_axis(shown, (at // 2)[None, :, None], 0)[0].astype(float)
+                  for at in (count[row].clip(1) - 1, count[row]))  # fmt: skip
+        out[row] = np.where(count[row, :, None] > 0, sum(middle) / 2, 0)
     return out, count

@@ -189,7 +189,8 @@ def estimate_background(
     for channel in range(3):  # what light and shadows add around the agent goes on behind it, so that no seam is seen
         off = np.where(both, shot.plate[..., channel] - picture[..., channel], 0).clip(-CHANGED, CHANGED)
         picture[..., channel] += ndimage.gaussian_filter(off.astype(np.float32), wide) / weight
-    shot.plate = np.where((shot.clear | ~known)[..., None], shot.plate, picture.clip(0, 255))
+    share = np.where(known, both * (2 * weight - 1).clip(0, 1), 1)[..., None]
+    shot.plate = picture.clip(0, 255) * (1 - share) + shot.plate * share
     shot.known |= known
     return shot
 
