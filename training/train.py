@@ -236,7 +236,7 @@ def sharpen_masks(run: Run, trainer: Trainer, store: Store, reporter: Reporter) 
     plate = common_background(trainer.average, store) if sharpens else None
     for model in (trainer.model, trainer.average) if plate is not None else ():
         model.inpaint.set_plate(*plate)
-    with run.processes.main_first():
+    with run.processes.main_first(), trainer.autocast():
         choose_window(run, trainer.average, store)
     sizes = trainer.model.config.replace(**_chosen_sizes(run))
     trainer.model.config = trainer.average.config = sizes
@@ -247,7 +247,7 @@ def sharpen_masks(run: Run, trainer: Trainer, store: Store, reporter: Reporter) 
             config = MattingConfig()
             config = dataclasses.replace(config, iterations=run.shortened("gma.iterations", config.iterations))
             reporter.run(trainer, MattingStage(trainer.model, windows, config))
-    with run.processes.main_first():
+    with run.processes.main_first(), trainer.autocast():
         choose_hole_margin(run, trainer.average, store)
 
 

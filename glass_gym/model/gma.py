@@ -40,7 +40,6 @@ sigmoid that decides has slope PLATE_SLOPE.
 
 FAINT = 0.05  # Pixels whose mask is below this are background.
 NOISE = 8 / 127.5  # Pixels that differ from the background by less than this show nothing of the agent.
-SOLID = 0.45  # Pixels that differ by more than this share of the agent's mean difference show nothing else.
 SURE = 0.02  # The share of pixels that look sure is moved by this from 0 and 1.
 MATTING_MARGIN = 16  # Px, of the layer, by which the matting network sees more than the agent's window on each side.
 
@@ -139,17 +138,16 @@ class PlateInpaintNet(InpaintNet):
             plate = self.exposed(plate, frames.float(), visible)
         return filled + share * (plate - filled)
 
-    def plate_of(self, width: int) -> tuple[Tensor, Tensor]:
-        """The plate (3, H, W) and where it is known, (1, H, W), reduced to `width` px."""
-        plate, known = (reduced(x[None], self.plate.shape[-1] // width)[0] for x in (self.plate, self.known))
+    def plate_of(self, width: int | None) -> tuple[Tensor, Tensor]:
+        """The plate (3, H, W) and where it is known, (1, H, W), reduced to `width` px; None: as it is stored."""
+        plate, known = (reduced(x[None], factor_of(self.plate, width))[0] for x in (self.plate, self.known))
         return plate, known
 
     def plate_at(self, frames: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         """As :meth:`InpaintNet.plate_at`."""
         plate = self.exposed(self.plate, frames, visible)
-        return torch.cat([plate, self.known.expand(len(frames), -1, -1, -1)], 1), self.similarity(
-            frames, visible, self.plate_of(self.plate.shape[-1] // factor_of(self.plate, self.width))[0]
-        )
+        known = self.known.expand(len(frames), -1, -1, -1)
+        return torch.cat([plate, known], 1), self.similarity(frames, visible, self.plate_of(self.width)[0])
 
     def exposed(self, plate: Tensor, frames: Tensor, visible: Tensor) -> Tensor:
         """The plate (3, H, W) as bright as frames (B, 3, h, w), by a gain and an offset for each channel.
@@ -159,7 +157,7 @@ class PlateInpaintNet(InpaintNet):
         """
         factor = factor_of(frames, self.width)
         frames, weight = reduced(frames, factor), reduced(visible, factor)
-        small, known = self.plate_of(self.plate.shape[-1] // factor_of(self.plate, self.width))
+        small, known = self.plate_of(self.width)
         weight = weight * known * ((frames - small).abs().amax(1, keepdim=True) < EXPOSURE)
         weight = weight / weight.sum((2, 3), keepdim=True).clamp_min(1)
         mean, wanted = ((x * weight).sum((2, 3), keepdim=True) for x in (small.expand_as(frames), frames))
@@ -185,7 +183,7 @@ class PlateInpaintNet(InpaintNet):
 class MattingNet(nn.Module):
     """Makes masks sharp, in windows around agents.
 
-    The network corrects :func:`shown_share`: it learns which differences are the agent's.
+    The network corrects :func:`least_alpha`: it learns which differences are the agent's, and what hides all behind it.
 
     Args:
         net: (B, 5, h, w) -> logits (B, 1, h, w); it sees frame, share and mask. Its last convolution, `net.head`,
@@ -200,29 +198,25 @@ class MattingNet(nn.Module):
 
     def forward(self, frames: Tensor, backgrounds: Tensor, masks: Tensor) -> Tensor:
         """Frames and backgrounds (B, 3, h, w) in [-1, 1], masks (B, 1, h, w) -> masks (B, 1, h, w), float32."""
-        share = shown_share(frames, backgrounds, masks)
+        share = least_alpha(frames, backgrounds)
         seen = torch.cat([frames, share, masks], 1)
         change = self.net(seen.contiguous(memory_format=torch.channels_last)).float()
         return torch.sigmoid(change + torch.logit(share, SURE))
 
 
-def shown_share(frames: Tensor, backgrounds: Tensor, masks: Tensor) -> Tensor:
-    """How much of the agent pixels show, judged by their difference from the background alone.
-
-    It is 1 from SOLID of the agent's usual difference on; below, the difference as a share of the usual one.
+def least_alpha(frames: Tensor, backgrounds: Tensor) -> Tensor:
+    """How much of the background is hidden at least, whatever the colour of what hides it, a shadow or motion blur.
 
     Args:
         frames: (B, 3, h, w) in [-1, 1].
         backgrounds: (B, 3, h, w) in [-1, 1].
-        masks: (B, 1, h, w), which say where the agent is.
 
     Returns:
-        (B, 1, h, w) in [0, 1].
+        (B, 1, h, w) in [0, 1]; 0 where they differ by less than NOISE.
     """
-    far = (frames - backgrounds).abs().amax(1, keepdim=True)
-    usual = (far * masks).sum((1, 2, 3), keepdim=True) / masks.sum((1, 2, 3), keepdim=True).clamp_min(1)
-    share = ((far - NOISE) / (usual - NOISE).clamp_min(NOISE)).clamp(0, 1)
-    return torch.where(far > (SOLID * usual).clamp_min(2 * NOISE), torch.ones_like(share), share)
+    off = frames - backgrounds
+    room = torch.where(off < 0, backgrounds + 1, 1 - backgrounds).clamp_min(NOISE)
+    return ((off.abs() - NOISE).clamp_min(0) / room).amax(1, keepdim=True).clamp(0, 1)
 
 
 @dataclass

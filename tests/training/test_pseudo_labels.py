@@ -29,7 +29,7 @@ BODY, HAND, OTHER = (230, 30, 30), (30, 30, 230), (250, 250, 30)
 class BodyOnly(nn.Module):
     """A GMA whose M sees the body, a px of what is about it, and no hands."""
 
-    config = SimpleNamespace(hole_margin=0, gma_scale=1, window_scale=1)
+    config = SimpleNamespace(hole_margin=0, gma_scale=1, window_scale=1, agent_radius=6, width=96)
     inpaint = matting = None
 
     def __init__(self):

@@ -11,13 +11,12 @@ import numpy as np
 from ..core.progress import Bar, say, warn
 from ..data.cuts import find_cuts
 from ..data.store import Store, StoreWriter, Video
-from .registration import median_background, overlap
+from .registration import MEDIAN_OF, median_background, overlap
 from .shots import Seen, see_shots
 from .survey import Survey
 from .tracks import UNLIKE, Blob, Candidate, candidates_of
 
 TOGETHER = 1000  # Number of frames of a file that are looked at together, so that they share a plate.
-PLATE = 41  # Number of whole frames whose median is their plate.
 MARGIN = 2  # Px around the others that are painted as well.
 
 
@@ -50,17 +49,7 @@ def without_others(store: Store, found: Survey, out: Path) -> Store:
             others, cleared, gone = paint_out(frames, breaks, found.chosen)
             shown += others
             painted += cleared
-            if store.scale > 1:
-                _add_whole(writer, store, [(v, whole.get(v.name)) for v in videos], frames, gone)
-                bar.update(len(frames))
-                continue
-            for video in videos:
-                rows = slice(video.start, video.start + video.length)
-                labels = {name: values[rows] for name, values in store.labels.items()}
-                masks = store.masks(rows.start, rows.stop) if store.has_masks else None
-                begin = video.start - videos[0].start
-                own = frames[begin : begin + video.length]
-                writer.add(video.name, video.split, own, masks, file=video.file, **labels)
+            _add_painted(writer, store, [(v, whole.get(v.name)) for v in videos], frames, gone)
             bar.update(len(frames))
     writer.close()
     numbers = [str(n) for n, one in enumerate(found.candidates, 1) if one is not found.chosen]
@@ -81,10 +70,10 @@ def _parts_of_files(store: Store) -> Iterator[list[Video]]:
         yield part
 
 
-def _add_whole(
+def _add_painted(
     writer: StoreWriter, store: Store, videos: list[tuple[Video, Video | None]], small: np.ndarray, gone: np.ndarray
 ) -> None:
-    """Add videos whose frames are large: what was painted in their working copy is painted in full size.
+    """Add videos whose working copy is painted; what was painted there is painted in full size, if frames are large.
 
     Args:
         writer: of the new store.
@@ -96,24 +85,29 @@ def _add_whole(
     from scipy import ndimage
 
     scale = store.scale
-    grown = np.stack([ndimage.binary_dilation(g) if g.any() else g for g in gone])
     rows = np.cumsum([0] + [video.length for video, _ in videos])
     found = [(v.start + t, rows[n] + t) for n, (_, v) in enumerate(videos) if v is not None for t in range(v.length)]
-    some = [found[n] for n in np.unique(np.linspace(0, len(found) - 1, PLATE).astype(int))] if found else []
-    if some:
-        free = np.stack([~grown[row].repeat(scale, 0).repeat(scale, 1) for _, row in some])
+    if scale > 1 and found:
+        gone = np.stack([ndimage.binary_dilation(g) if g.any() else g for g in gone])
+        some = [found[n] for n in np.unique(np.linspace(0, len(found) - 1, MEDIAN_OF).astype(int))]
+        free = ~gone[[row for _, row in some]].repeat(scale, 1).repeat(scale, 2)
         plate, _ = median_background(np.stack([store.frames[frame] for frame, _ in some]), free)
     for n, (of_copy, video) in enumerate(videos):
         mine = slice(rows[n], rows[n + 1])
+        frames = small[mine]
         names = {"file": of_copy.file, "shot": of_copy.name}
         if video is None:
-            writer.copy.add(of_copy.name, of_copy.split, small[mine], **names)  # type: ignore[union-attr]
+            writer.copy.add(of_copy.name, of_copy.split, frames, **names)  # type: ignore[union-attr]
             continue
-        frames = np.array(store.frames[video.start : video.start + video.length])
-        for frame, mask in zip(frames, grown[mine], strict=True):
-            if mask.any():
-                _fill(frame, plate, mask.repeat(scale, 0).repeat(scale, 1), scale * MARGIN)
-        writer.add(video.name, video.split, frames, **names)
+        span = slice(video.start, video.start + video.length)
+        if scale > 1:
+            frames = np.array(store.frames[span])
+            for frame, mask in zip(frames, gone[mine], strict=True):
+                if mask.any():
+                    _fill(frame, plate, mask.repeat(scale, 0).repeat(scale, 1), scale * MARGIN)
+        labels = {name: values[span] for name, values in store.labels.items()}
+        masks = store.masks(span.start, span.stop) if store.has_masks else None
+        writer.add(video.name, video.split, frames, masks, **names, **labels)
 
 
 def paint_out(frames: np.ndarray, breaks: list[int], agent: Candidate) -> tuple[int, int, np.ndarray]:

@@ -15,6 +15,7 @@ MOST = 0.7  # Two outlines or pictures are the same if they share at least this 
 COARSE = 4  # Factor of downscaling in the coarse search for the camera's move.
 CAMERA = 24  # Largest camera move in the coarse search, px a frame.
 CELLS = 8  # Cells on each side of the picture, in which edges are counted.
+MEDIAN_OF = 41  # Number of frames whose median is a background plate.
 LARGEST_BOX = 7  # Side of the largest box over which differences are averaged, px.
 
 
@@ -110,7 +111,7 @@ def noise_of(whole: np.ndarray, plate: np.ndarray, known: np.ndarray) -> float:
         plate: (h, w, 3), their median.
         known: (T, h, w) bool, the pixels to use.
     """
-    some = np.linspace(0, len(whole) - 1, min(len(whole), 41)).astype(int)
+    some = np.linspace(0, len(whole) - 1, min(len(whole), MEDIAN_OF)).astype(int)
     far = np.median([farthest(frame, plate) for frame in whole[some]], axis=0)[known[some].all(0)]
     return 1.5 * float(np.quantile(far, 1 - SMALL)) if len(far) else 0.0  # 1.5 median deviations
 
@@ -227,7 +228,9 @@ def _by_cell(pixels: np.ndarray) -> np.ndarray:
     return np.add.reduceat(np.add.reduceat(pixels.astype(int), rows, 0), columns, 1)
 
 
-def median_background(whole: np.ndarray, known: np.ndarray | None, most: int = 41) -> tuple[np.ndarray, np.ndarray]:
+def median_background(
+    whole: np.ndarray, known: np.ndarray | None, most: int = MEDIAN_OF
+) -> tuple[np.ndarray, np.ndarray]:
     """The background plate: the median of at most `most` registered frames.
 
     Args:
@@ -245,8 +248,10 @@ def median_background(whole: np.ndarray, known: np.ndarray | None, most: int = 4
     if (count == len(some)).all():
         return np.median(whole[some], axis=0), count
     out = np.empty(whole.shape[1:])
+    last = np.iinfo(whole.dtype).max if whole.dtype.kind == "u" else np.inf
     for row in range(len(out)):  # row by row, to save memory
-        shown = np.where(known[some, row, :, None], whole[some, row], np.float32("nan"))
-        shown[0, ~known[some, row].any(0)] = 0
-        out[row] = np.nanmedian(shown, axis=0)
+        shown = np.sort(np.where(known[some, row, :, None], whole[some, row], whole.dtype.type(last)), axis=0)
+        middle = (np.take_along_axis(shown, (at // 2)[None, :, None], 0)[0].astype(float)
+                  for at in (count[row].clip(1) - 1, count[row]))  # fmt: skip
+        out[row] = np.where(count[row, :, None] > 0, sum(middle) / 2, 0)
     return out, count

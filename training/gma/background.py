@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -10,13 +10,14 @@ from torch import Tensor
 
 from glass_gym.model.gma import GMA, PlateInpaintNet
 from glass_gym.tensors.convert import to_bytes, to_images
-from glass_gym.tensors.geometry import dilate, reduced
+from glass_gym.tensors.geometry import reduced
 
-from ..core.progress import each
+from ..core.progress import Bar
 from ..data.cuts import farthest, find_cuts
 from ..data.store import Store, frames_to_tensor
 from ..footage.registration import (
     CHANGED,
+    MEDIAN_OF,
     camera_moves,
     match_exposure,
     median_background,
@@ -43,6 +44,7 @@ class BackgroundPlate:
         plate: (h, w, 3) float, the median of the registered frames; as large as the camera's path needs.
         known: (h, w) bool, which pixels of the plate were unmasked in enough frames.
         corners: (T, 2) px, (x, y) of each frame's top left corner on the plate.
+        clear: (h, w) bool, which pixels enough frames show without the agent near.
     """
 
     frames: np.ndarray
@@ -51,6 +53,7 @@ class BackgroundPlate:
     plate: np.ndarray
     known: np.ndarray
     corners: np.ndarray
+    clear: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
 
     def at(self, t: int) -> tuple[np.ndarray, np.ndarray]:
         """The plate as frame t shows it, with its exposure, (H, W, 3) float32; and where it is known, (H, W) bool.
@@ -123,17 +126,13 @@ def common_background(gma: GMA, store: Store) -> tuple[Tensor, Tensor] | None:
     videos = [v for v in store.videos if v.split == "train"] or store.videos
     index = np.concatenate([np.arange(v.start, v.start + v.length) for v in videos])
     index = index[np.linspace(0, len(index) - 1, min(len(index), PLATE_FRAMES)).astype(int)]
+    with Bar("background plate"):
+        frames = np.stack([store.frames[n] for n in index])
+        masks, moves = masks_of(gma, frames, sharp=False), np.zeros((len(frames) - 1, 2), int)
+        shot = _median_plate(gma, frames, masks, moves, _margin(gma), PLATE_FRAMES)
     device = next(gma.parameters()).device
-    frames = np.stack([store.frames[n] for n in index])
-    free = []
-    for part in each(np.array_split(frames, max(1, len(frames) // 16)), "background plate"):
-        masks = gma.mask(frames_to_tensor(part).to(device)).float()
-        free.append((dilate(masks, 2 * gma.config.gma_scale)[:, 0] < 0.5).cpu().numpy())
-    free = np.concatenate(free)
-    frames = match_exposure(frames, np.median(frames, axis=0), free)
-    plate, samples = median_background(frames, free, len(frames))
-    picture = torch.from_numpy(plate.round().astype(np.uint8)).permute(2, 0, 1)
-    return to_images(picture).to(device), torch.from_numpy(samples >= SAMPLES)[None].float().to(device)
+    picture = torch.from_numpy(shot.plate.round().astype(np.uint8)).permute(2, 0, 1)
+    return to_images(picture).to(device), torch.from_numpy(shot.known)[None].float().to(device)
 
 
 def shots_of(frames: np.ndarray) -> list[slice]:
@@ -158,7 +157,8 @@ def estimate_background(
 ) -> BackgroundPlate:
     """The plate of one shot: register its frames, take the median of pixels that the masks leave out.
 
-    If frames are large and N has a plate, it is that one, of all footage, where the agent may stand still for a shot.
+    The agent may stand still for a shot: if frames are large and N has a plate, of all footage, it is that one wherever
+    the agent always is near. Elsewhere the shot knows better: things may have been moved.
 
     Args:
         gma: a trained model.
@@ -174,19 +174,68 @@ def estimate_background(
         frames = np.stack(
             [to_bytes(reduced(frames_to_tensor(f[None]), scale))[0].movedim(0, 2).numpy() for f in frames]
         )
+    stands = isinstance(gma.inpaint, PlateInpaintNet)
+    moves = np.zeros((len(frames) - 1, 2), int) if stands else camera_moves(frames)
+    shot = _median_plate(gma, frames, soft, moves, 0 if masks is not None else _margin(gma) // scale)
+    if not stands or gma.matting is None:
+        return shot
+    plate, known = (x.permute(1, 2, 0).cpu().numpy() for x in gma.inpaint.plate_of(frames.shape[2]))
+    known = known[..., 0] > 0.5
+    picture = (127.5 * (plate + 1)).round().astype(np.uint8)
+    both = known & shot.clear
+    picture = match_exposure(picture[None], shot.plate, both[None])[0].astype(np.float32)
+    wide = gma.config.agent_radius * frames.shape[2] / gma.config.width / 2
+    weight = ndimage.gaussian_filter(both.astype(np.float32), wide) + 1e-6
+    for channel in range(3):  # what light and shadows add around the agent goes on behind it, so that no seam is seen
+        off = np.where(both, shot.plate[..., channel] - picture[..., channel], 0).clip(-CHANGED, CHANGED)
+        picture[..., channel] += ndimage.gaussian_filter(off.astype(np.float32), wide) / weight
+    share = np.where(known, both * (2 * weight - 1).clip(0, 1), 1)[..., None]
+    shot.plate = picture.clip(0, 255) * (1 - share) + shot.plate * share
+    shot.known |= known
+    return shot
+
+
+def _margin(gma: GMA) -> int:
+    """By how many px of a frame the agent may reach beyond M's mask: two of those that M sees, if frames are large."""
+    return 2 * gma.config.gma_scale if gma.config.gma_scale > 1 else 1
+
+
+def _median_plate(
+    gma: GMA, frames: np.ndarray, soft: np.ndarray, moves: np.ndarray, margin: int, most: int = MEDIAN_OF
+) -> BackgroundPlate:
+    """The median of frames (T, H, W, 3) uint8, registered by the camera's moves, where masks do not cover it.
+
+    M misses parts of the agent, such as feet. Where enough frames show a pixel without the agent near it, only these
+    count.
+
+    Args:
+        gma: tells the agent's size.
+        frames: of one place.
+        soft: (T, H, W), soft masks.
+        moves: (T - 1, 2) px, of the camera.
+        margin: px by which masks are dilated; at least 1.
+        most: largest number of frames whose median is taken.
+    """
+    from scipy import ndimage
+
     height, width = frames.shape[1:3]
     masks = soft > 0.5
-    stands = isinstance(gma.inpaint, PlateInpaintNet)
-    if stands and gma.matting is not None:
-        plate, known = gma.inpaint.plate_of(width)
-        picture = (127.5 * (plate.permute(1, 2, 0) + 1)).cpu().numpy()
-        place = np.zeros((len(frames), 2), int)
-        return BackgroundPlate(frames, masks, soft.sum((1, 2)), picture, (known[0] > 0.5).cpu().numpy(), place)
-    moves = np.zeros((len(frames) - 1, 2), int) if stands else camera_moves(frames)
     canvas, shown, corners = register(frames, moves)
-    free = shown.copy()
-    for t, corner in enumerate(corners):
-        there, here = overlap(corner, canvas.shape[2:0:-1], (width, height))
-        free[t][there] &= ~ndimage.binary_dilation(masks[t])[here]
-    plate, samples = median_background(canvas, free)
-    return BackgroundPlate(frames, masks, soft.sum((1, 2)), plate, samples >= SAMPLES, corners)
+    some = np.linspace(0, len(frames) - 1, min(len(frames), most)).astype(int)
+    canvas, free, clear = canvas[some], shown[some], shown[some]
+    radius = gma.config.agent_radius * width / gma.config.width
+    for n, t in enumerate(some):
+        there, here = overlap(corners[t], canvas.shape[2:0:-1], (width, height))
+        free[n][there] &= ~ndimage.maximum_filter(masks[t], 2 * max(margin, 1) + 1)[here]
+        near = ndimage.maximum_filter(masks[t], 2 * max(margin, round(NEAR * np.sqrt(masks[t].sum())), 1) + 1)
+        if masks[t].any():
+            x, y = (np.median(along) for along in np.nonzero(masks[t])[::-1])
+            box = (slice(max(0, round(middle - radius)), round(middle + radius) + 1) for middle in (y, x))
+            near[tuple(box)] = True
+        clear[n][there] &= ~near[here]
+    enough = clear.sum(0) >= SAMPLES
+    free &= clear | ~enough
+    plate, samples = median_background(canvas, free, most)
+    if (matched := match_exposure(canvas, plate, free)) is not canvas:
+        plate, samples = median_background(matched, free, most)
+    return BackgroundPlate(frames, masks, soft.sum((1, 2)), plate, samples >= SAMPLES, corners, enough)

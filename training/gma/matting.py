@@ -1,10 +1,10 @@
 """The matting stage: trains the network that makes M's masks sharp, on windows of whole frames.
 
 GMA sees a reduced copy of large frames. In whole frames we measure alpha, how much each pixel near M's mask shows of
-the agent, by its distance from the background plate. The network learns alpha from frame, background and mask, so that
-new pictures get sharp masks, too (Lin et al., Background Matting V2, 2021). Shadows, motion blur and thin parts get
-small alphas: with colours from which the background is taken out (:func:`glass_gym.tensors.geometry.unmixed`) they look
-as they were filmed.
+the agent, by its difference from the background plate. The network learns alpha from frame, background and mask, so
+that new pictures get sharp masks, too (Lin et al., Background Matting V2, 2021). Shadows, motion blur and thin parts
+get small alphas: with colours from which the background is taken out (:func:`glass_gym.tensors.geometry.unmixed`) they
+look as they were filmed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from glass_gym.model.gma import GMA
+from glass_gym.model.gma import GMA, least_alpha
 from glass_gym.tensors.convert import to_images
 from glass_gym.tensors.geometry import compose, crop_windows, unmixed
 
@@ -30,8 +30,7 @@ from ..footage.tracks import CONTRAST
 from .background import SAMPLES, SHOT, BackgroundPlate, estimate_background, shots_of
 from .pseudo_labels import AGREED, BACKGROUND, rim_share
 
-EVEN, DARKEST = 0.15, 0.4
-"""A shadow leaves at least DARKEST of the light of every colour, and not more than EVEN more of one than of another."""
+FOUND = 1 / 3  # A frame is labelled if M has found at least this share of what differs from the plate and touches M.
 SEEN, LABELLED, FEWEST = 1600, 500, 30
 """About so many frames are looked at, so many are labelled, and with fewer the network is not trained."""
 
@@ -81,9 +80,12 @@ class MattingStage(Stage):
         self.sampler = LabelledWindows(windows, config.batch)
 
     def losses(self, batch: Batch, iteration: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Squared and absolute error of alpha where it is known."""
+        """Squared and absolute error of alpha where it is known; of some masks the network sees a half.
+
+        M finds only parts of agents that it does not know, and the network is to find the rest.
+        """
         frames, backgrounds, masks, alpha, known = _unpacked(batch["windows"])
-        drawn = self.model.matting(frames, backgrounds, masks)  # type: ignore[misc]
+        drawn = self.model.matting(frames, backgrounds, masks * _halves(masks, generator))  # type: ignore[misc]
         error = F.l1_loss(drawn, alpha, reduction="none") + F.mse_loss(drawn, alpha, reduction="none")
         return {"alpha": (error * known).sum() / alpha.sum().clamp_min(1)}
 
@@ -103,6 +105,15 @@ def _unpacked(windows: Tensor) -> tuple[Tensor, ...]:
     """Windows as of :class:`LabelledWindows` as float tensors: frames and backgrounds in [-1, 1], masks in [0, 1]."""
     colours, masks = windows[:, :6], windows[:, 6:].float() / 255
     return *to_images(colours).split(3, 1), *masks.split(1, 1)
+
+
+def _halves(masks: Tensor, generator: torch.Generator) -> Tensor:
+    """For every second of masks (B, 1, s, s) one side of a random line near the middle, for others all: 0 or 1."""
+    turn, offset, cut = torch.rand(3, len(masks), 1, 1, 1, generator=generator, device=generator.device)
+    turn, offset, cut = (x.to(masks.device) for x in (2 * torch.pi * turn, (offset - 0.5) / 4, cut))
+    along = torch.linspace(-0.5, 0.5, masks.shape[-1], device=masks.device)
+    side = along * turn.cos() + along[:, None] * turn.sin() > offset
+    return (side | (cut > 0.5)).float()
 
 
 @torch.no_grad()
@@ -138,7 +149,7 @@ def _labelled(gma: GMA, store: Store, video: Video, every: int) -> list[np.ndarr
     for shot in shots_of(frames[:, ::step, ::step]):
         plate = estimate_background(gma, frames[shot], scale=scale)
         for t in range(0, len(plate.frames), every):
-            if (found := measure_alpha(plate, t, 2 * step // scale)) is None:
+            if (found := measure_alpha(plate, t)) is None:
                 continue
             corner, *seen = gma.matting_input(frames_to_tensor(frames[shot][t : t + 1]).to(device))
             truth = torch.from_numpy(np.stack(found)[None]).float().to(device)
@@ -149,47 +160,55 @@ def _labelled(gma: GMA, store: Store, video: Video, every: int) -> list[np.ndarr
     return out
 
 
-def measure_alpha(plate: BackgroundPlate, t: int, edge: int = 2) -> tuple[np.ndarray, np.ndarray] | None:
+def measure_alpha(plate: BackgroundPlate, t: int) -> tuple[np.ndarray, np.ndarray] | None:
     """Measure how much each pixel of frame t shows of the agent.
 
-    Alpha is 1 where a pixel differs from the plate by at least CONTRAST of the agent's usual difference; below this it
-    is the difference as a share of that, as of motion blur. On the rim it is the share of the agent's colour. Near the
-    mask's edge, what darkens the plate evenly is a shadow, with the share that it takes of the light. Pixels that are
-    not connected to the agent have alpha 0.
+    The agent's outline is the strongest edge between the middle of M's mask and the plate: a shadow beside it is on the
+    plate's side of that edge, grey clothes are not (watershed; Beucher & Lantuejoul, 1979). Beyond it, what differs by
+    CONTRAST of the agent's usual difference is the agent's as well, unless half a shadow would explain it. There alpha
+    is 1, on the rim the share of the agent's colour. Whatever else touches the agent, such as a shadow, a reflection or
+    motion blur, has the least alpha that explains it. Other pixels have alpha 0.
 
     Args:
         plate: of the shot.
         t: the frame.
-        edge: M's outline is as coarse as this, px.
 
     Returns:
-        alpha (H, W) in [0, 1], and (H, W) bool, where it is known; None if the plate does not fit the mask.
+        alpha (H, W) in [0, 1], and (H, W) bool, where it is known; None if M's mask does not fit the plate, or misses
+        most of what differs from it.
     """
     from scipy import ndimage
 
     mask = plate.masks[t]
     picture, known = plate.at(t)
-    if not (mask & known).any():
+    far = farthest(plate.frames[t], picture)
+    sure = _middle(mask) & known & (far > CHANGED)
+    if not sure.any():
         return None
     off = plate.frames[t] - picture
-    far = farthest(plate.frames[t], picture)
-    usual = float(np.quantile(far[mask & known], 0.9))
-    solid = known & (far > max(CHANGED, CONTRAST * usual))
-    names, _ = ndimage.label(solid, np.ones((3, 3)))
+    hidden = least_alpha(*(torch.from_numpy(x / 127.5 - 1).permute(2, 0, 1)[None] for x in (plate.frames[t], picture)))
+    hidden = hidden[0, 0].numpy()
+    seeds = sure * 2 + (known & (far < BACKGROUND) & ~_middle(mask)).astype(np.int16)
+    inside = ndimage.watershed_ift(far.clip(0, 255).astype(np.uint8), seeds, np.ones((3, 3))) == 2
+    usual = CONTRAST * float(np.quantile(far[mask & known], 0.9))
+    shadow = (off < BACKGROUND).all(-1) & (hidden < 0.5)
+    names, _ = ndimage.label(inside | known & (far > max(CHANGED, usual)) & ~shadow, np.ones((3, 3)))
     count = np.bincount(names[mask])
     count[:1] = 0
-    if not count.any():
-        return None
     core = ndimage.binary_fill_holes(names == count.argmax())
-    if (core & mask).sum() < AGREED * core.sum():
-        return None
-    share = np.where(known, (far - BACKGROUND) / max(usual - BACKGROUND, 1), 0).clip(0, 1)
     names, _ = ndimage.label(core | (known & (far > BACKGROUND)), np.ones((3, 3)))
     own = np.isin(names, np.unique(names[core]))
+    clear = own & (far > CHANGED)
+    if (core & mask).sum() < AGREED * core.sum() or (clear & mask).sum() < FOUND * clear.sum():
+        return None
     mixed, of_rim = rim_share(off, core)
-    alpha = np.where(core, np.where(mixed, of_rim.clip(0, 1), 1), np.where(own, share, 0))
-    light = (plate.frames[t] + 1.0) / (picture + 1)
-    even = (light.max(-1) < 1) & (np.ptp(light, axis=-1) < EVEN) & (light.min(-1) > DARKEST)
-    shadow = own & even & ~ndimage.binary_erosion(mask, iterations=edge)
-    alpha = np.where(shadow, np.minimum(alpha, 1 - light.mean(-1)), alpha)
+    alpha = np.where(core, np.where(mixed, of_rim.clip(0, 1), 1), np.where(own, hidden, 0))
     return alpha.astype(np.float32), known | core
+
+
+def _middle(mask: np.ndarray) -> np.ndarray:
+    """The pixels of a mask (H, W) bool that are at least half as far from its outline as the innermost one."""
+    from scipy import ndimage
+
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1, mode="edge"))[1:-1, 1:-1]
+    return mask & (depth >= depth.max() / 2)
