@@ -7,6 +7,7 @@ blurred, no drawing is fed back, and every picture is one that the camera has se
 
 An agent seen from above looks the same in every direction. Then the *heading*, the direction of its long axis, is taken
 out: windows are turned until it points right, so that one stored window serves all directions, and turned back to draw.
+Each window then also serves as its mirror image.
 """
 
 from __future__ import annotations
@@ -57,7 +58,10 @@ def turn(layers: Tensor, angle: Tensor) -> Tensor:
 
 
 class Library(nn.Module):
-    """P stored windows, with their pose vectors and headings; and Q, the principal components of a window."""
+    """P stored windows, with their pose vectors and headings; and Q, the principal components of a window.
+
+    Entries are these windows; where the heading is taken out, P more are their mirror images at the axis.
+    """
 
     mean: Tensor
     components: Tensor
@@ -72,7 +76,8 @@ class Library(nn.Module):
         seen = 4 * (side // self.reduction) ** 2
         self.register_buffer("mean", torch.zeros(seen))
         self.register_buffer("components", torch.zeros(POSE_CHANNELS, seen))
-        self.register_buffer("codebook", torch.randn(config.poses, POSE_CHANNELS))
+        self.stored = config.poses
+        self.register_buffer("codebook", torch.randn(config.poses * (1 + config.heading), POSE_CHANNELS))
         self.register_buffer("windows", torch.zeros(config.poses, 4, side, side, dtype=torch.uint8))
         self.register_buffer("headings", torch.zeros(config.poses))
 
@@ -95,17 +100,22 @@ class Library(nn.Module):
         return index, whole - 2 * unit * nearest
 
     def logits(self, vectors: Tensor) -> Tensor:
-        """How near each entry is to pose vectors (..., POSE_CHANNELS): (..., P), see :func:`nearness`."""
+        """How near each entry is to pose vectors (..., POSE_CHANNELS): (..., P or 2 P), see :func:`nearness`."""
         return vectors @ self.codebook.T - self.codebook.square().sum(1) / 2
 
     def embed(self, index: Tensor) -> Tensor:
         """The pose vectors (..., POSE_CHANNELS) of entries."""
         return self.codebook[index]
 
-    def draw(self, index: Tensor) -> Tensor:
-        """The stored windows of entries (B,), as filmed: layers (B, 4, s, s) float32."""
-        window = self.windows[index]
-        return torch.cat([(window[:, :3].float() - 128) / 127, window[:, 3:].float() / 255], 1)
+    def draw(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The windows of entries (B,), as filmed or mirrored top to bottom: layers (B, 4, s, s) float32, and headings
+        (B,) rad.
+        """
+        window, heading = self.windows[index % self.stored], self.headings[index % self.stored]
+        mirrored = index >= self.stored
+        window = torch.where(mirrored[:, None, None, None], window.flip(2), window)
+        layer = torch.cat([(window[:, :3].float() - 128) / 127, window[:, 3:].float() / 255], 1)
+        return layer, torch.where(mirrored, -heading, heading)
 
 
 class LibraryAction(PoseAction):
@@ -256,9 +266,10 @@ class LibraryLMA(PoseLMA):
         pose, _, heading, own, began, first = state
         best, index = self.library.logits(pose).max(-1)
         starts = nearness(pose, own) >= best
-        layer = torch.where(starts[:, None, None, None], first, self.library.draw(index))
+        stored, filmed = self.library.draw(index)
+        layer = torch.where(starts[:, None, None, None], first, stored)
         if self.config.heading:
-            layer = turn(layer, heading - torch.where(starts, began, self.library.headings[index]))
+            layer = turn(layer, heading - torch.where(starts, began, filmed))
             mask = layer[:, 3:].clamp(0, 1)
             layer = torch.cat([layer[:, :3].clamp(-1, 1), mask], 1)
         return Drawn(layer, layer[:, :3], layer[:, 3:])

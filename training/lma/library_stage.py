@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glass_gym.model.library import LibraryLMA, turn, wrapped
+from glass_gym.model.library import LibraryLMA, wrapped
 
 from ..config import LmaConfig
 from ..core.stage import Batch
-from ..windows.library import encode_library
+from ..windows.library import encode_library, mirrored_vectors
 from ..windows.windows import WindowSet
 from .stage import LmaStage, PoseClips
 
@@ -45,14 +45,32 @@ class LibraryStage(LmaStage):
         self.sampler = PoseClips(windows, config)
         device = model.library.mean.device
         self.vectors = encode_library(windows, model.library, headings)  # (N, POSE_CHANNELS)
-        self.poses = model.library.logits(self.vectors).argmax(1)
-        heading = np.zeros(len(self.poses), np.float32) if headings is None else headings
+        self.mirrored = mirrored_vectors(model.library, windows, np.arange(len(windows.layers)), headings)
+        device = self.vectors.device
+        heading = np.zeros(len(self.vectors), np.float32) if headings is None else headings
         self.headings = torch.from_numpy(heading).to(device)
+        if headings is not None:  # each clip serves as its mirror image, too
+            self.vectors, self.mirrored = torch.cat([self.vectors, self.mirrored]), self.mirrored[:0]
+            self.headings = torch.cat([self.headings, -self.headings])
+        self.poses = model.library.logits(self.vectors).argmax(1)
         inside = torch.ones(len(heading), dtype=torch.bool)
         inside[torch.from_numpy(windows.starts)] = False
-        turns = wrapped(self.headings.diff(prepend=self.headings[:1]))[inside].abs()
+        turns = wrapped(self.headings[: len(heading)].diff(prepend=self.headings[:1]))[inside].abs()
         self.usual_turn = max(STILL, float(turns.mean()) if len(turns) else 0.0)
-        self.mirrored = _mirrored(model) if config.mirror else model.library.codebook
+
+    def losses(self, batch: Batch, iteration: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """As :meth:`LmaStage.losses`; where the heading is taken out, half of the clips are mirrored top to bottom."""
+        if self.model.config.heading:
+            frames, shifts, positions = batch["frames"], batch["shifts"], batch["positions"]
+            mirrored = (torch.rand(len(frames), generator=generator) < 0.5).to(frames.device)[:, None]
+            sign = torch.where(mirrored, -1.0, 1.0)
+            down = torch.where(mirrored, self.windows.height - positions[..., 1], positions[..., 1])
+            batch = {
+                "frames": frames + len(self.windows.layers) * mirrored,
+                "shifts": torch.stack([shifts[..., 0], sign * shifts[..., 1]], -1),
+                "positions": torch.stack([positions[..., 0], down], -1),
+            }
+        return super().losses(batch, iteration, generator)
 
     def directions(self, poses: Tensor, batch: Batch) -> Tensor:
         """As :meth:`LmaStage.directions`; A sees turns, too."""
@@ -89,8 +107,8 @@ class LibraryStage(LmaStage):
         if self.model.config.heading:
             true = wrapped(self.headings[batch["frames"]].diff(dim=1))
             return self._turn_surprise(true[..., None] - turned)
-        indices = self.poses[batch["frames"][:, 1:]]
-        both = torch.stack([self.model.library.embed(indices), self.mirrored[indices]])[..., None, :]
+        after = batch["frames"][:, 1:]
+        both = torch.stack([self.vectors[after], self.mirrored[after]])[..., None, :]
         return gaussian_surprise(both - vector, precision).amin(0)
 
     def _turn_surprise(self, off: Tensor) -> Tensor:
@@ -101,16 +119,3 @@ class LibraryStage(LmaStage):
 def gaussian_surprise(off: Tensor, precision: Tensor) -> Tensor:
     """The surprise, nats a channel, of vectors that are `off` (..., C) from the mean, given log precisions (...)."""
     return (off.square().mean(-1) * precision.exp() - precision) / 2
-
-
-@torch.no_grad()
-def _mirrored(lma: LibraryLMA) -> Tensor:
-    """The pose vectors (P, POSE_CHANNELS) of the entries' mirror images: at the axis of an agent whose heading is taken
-    out, of others left to right."""
-    library = lma.library
-    found = []
-    for part in torch.arange(len(library.windows), device=library.mean.device).split(256):
-        seen = library.seen(library.draw(part))
-        mirrored = turn(seen, -library.headings[part]).flip(2) if lma.config.heading else seen.flip(3)
-        found.append(library.encode(mirrored))
-    return torch.cat(found)

@@ -154,6 +154,15 @@ def encode_library(windows: WindowSet, library: Library, headings: np.ndarray | 
 
 
 @torch.no_grad()
+def mirrored_vectors(library: Library, windows: WindowSet, index: np.ndarray, headings: np.ndarray | None) -> Tensor:
+    """The pose vectors (n, POSE_CHANNELS) of the mirror images of frames `index` (n,): at the axis of an agent whose
+    heading is taken out, of others left to right."""
+    parts = np.array_split(index, max(1, len(index) // 1024))
+    axis = 3 if headings is None else 2
+    return torch.cat([library.encode(seen_windows(windows, library, part, headings).flip(axis)) for part in parts])
+
+
+@torch.no_grad()
 def fill_library(lma: LibraryLMA, windows: WindowSet, headings: np.ndarray | None) -> None:
     """Compute the principal components of the windows, and store P windows, spread over all poses.
 
@@ -192,7 +201,8 @@ def fill_library(lma: LibraryLMA, windows: WindowSet, headings: np.ndarray | Non
         else:
             chosen = np.resize(every, count)
         stored = windows.layers[chosen][..., MARGIN:-MARGIN, MARGIN:-MARGIN]
-        library.codebook.copy_(vectors[torch.from_numpy(chosen)])
+        library.codebook[:count] = vectors[torch.from_numpy(chosen)]
         library.windows.copy_(torch.from_numpy(np.ascontiguousarray(stored)))
         if headings is not None:
             library.headings.copy_(torch.from_numpy(headings[chosen]))
+            library.codebook[count:] = mirrored_vectors(library, windows, chosen, headings)
