@@ -201,7 +201,9 @@ def measure_alpha(plate: BackgroundPlate, t: int) -> tuple[np.ndarray, np.ndarra
     clear = own & (far > CHANGED)
     if (core & mask).sum() < AGREED * core.sum() or (clear & mask).sum() < FOUND * clear.sum():
         return None
-    mixed, of_rim = rim_share(off, core)
+    mixed, of_rim = np.zeros(core.shape, bool), np.zeros(core.shape)
+    box = tuple(slice(max(0, side.start - 2), side.stop + 2) for side in ndimage.find_objects(core.astype(int))[0])
+    mixed[box], of_rim[box] = rim_share(off[box], core[box])
     alpha = np.where(core, np.where(mixed, of_rim.clip(0, 1), 1), np.where(own, hidden, 0))
     return alpha.astype(np.float32), known | core
 
