@@ -108,8 +108,10 @@ class Library(nn.Module):
         return self.codebook[index]
 
     def draw(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """The windows of entries (B,), as filmed or mirrored top to bottom: layers (B, 4, s, s) float32, and headings
-        (B,) rad.
+        """Look up the windows of entries (B,), as filmed, or mirrored top to bottom.
+
+        Returns:
+            layers (B, 4, s, s) float32, headings (B,) rad.
         """
         window, heading = self.windows[index % self.stored], self.headings[index % self.stored]
         mirrored = index >= self.stored
