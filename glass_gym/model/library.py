@@ -220,11 +220,10 @@ class LibraryLMA(PoseLMA):
         return pose, self.dynamics.start(layer.shape[0], pose), heading, pose.clone(), heading.clone(), layer.float()
 
     def correct_state(self, state: State, layer: Tensor, where: Tensor) -> State:
-        """As :meth:`LMA.correct_state`: pose and heading are those of the real layers."""
-        pose, hidden, heading, *first = state
-        entry, real = self.observe(layer)
-        pose = torch.where(where[:, None], self.library.embed(entry), pose)
-        return pose, hidden, torch.where(where, real, heading), *first
+        """As :meth:`LMA.correct_state`: but for the hidden state, all starts again from the real layers."""
+        pairs = zip(self.start_state(layer), state, strict=True)
+        pose, _, *rest = (torch.where(where.view(-1, *[1] * (old.ndim - 1)), new, old) for new, old in pairs)
+        return pose, state[1], *rest
 
     def predict_pose(
         self, state: State, shift: Tensor, code_vector: Tensor, position: Tensor | None
