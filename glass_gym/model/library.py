@@ -89,7 +89,8 @@ class Library(nn.Module):
 
     def encode(self, seen: Tensor) -> Tensor:
         """Q: reduced windows (B, 4, r, r), with the heading taken out -> pose vectors (B, POSE_CHANNELS), float32."""
-        return (seen.flatten(1) - self.mean) @ self.components.T
+        with torch.autocast(seen.device.type, enabled=False):  # bfloat16 rounding must not change the nearest entry
+            return (seen.flatten(1) - self.mean) @ self.components.T
 
     def off(self, seen: Tensor) -> tuple[Tensor, Tensor]:
         """The nearest entry (B,) of reduced windows (B, 4, r, r), and their squared error if it is drawn, (B,)."""
@@ -101,7 +102,8 @@ class Library(nn.Module):
 
     def logits(self, vectors: Tensor) -> Tensor:
         """How near each entry is to pose vectors (..., POSE_CHANNELS): (..., P or 2 P), see :func:`nearness`."""
-        return vectors @ self.codebook.T - self.codebook.square().sum(1) / 2
+        with torch.autocast(vectors.device.type, enabled=False):
+            return vectors @ self.codebook.T - self.codebook.square().sum(1) / 2
 
     def embed(self, index: Tensor) -> Tensor:
         """The pose vectors (..., POSE_CHANNELS) of entries."""

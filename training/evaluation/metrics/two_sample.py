@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,7 @@ def _network() -> nn.Module:
     channels = (4, 16, 32, 64)
     blocks = [
         part
-        for a, b in zip(channels, channels[1:], strict=False)
+        for a, b in itertools.pairwise(channels)
         for part in (nn.Conv2d(a, b, 3, stride=2, padding=1), nn.BatchNorm2d(b), nn.LeakyReLU(0.2))
     ]
     return nn.Sequential(*blocks, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(channels[-1], 1))
