@@ -24,6 +24,7 @@ from glass_gym.model.lma import Drawn, State
 from glass_gym.model.pose_model import POSE_CHANNELS, PoseAction, PoseDynamics, PoseLMA, PosePrior
 from glass_gym.model.quantise import make_quantiser
 from glass_gym.model.view import ConnectedWindow
+from glass_gym.tensors.convert import pack_layers, unpack_layers
 from glass_gym.tensors.geometry import reduced
 
 Q_SIDE = 32  # Q sees windows reduced to about this side, px.
@@ -47,13 +48,24 @@ def principal_axis(mask: Tensor) -> Tensor:
     return torch.atan2(2 * xy, xx - yy) / 2
 
 
-def turn(layers: Tensor, angle: Tensor) -> Tensor:
-    """Turn layers (B, C, s, s) about their middle by angles (B,) rad, clockwise; beyond the border is nothing."""
+def turn(layers: Tensor, angle: Tensor, mirrored: Tensor | None = None) -> Tensor:
+    """Turn layers about their middle; beyond the border is nothing.
+
+    Args:
+        layers: (B, C, s, s).
+        angle: (B,) rad, clockwise.
+        mirrored: (B,) bool, the rows that are mirrored top to bottom first; None: none.
+
+    Returns:
+        (B, C, s, s).
+    """
     side = layers.shape[-1]
     at = (2 * torch.arange(side, device=layers.device, dtype=layers.dtype) + 1) / side - 1
     cos, sin = (f(angle).to(layers)[:, None, None] for f in (torch.cos, torch.sin))
     x = cos * at + sin * at[:, None]
     y = cos * at[:, None] - sin * at
+    if mirrored is not None:
+        y = torch.where(mirrored[:, None, None], -y, y)
     return F.grid_sample(layers, torch.stack([x, y], -1), "bicubic", align_corners=False)
 
 
@@ -109,17 +121,16 @@ class Library(nn.Module):
         """The pose vectors (..., POSE_CHANNELS) of entries."""
         return self.codebook[index]
 
-    def draw(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Look up the windows of entries (B,), as filmed, or mirrored top to bottom.
+    def look_up(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The windows of entries (B,).
 
         Returns:
-            layers (B, 4, s, s) float32, headings (B,) rad.
+            packed layers (B, 4, s, s) uint8, as filmed; headings (B,) rad; whether layers are to be mirrored top to
+            bottom, (B,) bool, and then have this heading.
         """
-        window, heading = self.windows[index % self.stored], self.headings[index % self.stored]
         mirrored = index >= self.stored
-        window = torch.where(mirrored[:, None, None, None], window.flip(2), window)
-        layer = torch.cat([(window[:, :3].float() - 128) / 127, window[:, 3:].float() / 255], 1)
-        return layer, torch.where(mirrored, -heading, heading)
+        index = index % self.stored
+        return self.windows[index], torch.where(mirrored, -self.headings[index], self.headings[index]), mirrored
 
 
 class LibraryAction(PoseAction):
@@ -162,7 +173,7 @@ class LibraryLMA(PoseLMA):
 
     The state is a tuple of tensors with one row per agent: the pose vector; the hidden state before that pose; the
     heading, (B,) rad clockwise from the right, zeros in worlds that leave it in; and of the first window its pose
-    vector, its heading, and the layer itself.
+    vector, its heading, and the packed layer itself.
     """
 
     stages = {"lma": ("action", "quantiser", "dynamics", "prior")}  # noqa: RUF012
@@ -219,7 +230,14 @@ class LibraryLMA(PoseLMA):
         seen = self.library.seen(layer)
         heading = self.observe(layer)[1]
         pose = self.library.encode(turn(seen, -heading) if self.config.heading else seen)
-        return pose, self.dynamics.start(layer.shape[0], pose), heading, pose.clone(), heading.clone(), layer.float()
+        return (
+            pose,
+            self.dynamics.start(layer.shape[0], pose),
+            heading,
+            pose.clone(),
+            heading.clone(),
+            pack_layers(layer),
+        )
 
     def correct_state(self, state: State, layer: Tensor, where: Tensor) -> State:
         """As :meth:`LMA.correct_state`: but for the hidden state, all starts again from the real layers."""
@@ -269,12 +287,11 @@ class LibraryLMA(PoseLMA):
         pose, _, heading, own, began, first = state
         best, index = self.library.logits(pose).max(-1)
         starts = nearness(pose, own) >= best
-        stored, filmed = self.library.draw(index)
-        layer = torch.where(starts[:, None, None, None], first, stored)
+        stored, filmed, mirrored = self.library.look_up(index)
+        layer = unpack_layers(torch.where(starts[:, None, None, None], first, stored))
         if self.config.heading:
-            layer = turn(layer, heading - torch.where(starts, began, filmed))
-            mask = layer[:, 3:].clamp(0, 1)
-            layer = torch.cat([layer[:, :3].clamp(-1, 1), mask], 1)
+            layer = turn(layer, heading - torch.where(starts, began, filmed), mirrored & ~starts)
+            layer = torch.cat([layer[:, :3].clamp(-1, 1), layer[:, 3:].clamp(0, 1)], 1)
         return Drawn(layer, layer[:, :3], layer[:, 3:])
 
     def code_prior(self, state: State, shifts: Tensor) -> Tensor:

@@ -54,3 +54,14 @@ def to_numpy(value: Any, copy: bool = False) -> Any:
 def index_rows(value: Any, index: Any) -> Any:
     """Index the first axis of a tensor or array (B, ...), or of each one in a dict."""
     return {key: index_rows(part, index) for key, part in value.items()} if isinstance(value, dict) else value[index]
+
+
+def pack_layers(layers: Tensor) -> Tensor:
+    """Layers (..., 4, h, w), colour times mask in [-1, 1] and mask in [0, 1] -> uint8; colour 0 becomes exactly 128."""
+    packed = torch.cat([layers[..., :3, :, :] * 127 + 128, layers[..., 3:, :, :] * 255], -3)
+    return packed.round().clamp(0, 255).byte()
+
+
+def unpack_layers(packed: Tensor) -> Tensor:
+    """The inverse of :func:`pack_layers`, as float32 on the same device."""
+    return torch.cat([(packed[..., :3, :, :].float() - 128) / 127, packed[..., 3:, :, :].float() / 255], -3)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from glass_gym.tensors.convert import pack_layers, unpack_layers
 from tests.training.bars import PerfectMask
 from training.data.store import Store
 from training.windows import windows as windows_module
@@ -13,9 +14,7 @@ from training.windows.windows import (
     WindowSet,
     _fill_lost_frames,
     _tracked,
-    pack_layers,
     track_windows,
-    unpack_layers,
 )
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 from glass_gym.model.glass import Glass, build_lma
 from glass_gym.model.gma import GMA
 from glass_gym.model.pose_model import PoseLMA
+from glass_gym.tensors.convert import unpack_layers
 
 from ..config import ReadConfig
 from ..core.progress import Bar
@@ -38,7 +39,7 @@ from ..lma.paper_stage import PaperStage
 from ..lma.stage import LmaStage, encode_windows
 from ..poses.stage import PoseStage
 from ..windows.tracking import track
-from ..windows.windows import Clip, WindowSet, align_windows, track_windows, unpack_layers
+from ..windows.windows import Clip, WindowSet, align_windows, track_windows
 from ..world.build import START_FRAMES, START_SHOT, TWIN_STEPS
 from .html_report import ROLLOUTS, VIDEOS
 from .metrics.evaluation import EFFECT_STEPS

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from glass_gym.model.paper import PaperLMA
+from glass_gym.tensors.convert import unpack_layers
 
 from ..config import PaperConfig
 from ..core import losses, sheets
 from ..core.progress import each
 from ..core.stage import Batch, Stage
 from ..gma.perceptual import VggFeatures
-from ..windows.windows import WindowSet, unpack_layers
+from ..windows.windows import WindowSet
 
 NOISE = 0.3  # Standard deviation, per channel, of the noise on unquantised code vectors.
 MASK_WEIGHT = 4.0  # Pixels have weight 1, plus this on the agent, plus this where the mask changes.

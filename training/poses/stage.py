@@ -10,12 +10,13 @@ from torch import Tensor
 
 from glass_gym.model.lma import Drawn
 from glass_gym.model.pose_model import PoseLMA
+from glass_gym.tensors.convert import pack_layers, unpack_layers
 
 from ..config import PoseConfig
 from ..core import losses, sheets
 from ..core.progress import Bar, each
 from ..core.stage import Batch, Stage
-from ..windows.windows import WindowSet, crop_layers, pack_layers, unpack_layers
+from ..windows.windows import WindowSet, crop_layers
 from .identity import PoseTeacher, make_pose_teacher
 
 NOISE = 0.2  # Standard deviation, per channel, of the noise on unquantised pose vectors.

@@ -18,6 +18,7 @@ from torch import Tensor
 from glass_gym.model.glass import Glass
 from glass_gym.model.lma import LMA
 from glass_gym.model.pose_model import PoseLMA
+from glass_gym.tensors.convert import pack_layers, unpack_layers
 from glass_gym.tensors.device import pick_precision
 from glass_gym.tensors.geometry import crop_windows
 from glass_gym.worlds.action_space import nearest_direction
@@ -37,19 +38,6 @@ MOST_FRAMES = 120_000
 """Default of `window_frames`, halved for windows larger than SMALL_WINDOW; with fewer frames the LMA overfits more."""
 SMALL_WINDOW = 48  # Px; larger windows would take gigabytes.
 VIDEOS_A_PART = 40  # Number of videos that are tracked between two checkpoints.
-
-
-def pack_layers(layers: Tensor) -> Tensor:
-    """Layers (..., 4, h, w), colour times mask in [-1, 1] and mask in [0, 1] -> uint8; colour 0 becomes exactly 128."""
-    colour = layers[..., :3, :, :]
-    mask = layers[..., 3:, :, :]
-    packed = torch.cat([colour * 127 + 128, mask * 255], -3)
-    return packed.round().clamp(0, 255).byte()
-
-
-def unpack_layers(packed: Tensor) -> Tensor:
-    """The inverse of :func:`pack_layers`, as float32 on the same device."""
-    return torch.cat([(packed[..., :3, :, :].float() - 128) / 127, packed[..., 3:, :, :].float() / 255], -3)
 
 
 @dataclass

@@ -14,6 +14,7 @@ import torch
 from glass_gym.model.glass import Glass
 from glass_gym.model.pose_model import PoseLMA
 from glass_gym.simulator.simulator import Simulator
+from glass_gym.tensors.convert import unpack_layers
 from glass_gym.worlds.action_space import COMPASS, nearest_direction
 from glass_gym.worlds.checkpoint import World, save_world
 from glass_gym.worlds.checks import without_folders
@@ -23,7 +24,7 @@ from ..core.run import Run
 from ..data.store import Store, Video
 from ..footage.registration import CHANGED, camera_moves
 from ..gma.background import estimate_background, masks_of, shots_of
-from ..windows.windows import WindowSet, crop_layers, unpack_layers
+from ..windows.windows import WindowSet, crop_layers
 
 START_FRAMES, START_BYTES = 64, 20_000_000  # Largest number of start frames of a world, and of their bytes.
 LOOKED_AT = 2  # At most so many times as many frames are compared.

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from glass_gym.model.glass import Glass, build_lma
 from glass_gym.model.lma import Drawn
 from glass_gym.model.pose_model import PoseLMA
+from glass_gym.tensors.convert import unpack_layers
 from glass_gym.tools.locks import alone
 from glass_gym.worlds.checkpoint import load_world, save_world
 
@@ -30,7 +31,7 @@ from ..core.progress import Bar
 from ..core.stage import Batch, Stage
 from ..core.trainer import Interrupted, Trainer, TrainingError
 from ..poses.stage import WindowPairs, drawing_losses
-from ..windows.windows import WindowSet, unpack_layers
+from ..windows.windows import WindowSet
 
 SHOWN, COMPARED = 12, 256  # Numbers of window pairs in the picture, and in the printed figures.
 
