@@ -89,7 +89,8 @@ class Library(nn.Module):
 
     def encode(self, seen: Tensor) -> Tensor:
         """Q: reduced windows (B, 4, r, r), with the heading taken out -> pose vectors (B, POSE_CHANNELS), float32."""
-        return (seen.flatten(1) - self.mean) @ self.components.T
+        with torch.autocast(seen.device.type, enabled=False):  # bfloat16 rounding must not change the nearest entry
+            return (seen.flatten(1) - self.mean) @ self.components.T
 
     def off(self, seen: Tensor) -> tuple[Tensor, Tensor]:
         """The nearest entry (B,) of reduced windows (B, 4, r, r), and their squared error if it is drawn, (B,)."""
@@ -101,7 +102,8 @@ class Library(nn.Module):
 
     def logits(self, vectors: Tensor) -> Tensor:
         """How near each entry is to pose vectors (..., POSE_CHANNELS): (..., P or 2 P), see :func:`nearness`."""
-        return vectors @ self.codebook.T - self.codebook.square().sum(1) / 2
+        with torch.autocast(vectors.device.type, enabled=False):
+            return vectors @ self.codebook.T - self.codebook.square().sum(1) / 2
 
     def embed(self, index: Tensor) -> Tensor:
         """The pose vectors (..., POSE_CHANNELS) of entries."""
@@ -220,11 +222,10 @@ class LibraryLMA(PoseLMA):
         return pose, self.dynamics.start(layer.shape[0], pose), heading, pose.clone(), heading.clone(), layer.float()
 
     def correct_state(self, state: State, layer: Tensor, where: Tensor) -> State:
-        """As :meth:`LMA.correct_state`: pose and heading are those of the real layers."""
-        pose, hidden, heading, *first = state
-        entry, real = self.observe(layer)
-        pose = torch.where(where[:, None], self.library.embed(entry), pose)
-        return pose, hidden, torch.where(where, real, heading), *first
+        """As :meth:`LMA.correct_state`: but for the hidden state, all starts again from the real layers."""
+        pairs = zip(self.start_state(layer), state, strict=True)
+        pose, _, *rest = (torch.where(where.view(-1, *[1] * (old.ndim - 1)), new, old) for new, old in pairs)
+        return pose, state[1], *rest
 
     def predict_pose(
         self, state: State, shift: Tensor, code_vector: Tensor, position: Tensor | None

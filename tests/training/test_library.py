@@ -108,6 +108,10 @@ def test_rows_do_not_depend_on_each_other_and_turns_add_up():
     layers = windows.layers_at(np.array([3, 77, 141]))[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
     shift, code = torch.tensor([[2.0, 0.0]] * 3), lma.quantiser.embed(torch.tensor([0, 1, 2]))
     with torch.inference_mode():
+        with torch.autocast("cpu", torch.bfloat16):
+            assert all(
+                part.dtype == torch.float32 for part in lma.animate(layers, lma.start_state(layers), shift, code)[1]
+            )
         state = lma.start_state(layers)
         _, after = lma.animate(layers, state, shift, code)
         for row in range(3):

@@ -41,6 +41,7 @@ CAPTIONS = {
     "present: the same steps": f"{PLAY}/present/*",
     "blend share: real frames / held arrows / random play": "crispness/blend_share/*/mean",
     "gradient energy over the nearest real: free running / random play": "crispness/gradient_energy/*",
+    "accuracy of telling drawn from real windows": "two_sample/accuracy",
     "left of the agent in start frames' backgrounds, over its area: mean / largest": "residue/start_*/mean|largest",
     "left of the agent in inpainted backgrounds, over its area: mean / largest": "residue/inpainted/mean|largest",
     "distinct poses in 12 held steps: right / left": "pose_transitions/*/distinct_poses",

@@ -15,6 +15,7 @@ from .pose_transitions import pose_transitions
 from .prior import prior
 from .probe import simulator
 from .residue import residue
+from .two_sample import two_sample
 from .video import reconstruction
 
 Metric = Callable[[Evaluation], dict[str, Any]]
@@ -27,6 +28,7 @@ METRICS: dict[str, Metric] = {
     "simulator": simulator,
     "crispness": crispness,
     "residue": residue,
+    "two_sample": two_sample,
     "pose_transitions": pose_transitions,
     "action_classifier": action_classifier,
     "identity": identity,
