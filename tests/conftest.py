@@ -105,6 +105,23 @@ def tiny_world(tiny_model):
     return world_of(tiny_model)
 
 
+@pytest.fixture(scope="session")
+def turning_world():
+    """A world whose heading is taken out, with stored windows and otherwise untrained; not to be changed."""
+    from glass_gym.model.library import LibraryLMA
+    from tests.training.test_library import library_config, turning
+    from training.windows.library import fill_library, headings_of
+
+    torch.manual_seed(0)
+    windows, _ = turning()
+    model = build_glass(library_config(heading=True)).eval()
+    assert isinstance(model.lma, LibraryLMA)
+    fill_library(model.lma, windows, headings_of(windows))
+    frames = np.random.default_rng(0).integers(0, 256, (2, 96, 160, 3), np.uint8)
+    about = {"start_positions": [[80.0, 48.0], [70.0, 40.0]]}
+    return World(model, frames, (2.0, 2.0), ("neutral", "left", "right", "run"), 1.0, about)
+
+
 def block_video(seed: int, length: int, height: int = 32, width: int = 48):
     """A red block that walks over a green field: frames, masks, position."""
     rng = np.random.default_rng(seed)

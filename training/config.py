@@ -182,8 +182,8 @@ class TrainConfig(DataOptions):
     """Train a GLASS world on videos."""
 
     data: Positional[str]
-    """a video or a folder of videos, `tennis` (recorded from ALE), `wsprites` (generated), `arm` (recorded), a clip
-    store, or `module:Source`"""
+    """a video or a folder of videos, `tennis` (recorded from ALE), `wsprites` (generated), `arm` (recorded), `mouse`
+    (fetched), a clip store, or `module:Source`"""
     out: Common[Path] = Path("runs/world")
     """run folder"""
     architecture: Common[str] = "pose"

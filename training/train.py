@@ -1,4 +1,4 @@
-"""Train a world: glass-train FOLDER|tennis|wsprites|arm --out runs/mine
+"""Train a world: glass-train FOLDER|tennis|wsprites|arm|mouse --out runs/mine
 
 glass-train first surveys the footage, sets frame size, window and step length, and prints why. It stops with an
 explanation if the footage is unsuitable; --look does only this, and tells how long training would take. Any option
@@ -136,7 +136,7 @@ def look(run: Run) -> None:
     """
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        if _holds_videos(run.config.data):
+        if _holds_videos(run.config):
             footage, found = look_at_videos(run)
             looked = 2 * (time.monotonic() - began)  # the clips are surveyed as well
             read = run.config.read
@@ -168,7 +168,7 @@ def look(run: Run) -> None:
 def open_footage(run: Run) -> Store:
     """Open the data as a clip store; for a folder of videos, choose frame size and skipped frames first."""
     read = run.config.read
-    if _holds_videos(run.config.data):
+    if _holds_videos(run.config):
         read = choose_reading(run)
     return open_with_progress(run.config.data, dataclasses.replace(run.config, read=read))
 
@@ -360,9 +360,10 @@ def _load(run: Run, trainer: Trainer) -> None:
     run.processes.wait()  # no process writes the state before all have looked for it
 
 
-def _holds_videos(data: str) -> bool:
-    """Whether data is a video file or a folder of videos, and no clip store."""
-    return Path(data).exists() and not (Path(data) / "index.json").exists()
+def _holds_videos(config: TrainConfig) -> bool:
+    """Whether the data are videos, and no clip store; a source fetches its own."""
+    is_store = (Path(config.data) / "index.json").exists()
+    return not is_store and find_source(config.data).videos(config) is not None
 
 
 def _made_store(config: TrainConfig) -> Store:

@@ -25,7 +25,7 @@ def tiny_world(any_world):
     return any_world
 
 
-WORLDS = {"tennis": "GlassTennis-v0", "sprites": "GlassSprites-v0", "arm": "GlassArm-v0"}
+WORLDS = {"tennis": "GlassTennis-v0", "sprites": "GlassSprites-v0", "arm": "GlassArm-v0", "mouse": "GlassMouse-v0"}
 
 
 @pytest.mark.parametrize("obs_type", ["frame", "position", "dict"])
@@ -96,6 +96,57 @@ def test_walking_right_moves_the_position_by_the_commanded_pixels(pose_world):
     after, *_, info = env.step(np.array([1, 0]))
     assert np.allclose(after[:2] - before, [3, 0], atol=1e-4) and info["commanded_shift"].tolist() == [3, 0]
     assert np.allclose(info["previous_position"], before)
+
+
+ROUND = np.array([[1, code % 4] for code in range(6)])
+"""Actions that turn the agent."""
+
+
+def headings_alone(world, seed):
+    env = GlassEnv(world, obs_type="position", target_radius=0.01)
+    infos = [env.reset(seed=seed)[1], *(env.step(action)[4] for action in ROUND)]
+    assert all(type(info["agent_heading"]) is float for info in infos)
+    return np.array([info["agent_heading"] for info in infos])
+
+
+def test_info_tells_the_heading_where_it_is_taken_out(turning_world, tiny_world):
+    headings = headings_alone(turning_world, 5)
+    assert (headings >= -np.pi).all() and (headings < np.pi).all() and len(set(headings.tolist())) > 3
+    assert "agent_heading" not in GlassEnv(tiny_world).reset(seed=0)[1]
+    check(gym.make("Glass-v0", obs_type="dict", render_mode="rgb_array", checkpoint=turning_world), small=True)
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch", "sync"])
+def test_vector_environments_tell_the_headings_of_all_rows(turning_world, kind):
+    kwargs = {"checkpoint": turning_world, "obs_type": "position", "target_radius": 0.01}
+    if kind == "sync":
+        envs = gym.make_vec("Glass-v0", 2, vectorization_mode="sync", **kwargs)
+    else:
+        envs = gym.make_vec("Glass-v0", 2, output=kind, **kwargs)
+    infos = [envs.reset(seed=5)[1], *(envs.step(np.stack([action, action]))[4] for action in ROUND)]
+    headings = np.stack([np.asarray(info["agent_heading"]) for info in infos])
+    assert all(np.asarray(info["_agent_heading"]).all() for info in infos) and headings.shape == (7, 2)
+    assert headings.dtype == (np.float64 if kind == "sync" else np.float32)  # Gymnasium's own reads Python floats
+    for row in (0, 1):
+        assert np.allclose(headings[:, row], headings_alone(turning_world, 5 + row), atol=1e-4)
+
+
+def test_the_last_heading_of_an_episode_is_kept(turning_world):
+    mode = gym.vector.AutoresetMode.SAME_STEP
+    envs = GlassVectorEnv(turning_world, 2, max_episode_steps=1, autoreset_mode=mode, obs_type="position")
+    envs.reset(seed=5)
+    info = envs.step(np.stack([ROUND[1]] * 2))[4]
+    last = info["final_info"]["agent_heading"]
+    assert last.dtype == np.float32 and last.shape == (2,) and not np.allclose(last, info["agent_heading"])
+
+
+def test_a_copied_state_keeps_its_heading(turning_world):
+    env = GlassEnv(turning_world, target_radius=0.01)
+    env.reset(seed=5)
+    state = env.state()
+    ahead = [env.step(action)[4]["agent_heading"] for action in ROUND]
+    env.set_state(state)
+    assert [env.step(action)[4]["agent_heading"] for action in ROUND] == ahead
 
 
 def test_arrival_ends_the_episode_with_success(pose_world):

@@ -43,6 +43,14 @@ def test_a_done_row_is_reset_and_its_last_observation_kept(tiny_world):
     assert type(infos[0]["is_success"]) is bool and type(infos[0]["distance"]) is float
 
 
+def test_the_heading_is_in_the_infos(turning_world):
+    env = make(turning_world, obs_type="position", **FREE)
+    env.reset()
+    assert all(type(info["agent_heading"]) is float for info in env.reset_infos)
+    _, _, _, infos = env.step(np.zeros((2, 2), int))
+    assert all(-np.pi <= info["agent_heading"] < np.pi for info in infos)
+
+
 def test_arrival_is_no_truncation(tiny_world):
     env = make(tiny_world, target_radius=500.0, max_episode_steps=1)
     env.reset()

@@ -10,7 +10,7 @@ import hashlib
 import importlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -20,8 +20,9 @@ import numpy as np
 from glass_gym.tools.locks import alone
 from glass_gym.worlds.ale_tennis import BLUE, PINK
 
-from ..config import CODES, DataOptions
+from ..config import CODES, DataOptions, ReadConfig
 from ..core.progress import Bar, warn
+from . import mouse
 from .picture_series import series_in
 from .store import DataError, Store, Video
 from .videos import READER, Progress, find_videos, pack
@@ -44,6 +45,8 @@ class Defaults:
     """side of the agent's window, px"""
     agent_radius: int | None = None
     """half size of the agent, px"""
+    size: tuple[int, int] | None = None
+    """height and width of frames, px, of a source of videos that are not cropped"""
 
 
 class Source:
@@ -68,6 +71,13 @@ class Source:
     def folder(self, options: DataOptions) -> str:
         """Name of the store in the cache; it must differ for all options that change the contents."""
         return self.name
+
+    def videos(self, options: DataOptions) -> Path | None:
+        """The video, or folder of videos, that the store is made from; None: it is made in another way.
+
+        Training surveys videos before they are read, and completes `options.read`.
+        """
+        return None
 
     def make(self, out: Path, options: DataOptions, progress: Progress) -> list[str]:
         """Write a clip store, by :class:`training.data.store.StoreWriter` with `kind` = :attr:`name`.
@@ -147,6 +157,10 @@ class Videos(Source):
                 files.append((str(file.relative_to(self.root)), _stamp(file)))
         key = [str(self.root.resolve()), asdict(options.read), files]
         return f"{self.root.resolve().name}-{_digest(key)}"
+
+    def videos(self, options: DataOptions) -> Path | None:
+        """The file or folder."""
+        return self.root
 
     def make(self, out: Path, options: DataOptions, progress: Progress) -> list[str]:
         """Decode the videos."""
@@ -247,6 +261,32 @@ class ArmSource(Source):
         return []
 
 
+class MouseSource(Source):
+    """A video of a mouse from above, fetched from the package index; the survey chooses all but the frames' size."""
+
+    name = "mouse"
+    defaults = Defaults(size=(240, 432))
+    reader = READER
+
+    def folder(self, options: DataOptions) -> str:
+        """The name, with a hash of the options of reading."""
+        return f"{self.name}-{_digest(asdict(self._read(options)))}"
+
+    def videos(self, options: DataOptions) -> Path | None:
+        """The file, which is fetched if the cache has none."""
+        return mouse.fetch(options.cache)
+
+    def make(self, out: Path, options: DataOptions, progress: Progress) -> list[str]:
+        """Decode the video."""
+        return pack(mouse.fetch(options.cache), out, self._read(options), progress, mouse.ABOUT, self.name)
+
+    def _read(self, options: DataOptions) -> ReadConfig:
+        """The options of reading, completed as training does without a survey's help."""
+        read = options.read
+        size = read.size or (self.defaults.size if read.crop is None else None)
+        return replace(read, size=size, skip=read.skip or 0)
+
+
 class WSpritesActions(WSpritesSource):
     """W-Sprites with 40 test videos of each of 8 unseen characters, to measure codes within a character."""
 
@@ -256,7 +296,8 @@ class WSpritesActions(WSpritesSource):
 
 
 SOURCES: dict[str, Source] = {
-    source.name: source for source in (Videos(), Tennis(), WSpritesSource(), WSpritesActions(), ArmSource())
+    source.name: source
+    for source in (Videos(), Tennis(), WSpritesSource(), WSpritesActions(), ArmSource(), MouseSource())
 }
 
 

@@ -341,7 +341,10 @@ def _parts(length: int, most: int) -> list[slice]:
     return [slice(start, start + part) for start in np.linspace(0, length - part, 4).astype(int).tolist()]
 
 
-def pack(root: Path, out: Path, config: ReadConfig, progress: Progress = lambda done, total: None) -> list[str]:
+def pack(
+    root: Path, out: Path, config: ReadConfig, progress: Progress = lambda done, total: None, about: str = "",
+    kind: str = "videos",
+) -> list[str]:  # fmt: skip
     """Decode a folder of videos into a clip store.
 
     Args:
@@ -349,6 +352,8 @@ def pack(root: Path, out: Path, config: ReadConfig, progress: Progress = lambda 
         out: folder of the store.
         config: how videos are read.
         progress: called with the number of frames that are done, and the total.
+        about: description of the videos; default: the folder.
+        kind: name of the source.
 
     Returns:
         a line for each video that was left out, or could not be read whole.
@@ -372,7 +377,9 @@ def pack(root: Path, out: Path, config: ReadConfig, progress: Progress = lambda 
                         aspect = config.pixel_aspect or _aspect_at(footage, config, clip.shape[1:3])
                         rate = footage.rate and footage.rate / ((config.skip or 0) + 1)
                         scale = working_scale(*clip.shape[1:3])
-                        writer = StoreWriter(out, *clip.shape[1:3], aspect, str(root), "videos", rate, READER, scale)
+                        writer = StoreWriter(
+                            out, *clip.shape[1:3], aspect, about or str(root), kind, rate, READER, scale
+                        )
                         every = math.ceil(total * clip[0].nbytes / min(LARGEST, shutil.disk_usage(out).free // 2))
                     shot = f"{name}-{number:03d}" if number else name
                     whose = {"file": name, "shot": f"{name}/{number}"}

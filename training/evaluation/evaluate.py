@@ -44,7 +44,7 @@ class EvaluateConfig(DataOptions):
     """Measure a world on held-out videos."""
 
     checkpoint: Positional[str]  # bundled name, .safetensors file, or a run's gma.pt (GMA figures only)
-    data: Positional[str]  # as for training: tennis, wsprites, arm, a clip store or a folder of videos
+    data: Positional[str]  # as for training: tennis, wsprites, arm, mouse, a clip store or a folder of videos
     out: Common[Path] = Path("evaluation.json")  # JSON to write; pictures go into its folder
     split: Common[str] = "test"  # train, val or test
     videos: Common[Positive] = 120  # held-out videos to measure on

@@ -16,7 +16,7 @@ from ..config import ReadConfig
 from ..core import sheets
 from ..core.progress import Bar, each, say, warn
 from ..core.run import Run
-from ..data.sources import source_of
+from ..data.sources import find_source, source_of
 from ..data.store import WORKING, DataError, Store, working_scale
 from ..data.video_reader import Crop, size_after
 from ..data.videos import Footage, Progress, frames_read, open_videos, sample_video
@@ -55,8 +55,9 @@ def choose_reading(run: Run) -> ReadConfig:
 def look_at_videos(run: Run) -> tuple[Footage, Survey]:
     """Say what the videos are, survey some, and choose how they are read; errors as of :func:`choose_reading`."""
     read = run.config.read
+    videos = find_source(run.config.data).videos(run.config) or Path(run.config.data)
     with Bar("opening the videos", unit="file") as bar:
-        footage = open_videos(Path(run.config.data), read, bar.to)
+        footage = open_videos(videos, read, bar.to)
     say("\n  ".join(["the videos:", *footage.lines()]))
     with Bar("surveying the videos", unit="frame") as bar:
         found = survey_footage(footage, read.crop, bar.to, agent_of(run, footage.size))
@@ -269,6 +270,9 @@ def _choose_size_and_skip(run: Run, found: Survey, size: tuple[int, int]) -> Non
     height, width = (max(32, min(round(n * shrink / unit), n // unit) * unit) for n in size)
     whole = shrink == 1 and unit == 8
     why = "as they are" if shrink == 1 else "reduced, so that training takes about an hour on two cores"
+    usual = find_source(run.config.data).defaults.size
+    if usual and run.config.read.crop is None and run.config.architecture != "paper":
+        (height, width), whole, why = usual, False, f"usual for {run.config.data}"
     chosen = run.choose("read.size", None if whole else (height, width), f"{width}x{height} px frames: {why}")
     height, width = chosen or (height, width)
     scale = height / found.height / working_scale(height, width)
