@@ -19,7 +19,7 @@ from ..core.run import Run
 from .windows import MARGIN, WindowSet
 
 COMPARED = 2500  # About so many windows are compared with each other.
-SAME_AGENT = 0.6
+SAME_AGENT = 0.8
 """Windows are stored if the nearest of another video differs by less than this share of what two of one video do."""
 TURNS = 0.75  # The heading is taken out if the nearest then differs by less than this share of what it did.
 MOST_BYTES, MOST_WINDOWS = 96 << 20, 2048  # Of a library.
