@@ -151,6 +151,8 @@ def distil(config: DistilConfig) -> Path:
     world = load_world(config.world or config.run / "world.safetensors")
     if not isinstance(world.model.lma, PoseLMA):
         raise TrainingError(f"{config.run}: a world of architecture {world.config.architecture}; this needs pose")
+    if world.config.library:
+        raise TrainingError(f"{config.run}: its agent is drawn from stored windows; there is no D to make narrower")
     path = config.run / "windows-train.npz"
     if not path.exists():
         raise TrainingError(f"{path}: no such file; give the folder of the training that made the world")
