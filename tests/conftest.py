@@ -114,7 +114,7 @@ def turning_world():
 
     torch.manual_seed(0)
     windows, _ = turning()
-    model = build_glass(library_config(heading=True)).eval()
+    model = build_glass(library_config(drawing="turned")).eval()
     assert isinstance(model.lma, LibraryLMA)
     fill_library(model.lma, windows, headings_of(windows))
     frames = np.random.default_rng(0).integers(0, 256, (2, 96, 160, 3), np.uint8)

@@ -132,7 +132,8 @@ class LmaConfig:
     context_free_weight: Weight = 0.2
     """weight of these clusters being compact over all contexts, so that a code means the same in every context"""
     mirror: bool = True
-    """a code alone may predict a pose or its mirror image, so that it means the same whichever way the agent faces"""
+    """a code alone may predict a pose or its mirror image, so that it means the same whichever way the agent faces;
+    always so with stored windows"""
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,8 @@ class TrainConfig(DataOptions):
     codes: Common[Positive | None] = None
     """K, the number of local actions; default: 9 (tennis: 8). Codes that explain nothing are left out of the world"""
     poses: Positive | None = None
-    """P, the size of the pose codebook; default: 256, fewer for little footage"""
+    """P, the size of the pose codebook; default: 256, fewer for little footage. Or the number of stored windows;
+    default: up to 2048, and 96 MiB"""
     window: Common[Pixels | None] = None
     """side of the agent's window, px; default: measured after GMA (tennis 32, wsprites 64)"""
     agent_radius: Pixels | None = None

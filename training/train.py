@@ -59,7 +59,7 @@ from .world.build import export_world
 
 STAGES = ("gma", "refine", "matting", "pose", "lma")
 SIZES = ("codes", "poses", "window", "agent_radius", "foreground_range", "background_range", "decoder_position",
-         "background_plate", "hole_margin", "gma_scale", "window_scale")  # fmt: skip
+         "background_plate", "hole_margin", "gma_scale", "window_scale", "drawing")  # fmt: skip
 """Options and choices that determine the model's sizes."""
 GMA_SIZES = ("foreground_range", "background_range", "background_plate", "gma_scale")  # Those of GMA.
 PRIOR_CHANNELS = 64
@@ -283,7 +283,9 @@ def train_lma(run: Run, trainer: Trainer, windows: WindowSet, held_out: WindowSe
     choose_schedule(run, len(windows.layers), trainer.model.config.window)
     headings = headings_of(windows) if trainer.model.config.heading else None
     if isinstance(trainer.model, LibraryLMA):
-        fill_library(trainer.model, windows, headings)
+        if not trainer.model.library.windows.any():
+            fill_library(trainer.model, windows, headings)
+            run.processes.share(trainer.model.library.buffers())
         trainer.average.library = trainer.model.library  # it is not trained: nothing to average
     else:
         reporter.run(trainer, PoseStage(trainer.model, windows, run.config.pose, shown))
@@ -320,8 +322,6 @@ def lma_is_skipped(config: TrainConfig) -> bool:
 
 def _chosen_sizes(run: Run) -> dict[str, Any]:
     known = {name: getattr(run.config, name, run.values.get(name)) for name in SIZES}
-    drawing = run.values.get("drawing", "painted")
-    known |= {"library": drawing != "painted", "heading": drawing == "turned"}
     return {name: value for name, value in known.items() if value is not None}
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 ARCHITECTURES = ("pose", "paper")
+DRAWINGS = ("painted", "stored", "turned")
 LARGEST_LIBRARY = 1 << 30  # Bytes.
 LARGEST = 4096  # Largest side of a frame, px, and most channels of a layer.
 RANGES = {
@@ -57,8 +58,8 @@ class GlassConfig:
             (``pose`` only).
         background_plate: N copies pixels of a stored background plate, for footage of one place by a static camera
             (``pose`` only).
-        library: the agent is drawn from `poses` stored windows of the footage (``pose`` only).
-        heading: its heading is taken out of the stored windows.
+        drawing: ``"painted"``: D draws the agent. ``"stored"``: it is drawn from `poses` stored windows of the footage.
+            ``"turned"``: its heading is taken out of these. The latter two ``pose`` only.
 
     Raises:
         ValueError: a value is out of range; the message names the fix.
@@ -89,8 +90,7 @@ class GlassConfig:
     background_plate: bool = False
     gma_scale: int = 1
     window_scale: int = 1
-    library: bool = False
-    heading: bool = False
+    drawing: str = "painted"
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -117,11 +117,23 @@ class GlassConfig:
             raise ValueError(f"window must be a multiple of 8 between 16 and the frame, got {self.window}")
         if self.architecture == "paper" and max(self.gma_scale, self.window_scale) > 1:
             raise ValueError("the paper's networks see whole frames as they are: gma_scale and window_scale must be 1")
+        if self.drawing not in DRAWINGS:
+            raise ValueError(f"drawing must be one of {', '.join(DRAWINGS)}, got {self.drawing!r}")
         if self.library and (self.architecture != "pose" or 4 * self.poses * self.window**2 > LARGEST_LIBRARY):
             raise ValueError(
                 f"a library of {self.poses} windows of {self.window} px needs architecture 'pose', and at most "
                 f"{LARGEST_LIBRARY:,} bytes; use fewer poses"
             )
+
+    @property
+    def library(self) -> bool:
+        """Whether the agent is drawn from stored windows."""
+        return self.drawing != "painted"
+
+    @property
+    def heading(self) -> bool:
+        """Whether its heading is taken out of them."""
+        return self.drawing == "turned"
 
     @classmethod
     def pose(cls, height: int = 96, width: int = 160, **changes: Any) -> GlassConfig:

@@ -28,6 +28,7 @@ from glass_gym.tensors.convert import pack_layers, unpack_layers
 from glass_gym.tensors.geometry import reduced
 
 Q_SIDE = 32  # Q sees windows reduced to about this side, px.
+FINEST = 8.0  # Largest logarithm of a precision; footage that repeats exactly has no bound of its own.
 TURN_UNIT = 0.1  # The RNN and A get turns in units of this many radians.
 
 
@@ -176,7 +177,7 @@ class LibraryLMA(PoseLMA):
     vector, its heading, and the packed layer itself.
     """
 
-    stages = {"lma": ("action", "quantiser", "dynamics", "prior")}  # noqa: RUF012
+    stages = {"lma": ("library", "action", "quantiser", "dynamics", "prior")}  # noqa: RUF012
     library: Library
     action: LibraryAction  # type: ignore[assignment]
 
@@ -280,7 +281,7 @@ class LibraryLMA(PoseLMA):
             the next pose's vector (..., POSE_CHANNELS), the logarithm of its precision (...), the turn (...) rad.
         """
         change, precision, turned = out.split((POSE_CHANNELS, 1, 1), -1)
-        return pose + change, precision[..., 0], TURN_UNIT * self.config.heading * turned[..., 0]
+        return pose + change, precision[..., 0].clamp(max=FINEST), TURN_UNIT * self.config.heading * turned[..., 0]
 
     def draw(self, state: State, position: Tensor | None) -> Drawn:
         """As :meth:`PoseLMA.draw`: the stored window, or the first, turned to the heading."""
@@ -291,7 +292,8 @@ class LibraryLMA(PoseLMA):
         layer = unpack_layers(torch.where(starts[:, None, None, None], first, stored))
         if self.config.heading:
             layer = turn(layer, heading - torch.where(starts, began, filmed), mirrored & ~starts)
-            layer = torch.cat([layer[:, :3].clamp(-1, 1), layer[:, 3:].clamp(0, 1)], 1)
+            mask = layer[:, 3:].clamp(0, 1)  # bicubic interpolation overshoots
+            layer = torch.cat([layer[:, :3].maximum(-mask).minimum(mask), mask], 1)
         return Drawn(layer, layer[:, :3], layer[:, 3:])
 
     def code_prior(self, state: State, shifts: Tensor) -> Tensor:

@@ -222,7 +222,7 @@ def _enlarged_bytes(layer: Tensor, scale: int) -> np.ndarray:
     mask = layer[..., 3:].expand(-1, -1, 3).contiguous()
     both = torch.zeros(2, height + 2, width + 2, 3, dtype=torch.uint8)  # empty pixels around: edges fade
     inner = both[:, 1:-1, 1:-1]
-    inner[0] = (layer[..., :3] + mask).mul_(127.5).round_()
+    inner[0] = (layer[..., :3] + mask).mul_(127.5).round_().clamp_(0, 255)
     inner[1] = mask.mul_(255).round_()
     torch.minimum(*both, out=both[0])  # a colour brighter than its mask would overflow where it is drawn on white
     return enlarged(both.permute(0, 3, 1, 2), scale).permute(0, 2, 3, 1).numpy()

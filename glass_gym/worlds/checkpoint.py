@@ -239,9 +239,10 @@ def _world(path: Path, header: WorldHeader, tensors: dict[str, torch.Tensor]) ->
     weights = _weights(tensors)
     with torch.device("meta"):  # compare sizes before memory is allocated
         empty = build_glass(config).state_dict()
-    stored = {key for key, value in empty.items() if value.dtype == torch.uint8}
-    for key in stored & {key.removeprefix(STORED) for key in tensors if key.startswith(STORED)}:
-        raw = _inflated(tensors[STORED + key], empty[key].numel())
+    for key in (key for key, value in empty.items() if value.dtype == torch.uint8):
+        if STORED + key not in tensors:
+            raise ValueError(f"{key} is not stored")
+        raw = _inflated(tensors[STORED + key], empty[key].numel(), key)
         weights[key] = torch.frombuffer(bytearray(raw), dtype=torch.uint8).reshape(empty[key].shape)
     wanted = {key: value.shape for key, value in empty.items()}
     held = {key: value.shape for key, value in weights.items()}
@@ -307,10 +308,10 @@ def _deflated(values: np.ndarray) -> torch.Tensor:
     return torch.frombuffer(bytearray(zlib.compress(values.tobytes(), 9)), dtype=torch.uint8)
 
 
-def _inflated(deflated: torch.Tensor, size: int) -> bytes:
+def _inflated(deflated: torch.Tensor, size: int, what: str = "start frames") -> bytes:
     """Decompress exactly `size` bytes; zlib checks them by its checksum."""
     stream = zlib.decompressobj()
     raw = stream.decompress(deflated.numpy().tobytes(), size + 1)
     if len(raw) != size or not (stream.eof or (not stream.decompress(stream.unconsumed_tail, 1) and stream.eof)):
-        raise ValueError(f"start frames hold {len(raw)} bytes or more, expected {size}")
+        raise ValueError(f"{what} hold {len(raw)} bytes or more, expected {size}")
     return raw

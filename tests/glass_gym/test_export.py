@@ -44,7 +44,7 @@ def exported(request, made_once, tiny_config, tiny_paper_config):
     """A tiny world of each architecture, where it was exported to, and what was said of it."""
     torch.manual_seed(0)
     pose = tiny_config.replace(prior_channels=8)
-    configs = {"pose": pose, "library": pose.replace(library=True, heading=True), "paper": tiny_paper_config}
+    configs = {"pose": pose, "library": pose.replace(drawing="turned"), "paper": tiny_paper_config}
     model = build_glass(configs[request.param]).eval()
     if model.config.library:
         library = model.lma.library

@@ -25,7 +25,8 @@ from training.windows.windows import WindowSet
 SIZES = ["--window", "16", "--agent-radius", "5", "--poses", "4", "--codes", "2", "--loop.device", "cpu"]
 GMA = ["--gma.theta", "0.04", "--gma.iterations", "2", "--gma.batch", "2", "--gma.moving-pixels", "3"]
 LMA = ["--pose.iterations", "3", "--pose.batch", "4", "--lma.iterations", "3", "--lma.batch", "4", "--lma.steps", "4"]
-QUICK = [*SIZES, *GMA, *LMA, "--no-report"]
+PAINTED = ["--drawing", "painted"]
+QUICK = [*SIZES, *GMA, *LMA, *PAINTED, "--no-report"]
 
 
 def state_of(run, name):
@@ -76,7 +77,7 @@ def test_the_command_alone_makes_a_world(clips, tmp_path, capsys, monkeypatch, q
     poses_sheet = sheets.poses_sheet
     monkeypatch.setattr(sheets, "poses_sheet", lambda model, clips: drawn.append(clips) or poses_sheet(model, clips))
     run = tmp_path / "run"
-    command = [str(clips), "--out", str(run), *SIZES, *GMA, *LMA, "--gma.iterations", "4"]
+    command = [str(clips), "--out", str(run), *SIZES, *GMA, *LMA, *PAINTED, "--gma.iterations", "4"]
     assert main([*command, "--loop.max-minutes", "0"]) == 3
     assert "stopped and saved: " in (out := capsys.readouterr().out) and "the same command and --resume" in out
     assert main(command) == 1
@@ -321,3 +322,18 @@ def test_the_command_names_bad_data_and_architectures(clips, tmp_path, capsys):
     assert "not found" in capsys.readouterr().err
     assert main([str(clips), "--architecture", "huge", "--out", str(tmp_path / "c")]) == 1
     assert "no preset called 'huge'; there are: pose, paper" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("drawing", ["stored", "turned"])
+def test_worlds_with_stored_windows_are_made_and_resumed(clips, tmp_path, capsys, drawing):
+    run = tmp_path / "run"
+    command = [str(clips), "--out", str(run), *SIZES, *GMA, *LMA, "--drawing", drawing, "--no-report"]
+    assert main([*command, "--lma.iterations", "0"]) == 0  # GMA alone
+    assert main([*command, "--resume"]) == 0
+    world = load_world(run / "world.safetensors")
+    assert world.config.drawing == drawing and world.config.poses == 4
+    before = state_of(run, "lma.pt")["model"]["library.codebook"]
+    assert main([*command, "--resume"]) == 0
+    assert torch.equal(state_of(run, "lma.pt")["model"]["library.codebook"], before)
+    assert main([*command[:-3], "--drawing", "painted", "--no-report", "--resume"]) == 1
+    assert f"was trained with --drawing {drawing}" in capsys.readouterr().err

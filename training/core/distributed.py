@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -62,6 +63,14 @@ class Distributed:
             return flag
         flags = torch.tensor([float(flag)], device=self._accelerator.device)
         return bool(self._accelerator.reduce(flags, "sum").item())
+
+    def share(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Give all processes the tensors of the main process, in place."""
+        if self._accelerator is not None:
+            from accelerate.utils import broadcast
+
+            for tensor in tensors:
+                tensor.copy_(broadcast(tensor))
 
     def wait(self) -> None:
         """Wait until all processes have called it."""

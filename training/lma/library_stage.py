@@ -43,7 +43,6 @@ class LibraryStage(LmaStage):
         self.config = dataclasses.replace(config, cluster_weight=0.0)  # codes need no start here
         self.shown = shown
         self.sampler = PoseClips(windows, config)
-        device = model.library.mean.device
         self.vectors = encode_library(windows, model.library, headings)  # (N, POSE_CHANNELS)
         self.mirrored = mirrored_vectors(model.library, windows, np.arange(len(windows.layers)), headings)
         device = self.vectors.device

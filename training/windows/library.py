@@ -16,6 +16,8 @@ from glass_gym.tensors.geometry import reduced
 
 from ..core.progress import Bar
 from ..core.run import Run
+from ..core.trainer import TrainingError
+from ..data.sources import find_source
 from .windows import MARGIN, WindowSet
 
 COMPARED = 2500  # About so many windows are compared with each other.
@@ -29,15 +31,20 @@ FLIP = 0.35  # A turn by this many rad from frame to frame costs as much as a sk
 def headings_of(windows: WindowSet) -> np.ndarray:
     """The agent's heading in each window, (N,) rad clockwise from the right.
 
-    It is the long axis of the mask; of its two directions the one to which the mask tapers, such as a tail, and which
-    changes least from frame to frame (Viterbi, 1967).
+    It is the long axis of the mask. Of its two directions we take the one to which the mask tapers, or away from it,
+    for all windows alike, so that agents go forward more than backward; within a video it changes least from frame to
+    frame (Viterbi, 1967).
     """
     out = np.empty(len(windows.layers), np.float32)
-    for start, length in zip(windows.starts, windows.lengths, strict=True):
+    forward = 0.0
+    videos = zip(windows.starts, windows.lengths, windows.shifts(), strict=True)
+    for start, length, shifts in videos:
         masks = torch.from_numpy(windows.layers[start : start + length, 3, MARGIN:-MARGIN, MARGIN:-MARGIN])
         mask = reduced(masks[:, None].float() / 255, max(1, masks.shape[-1] // Q_SIDE))[:, 0]
-        out[start : start + length] = _directed(principal_axis(mask), _skewness(mask)).numpy()
-    return out
+        found = _directed(principal_axis(mask), _skewness(mask)).numpy()
+        out[start : start + length] = found
+        forward += float((np.stack([np.cos(found), np.sin(found)], 1)[:-1] * shifts).sum())
+    return out if forward >= 0 else out + np.float32(math.pi)
 
 
 def _skewness(mask: Tensor) -> Tensor:
@@ -97,8 +104,13 @@ class Likeness:
         return (how if share[heading] < SAME_AGENT else "painted"), told
 
 
-def likeness(windows: WindowSet) -> Likeness:
-    """Compare about COMPARED windows, of whole videos, with one another."""
+def likeness(windows: WindowSet, skipped: int = 0) -> Likeness:
+    """Compare about COMPARED windows, of whole videos, with one another.
+
+    Args:
+        windows: of the training videos.
+        skipped: `read.skip`: this many videos after one are of the same seconds, and not compared with it.
+    """
     rng = np.random.default_rng(0)
     order = rng.permutation(len(windows.starts))
     count = int(np.searchsorted(np.cumsum(windows.lengths[order]), COMPARED)) + 1
@@ -108,8 +120,7 @@ def likeness(windows: WindowSet) -> Likeness:
     if len(index) > 2 * COMPARED:
         kept = np.sort(rng.permutation(len(index))[:COMPARED])
         index, video = index[kept], video[kept]
-    near = 1 if len(some) > 5 else 0  # with skipped frames, neighbouring videos are of the same seconds
-    other = torch.from_numpy(np.abs(video[:, None] - video) > near)
+    other = torch.from_numpy(np.abs(video[:, None] - video) > skipped)
     if not other.any(1).all():
         frame = np.arange(len(index))
         other = torch.from_numpy(np.abs(frame[:, None] - frame) > len(frame) // 4)
@@ -135,12 +146,24 @@ def likeness(windows: WindowSet) -> Likeness:
 def choose_library(run: Run, windows: WindowSet) -> None:
     """Choose how the agent is drawn, and how many windows are stored; once in a run."""
     run.reload()
-    if run.config.architecture != "pose" or "drawing" in run.values:
+    if run.config.architecture != "pose":
+        if run.is_given("drawing"):
+            raise TrainingError(f"--drawing {run.config.drawing} needs --architecture pose; leave it out")
+        return
+    if "drawing" in run.values:
+        if run.is_given("drawing") and run.config.drawing != run.values["drawing"]:
+            known = run.values["drawing"]
+            raise TrainingError(f"{run.out}: was trained with --drawing {known}; use the same, or another --out")
+        return
+    if run.config.resume and (run.out / "lma.pt").exists():  # of a version without this choice
+        run.values["drawing"] = "painted"
         return
     with Bar("comparing the agent's windows"):
-        found = likeness(windows)
+        found = likeness(windows, run.config.read.skip or 0)
+    usual = find_source(run.config.data).defaults.drawing
     with run.together():
-        if run.choose("drawing", *found.drawing) != "painted" and not run.is_given("poses"):
+        choice = (usual, f"usual for {run.config.data}") if usual else found.drawing
+        if run.choose("drawing", *choice) != "painted" and not run.is_given("poses"):
             side = windows.layers.shape[-1] - 2 * MARGIN
             most = min(len(windows.layers), MOST_WINDOWS, MOST_BYTES // (4 * side**2))
             run.choose("poses", max(2, most), f"stored windows, of {len(windows.layers)}, of {side}x{side} px")
@@ -183,7 +206,7 @@ def fill_library(lma: LibraryLMA, windows: WindowSet, headings: np.ndarray | Non
         mean = x.mean(0)
         _, values, components = torch.linalg.svd(x - mean, full_matrices=False)
         kept = components[:POSE_CHANNELS]
-        scale = (values[:POSE_CHANNELS].square().sum() / len(x) / POSE_CHANNELS).sqrt().clamp_min(1e-6)
+        scale = (values[:POSE_CHANNELS].square().sum() / len(x) / POSE_CHANNELS).sqrt().clamp_min(1e-3)
         library.mean.copy_(mean)
         library.components.zero_()
         library.components[: len(kept)] = kept / scale

@@ -24,7 +24,7 @@ def two_sample(e: Evaluation) -> dict[str, Any]:
     Drawn windows run freely from the clips' first windows, under their shifts and codes drawn from the prior.
     """
     layers, shifts, positions = e.clips.layers, e.clips.shifts, e.clips.positions
-    if len(layers) < 4:
+    if len(layers) < 4 or shifts.shape[1] <= FIRST:
         return {"accuracy": None, "clips": len(layers)}
     drawn = play_clips(e.model.lma, layers, shifts, positions, e.seed)
     real = layers[:, 1:]
