@@ -332,8 +332,8 @@ def test_worlds_with_stored_windows_are_made_and_resumed(clips, tmp_path, capsys
     assert main([*command, "--resume"]) == 0
     world = load_world(run / "world.safetensors")
     assert world.config.drawing == drawing and world.config.poses == 4
-    before = state_of(run, "lma.pt")["model"]["library.codebook"]
+    before = state_of(run, "lma")["model"]["library.codebook"]
     assert main([*command, "--resume"]) == 0
-    assert torch.equal(state_of(run, "lma.pt")["model"]["library.codebook"], before)
+    assert torch.equal(state_of(run, "lma")["model"]["library.codebook"], before)
     assert main([*command[:-3], "--drawing", "painted", "--no-report", "--resume"]) == 1
-    assert f"was trained with --drawing {drawing}" in capsys.readouterr().err
+    assert f"'drawing': '{drawing}, not painted'" in capsys.readouterr().err

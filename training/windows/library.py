@@ -151,9 +151,6 @@ def choose_library(run: Run, windows: WindowSet) -> None:
             raise TrainingError(f"--drawing {run.config.drawing} needs --architecture pose; leave it out")
         return
     if "drawing" in run.values:
-        if run.is_given("drawing") and run.config.drawing != run.values["drawing"]:
-            known = run.values["drawing"]
-            raise TrainingError(f"{run.out}: was trained with --drawing {known}; use the same, or another --out")
         return
     if run.config.resume and (run.out / "lma.pt").exists():  # of a version without this choice
         run.values["drawing"] = "painted"
