@@ -1,7 +1,8 @@
 """World checkpoints: one .safetensors file with weights, config, action table and start frames. Pickle is never used.
 
 Tensors: ``model.*`` (float16, or as trained), ``start_frames`` (uint8: zlib of the differences between consecutive
-frames), and ``start_backgrounds``, if they are known (uint8: zlib of the differences from the start frames). Metadata
+frames), ``start_backgrounds``, if they are known (uint8: zlib of the differences from the start frames), and
+``deflated.*``, tensors of uint8 such as stored windows (uint8: zlib). Metadata
 ``glass``: a JSON header (:class:`glass_gym.worlds.headers.WorldHeader`).
 """
 
