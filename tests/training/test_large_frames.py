@@ -228,3 +228,19 @@ def test_the_command_makes_a_world_of_the_footages_own_size(footage, tmp_path, c
     assert world.start_frames.shape[1:] == (240, 320, 3)
     told = capsys.readouterr().out
     assert "read.size = 240x320: 320x240 px frames: as they are" in told and "gma_scale = 2" in told
+
+
+def test_what_moves_without_the_agent_is_not_the_agents():
+    rng = np.random.default_rng(0)
+    frames = np.full((24, 48, 64, 3), 200, np.float32)
+    frames[:, :, 40:] += rng.normal(0, 40, (24, 48, 24, 3))  # bedding that is never at rest
+    masks = np.zeros((24, 48, 64), bool)
+    for t in range(24):
+        masks[t, 20:32, 2 + 2 * t : 14 + 2 * t] = True
+    frames[masks] = 20
+    plate = np.full((48, 64, 3), 200, np.float32)
+    seen = frames.clip(0, 255).astype(np.uint8)
+    shot = BackgroundPlate(seen, masks, masks.sum((1, 2)), plate, masks[0] | True, np.zeros((24, 2), int))
+    assert shot.unrest[:, :36].max() < 5 < 30 < np.median(shot.unrest[:, 44:])
+    alpha, _ = measure_alpha(shot, 19)  # the agent is in the bedding
+    assert alpha[masks[19]].mean() > 0.95 and (alpha[~masks[19]] > 0.3).mean() < 0.01

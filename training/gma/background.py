@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,6 +32,7 @@ PLATE_FRAMES = 120  # Number of frames whose median is the common plate.
 SAMPLES = 3  # Minimum number of frames in which a pixel of the plate must be unmasked to be known.
 NEAR = 0.25
 """Pixels that M misses are searched within this distance of its mask, as a share of the root of the mask's area."""
+UNREST_OF = 24  # Number of frames that :attr:`BackgroundPlate.unrest` is measured on.
 
 
 @dataclass
@@ -68,6 +70,29 @@ class BackgroundPlate:
         plate[here] = np.where(known[here][..., None], self.plate[there], plate[here])
         shown = plate.round().astype(np.uint8)[None]
         return match_exposure(shown, self.frames[t], (known & ~self.masks[t])[None])[0].astype(np.float32), known
+
+    @functools.cached_property
+    def unrest(self) -> np.ndarray:
+        """By how much frames differ from the plate where the agent is not near, (H, W) float32 in [0, 255].
+
+        It is the 90 % quantile of the largest difference over the channels in each pixel: noise, and what was moved,
+        such as an animal's bedding. Zeros if the camera moves.
+        """
+        if (self.corners != self.corners[0]).any():
+            return np.zeros(self.frames.shape[1:3], np.float32)
+        seen = []
+        for t in np.linspace(0, len(self.frames) - 1, min(len(self.frames), UNREST_OF)).astype(int):
+            if (compared := self.compare(t)) is not None:
+                far, near = compared
+                seen.append(np.where(near | ~np.isfinite(far), np.nan, far))
+        if not seen:
+            return np.zeros(self.frames.shape[1:3], np.float32)
+        found, known = quantile_of_known(np.stack(seen), 0.9)
+        if known.any():  # where the agent always is near, as beside it
+            from scipy import ndimage
+
+            found = found[tuple(ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True))]
+        return found
 
     def compare(self, t: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Compare frame t with the plate.
@@ -108,6 +133,15 @@ class BackgroundPlate:
             filled = to_bytes(gma.segment(image)[2])
             background[~known] = filled[0].permute(1, 2, 0).cpu().numpy()[~known]
         return background, inpainted
+
+
+def quantile_of_known(values: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """The quantile of values (T, H, W) over T, without nan: (H, W) float32; and (H, W) bool, where not all are nan."""
+    count = np.isfinite(values).sum(0)
+    ranked = np.sort(values, 0)  # nan last
+    at = np.clip((share * (count - 1)).round().astype(int), 0, None)
+    found = np.take_along_axis(ranked, at[None], 0)[0]
+    return np.nan_to_num(found).astype(np.float32), count > 0
 
 
 @torch.no_grad()

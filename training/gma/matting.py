@@ -167,7 +167,8 @@ def measure_alpha(plate: BackgroundPlate, t: int) -> tuple[np.ndarray, np.ndarra
     plate's side of that edge, grey clothes are not (watershed; Beucher & Lantuejoul, 1979). Beyond it, what differs by
     CONTRAST of the agent's usual difference is the agent's as well, unless half a shadow would explain it. There alpha
     is 1, on the rim the share of the agent's colour. Whatever else touches the agent, such as a shadow, a reflection or
-    motion blur, has the least alpha that explains it. Other pixels have alpha 0.
+    motion blur, has the least alpha that explains it, if it differs from the plate by more than it does without the
+    agent. Other pixels have alpha 0.
 
     Args:
         plate: of the shot.
@@ -192,11 +193,13 @@ def measure_alpha(plate: BackgroundPlate, t: int) -> tuple[np.ndarray, np.ndarra
     inside = ndimage.watershed_ift(far.clip(0, 255).astype(np.uint8), seeds, np.ones((3, 3))) == 2
     usual = CONTRAST * float(np.quantile(far[mask & known], 0.9))
     shadow = (off < BACKGROUND).all(-1) & (hidden < 0.5)
-    names, _ = ndimage.label(inside | known & (far > max(CHANGED, usual)) & ~shadow, np.ones((3, 3)))
+    rests = ndimage.maximum_filter(plate.unrest, 5)  # what moves without the agent is not its own
+    solid = known & (far > np.maximum(rests, max(CHANGED, usual))) & ~shadow
+    names, _ = ndimage.label(inside | solid, np.ones((3, 3)))
     count = np.bincount(names[mask])
     count[:1] = 0
     core = ndimage.binary_fill_holes(names == count.argmax())
-    names, _ = ndimage.label(core | (known & (far > BACKGROUND)), np.ones((3, 3)))
+    names, _ = ndimage.label(core | (known & (far > rests + BACKGROUND)), np.ones((3, 3)))
     own = np.isin(names, np.unique(names[core]))
     clear = own & (far > CHANGED)
     if (core & mask).sum() < AGREED * core.sum() or (clear & mask).sum() < FOUND * clear.sum():
