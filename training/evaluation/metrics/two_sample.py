@@ -49,6 +49,8 @@ def play_clips(lma: LMA, layers: Tensor, shifts: Tensor, positions: Tensor, seed
     return torch.stack(out, 1)
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def accuracy(real: Tensor, drawn: Tensor, seed: int = 0) -> float:
     """Mean accuracy on clips that were not trained on, of networks that tell real from drawn clips (N, T, 4, h, w)."""
     rng = np.random.default_rng(seed)
@@ -58,7 +60,7 @@ def accuracy(real: Tensor, drawn: Tensor, seed: int = 0) -> float:
         torch.manual_seed(seed)
         network = _network()
         optimiser = torch.optim.Adam(network.parameters(), 2e-3)
-        pools = [x[train].flatten(0, 1) for x in (real, drawn)]
+        pools = [x[train].flatten(0, 1).clone() for x in (real, drawn)]
         labels = torch.arange(2.0).repeat_interleave(BATCH)
         for _ in range(STEPS):
             batch = torch.cat([pool[torch.from_numpy(rng.integers(len(pool), size=BATCH))] for pool in pools])
