@@ -52,7 +52,7 @@ from .lma.library_stage import LibraryStage
 from .lma.paper_stage import PaperStage
 from .lma.stage import LmaStage, lma_iterations
 from .poses.stage import PoseStage, pose_schedule
-from .windows.library import choose_library, fill_library, headings_of
+from .windows.library import centred, choose_library, fill_library, headings_of
 from .windows.size import choose_hole_margin, choose_window
 from .windows.windows import WindowSet, choose_window_frames, sample_clips, windows_of_split
 from .world.build import export_world
@@ -119,6 +119,8 @@ def _train(run: Run) -> None:
         windows = windows_of_split(run, untrained, store, "train")
         held_out = windows_of_split(run, untrained, store, "val", windows)
         choose_library(run, windows)
+    if run.values.get("drawing") == "turned":
+        windows, held_out = centred(windows), centred(held_out)
     lma = start_lma(run, gma)
     train_lma(run, lma, windows, held_out, reporter)
     if run.processes.is_main:

@@ -49,13 +49,23 @@ def principal_axis(mask: Tensor) -> Tensor:
     return torch.atan2(2 * xy, xx - yy) / 2
 
 
-def turn(layers: Tensor, angle: Tensor, mirrored: Tensor | None = None) -> Tensor:
+def off_centre(mask: Tensor) -> Tensor:
+    """From the middle of masks (B, h, w) to the centre of mass of what is above 0.5: (B, 2) px, (x, y)."""
+    solid = mask * (mask > 0.5)
+    mass = solid.sum((1, 2)).clamp_min(1e-6)
+    down = torch.arange(mask.shape[-2], device=mask.device) - (mask.shape[-2] - 1) / 2
+    right = torch.arange(mask.shape[-1], device=mask.device) - (mask.shape[-1] - 1) / 2
+    return torch.stack([(solid.sum(1) * right).sum(1) / mass, (solid.sum(2) * down).sum(1) / mass], 1)
+
+
+def turn(layers: Tensor, angle: Tensor, mirrored: Tensor | None = None, centre: Tensor | None = None) -> Tensor:
     """Turn layers about their middle; beyond the border is nothing.
 
     Args:
         layers: (B, C, s, s).
         angle: (B,) rad, clockwise.
         mirrored: (B,) bool, the rows that are mirrored top to bottom first; None: none.
+        centre: (B, 2) px from the middle, the point that is turned about and moved to the middle; None: the middle.
 
     Returns:
         (B, C, s, s).
@@ -67,6 +77,8 @@ def turn(layers: Tensor, angle: Tensor, mirrored: Tensor | None = None) -> Tenso
     y = cos * at[:, None] - sin * at
     if mirrored is not None:
         y = torch.where(mirrored[:, None, None], -y, y)
+    if centre is not None:
+        x, y = (a + 2 / side * c[:, None, None] for a, c in zip((x, y), centre.to(layers).unbind(1), strict=True))
     return F.grid_sample(layers, torch.stack([x, y], -1), "bicubic", align_corners=False)
 
 
@@ -207,9 +219,10 @@ class LibraryLMA(PoseLMA):
         if not self.config.heading:
             entry, error = self.library.off(seen)
             return entry, torch.zeros_like(error), error
-        axis = principal_axis(seen[:, 3])
+        axis, centre = principal_axis(seen[:, 3]), off_centre(seen[:, 3])
         both = torch.stack([axis, axis + math.pi])
-        entries, errors = (torch.stack(x) for x in zip(*(self.library.off(turn(seen, -a)) for a in both), strict=True))
+        found = [self.library.off(turn(seen, -angle, centre=centre)) for angle in both]
+        entries, errors = (torch.stack(x) for x in zip(*found, strict=True))
         error, which = errors.min(0)
         return entries.gather(0, which[None])[0], both.gather(0, which[None])[0], error
 
@@ -223,14 +236,18 @@ class LibraryLMA(PoseLMA):
         return self.action(self.library.embed(entry), wrapped(heading.diff(dim=1)))
 
     def drawing_error(self, layer: Tensor, position: Tensor) -> Tensor:
-        """As :meth:`PoseLMA.drawing_error`, of reduced windows."""
+        """As :meth:`PoseLMA.drawing_error`, of reduced windows; or how far an agent that turns is off the middle."""
+        if self.config.heading:
+            return off_centre(layer[:, 3]).square().sum(1)
         return self._observe(layer)[2]
 
     def start_state(self, layer: Tensor) -> State:
         """As :meth:`LMA.start_state`."""
         seen = self.library.seen(layer)
         heading = self.observe(layer)[1]
-        pose = self.library.encode(turn(seen, -heading) if self.config.heading else seen)
+        if self.config.heading:
+            seen = turn(seen, -heading, centre=off_centre(seen[:, 3]))
+        pose = self.library.encode(seen)
         return (
             pose,
             self.dynamics.start(layer.shape[0], pose),

@@ -10,13 +10,13 @@ from safetensors.torch import save_file
 
 from glass_gym.model.config import GlassConfig
 from glass_gym.model.glass import build_glass, build_lma
-from glass_gym.model.library import principal_axis, turn, wrapped
+from glass_gym.model.library import off_centre, principal_axis, turn, wrapped
 from glass_gym.simulator.simulator import Simulator
 from glass_gym.tensors.convert import pack_layers
 from glass_gym.worlds.checkpoint import CheckpointError, World, load_world, save_world
 from training.config import LmaConfig
 from training.lma.library_stage import LibraryStage
-from training.windows.library import fill_library, headings_of, likeness
+from training.windows.library import centred, fill_library, headings_of, likeness
 from training.windows.windows import MARGIN, WindowSet
 
 SIDE = 48
@@ -189,3 +189,16 @@ def test_sizes_of_a_library_are_checked():
         library_config(poses=60_000, window=96)
     with pytest.raises(ValueError, match="architecture"):
         GlassConfig.paper(96, 128, drawing="stored")
+
+
+def test_windows_are_centred_on_the_agent():
+    windows, _ = turning()
+    shifted = np.roll(windows.layers, (3, -5), (2, 3))
+    moved = centred(
+        WindowSet(shifted, windows.position + np.array([5.0, -3.0]), windows.starts, windows.lengths, 96, 160)
+    )
+    again = centred(windows)
+    assert np.abs(off_centre(torch.from_numpy(moved.layers[:, 3]).float() / 255)).max() <= 0.51
+    assert np.abs(moved.position - again.position).max() <= 1
+    inside = moved.layers[:, :, 8:-8, 8:-8].astype(int) - again.layers[:, :, 8:-8, 8:-8]
+    assert np.abs(inside).mean() < 6

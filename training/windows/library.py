@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from glass_gym.model.config import GlassConfig
-from glass_gym.model.library import Q_SIDE, Library, LibraryLMA, principal_axis, turn, wrapped
+from glass_gym.model.library import Q_SIDE, Library, LibraryLMA, off_centre, principal_axis, turn, wrapped
 from glass_gym.model.pose_model import POSE_CHANNELS
 from glass_gym.tensors.geometry import reduced
 
@@ -74,6 +74,30 @@ def _directed(axis: Tensor, skewness: Tensor) -> Tensor:
     return both[torch.arange(len(both)), torch.tensor(path[::-1])]
 
 
+def centred(windows: WindowSet) -> WindowSet:
+    """Windows moved by whole px, at most a quarter of their side, so that the agent's centre of mass is in the middle.
+
+    An agent that is turned would else jump, and equal poses would differ by its direction.
+    """
+    layers = np.empty_like(windows.layers)
+    moved = np.empty_like(windows.position)
+    side = layers.shape[-1]
+    for part in np.array_split(np.arange(len(layers)), max(1, len(layers) // 1024)):
+        masks = torch.from_numpy(windows.layers[part, 3]).float() / 255
+        off = off_centre(masks).round().int().clamp(-(side // 4), side // 4).numpy()
+        for frame, (x, y) in zip(part, off, strict=True):
+            one = np.roll(windows.layers[frame], (-y, -x), (1, 2))
+            for axis, by in ((1, y), (2, x)):  # what came in from the other side is empty
+                if by:
+                    new = np.moveaxis(one, axis, 0)[-by:] if by > 0 else np.moveaxis(one, axis, 0)[:-by]
+                    new[:, :3], new[:, 3:] = 128, 0
+            layers[frame] = one
+        moved[part] = off
+    known = windows.starts, windows.lengths, windows.height, windows.width, windows.scale
+    position = windows.position + windows.scale * moved
+    return WindowSet(layers, position, *known, files=windows.files, rate=windows.rate)
+
+
 def seen_windows(windows: WindowSet, library: Library, index: np.ndarray, headings: np.ndarray | None) -> Tensor:
     """What Q sees of frames `index` (n,), with the heading taken out: (n, 4, r, r), on the library's device."""
     rows = []
@@ -125,22 +149,21 @@ def likeness(windows: WindowSet, skipped: int = 0) -> Likeness:
         frame = np.arange(len(index))
         other = torch.from_numpy(np.abs(frame[:, None] - frame) > len(frame) // 4)
 
+    turnable = centred(windows)
     with torch.device("meta"):
         side = windows.layers.shape[-1] - 2 * MARGIN
         library = Library(GlassConfig.pose(max(32, side), max(32, side), window=side, poses=2))
     library.mean = torch.zeros(1)
 
-    def seen(headings: np.ndarray | None) -> Tensor:
-        return seen_windows(windows, library, index, headings).flatten(1)
-
     def nearest(x: Tensor) -> float:
         apart = torch.cdist(x, x).square().masked_fill(~other, torch.inf)
         return float(apart.amin(1).mean())
 
-    plain = seen(None)
+    plain = seen_windows(windows, library, index, None).flatten(1)
+    turned = seen_windows(turnable, library, index, headings_of(turnable)).flatten(1)
     pair = np.array([(a, rng.choice(np.flatnonzero(video == video[a]))) for a in range(len(index))])
     apart = float((plain[pair[:, 0]] - plain[pair[:, 1]]).square().sum(1).mean())
-    return Likeness(apart, nearest(plain), nearest(seen(headings_of(windows))))
+    return Likeness(apart, nearest(plain), nearest(turned))
 
 
 def choose_library(run: Run, windows: WindowSet) -> None:
