@@ -118,7 +118,7 @@ class Library(nn.Module):
             return (seen.flatten(1) - self.mean) @ self.components.T
 
     def off(self, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """The nearest entry (B,) of reduced windows (B, 4, r, r), and their squared error if it is drawn, (B,)."""
+        """The nearest entry (B,) of reduced windows (B, 4, r, r); the squared error (B,) of drawing its components."""
         vectors = self.encode(seen)
         nearest, index = self.logits(vectors).max(1)
         unit = 1 / self.components[0].square().sum().clamp_min(1e-12)  # squared error of a distance of one
@@ -227,7 +227,7 @@ class LibraryLMA(PoseLMA):
         return entries.gather(0, which[None])[0], both.gather(0, which[None])[0], error
 
     def encode_poses(self, layers: Tensor) -> Tensor:
-        """As :meth:`PoseLMA.encode_poses`; the heading is taken out first."""
+        """As :meth:`PoseLMA.encode_poses`, 0 to P - 1 or 2 P - 1; the heading is taken out first."""
         return self.observe(layers)[0]
 
     def directions(self, layers: Tensor, shifts: Tensor) -> Tensor:
@@ -266,7 +266,7 @@ class LibraryLMA(PoseLMA):
     def predict_pose(
         self, state: State, shift: Tensor, code_vector: Tensor, position: Tensor | None
     ) -> tuple[State, Tensor]:
-        """As :meth:`PoseLMA.predict_pose`."""
+        """As :meth:`PoseLMA.predict_pose`; an index counts only where the state's pose is not the first window's."""
         pose, hidden, heading, own, *first = state
         if position is None:
             position = torch.full_like(shift, torch.nan)
@@ -301,7 +301,7 @@ class LibraryLMA(PoseLMA):
         return pose + change, precision[..., 0].clamp(max=FINEST), TURN_UNIT * self.config.heading * turned[..., 0]
 
     def draw(self, state: State, position: Tensor | None) -> Drawn:
-        """As :meth:`PoseLMA.draw`: the stored window, or the first, turned to the heading."""
+        """As :meth:`PoseLMA.draw`: a stored window, turned; `colour` and `logits` are channels of the layer."""
         pose, _, heading, own, began, first = state
         best, index = self.library.logits(pose).max(-1)
         starts = nearness(pose, own) >= best
