@@ -16,6 +16,7 @@ from torch import Tensor
 
 from glass_gym.model.glass import Glass
 from glass_gym.model.gma import Matte
+from glass_gym.model.library import off_centre
 from glass_gym.model.pose_model import OFFSETS, PoseLMA
 from glass_gym.model.pose_model import SEARCH_PX as MOST_PX
 from glass_gym.model.view import ConnectedWindow, View
@@ -139,7 +140,11 @@ def track(model: Glass, frames: Tensor, refine: bool = False, grid: tuple[float,
     if grid is not None:
         position = snap_to_grid(position, grid, SEARCH_PX // 2)
     out = Track(position, masks, masks, matte)
-    if refine and isinstance(model.lma, PoseLMA):
+    if refine and config.heading:  # as the stored windows (:func:`training.windows.library.centred`)
+        most = config.window // 4
+        off = off_centre(out.layers(model.lma.view, frames)[:, 3]).round().clamp(-most, most)
+        out.position = out.position + scale * off.to(out.position)
+    elif refine and isinstance(model.lma, PoseLMA):
         out.position = refine_positions(model.lma, frames, out, jitter=grid is None)
     out.masks = keep_agent(masks, out.position, config.window * scale)
     return out
