@@ -82,6 +82,14 @@ def turn(layers: Tensor, angle: Tensor, mirrored: Tensor | None = None, centre: 
     return F.grid_sample(layers, torch.stack([x, y], -1), "bicubic", align_corners=False)
 
 
+def seen_by_q(layers: Tensor) -> Tensor:
+    """What Q sees of layers (B, 4, s, s): windows reduced to about Q_SIDE px, (B, 4, r, r) float32."""
+    factor = max(1, layers.shape[-1] // Q_SIDE)
+    side = layers.shape[-1] // factor * factor
+    first = (layers.shape[-1] - side) // 2
+    return reduced(layers[..., first : first + side, first : first + side].float(), factor)
+
+
 class Library(nn.Module):
     """P stored windows, with their pose vectors and headings; and Q, the principal components of a window.
 
@@ -97,8 +105,7 @@ class Library(nn.Module):
     def __init__(self, config: GlassConfig):
         super().__init__()
         side = config.window
-        self.reduction = max(1, side // Q_SIDE)
-        seen = 4 * (side // self.reduction) ** 2
+        seen = 4 * (side // max(1, side // Q_SIDE)) ** 2
         self.register_buffer("mean", torch.zeros(seen))
         self.register_buffer("components", torch.zeros(POSE_CHANNELS, seen))
         self.stored = config.poses
@@ -106,24 +113,23 @@ class Library(nn.Module):
         self.register_buffer("windows", torch.zeros(config.poses, 4, side, side, dtype=torch.uint8))
         self.register_buffer("headings", torch.zeros(config.poses))
 
-    def seen(self, layers: Tensor) -> Tensor:
-        """What Q sees of layers (B, 4, s, s): reduced windows, (B, 4, r, r)."""
-        side = layers.shape[-1] // self.reduction * self.reduction
-        first = (layers.shape[-1] - side) // 2
-        return reduced(layers[..., first : first + side, first : first + side].float(), self.reduction)
-
     def encode(self, seen: Tensor) -> Tensor:
         """Q: reduced windows (B, 4, r, r), with the heading taken out -> pose vectors (B, POSE_CHANNELS), float32."""
         with torch.autocast(seen.device.type, enabled=False):  # bfloat16 rounding must not change the nearest entry
             return (seen.flatten(1) - self.mean) @ self.components.T
 
-    def off(self, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """The nearest entry (B,) of reduced windows (B, 4, r, r); the squared error (B,) of drawing its components."""
+    def nearest(self, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Compare reduced windows (B, 4, r, r) with the entries.
+
+        Returns:
+            their pose vectors (B, POSE_CHANNELS); the nearest entries (B,) int64; the squared errors (B,) of drawing
+            the components of these.
+        """
         vectors = self.encode(seen)
         nearest, index = self.logits(vectors).max(1)
         unit = 1 / self.components[0].square().sum().clamp_min(1e-12)  # squared error of a distance of one
         whole = (seen.flatten(1) - self.mean).square().sum(1)
-        return index, whole - 2 * unit * nearest
+        return vectors, index, whole - 2 * unit * nearest
 
     def logits(self, vectors: Tensor) -> Tensor:
         """How near each entry is to pose vectors (..., POSE_CHANNELS): (..., P or 2 P), see :func:`nearness`."""
@@ -210,21 +216,22 @@ class LibraryLMA(PoseLMA):
         Returns:
             entries (B,) int64, headings (B,) rad.
         """
-        entry, heading, _ = self._observe(layers)
+        _, entry, heading, _ = self._observe(layers)
         return entry, heading
 
-    def _observe(self, layers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As :meth:`observe`, and the squared error of the reduced windows (B,) if the entries are drawn."""
-        seen = self.library.seen(layers)
+    def _observe(self, layers: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As :meth:`observe`, between the pose vectors and the errors of :meth:`Library.nearest`."""
+        seen = seen_by_q(layers)
         if not self.config.heading:
-            entry, error = self.library.off(seen)
-            return entry, torch.zeros_like(error), error
+            vector, entry, error = self.library.nearest(seen)
+            return vector, entry, torch.zeros_like(error), error
         axis, centre = principal_axis(seen[:, 3]), off_centre(seen[:, 3])
         both = torch.stack([axis, axis + math.pi])
-        found = [self.library.off(turn(seen, -angle, centre=centre)) for angle in both]
-        entries, errors = (torch.stack(x) for x in zip(*found, strict=True))
+        found = [self.library.nearest(turn(seen, -angle, centre=centre)) for angle in both]
+        (vector, other), entries, errors = (torch.stack(x) for x in zip(*found, strict=True))
         error, which = errors.min(0)
-        return entries.gather(0, which[None])[0], both.gather(0, which[None])[0], error
+        vector = torch.where(which[:, None] > 0, other, vector)
+        return vector, entries.gather(0, which[None])[0], both.gather(0, which[None])[0], error
 
     def encode_poses(self, layers: Tensor) -> Tensor:
         """As :meth:`PoseLMA.encode_poses`, 0 to P - 1 or 2 P - 1; the heading is taken out first."""
@@ -239,23 +246,13 @@ class LibraryLMA(PoseLMA):
         """As :meth:`PoseLMA.drawing_error`, of reduced windows; or how far an agent that turns is off the middle."""
         if self.config.heading:
             return off_centre(layer[:, 3]).square().sum(1)
-        return self._observe(layer)[2]
+        return self._observe(layer)[3]
 
     def start_state(self, layer: Tensor) -> State:
         """As :meth:`LMA.start_state`."""
-        seen = self.library.seen(layer)
-        heading = self.observe(layer)[1]
-        if self.config.heading:
-            seen = turn(seen, -heading, centre=off_centre(seen[:, 3]))
-        pose = self.library.encode(seen)
-        return (
-            pose,
-            self.dynamics.start(layer.shape[0], pose),
-            heading,
-            pose.clone(),
-            heading.clone(),
-            pack_layers(layer),
-        )
+        pose, _, heading, _ = self._observe(layer)
+        hidden = self.dynamics.start(layer.shape[0], pose)
+        return pose, hidden, heading, pose.clone(), heading.clone(), pack_layers(layer)
 
     def correct_state(self, state: State, layer: Tensor, where: Tensor) -> State:
         """As :meth:`LMA.correct_state`: but for the hidden state, all starts again from the real layers."""

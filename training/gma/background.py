@@ -210,7 +210,7 @@ def estimate_background(
         )
     stands = isinstance(gma.inpaint, PlateInpaintNet)
     moves = np.zeros((len(frames) - 1, 2), int) if stands else camera_moves(frames)
-    shot = _median_plate(gma, frames, soft, moves, 0 if masks is not None else _margin(gma) // scale)
+    shot = _median_plate(gma, frames, soft, moves, 1 if masks is not None else max(1, _margin(gma) // scale))
     if not stands or gma.matting is None:
         return shot
     plate, known = (x.permute(1, 2, 0).cpu().numpy() for x in gma.inpaint.plate_of(frames.shape[2]))
@@ -260,8 +260,8 @@ def _median_plate(
     radius = gma.config.agent_radius * width / gma.config.width
     for n, t in enumerate(some):
         there, here = overlap(corners[t], canvas.shape[2:0:-1], (width, height))
-        free[n][there] &= ~ndimage.maximum_filter(masks[t], 2 * max(margin, 1) + 1)[here]
-        near = ndimage.maximum_filter(masks[t], 2 * max(margin, round(NEAR * np.sqrt(masks[t].sum())), 1) + 1)
+        free[n][there] &= ~ndimage.maximum_filter(masks[t], 2 * margin + 1)[here]
+        near = ndimage.maximum_filter(masks[t], 2 * max(margin, round(NEAR * np.sqrt(masks[t].sum()))) + 1)
         if masks[t].any():
             x, y = (np.median(along) for along in np.nonzero(masks[t])[::-1])
             box = (slice(max(0, round(middle - radius)), round(middle + radius) + 1) for middle in (y, x))

@@ -183,13 +183,14 @@ def measure_alpha(plate: BackgroundPlate, t: int) -> tuple[np.ndarray, np.ndarra
     mask = plate.masks[t]
     picture, known = plate.at(t)
     far = farthest(plate.frames[t], picture)
-    sure = _middle(mask) & known & (far > CHANGED)
+    middle = _middle(mask)
+    sure = middle & known & (far > CHANGED)
     if not sure.any():
         return None
     off = plate.frames[t] - picture
     hidden = least_alpha(*(torch.from_numpy(x / 127.5 - 1).permute(2, 0, 1)[None] for x in (plate.frames[t], picture)))
     hidden = hidden[0, 0].numpy()
-    seeds = sure * 2 + (known & (far < BACKGROUND) & ~_middle(mask)).astype(np.int16)
+    seeds = sure * 2 + (known & (far < BACKGROUND) & ~middle).astype(np.int16)
     inside = ndimage.watershed_ift(far.clip(0, 255).astype(np.uint8), seeds, np.ones((3, 3))) == 2
     usual = CONTRAST * float(np.quantile(far[mask & known], 0.9))
     shadow = (off < BACKGROUND).all(-1) & (hidden < 0.5)

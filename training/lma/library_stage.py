@@ -12,7 +12,7 @@ from glass_gym.model.library import LibraryLMA, wrapped
 
 from ..config import LmaConfig
 from ..core.stage import Batch
-from ..windows.library import encode_library, mirrored_vectors
+from ..windows.library import encode_frames
 from ..windows.windows import WindowSet
 from .stage import LmaStage, PoseClips
 
@@ -43,8 +43,8 @@ class LibraryStage(LmaStage):
         self.config = dataclasses.replace(config, cluster_weight=0.0)  # codes need no start here
         self.shown = shown
         self.sampler = PoseClips(windows, config)
-        self.vectors = encode_library(windows, model.library, headings)  # (N, POSE_CHANNELS)
-        self.mirrored = mirrored_vectors(model.library, windows, np.arange(len(windows.layers)), headings)
+        known = windows, model.library, np.arange(len(windows.layers)), headings
+        self.vectors, self.mirrored = (encode_frames(*known, mirrored) for mirrored in (False, True))  # (N, channels)
         device = self.vectors.device
         heading = np.zeros(len(self.vectors), np.float32) if headings is None else headings
         self.headings = torch.from_numpy(heading).to(device)

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glass_gym.model.config import GlassConfig
-from glass_gym.model.library import Q_SIDE, Library, LibraryLMA, off_centre, principal_axis, turn, wrapped
+from glass_gym.model.library import Q_SIDE, Library, LibraryLMA, off_centre, principal_axis, seen_by_q, turn, wrapped
 from glass_gym.model.pose_model import POSE_CHANNELS
 from glass_gym.tensors.geometry import reduced
 
@@ -41,15 +40,16 @@ def headings_of(windows: WindowSet) -> np.ndarray:
     for start, length, shifts in videos:
         masks = torch.from_numpy(windows.layers[start : start + length, 3, MARGIN:-MARGIN, MARGIN:-MARGIN])
         mask = reduced(masks[:, None].float() / 255, max(1, masks.shape[-1] // Q_SIDE))[:, 0]
-        found = _directed(principal_axis(mask), _skewness(mask)).numpy()
+        axis = principal_axis(mask)
+        found = _directed(axis, _skewness(mask, axis)).numpy()
         out[start : start + length] = found
         forward += float((np.stack([np.cos(found), np.sin(found)], 1)[:-1] * shifts).sum())
     return out if forward >= 0 else out + np.float32(math.pi)
 
 
-def _skewness(mask: Tensor) -> Tensor:
-    """The skewness (N,) of masks (N, h, w) along their principal axes: positive if they taper in its direction."""
-    turned = turn(mask[:, None], -principal_axis(mask))[:, 0].clamp(0, 1)
+def _skewness(mask: Tensor, axis: Tensor) -> Tensor:
+    """The skewness (N,) of masks (N, h, w) along axes (N,) rad: positive if they taper in this direction."""
+    turned = turn(mask[:, None], -axis)[:, 0].clamp(0, 1)
     mass = turned.sum((1, 2)).clamp_min(1e-6)
     columns = turned.sum(1)
     x = torch.arange(columns.shape[1]) - ((columns * torch.arange(columns.shape[1])).sum(1) / mass)[:, None]
@@ -98,11 +98,11 @@ def centred(windows: WindowSet) -> WindowSet:
     return WindowSet(layers, position, *known, files=windows.files, rate=windows.rate)
 
 
-def seen_windows(windows: WindowSet, library: Library, index: np.ndarray, headings: np.ndarray | None) -> Tensor:
-    """What Q sees of frames `index` (n,), with the heading taken out: (n, 4, r, r), on the library's device."""
+def seen_windows(windows: WindowSet, index: np.ndarray, headings: np.ndarray | None) -> Tensor:
+    """What Q sees of frames `index` (n,), with the heading taken out: (n, 4, r, r)."""
     rows = []
     for part in np.array_split(index, max(1, len(index) // 256)):
-        seen = library.seen(windows.layers_at(part)[..., MARGIN:-MARGIN, MARGIN:-MARGIN].to(library.mean.device))
+        seen = seen_by_q(windows.layers_at(part)[..., MARGIN:-MARGIN, MARGIN:-MARGIN])
         if headings is not None:
             seen = turn(seen, -torch.from_numpy(headings[part]).to(seen))
         rows.append(seen)
@@ -150,17 +150,13 @@ def likeness(windows: WindowSet, skipped: int = 0) -> Likeness:
         other = torch.from_numpy(np.abs(frame[:, None] - frame) > len(frame) // 4)
 
     turnable = centred(windows)
-    with torch.device("meta"):
-        side = windows.layers.shape[-1] - 2 * MARGIN
-        library = Library(GlassConfig.pose(max(32, side), max(32, side), window=side, poses=2))
-    library.mean = torch.zeros(1)
 
     def nearest(x: Tensor) -> float:
         apart = torch.cdist(x, x).square().masked_fill(~other, torch.inf)
         return float(apart.amin(1).mean())
 
-    plain = seen_windows(windows, library, index, None).flatten(1)
-    turned = seen_windows(turnable, library, index, headings_of(turnable)).flatten(1)
+    plain = seen_windows(windows, index, None).flatten(1)
+    turned = seen_windows(turnable, index, headings_of(turnable)).flatten(1)
     pair = np.array([(a, rng.choice(np.flatnonzero(video == video[a]))) for a in range(len(index))])
     apart = float((plain[pair[:, 0]] - plain[pair[:, 1]]).square().sum(1).mean())
     return Likeness(apart, nearest(plain), nearest(turned))
@@ -190,19 +186,18 @@ def choose_library(run: Run, windows: WindowSet) -> None:
 
 
 @torch.no_grad()
-def encode_library(windows: WindowSet, library: Library, headings: np.ndarray | None) -> Tensor:
-    """The pose vectors of all windows, (N, POSE_CHANNELS), on the library's device."""
-    parts = np.array_split(np.arange(len(windows.layers)), max(1, len(windows.layers) // 1024))
-    return torch.cat([library.encode(seen_windows(windows, library, part, headings)) for part in parts])
+def encode_frames(
+    windows: WindowSet, library: Library, index: np.ndarray, headings: np.ndarray | None, mirrored: bool = False
+) -> Tensor:
+    """The pose vectors of frames `index` (n,): (n, POSE_CHANNELS), on the library's device.
 
-
-@torch.no_grad()
-def mirrored_vectors(library: Library, windows: WindowSet, index: np.ndarray, headings: np.ndarray | None) -> Tensor:
-    """The pose vectors (n, POSE_CHANNELS) of the mirror images of frames `index` (n,): at the axis of an agent whose
-    heading is taken out, of others left to right."""
+    With `mirrored`, those of their mirror images: at the axis of an agent whose heading is taken out, of others left to
+    right.
+    """
+    axes = [3 if headings is None else 2] if mirrored else []
+    device = library.mean.device
     parts = np.array_split(index, max(1, len(index) // 1024))
-    axis = 3 if headings is None else 2
-    return torch.cat([library.encode(seen_windows(windows, library, part, headings).flip(axis)) for part in parts])
+    return torch.cat([library.encode(seen_windows(windows, part, headings).flip(axes).to(device)) for part in parts])
 
 
 @torch.no_grad()
@@ -222,7 +217,7 @@ def fill_library(lma: LibraryLMA, windows: WindowSet, headings: np.ndarray | Non
 
     with Bar("principal components of the windows"):
         some = np.sort(rng.permutation(len(windows.layers))[:COMPARED])
-        x = seen_windows(windows, library, some, headings).flatten(1)
+        x = seen_windows(windows, some, headings).flatten(1).to(library.mean.device)
         mean = x.mean(0)
         _, values, components = torch.linalg.svd(x - mean, full_matrices=False)
         kept = components[:POSE_CHANNELS]
@@ -232,7 +227,7 @@ def fill_library(lma: LibraryLMA, windows: WindowSet, headings: np.ndarray | Non
         library.components[: len(kept)] = kept / scale
     with Bar("windows to store"):
         every = np.arange(len(windows.layers))
-        vectors = encode_library(windows, library, headings)
+        vectors = encode_frames(windows, library, every, headings)
         if len(every) > count:
             means = MiniBatchKMeans(count, n_init=1, random_state=0, batch_size=max(1024, 2 * count))
             group = means.fit_predict(vectors.cpu().numpy())
@@ -248,4 +243,4 @@ def fill_library(lma: LibraryLMA, windows: WindowSet, headings: np.ndarray | Non
         library.windows.copy_(torch.from_numpy(np.ascontiguousarray(stored)))
         if headings is not None:
             library.headings.copy_(torch.from_numpy(headings[chosen]))
-            library.codebook[count:] = mirrored_vectors(library, windows, chosen, headings)
+            library.codebook[count:] = encode_frames(windows, library, chosen, headings, mirrored=True)
