@@ -13,10 +13,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from ..data.cuts import SHOT, farthest, find_cuts
+from ..data.cuts import SHOT, find_cuts
 from ..data.store import DataError
-from .registration import CHANGED, OFTEN, SMALL
-from .shots import BLURRED, Seen, Shot, follow, see_shots
+from .registration import CHANGED, LARGEST_BOX, OFTEN, SMALL, apart
+from .shots import Seen, Shot, follow, see_shots
 from .tracks import APART, Candidate, candidates_of
 
 TURNED = 0.2  # A camera turns if all edges move in more than this share of the picture.
@@ -130,15 +130,19 @@ class Survey:
 
     def common_plate(self) -> np.ndarray | None:
         """The common plate of all shots, (H, W, 4) uint8 as in :class:`Shot`; None if the camera moves in some shot, or
-        shots show several places."""
+        shots show several places.
+
+        Before a camera, small things are moved, such as an animal's bedding: then differences are averaged over boxes.
+        """
         if not self.still or not self.plates:
             return None
         plates = np.stack(self.plates)
         known = plates[..., 3:] > 0
         colours = np.ma.masked_array(plates[..., :3], np.broadcast_to(~known, plates[..., :3].shape))
         plate = np.ma.median(colours, axis=0).filled(0)
-        off = farthest(plates, plate) > CHANGED
-        if (off & known[..., 0]).mean() > BLURRED:
+        box = LARGEST_BOX if self.noise >= 1 else 1
+        off = np.stack([apart(one[..., :3], plate, box) for one in plates]) > CHANGED
+        if (off & known[..., 0]).mean() > SMALL:
             return None
         return np.dstack([plate.round().astype(np.uint8), np.uint8(255) * known.any(0)])
 
