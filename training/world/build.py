@@ -28,8 +28,8 @@ from ..windows.windows import WindowSet, crop_layers
 
 START_FRAMES, START_BYTES = 64, 20_000_000  # Largest number of start frames of a world, and of their bytes.
 LOOKED_AT = 2  # At most so many times as many frames are compared.
-SPREAD = 64  # Number of frames, spread over a video, from which its background plate is made.
-START_SHOT = 24  # Number of consecutive frames of a held-out video from which start frames are chosen.
+SPREAD = 64  # Number of frames, spread over a video, from which start frames are chosen if the camera stands still.
+START_SHOT = 24  # Number of consecutive frames from which they are chosen if it moves.
 MISSED = 0.005  # An agent is whole if M misses no more than this share of its area.
 TOGETHER = 1 << 19
 """Number of pixels for which codes are inferred at once: 32 clips of windows of 32 px, or two of whole frames."""
@@ -233,26 +233,24 @@ def start_frames(model: Glass, store: Store, count: int = START_FRAMES) -> tuple
 
 
 def whole_agents(model: Glass, store: Store, video: Video, rng: np.random.Generator) -> list[StartFrame]:
-    """Frames from a random part of a video in which M finds an agent: whole agents before known backgrounds first.
+    """Frames of a video in which M finds an agent: whole agents before known backgrounds first.
 
-    Pixels that M misses are those beside its mask that differ from the background plate. If the camera stands still,
-    the plate is the median over the whole video, in which an agent that rests moves on.
+    They are spread over the video if the camera stands still, so that agents start in many places and those that rest
+    are not in the plate; else they are of a random part of it. Pixels that M misses are those beside its mask that
+    differ from the background plate.
     """
     from scipy import ndimage
 
     first = int(rng.integers(max(1, video.length - START_SHOT + 1)))
     frames = np.asarray(store.frames[video.start + first : video.start + min(video.length, first + START_SHOT)])
-    count = len(frames)
     step = model.config.gma_scale
-    if video.length > count and not camera_moves(frames[:, ::step, ::step]).any():
+    if video.length > len(frames) and not camera_moves(frames[:, ::step, ::step]).any():
         spread = np.linspace(0, video.length - 1, min(video.length, SPREAD)).astype(int)
-        frames = np.concatenate([frames, store.frames[video.start + spread]])
+        frames = np.asarray(store.frames[video.start + spread])
     found = []
     for shot in shots_of(frames[:, ::step, ::step]) or [slice(0, len(frames))]:
         plate = estimate_background(model.gma, frames[shot], masks_of(model.gma, frames[shot]))
         for t in np.flatnonzero(plate.sizes >= max(16, np.median(plate.sizes) / 2)).tolist():
-            if shot.start + t >= count:
-                break
             background, share = plate.without_agent(model.gma, t)
             missed = 0
             if (compared := plate.compare(t)) is not None:
