@@ -48,6 +48,7 @@ CAPTIONS = {
     "share of the most frequent pose: right / left": "pose_transitions/*/share_of_the_commonest",
     "p(next pose), total variation against real steps: right / left": "pose_transitions/*/next_pose_total_variation",
     "the same between two halves of the real steps": "pose_transitions/*/of_two_halves_of_the_real_steps",
+    "turns under held arrows, total variation against real steps": "pose_transitions/turn_total_variation",
     "share of the starts that swing within 3 steps, by code": "pose_transitions/swing/starts_by_code",
     "action read by a classifier: real / free running / static": "action_classifier/*/action",
     "direction read by a classifier: real / free running / static": "action_classifier/*/direction",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from glass_gym.model.library import LibraryLMA, wrapped
 from glass_gym.tensors.geometry import crop_windows
 
 from .evaluation import Evaluation
@@ -18,6 +19,7 @@ SEARCH_PX = 2  # Largest offset between a drawn silhouette and a real one, px.
 HELD = 12  # Steps of a held arrow, if the ground has room for them.
 ROWS = 256  # Walks; each start is used several times, because codes are drawn from the prior.
 LEAST = 10  # Poses with fewer transitions than this are not compared.
+TURNS = (-10, -4, -1.5, 1.5, 4, 10)  # Bounds of the bins of turns, degrees a step.
 SWING_STEPS = 3  # A code swings if a swing is seen within this many steps.
 
 
@@ -44,7 +46,8 @@ class PoseClusters:
 
 
 def pose_transitions(e: Evaluation) -> dict[str, Any]:
-    """p(next pose | pose) under held arrows against held-out clips; if the source labels swings, how codes swing."""
+    """p(next pose | pose) under held arrows against held-out clips; how agents turn, if their heading is taken out; how
+    codes swing, if the source labels swings."""
     layers = _windows(e, e.clips.layers.flatten(0, 1), e.clips.positions.flatten(0, 1))
     clusters = PoseClusters(layers)
     real = clusters(layers).reshape(e.clips.layers.shape[:2])
@@ -76,10 +79,30 @@ def pose_transitions(e: Evaluation) -> dict[str, Any]:
         }
     known = [d for d in distances if d is not None]
     out["next_pose_total_variation"] = float(np.mean(known)) if known else None
+    if e.world.config.heading:
+        out["turn_total_variation"] = _turn_variation(e)
     if "swing" in e.store.labels:
         frames = np.asarray(e.clips.starts)[:, None] + np.arange(real.shape[1])
         out["swing"] = _swings(e, clusters, real, e.store.labels["swing"][frames].astype(bool))
     return out
+
+
+def _turn_variation(e: Evaluation) -> float | None:
+    """Total variation of the turns a step, in the bins of TURNS: under held arrows of all directions, against the steps
+    of held-out clips in which the agent goes."""
+    lma, clips = e.model.lma, e.clips
+    assert isinstance(lma, LibraryLMA)
+    _, heading = lma.observe(clips.layers.flatten(0, 1))
+    real = wrapped(heading.unflatten(0, clips.layers.shape[:2]).diff(dim=1))
+    goes = (clips.shifts.abs() > 0.5 * torch.tensor(e.world.step)).any(-1)
+    made = []
+    for name in e.probe.table.shift_names:
+        if name != "stay":
+            states = [e.probe.start, *e.probe.hold(e.probe.start, [name] * HELD, e.seed)]
+            headings = [h for s in states if (h := e.probe.simulator.agent_heading(s)) is not None]
+            made.append(wrapped(torch.stack(headings).diff(dim=0)).flatten())
+    counts = [np.histogram(x.rad2deg(), [-np.inf, *TURNS, np.inf])[0] for x in (torch.cat(made), real[goes])]
+    return total_variation(*(c[None] for c in counts))
 
 
 def _with_room(e: Evaluation, sign: int) -> float:
