@@ -3,11 +3,15 @@
 It records six worlds from simulators that pip installs (benchmarks/recorded.py), trains each with `glass-train FOLDER`
 and no other option, and compares the result with the true masks, which only this command sees. OUT gets a folder for
 each world (its videos, run and report.html), a GIF of each, and generality.json.
+
+With --real DIR, the footage is your own: each folder in DIR holds videos of one world. There are no true masks; the
+drawn agent is compared with real held-out windows. Films of footage that may not be passed on stay with you.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +35,7 @@ from training.data.arm import middle_of
 from training.data.sources import open_data
 from training.data.store import Store, Video, frames_to_tensor
 from training.evaluation import tables
+from training.evaluation.evaluate import EvaluateConfig, evaluate
 from training.evaluation.metrics.animation import squared
 from training.evaluation.metrics.errors import iou
 from training.evaluation.metrics.evaluation import Evaluation
@@ -40,9 +45,12 @@ from training.train import train
 from training.windows.steps import step_length
 
 STEP = 10  # The drawn agent is compared with the real one after so many free-running steps.
+FILM_WIDTH = 320  # Px; wider frames are reduced in films.
 ROLLOUTS = 256  # Rollouts of random play: of 64, a single one would be a third of the 5 % that may fail.
 AT_LEAST = {"agent_iou": 0.8, "present_at_100": 0.95}
 AT_MOST = {"step_error": 0.1, "error_over_static": 0.6}
+REAL = ("lma", "simulator", "crispness", "two_sample", "pose_transitions", "residue")
+"""What is measured of real footage (:mod:`training.evaluation.evaluate`)."""
 COLUMNS = {
     "agent_iou": "agent IoU",
     "step_error": "error of the step length",
@@ -57,7 +65,8 @@ class GeneralityConfig:
     """Train worlds on footage that the command was not tuned on, and score them."""
 
     out: Path = Path("runs/generality")  # a folder for each world, and generality.json
-    worlds: tuple[str, ...] = tuple(WORLDS)  # which worlds
+    real: Path | None = None  # a folder of folders of videos, instead of recorded worlds
+    worlds: tuple[str, ...] = ()  # which worlds, or which folders of --real; default: all
     videos: Positive = 80  # videos to record of each
     scored_videos: Positive = 24  # held-out videos to score
     only_score: bool = False  # score worlds that are trained already; train none
@@ -70,49 +79,65 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(config: GeneralityConfig) -> int:
     """Record, train and score; returns the exit status."""
-    if unknown := set(config.worlds) - set(WORLDS):
-        raise ValueError(f"no worlds called {', '.join(sorted(unknown))}; there are: {', '.join(WORLDS)}")
+    known = tuple(WORLDS)
+    if config.real is not None:
+        if not config.real.is_dir():
+            raise ValueError(f"{config.real}: no such folder; --real takes one with a folder of videos for each world")
+        known = tuple(sorted(path.name for path in config.real.iterdir() if path.is_dir()))
+    if unknown := set(config.worlds) - set(known):
+        raise ValueError(f"no worlds called {', '.join(sorted(unknown))}; there are: {', '.join(known)}")
     results: dict[str, Any] = {}
-    for name in config.worlds:
+    for name in config.worlds or known:
         root, checkpoint = config.out / name, config.out / name / "run" / "world.safetensors"
-        if not (root / "truth.npz").exists():
+        videos = root / "videos" if config.real is None else config.real / name
+        if config.real is None and not (root / "truth.npz").exists():
             try:
                 with tqdm(total=config.videos, desc=f"recording {name}", unit="video") as bar:
                     record_world(name, root, config.videos, progress=bar.update)
             except ImportError as error:
                 raise ValueError(f"{name} needs pip install {WORLDS[name].needs} ({error})") from None
-        results[name] = {"about": WORLDS[name].about}
+        results[name] = {"about": WORLDS[name].about} if config.real is None else {}
         if not checkpoint.exists() and not config.only_score:
             resume = (root / "run" / "gma.pt").exists()
-            options = TrainConfig(data=str(root / "videos"), out=root / "run", cache=root / "cache", resume=resume)
+            options = TrainConfig(data=str(videos), out=root / "run", cache=root / "cache", resume=resume)
             try:
                 if status := train(options):
                     return status
             except NoWorldError as error:
                 results[name]["stopped"] = str(error).removeprefix(f"{options.data}: ").partition(". --force")[0]
         if checkpoint.exists():
-            results[name] |= score(root, config.scored_videos)
-            film(root, config.out / f"{name}.gif")
+            store = open_run(root, videos)
+            if config.real is None:
+                results[name] |= score(root, store, config.scored_videos)
+            else:
+                measured = EvaluateConfig(
+                    checkpoint=str(checkpoint), data=str(videos), out=root / "evaluation.json",
+                    split=("val", "test"), videos=config.scored_videos, only=REAL,
+                )  # fmt: skip
+                results[name] |= evaluate(load_world(checkpoint), store, measured)
+            film(checkpoint, store, config.out / f"{name}.gif")
         (config.out / "generality.json").write_text(json.dumps(results, indent=1) + "\n")
-    print(f"{markdown(results)}\nwritten: {config.out / 'generality.json'}")
+    shown = markdown(results) if config.real is None else real_markdown(results)
+    print(f"{shown}\nwritten: {config.out / 'generality.json'}; a film of each world is beside it")
     return 0
 
 
-def open_run(root: Path) -> tuple[Store, list[Video], int]:
-    """The footage as a run has read it, its held-out videos, and how many frames it leaves out between two."""
+def open_run(root: Path, videos: Path) -> Store:
+    """The videos as the run in `root` has read them."""
     values, _ = read_choices(root / "run" / "choices.json")
-    read = filled(ReadConfig(), values, "read.")
-    store = open_data(root / "videos", DataOptions(cache=root / "cache", read=read))
-    return store, [v for v in store.videos if v.split != "train"], read.skip or 0
+    return open_data(videos, DataOptions(cache=root / "cache", read=filled(ReadConfig(), values, "read.")))
+
+
+def _held_out(store: Store) -> list[Video]:
+    return [v for v in store.videos if v.split != "train"] or store.videos
 
 
 @torch.inference_mode()
-def score(root: Path, count: int = 24) -> dict[str, Any]:
-    """Compare a world with the truth of its footage, on `count` held-out videos; `root` holds videos/, truth.npz,
-    cache/ and run/."""
+def score(root: Path, store: Store, count: int = 24) -> dict[str, Any]:
+    """Compare a world with the truth of its footage, on `count` held-out videos; `root` holds truth.npz and run/."""
     world = load_world(root / "run" / "world.safetensors")
-    store, held, skip = open_run(root)
-    held = held[:count]
+    held = _held_out(store)[:count]
+    skip = read_choices(root / "run" / "choices.json")[0].get("read.skip") or 0
     truth = Truth(root / "truth.npz", store, skip)
     found = []
     for video in held:
@@ -142,14 +167,14 @@ def score(root: Path, count: int = 24) -> dict[str, Any]:
     return out
 
 
-def film(root: Path, path: Path, rows: int = 3, steps: int = 60) -> None:
+def film(checkpoint: Path, store: Store, path: Path, rows: int = 3, steps: int = 60) -> None:
     """A GIF: held-out footage above; below, the world from the same first frames, random shifts held 2 to 6 steps."""
     import imageio.v3 as iio
 
-    store, held, _ = open_run(root)
-    checkpoint = root / "run" / "world.safetensors"
+    held = _held_out(store)
     env = AutoLocalAction(gym.make("Glass-v0", checkpoint=checkpoint, task=None, max_episode_steps=steps + 1))
     columns = []
+    every = math.ceil(store.width / FILM_WIDTH)
     for row, video in enumerate(sorted(held, key=lambda v: -v.length)[:rows]):
         real = store.frames[video.start + np.minimum(np.arange(steps), video.length - 1)]
         rng = np.random.default_rng(row)
@@ -157,7 +182,7 @@ def film(root: Path, path: Path, rows: int = 3, steps: int = 60) -> None:
         while len(played) < steps:
             shift = int(rng.integers(env.action_space.n))
             played += [env.step(shift)[0] for _ in range(int(rng.integers(2, 7)))]
-        columns.append(np.concatenate([real, np.stack(played[:steps])], 1))
+        columns.append(np.concatenate([real, np.stack(played[:steps])], 1)[:, ::every, ::every])
     iio.imwrite(path, np.concatenate(columns, 2), duration=100, loop=0)
 
 
@@ -212,6 +237,17 @@ def markdown(results: dict[str, Any]) -> str:
             notes.append(f"- {name}: {'the survey stops: ' + r['stopped'] if 'stopped' in r else 'not trained'}.")
     heads = ("world", "what it tests", *COLUMNS.values(), "minutes")
     return "\n".join([tables.table(rows, heads), "", *notes]) + "\n"
+
+
+def real_markdown(results: dict[str, Any]) -> str:
+    """The figures of real footage, and why worlds are missing among them."""
+    measured = {name: r for name, r in results.items() if "lma" in r}
+    notes = [
+        f"- {name}: {'the survey stops: ' + r['stopped'] if 'stopped' in r else 'not trained'}."
+        for name, r in results.items()
+        if "lma" not in r
+    ]
+    return "\n".join([tables.captioned(measured), "", *notes]) + "\n"
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
@@ -147,3 +148,30 @@ def test_a_world_is_scored_against_the_true_masks_and_steps(block_world, tiny_co
     assert 0 <= found["present_at_100"] <= 1
     film = iio.imread(tmp_path / "tiles.gif")
     assert film.shape[0] == 60 and film.shape[1:] == (64, 48 * 2, 3)  # two held-out videos, real above drawn
+
+
+def test_folders_of_real_footage_are_trained_and_scored_without_true_masks(
+    block_world, tiny_config, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(generality, "REAL", ("lma",))
+    world = world_of(build_glass(tiny_config.replace(prior_channels=8)).eval())
+    record_world("tiles", tmp_path / "recorded", 10)
+    (tmp_path / "mine" / "still").mkdir(parents=True)
+    (tmp_path / "recorded" / "videos").rename(tmp_path / "mine" / "cat")
+
+    def train(options):
+        if Path(options.data).name == "still":
+            raise NoWorldError(f"{options.data}: nothing moves. --force trains nevertheless")
+        options.out.mkdir(parents=True)
+        (options.out / "choices.json").write_text('{"values": {}, "why": {}}')
+        save_world(options.out / "world.safetensors", world)
+
+    monkeypatch.setattr(generality, "train", train)
+    assert generality.main(["--real", str(tmp_path / "mine"), "--out", str(tmp_path / "out")]) == 0
+    found = json.loads((tmp_path / "out" / "generality.json").read_text())
+    assert found["cat"]["lma"]["clips"] >= 2 and found["still"] == {"stopped": "nothing moves"}
+    out = capsys.readouterr().out
+    assert "over the static baseline's" in out and "- still: the survey stops: nothing moves." in out
+    assert (tmp_path / "out" / "cat.gif").exists() and not (tmp_path / "out" / "still.gif").exists()
+    assert generality.main(["--real", str(tmp_path / "none"), "--out", str(tmp_path)]) == 1
+    assert "none: no such folder" in capsys.readouterr().err

@@ -46,7 +46,7 @@ class EvaluateConfig(DataOptions):
     checkpoint: Positional[str]  # bundled name, .safetensors file, or a run's gma.pt (GMA figures only)
     data: Positional[str]  # as for training: tennis, wsprites, arm, mouse, a clip store or a folder of videos
     out: Common[Path] = Path("evaluation.json")  # JSON to write; pictures go into its folder
-    split: Common[str] = "test"  # train, val or test
+    split: Common[tuple[str, ...]] = ("test",)  # train, val, test; little footage has more clips in `val test`
     videos: Common[Positive] = 120  # held-out videos to measure on
     rollouts: Common[Positive] = 256  # random-play rollouts
     vgg: Path | None = None  # VGG16 weights (.safetensors): adds feature distances, called VGG-HED
@@ -75,7 +75,7 @@ def run(config: EvaluateConfig) -> int:
         "command": " ".join(sys.argv[1:]),
         "seed": config.seed,
         "data": store.source,
-        "split": config.split,
+        "split": " ".join(config.split),
     } | evaluate(world, store, config)
     config.out.parent.mkdir(parents=True, exist_ok=True)
     config.out.write_text(json.dumps(result, indent=1) + "\n")
@@ -93,11 +93,11 @@ def evaluate(world: World, store: Store, config: EvaluateConfig) -> dict[str, An
     """
     if unknown := set(config.only) - set(METRICS):
         raise ValueError(f"--only takes {', '.join(METRICS)}, got {', '.join(sorted(unknown))}")
-    videos = held_out_videos(store, config.videos, config.split)
+    videos = held_out_videos(store, config.videos, *config.split)
     if not videos:
         raise DataError(f"{store.root}: no video has the {HORIZON + 1} frames of an evaluation clip")
     features = load_features(config.vgg, "cpu")
-    e = Evaluation(world, store, videos, features, config.rollouts, config.seed, config.learned, config.split)
+    e = Evaluation(world, store, videos, features, config.rollouts, config.seed, config.learned, videos[0].split)
     measured = [name for name in METRICS if not config.only or name in config.only]
     with torch.inference_mode(), Bar("evaluation", 1 + len(measured), "part") as bar:
         began = time.monotonic()
