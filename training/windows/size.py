@@ -23,6 +23,7 @@ from ..gma.matting import measure_alpha
 
 LARGEST = 160  # Largest side of a window as LMA sees it, px.
 PLATES = 8  # Number of videos whose plates are made.
+CROPPED = 1.1  # The agent may need so much more than LARGEST, rather than be reduced: the tip of a tail is cut off.
 SOLID = 0.3  # Pixels whose alpha is above this count as the agent's.
 RING = 5  # Px, of a layer, around the mask in which N's error is measured.
 MARGINS = 4  # The hole margins 0 to MARGINS - 1 px, of a layer, are compared.
@@ -44,8 +45,8 @@ def choose_window(run: Run, gma: GMA, store: Store) -> None:
             needed = 2 * far + 2 * scale
             run.choose("agent_radius", max(4, round(0.9 * usual)), f"px; most of it extends {usual:.0f} px")
         side = run.config.window if run.config.window and run.is_given("window") else LARGEST
-        factor = 1 if scale == 1 else math.ceil(needed / side)
-        window = multiple_of_8(needed / factor, store.height, store.width)
+        factor = 1 if scale == 1 else math.ceil(needed / (CROPPED * side))
+        window = multiple_of_8(min(needed / factor, side), store.height, store.width)
         run.choose("window", window, f"px; the agent needs {needed:.0f} px of a frame")
         run.choose("window_scale", factor, f"a pixel of the window is {factor} px of a frame wide")
 
