@@ -46,7 +46,8 @@ def choose_window(run: Run, gma: GMA, store: Store) -> None:
             run.choose("agent_radius", max(4, round(0.9 * usual)), f"px; most of it extends {usual:.0f} px")
         side = run.config.window if run.config.window and run.is_given("window") else LARGEST
         factor = 1 if scale == 1 else math.ceil(needed / (CROPPED * side))
-        window = multiple_of_8(min(needed / factor, side), store.height, store.width)
+        shown = needed if scale == 1 else min(needed / factor, side)
+        window = multiple_of_8(shown, store.height, store.width)
         run.choose("window", window, f"px; the agent needs {needed:.0f} px of a frame")
         run.choose("window_scale", factor, f"a pixel of the window is {factor} px of a frame wide")
 
