@@ -166,9 +166,10 @@ def measure_alpha(plate: BackgroundPlate, t: int) -> tuple[np.ndarray, np.ndarra
     The agent's outline is the strongest edge between the middle of M's mask and the plate: a shadow beside it is on the
     plate's side of that edge, grey clothes are not (watershed; Beucher & Lantuejoul, 1979). Beyond it, what differs by
     CONTRAST of the agent's usual difference is the agent's as well, unless half a shadow would explain it. There alpha
-    is 1, on the rim the share of the agent's colour. Whatever else touches the agent, such as a shadow, a reflection or
-    motion blur, has the least alpha that explains it, if it differs from the plate by more than it does without the
-    agent. Other pixels have alpha 0.
+    is 1, on the rim the share of the agent's colour. Shadows that touch the agent, and what the plate mixed with the
+    agent's nearest colour explains, such as motion blur and thin parts, have the least alpha that explains them, if
+    they differ from the plate by more than without the agent. Other pixels, such as bedding that it throws up, have
+    alpha 0.
 
     Args:
         plate: of the shot.
@@ -200,7 +201,8 @@ def measure_alpha(plate: BackgroundPlate, t: int) -> tuple[np.ndarray, np.ndarra
     count = np.bincount(names[mask])
     count[:1] = 0
     core = ndimage.binary_fill_holes(names == count.argmax())
-    names, _ = ndimage.label(core | (known & (far > rests + BACKGROUND)), np.ones((3, 3)))
+    mixed_in = shadow | _explained(plate.frames[t], picture, core)
+    names, _ = ndimage.label(core | (known & (far > rests + BACKGROUND) & mixed_in), np.ones((3, 3)))
     own = np.isin(names, np.unique(names[core]))
     clear = own & (far > CHANGED)
     if (core & mask).sum() < AGREED * core.sum() or (clear & mask).sum() < FOUND * clear.sum():
@@ -210,6 +212,18 @@ def measure_alpha(plate: BackgroundPlate, t: int) -> tuple[np.ndarray, np.ndarra
     mixed[box], of_rim[box] = rim_share(off[box], core[box])
     alpha = np.where(core, np.where(mixed, of_rim.clip(0, 1), 1), np.where(own, hidden, 0))
     return alpha.astype(np.float32), known | core
+
+
+def _explained(frame: np.ndarray, plate: np.ndarray, core: np.ndarray) -> np.ndarray:
+    """Whether a mix of the plate (H, W, 3) and the colour of the nearest pixel of `core` (H, W) explains each pixel of a
+    frame (H, W, 3), up to CHANGED: (H, W) bool."""
+    from scipy import ndimage
+
+    nearest = ndimage.distance_transform_edt(~core, return_distances=False, return_indices=True)
+    agent = frame.astype(np.float32)[tuple(nearest)] - plate
+    off = frame - plate
+    share = (off * agent).sum(-1) / np.square(agent).sum(-1).clip(1)
+    return np.abs(off - share.clip(0, 1)[..., None] * agent).max(-1) < CHANGED
 
 
 def _middle(mask: np.ndarray) -> np.ndarray:

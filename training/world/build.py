@@ -1,4 +1,4 @@
-"""Export a world from a trained model and its data: local actions in order, step lengths, held-out start frames."""
+"""Export a world from a trained model and its data: local actions in order, step lengths, start frames."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from ..gma.background import estimate_background, masks_of, shots_of
 from ..windows.windows import WindowSet, crop_layers
 
 START_FRAMES, START_BYTES = 64, 20_000_000  # Largest number of start frames of a world, and of their bytes.
+HELD_OUT = 8  # With fewer held-out videos, start frames come from the others, too.
 LOOKED_AT = 2  # At most so many times as many frames are compared.
 SPREAD = 64  # Number of frames, spread over a video, from which start frames are chosen if the camera stands still.
 START_SHOT = 24  # Number of consecutive frames from which they are chosen if it moves.
@@ -204,10 +205,11 @@ class StartFrame:
 
 
 def start_frames(model: Glass, store: Store, count: int = START_FRAMES) -> tuple[np.ndarray, np.ndarray]:
-    """Choose held-out frames for episodes to start from, in which M finds the whole agent, and clear their backgrounds.
+    """Choose frames for episodes to start from, in which M finds the whole agent, and clear their backgrounds.
 
     What M misses, such as a raised hand, is not drawn. What is behind the agent is taken from the frames around, if
-    they show it; frames of which they do are preferred. Frames are spread over the val and test videos.
+    they show it; frames of which they do are preferred. Frames are spread over the val and test videos; if these are
+    fewer than HELD_OUT, over all, so that agents start in many places.
 
     Returns:
         `count` frames and their backgrounds, (N, H, W, 3) uint8 each.
@@ -215,7 +217,8 @@ def start_frames(model: Glass, store: Store, count: int = START_FRAMES) -> tuple
     Raises:
         ValueError: M finds no agent in these videos.
     """
-    held = [v for v in store.videos if v.split != "train"] or store.videos
+    held = [v for v in store.videos if v.split != "train"]
+    held = held if len(held) >= HELD_OUT else store.videos
     rng = np.random.default_rng(0)
     each = math.ceil(min(count, 32) / len(held))  # frames per video
     picked: list[StartFrame] = []
