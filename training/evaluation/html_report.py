@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 
 from glass_gym.worlds.checkpoint import World
+from glass_gym.worlds.sheets import grid, to_picture, with_labels
 
 from ..core.progress import Bar, say
 from ..core.reporter import logged_curves
 from ..core.run import Run
-from ..core.sheets import grid, to_picture, with_labels
 from ..data.store import Store, frames_to_tensor
 from .metrics.animation import animation
 from .metrics.evaluation import Evaluation
