@@ -10,7 +10,7 @@ from training.evaluation.metrics.held_out import held_out_videos
 
 
 @pytest.fixture
-def evaluation(pose_world, block_store):
+def evaluation(pose_world, block_store, short_passport):
     store = Store(block_store)
     return Evaluation(pose_world, store, held_out_videos(store, 2, "test"), rollouts=4)
 
