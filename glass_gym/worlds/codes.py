@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,15 +48,13 @@ class CodeEffect:
 
 def start_states(world: World, simulator: Simulator) -> WorldState:
     """States of at most STARTS start frames, spread over all of the world's."""
-    rows = torch.linspace(0, len(world.start_frames) - 1, min(STARTS, len(world.start_frames))).long()
-    known = world.statistics.get("start_positions")
-    position = None if known is None else torch.tensor(known)[rows]
-    frames, backgrounds = (
-        None if pool is None else torch.from_numpy(pool[rows.numpy()])
-        for pool in (world.start_frames, world.start_backgrounds)
+    frames, backgrounds, known = world.start_frames, world.start_backgrounds, world.statistics.get("start_positions", [])
+    rows = np.linspace(0, len(frames) - 1, min(STARTS, len(frames))).astype(int)
+    return simulator.start(
+        torch.from_numpy(frames[rows]),
+        torch.tensor(known)[rows] if len(known) == len(frames) else None,
+        None if backgrounds is None else torch.from_numpy(backgrounds[rows]),
     )
-    assert frames is not None
-    return simulator.start(frames, position, backgrounds)
 
 
 def play_code(simulator: Simulator, start: WorldState, code: int, steps: int = STEPS) -> list[WorldState]:
