@@ -48,7 +48,8 @@ class CodeEffect:
 
 def start_states(world: World, simulator: Simulator) -> WorldState:
     """States of at most STARTS start frames, spread over all of the world's."""
-    frames, backgrounds, known = world.start_frames, world.start_backgrounds, world.statistics.get("start_positions", [])
+    frames, backgrounds = world.start_frames, world.start_backgrounds
+    known = world.statistics.get("start_positions", [])
     rows = np.linspace(0, len(frames) - 1, min(STARTS, len(frames))).astype(int)
     return simulator.start(
         torch.from_numpy(frames[rows]),
