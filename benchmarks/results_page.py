@@ -119,6 +119,8 @@ AIMS = (
     Aim("CON", "codes/con", most=0.02),
     Aim("control error, step 100 of random play, px", f"{PLAY}/control/step_100/rmse_px", most=0.5, own={"Arm": 1.5}),
     Aim("present at step 200 of random play", f"{PLAY}/present/step_200", least=0.99, own={"Arm": 0.98}),
+    Aim("present at step 4,500 of random play", "passport/step_4500/present", least=0.99),
+    Aim("moves as commanded, within half a step, at step 4,500", "passport/step_4500/control", least=0.99),
     Aim("silhouette IoU with the nearest real one, worst of random play", f"{PLAY}/worst_silhouette_iou", least=0.97),
     Aim("way there and back", "simulator/cycle/ratio", most=1.25),
     Aim("gradient energy of random play over the nearest real", "crispness/gradient_energy/random_play", 0.95, 1.05),
@@ -186,10 +188,11 @@ def read(folder: Path, name: str) -> dict[str, Any]:
 
 
 def figures_of(folder: Path, world: str) -> dict[str, Any]:
-    """All figures of a world: its evaluation, its codes against true actions of more videos, and its policies."""
+    """All figures of a world: evaluation, passport, codes against true actions of more videos, and policies."""
     place = WORLDS[world]
     runs = {name: read(folder, f"policies/{file}.json") for name, file in POLICIES.get(world, {}).items()}
-    return read(folder, f"{place}/actions.json") | read(folder, f"{place}/evaluation.json") | runs
+    parts = (read(folder, f"{place}/{name}.json") for name in ("passport", "actions", "evaluation"))
+    return {key: figures for part in parts for key, figures in part.items()} | runs
 
 
 def paper_table(worlds: Mapping[str, Figures]) -> str:

@@ -16,7 +16,7 @@ done = False
 while not done:
     after = info["agent_position"] + shifts  # (9, 2) px: where each shift leads
     shift = np.linalg.norm(after - info["target"], axis=1).argmin()
-    frame, reward, terminated, truncated, info = env.step([shift, 0])  # local action 0: neutral
+    frame, reward, terminated, truncated, info = env.step([shift, 0])  # local action 0
     total = total + reward
     done = terminated or truncated
 print(f"arrived: {info['is_success']}, return {total:.2f}, frame {frame.shape}")

@@ -151,6 +151,12 @@ def block_store(tmp_path_factory):
 
 
 @pytest.fixture
-def quick_report(monkeypatch):
+def short_passport(monkeypatch):
+    """Long random play takes 40 steps instead of 4,500."""
+    monkeypatch.setattr("training.evaluation.metrics.passport.MARKS", (2, 20, 40))
+
+
+@pytest.fixture
+def quick_report(monkeypatch, short_passport):
     """Few rollouts behind a report.html: what it says is tested, not whether it is so."""
     monkeypatch.setattr("training.evaluation.html_report.ROLLOUTS", 4)

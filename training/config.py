@@ -232,8 +232,6 @@ class TrainConfig(DataOptions):
     """about how many frames the stages after GMA use; default: 120,000, or 60,000 if windows are larger than 48 px"""
     vgg: Path | None = None
     """VGG16 weights (.safetensors) for the perceptual losses; default: none"""
-    code_names: tuple[str, ...] = ()
-    """names of the local actions, stored in the world: as many as it keeps"""
     gma: GmaConfig = field(default_factory=GmaConfig)
     refine: RefineConfig = field(default_factory=RefineConfig)
     pose: PoseConfig = field(default_factory=PoseConfig)

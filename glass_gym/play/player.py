@@ -115,7 +115,7 @@ class Player:
                 self.episodes += 1
                 self._finish(bool(self.info.get("is_success")))
         if recorder := self.recorder:
-            self._try("recording stopped", lambda: recorder.add(self.frame))
+            self._try("recording stopped", lambda: recorder.add(self.frame, self.action))
 
     def _finish(self, success: bool) -> None:
         """Count an episode that has ended."""
@@ -208,7 +208,7 @@ class Player:
 
         def start() -> None:
             self.recorder = Recorder(path, self.fps)
-            self.recorder.add(self.frame)
+            self.recorder.add(self.frame, self.action)
 
         if self._try("nothing is recorded", start):
             self.say(f"recording to {path}")
@@ -218,10 +218,14 @@ class Player:
         self._message = text
         self._until = time.monotonic() + MESSAGE_SECONDS
 
+    @property
+    def action(self) -> str:
+        """The last action, by its names."""
+        return self.table.describe(self.last) if self.last is not None else "-"
+
     def lines(self) -> list[str]:
         """The three lines of text below the frame."""
         who = "agent" if self.agent_plays else "you"
-        what = self.table.describe(self.last) if self.last is not None else "-"
         state = "PAUSED" if self.paused else ("REC" if self.recorder else "")
         distance = f"distance {self.info['distance']:5.1f}   " if "distance" in self.info else ""
         limit = self.env.get_wrapper_attr("spec").max_episode_steps
@@ -231,7 +235,7 @@ class Player:
         hint = HINT.format(digit_keys(len(self.table.code_names)))
         message = f"{self._message}   h all keys" if time.monotonic() < self._until else hint
         counts = f"{step}   {score}{self.fps_now:4.1f}/{self.fps:g} fps"
-        return [f"{who}: {what}   {state}", counts, message]
+        return [f"{who}: {self.action}   {state}", counts, message]
 
     def page(self) -> list[str]:
         """The help: all keys, and the local actions of this world by the number of their key."""

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from glass_gym.worlds.sheets import with_caption
+
 
 def video_suffix() -> str:
     """.mp4 if PyAV is installed, else .gif."""
@@ -30,9 +32,10 @@ class Recorder:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._writer = Mp4Writer(path, fps) if suffix == ".mp4" else _gif_writer(path, fps)
 
-    def add(self, frame: np.ndarray) -> None:
-        """Append a frame, (H, W, 3) uint8."""
-        self._writer.append_data(frame.repeat(self.scale, 0).repeat(self.scale, 1))
+    def add(self, frame: np.ndarray, caption: str | None = None) -> None:
+        """Append a frame, (H, W, 3) uint8, with a line of text below; None: without. All frames have one, or none."""
+        frame = frame.repeat(self.scale, 0).repeat(self.scale, 1)
+        self._writer.append_data(frame if caption is None else with_caption(frame, caption))
         self.count += 1
 
     def close(self) -> None:

@@ -13,9 +13,10 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,9 @@ class World:
         model: the trained model.
         start_frames: (N, H, W, 3) uint8, held-out frames in which episodes start.
         step: (x, y) px of a typical step along each axis in the training data.
-        code_names: K names, by code. In worlds of glass-train, code 0 is the code under which an agent that stands
-            still changes least; it need not be a pose at rest.
+        code_names: K names, by code: what each is measured to do (:mod:`glass_gym.worlds.codes`), or as `glass-names`
+            set them. In worlds of glass-train, code 0 is the code under which an agent that stands still changes least;
+            it need not be a pose at rest.
         pixel_aspect: displayed width of a pixel over its height.
         statistics: measured facts. `frame_mean` and `frame_std` of the start frames, per channel, 0 to 255;
             `code_share`, how often each code occurs in the training data. In ``pose`` worlds also `start_positions`,
@@ -203,6 +205,40 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         part.unlink(missing_ok=True)
         kept = "the file before it is kept" if path.exists() else "nothing was written"
         raise CheckpointError(f"{path}: could not be saved ({error}); {kept}; free some space and resume") from error
+
+
+def rename_codes(checkpoint: str | Path, names: Sequence[str]) -> Path:
+    """Store other names of the local actions in a world's file. Nothing else of it changes.
+
+    Args:
+        checkpoint: a bundled name or a path.
+        names: K different ones, of 1 to 40 printable characters.
+
+    Returns:
+        the file's path.
+
+    Raises:
+        CheckpointError: the file cannot be used or written, or a name cannot be stored; the file stays as it was.
+    """
+    path = resolve(checkpoint).resolve()  # of a link, the file behind it
+    world = load_world(path)
+    with safe_open(path, framework="pt") as file:
+        metadata = dict(file.metadata())
+        tensors = {key: file.get_tensor(key) for key in file.keys()}
+    header = json.loads(metadata["glass"]) | {"code_names": list(names)}
+    metadata["glass"] = json.dumps(header)
+    try:
+        read_header(metadata["glass"], WorldHeader)
+        replace(world, code_names=tuple(names))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}; nothing was changed") from None
+
+    def write(part: Path) -> None:
+        part.write_bytes(save(tensors, metadata))
+        shutil.copymode(path, part)
+
+    write_atomically(path, write)
+    return path
 
 
 def load_world(checkpoint: str | Path) -> World:

@@ -9,14 +9,23 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 LONGEST = 16 << 20  # Most bytes of a header.
 LARGEST = 4096  # Most px of a side of a frame, and most start frames.
 
+
+def _printable(text: str) -> str:
+    """Text that is shown in terminals, windows and pages: no control characters, no marks that reorder letters."""
+    if not text.isprintable() or text != text.strip():
+        raise ValueError("printable characters are expected, and no space at either end")
+    return text
+
+
 Pixels = Annotated[int, Field(ge=1, le=LARGEST)]
 Count = Annotated[int, Field(ge=0, le=1 << 40)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+CodeName = Annotated[str, Field(min_length=1, max_length=40), AfterValidator(_printable)]
 Step = Annotated[float, Field(ge=0, le=LARGEST)]
 Facts = dict[Name, JsonValue]
 
@@ -38,7 +47,7 @@ class WorldHeader(Version):
 
     config: dict[Name, bool | int | float | str | None]
     step: tuple[Step, Step]
-    code_names: Annotated[list[Name], Field(min_length=1, max_length=1024)]
+    code_names: Annotated[list[CodeName], Field(min_length=1, max_length=1024)]
     usual_codes: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=9)] = []
     pixel_aspect: Annotated[float, Field(ge=0.1, le=10)]
     statistics: Facts

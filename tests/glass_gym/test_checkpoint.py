@@ -107,6 +107,8 @@ BAD_HEADERS = [
     ({"code_names": [1, 2, 3]}, "code_names.0 is 1: .*string"),
     ({"code_names": ["a", "b"]}, "expected 3 different ones"),
     ({"code_names": ["a", "a", "b"]}, "expected 3 different ones"),
+    ({"code_names": ["a", "\x1b[2J", "b"]}, r"code_names.1 is '\\x1b\[2J': .*printable"),
+    ({"code_names": ["a", "x" * 41, "b"]}, "code_names.1 is .*at most 40"),
     ({"code_names": "abc"}, "code_names is 'abc': .*array"),
     ({"usual_codes": [0] * 8 + ["a"]}, "usual_codes.8 is 'a': .*integer"),
     ({"statistics": []}, "statistics is .*object"),

@@ -193,8 +193,9 @@ def test_recordings_hold_what_was_shown(tiny_world, tmp_path, suffix, monkeypatc
     (video,), (picture,) = tmp_path.glob(f"*{suffix}"), tmp_path.glob("*.png")
     with av.open(str(video)) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    assert len(frames) == 4 and frames[0].shape == (64, 154, 3)
-    assert np.abs(frames[-1][::2, ::2].astype(int) - p.window.shown[2].astype(int)).mean() < 16
+    assert len(frames) == 4 and frames[0].shape == (64 + 24, 154, 3)
+    assert np.abs(frames[-1][:64:2, ::2].astype(int) - p.window.shown[2].astype(int)).mean() < 16
+    assert (frames[0][64:] > 127).sum() < (frames[-1][64:] > 127).sum()  # the names of the last action
     assert Image.open(picture).size == (77, 32)
 
 

@@ -55,7 +55,7 @@ def test_pieces_joins_near_strokes_and_tells_two_agents_apart():
 
 
 @pytest.mark.parametrize("any_world", ["pose", pytest.param("paper", marks=pytest.mark.slow)], indirect=True)
-def test_the_command_measures_a_world_of_each_architecture(any_world, block_store, tmp_path, capsys):
+def test_the_command_measures_a_world_of_each_architecture(any_world, block_store, tmp_path, capsys, short_passport):
     path = save_world(tmp_path / "w.safetensors", any_world)
     out = tmp_path / "e" / "evaluation.json"
     assert main([str(path), str(block_store), "--out", str(out), "--rollouts", "8"]) == 0

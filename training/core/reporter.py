@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from glass_gym.tools.time_left import TimeLeft
+from glass_gym.worlds import sheets
 
-from . import sheets
 from .progress import Bar, say
 from .stage import Stage
 from .trainer import Trainer

@@ -19,6 +19,7 @@ from glass_gym.model.glass import Glass, build_lma
 from glass_gym.model.gma import GMA
 from glass_gym.model.pose_model import PoseLMA
 from glass_gym.tensors.convert import unpack_layers
+from glass_gym.worlds import codes as code_films
 
 from ..config import ReadConfig
 from ..core.progress import Bar
@@ -41,8 +42,8 @@ from ..poses.stage import PoseStage
 from ..windows.tracking import track
 from ..windows.windows import Clip, WindowSet, align_windows, track_windows
 from ..world.build import START_FRAMES, START_SHOT, TWIN_STEPS
-from .html_report import ROLLOUTS, VIDEOS
-from .metrics.evaluation import EFFECT_STEPS
+from .html_report import LONG_ROLLOUTS, ROLLOUTS, VIDEOS
+from .metrics.passport import MARKS
 from .metrics.probe import CURVE
 
 STEPS, SECONDS = 8, 4.0  # Of a stage so many steps are timed after the first, and fewer if they take longer.
@@ -249,6 +250,8 @@ def _report(run: Run, model: Glass, store: Store, clip: Video, windows: WindowSe
     measured = min(amount.held_out or amount.train, run.shortened("report_videos", VIDEOS) * PIECE)
     shots = min(START_FRAMES, max(1, amount.held_out // PIECE))
     tracked = shots * START_SHOT + 2 * measured  # the second time to refine the positions
-    played = run.shortened("report_rollouts", ROLLOUTS) * max(CURVE)
-    drawn = played + 2 * measured + model.config.codes * START_FRAMES * (EFFECT_STEPS + TWIN_STEPS)
+    rollouts = {max(CURVE): ROLLOUTS, max(MARKS): LONG_ROLLOUTS}
+    played = sum(run.shortened("report_rollouts", rows) * steps for steps, rows in rollouts.items())
+    of_code = START_FRAMES * (code_films.STEPS + TWIN_STEPS) + code_films.STARTS * code_films.STEPS
+    drawn = played + 2 * measured + model.config.codes * of_code
     return tracking * tracked + drawing * drawn

@@ -51,8 +51,8 @@ class EvaluateConfig(DataOptions):
     rollouts: Common[Positive] = 256  # random-play rollouts
     vgg: Path | None = None  # VGG16 weights (.safetensors): adds feature distances, called VGG-HED
     only: Common[tuple[str, ...]] = ()
-    """measure only these parts beside the segmentation: lma, video, codes, transfer, simulator, crispness,
-    residue, two_sample, pose_transitions, action_classifier, identity, prior; default: all"""
+    """measure only these parts beside the segmentation: lma, video, codes, transfer, simulator, passport,
+    crispness, residue, two_sample, pose_transitions, action_classifier, identity, prior; default: all"""
     learned: bool = False  # add LPIPS and FID (extra `metrics`; downloads their networks)
     seed: Count = 0  # of random play
 

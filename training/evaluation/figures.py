@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..core.sheets import curves, grid, layers_sheet, save_picture, to_picture, with_labels
+from glass_gym.worlds.sheets import grid, save_picture, to_picture, with_labels
+
+from ..core.sheets import curves, layers_sheet
 from ..gma.stage import sample_pairs
 from .metrics.evaluation import Evaluation
 from .metrics.pose_transitions import HELD

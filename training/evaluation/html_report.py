@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import html
 import io
+import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,22 +15,23 @@ import torch
 from PIL import Image
 
 from glass_gym.worlds.checkpoint import World
+from glass_gym.worlds.sheets import grid, to_picture, with_labels
 
 from ..core.progress import Bar, say
 from ..core.reporter import logged_curves
 from ..core.run import Run
-from ..core.sheets import grid, to_picture, with_labels
 from ..data.store import Store, frames_to_tensor
 from .metrics.animation import animation
 from .metrics.evaluation import Evaluation
 from .metrics.held_out import HORIZON, held_out_videos
+from .metrics.passport import passport
 from .metrics.pose_transitions import HELD
 from .metrics.prior import prior
 from .tables import number, value
 
-PARTS = 8  # Number of parts that the bar of a report counts.
+PARTS = 9  # Number of parts that the bar of a report counts.
 VIDEOS = 24  # Held-out videos that are measured.
-ROLLOUTS = 32  # Rollouts of random play.
+ROLLOUTS, LONG_ROLLOUTS = 32, 8  # Rollouts of random play, and of long random play.
 GOOD, FAIR = 0.35, 0.7  # Largest error over the baseline's of a good and of a fair figure.
 GOOD_STEP, FAIR_STEP = 0.25, 0.5
 """Largest control error, in steps, of good and of fair control: an agent that is off by half a step has moved as if by
@@ -56,6 +58,14 @@ SCORES: tuple[tuple[str, str, str, str, str, float, float], ...] = (
 )  # fmt: skip
 """Scores: name, the figure, the baseline's figure, the baseline, what the figure means, and the largest figures over
 the baseline's that are good and fair."""
+
+PASSPORT = {
+    "present": "one agent of plausible size",
+    "control": "moves as commanded, within half a step",
+    "codes_read_back": "local action that A reads back",
+    "nearest_real_mse": "squared error of the nearest real picture of the agent",
+}
+"""Figures of :func:`training.evaluation.metrics.passport.passport`, and what they mean."""
 
 
 class Score(NamedTuple):
@@ -143,13 +153,18 @@ def film(e: Evaluation) -> list[np.ndarray]:
 
 
 def report_world(run: Run, world: World, store: Store) -> None:
-    """Measure a run's world, print the scores, and write report.html into its folder."""
+    """Measure a run's world, print the scores, and write report.html and passport.json into its folder."""
     world.model.eval()
     with Bar("report", PARTS, "part") as bar:
         amounts = {"report_videos": VIDEOS, "report_rollouts": ROLLOUTS}
         count, rollouts = (run.shortened(name, amount) for name, amount in amounts.items())
         found, e = scores(world, store, count, rollouts, bar.next)
-        page = _page(run, world, store, found, e, bar.next)
+        held = None
+        if e is not None:
+            bar.next("long random play")
+            held = passport(e, run.shortened("report_rollouts", LONG_ROLLOUTS))
+            (run.out / "passport.json").write_text(json.dumps(held, indent=1) + "\n")
+        page = _page(run, world, store, found, e, held, bar.next)
     for score in found:
         say(f"  {score.part}: {score.value}" + f" (baseline: {score.baseline})" * bool(score.baseline), score.verdict)
     (run.out / "report.html").write_text(page)
@@ -172,7 +187,13 @@ def _flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _page(
-    run: Run, world: World, store: Store, found: Sequence[Score], e: Evaluation | None, begin: Callable[[str], None]
+    run: Run,
+    world: World,
+    store: Store,
+    found: Sequence[Score],
+    e: Evaluation | None,
+    held: dict[str, Any] | None,
+    begin: Callable[[str], None],
 ) -> str:
     shift = " x ".join(f"{s:g}" for s in world.step)
     minutes = world.provenance["minutes"]
@@ -186,6 +207,8 @@ def _page(
         f"<h2>Use it</h2><pre>env = gymnasium.make('Glass-v0', checkpoint='{name}')\n"
         f"glass_gym.register_world('MyGame-v0', '{name}')\nglass-play --checkpoint {name}</pre>",
     ]
+    if held is not None:
+        parts.append(_passport(held, world.code_names))
     if e is not None:
         begin("held arrows")
         parts.append(f"<h2>Held arrows</h2><p>Right, left, up, down.</p>{_gif(film(e))}")
@@ -209,7 +232,20 @@ def _page(
     return page + "\n".join(parts) + "\n"
 
 
-def _table(headers: Iterable[str], rows: Iterable[Sequence[Any]]) -> str:
+def _passport(held: dict[str, Any], names: Sequence[str]) -> str:
+    """The section of long random play, and the matrix of codes."""
+    steps = [name for name in held if name.startswith("step_")]
+    rows = [[what, *(held[step][key] for step in steps)] for key, what in PASSPORT.items()]
+    codes = [[f"{k}: {name}", *held["codes_read"][k]] for k, name in enumerate(names)]
+    return (
+        "<h2>Passport</h2><p>Random actions for thousands of steps, measured in the steps before each mark.</p>"
+        + _table(("", *(step.replace("_", " ") for step in steps)), rows)
+        + "<p>What A reads (columns) where each local action was commanded (rows), as a share.</p>"
+        + _table(("", *range(len(names))), codes)
+    )
+
+
+def _table(headers: Iterable[Any], rows: Iterable[Sequence[Any]]) -> str:
     """An HTML table; a row's class is its verdict."""
     lines = [f"<tr>{''.join(f'<th>{header}</th>' for header in headers)}</tr>"]
     for row in rows:

@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 from glass_gym.model.config import preset
+from glass_gym.worlds import sheets
 
 from ..config import ReadConfig
-from ..core import sheets
 from ..core.progress import Bar, each, say, warn
 from ..core.run import Run
 from ..data.sources import find_source, source_of

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from glass_gym.model.gma import GMA, least_alpha
 from glass_gym.tensors.convert import to_images
 from glass_gym.tensors.geometry import compose, crop_windows, unmixed
+from glass_gym.worlds import sheets
 
-from ..core import sheets
 from ..core.progress import Bar
 from ..core.stage import Batch, Stage
 from ..data.cuts import farthest

@@ -18,8 +18,9 @@ from glass_gym.tensors.convert import unpack_layers
 from glass_gym.worlds.action_space import COMPASS, nearest_direction
 from glass_gym.worlds.checkpoint import World, save_world
 from glass_gym.worlds.checks import without_folders
+from glass_gym.worlds.codes import describe_codes, measure_codes, play_code, start_states
 
-from ..core.progress import Bar
+from ..core.progress import Bar, each
 from ..core.run import Run
 from ..data.store import Store, Video
 from ..footage.registration import CHANGED, camera_moves
@@ -266,20 +267,17 @@ def whole_agents(model: Glass, store: Store, video: Video, rng: np.random.Genera
     return [start for *_, start in sorted(found, key=lambda row: row[:2])]
 
 
-def build_world(
-    model: Glass, store: Store, windows: WindowSet, code_names: Sequence[str] = (), provenance: dict | None = None
-) -> World:
+def build_world(model: Glass, store: Store, windows: WindowSet, provenance: dict | None = None) -> World:
     """Build a world from a trained model: leave out useless codes, and measure what a world needs on the data.
 
     Args:
         model: the trained model.
         store: the videos; start frames come from them.
         windows: the windows of the training videos.
-        code_names: names of the codes that are kept; default: neutral, code 1, ...
         provenance: how the weights were made, as plain values.
 
     Raises:
-        ValueError: the number of names differs from the number of codes, or there is no start frame.
+        ValueError: there is no start frame.
     """
     model.eval()
     with Bar("local actions"):
@@ -288,9 +286,6 @@ def build_world(
         model = with_codes(model, order_codes(found, total, twin_codes(model, windows, found)))
     statistics = found.quantised(model)  # quantised again: some codes are gone
     codes = model.config.codes
-    names = tuple(code_names) or tuple(f"code {k}" if k else "neutral" for k in range(codes))
-    if len(names) != codes:
-        raise ValueError(f"{len(names)} code names for the {codes} codes that the data uses (of {total}): {names}")
     count = min(START_FRAMES, max(16, START_BYTES // store.frames[0].nbytes))
     frames, backgrounds = start_frames(model, store, count)
     step = windows.step()
@@ -311,10 +306,16 @@ def build_world(
             start = Simulator(model, model.device, "float32").start(torch.from_numpy(frames))
         facts["start_positions"] = start.position.tolist()
     usual = usual_codes(statistics, step, codes)
+    names = tuple(f"code {k}" for k in range(codes))  # until they are measured
     about = facts, provenance or {}
-    return World(
+    world = World(
         model, frames, step, names, store.pixel_aspect, *about, usual_codes=usual, start_backgrounds=backgrounds
     )
+    simulator = Simulator(model, model.device, "float32")
+    begun = start_states(world, simulator)
+    films = (play_code(simulator, begun, code) for code in each(range(codes), "names of local actions", "code"))
+    world.code_names = describe_codes(world, measure_codes(simulator, films))
+    return world
 
 
 def export_world(run: Run, model: Glass, store: Store, windows: WindowSet, minutes: dict[str, float]) -> World:
@@ -323,13 +324,14 @@ def export_world(run: Run, model: Glass, store: Store, windows: WindowSet, minut
     about = {"data": store.source, "minutes": minutes, "argv": argv, "torch": torch.__version__}
     codes = model.config.codes
     with Bar("exporting the world"):
-        world = build_world(copy.deepcopy(model).cpu(), store, windows, run.config.code_names, about)
+        world = build_world(copy.deepcopy(model).cpu(), store, windows, about)
         path = save_world(run.out / "world.safetensors", world)
     print(f"world: {path} ({path.stat().st_size / 1e6:.1f} MB)", flush=True)
     left_out = codes - world.config.codes
     why = f"; {left_out} more explained nothing, or drew the same as another" if left_out else ""
-    print(f"  {world.config.codes} local actions{why}")
+    print(f"  {world.config.codes} local actions{why}: {', '.join(world.code_names)}")
     print(f"  gymnasium.make('Glass-v0', checkpoint='{path}')")
     print(f"  glass_gym.register_world('MyGame-v0', '{path}')")
+    print(f"  glass-names {path}")
     print(f"  glass-play --checkpoint {path}", flush=True)
     return world

@@ -21,10 +21,10 @@ from glass_gym.model.lma import Drawn
 from glass_gym.model.pose_model import PoseLMA
 from glass_gym.tensors.convert import unpack_layers
 from glass_gym.tools.locks import alone
+from glass_gym.worlds import sheets
 from glass_gym.worlds.checkpoint import load_world, save_world
 
 from ..config import LoopConfig
-from ..core import sheets
 from ..core.command import run_command
 from ..core.options import Positional, Positive, Rate
 from ..core.progress import Bar

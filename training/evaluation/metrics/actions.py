@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from .evaluation import EFFECT_STEPS, Evaluation
+from glass_gym.worlds.codes import STEPS
+
+from .evaluation import Evaluation
 
 
 def local_actions(e: Evaluation) -> dict[str, Any]:
@@ -35,7 +37,7 @@ def code_effect(e: Evaluation) -> dict[str, Any]:
     """Repeats each code 12 times from every start with zero shift: change of the picture, and share read back by A."""
     each, ends = {}, []
     for code, (name, clip) in enumerate(zip(e.world.code_names, e.code_clips, strict=True)):
-        read = e.model.lma.infer_codes(clip, torch.zeros(len(clip), EFFECT_STEPS, 2))
+        read = e.model.lma.infer_codes(clip, torch.zeros(len(clip), STEPS, 2))
         change = (clip[:, 1:, :3] - clip[:, :-1, :3]).square().mean((2, 3, 4))
         ends.append(end := clip[:, -1])
         each[f"{code} {name}"] = {

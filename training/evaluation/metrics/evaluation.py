@@ -15,13 +15,12 @@ from glass_gym.model.glass import Glass
 from glass_gym.model.shift import translate
 from glass_gym.tensors.convert import to_bytes
 from glass_gym.worlds.checkpoint import World
+from glass_gym.worlds.codes import play_code
 
 from ...data.store import Store, Video, frames_to_tensor
 from ...gma.perceptual import VggFeatures
 from .held_out import HORIZON, Clips, analyse
 from .probe import Play, SimulatorProbe, random_play
-
-EFFECT_STEPS = 12  # Repetitions of a code whose effect is measured.
 
 
 @dataclass
@@ -132,9 +131,9 @@ class Evaluation:
     @functools.cached_property
     def code_clips(self) -> list[Tensor]:
         """Each code 12 times from every start with zero shift: (S, 13, 4, h, w) each."""
-        start = self.probe.start
-        played = (self.probe.hold(start, ["stay"] * EFFECT_STEPS, code=k) for k in range(self.world.config.codes))
-        return [torch.stack([state.layer for state in (start, *states)], 1) for states in played]
+        codes, probe = range(self.world.config.codes), self.probe
+        films = (play_code(probe.simulator, probe.start, code) for code in codes)
+        return [torch.stack([state.layer for state in states], 1) for states in films]
 
     @functools.cached_property
     def play(self) -> Play:

@@ -11,6 +11,7 @@ from .animation import animation
 from .crispness import crispness
 from .evaluation import Evaluation
 from .identity import identity
+from .passport import passport
 from .pose_transitions import pose_transitions
 from .prior import prior
 from .probe import simulator
@@ -26,6 +27,7 @@ METRICS: dict[str, Metric] = {
     "codes": local_actions,
     "transfer": transfer,
     "simulator": simulator,
+    "passport": passport,
     "crispness": crispness,
     "residue": residue,
     "two_sample": two_sample,
