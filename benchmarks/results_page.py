@@ -28,19 +28,20 @@ class ResultsPageConfig:
     out: Path = Path("docs/results.md")  # page to write
 
 
-WORLDS = {"Tennis": "tennis", "Sprites": "sprites", "Arm": "arm", "W-Sprites": "wsprites"}
+WORLDS = {"Tennis": "tennis", "Sprites": "sprites", "Arm": "arm", "Mouse": "mouse", "W-Sprites": "wsprites"}
 """The bundled worlds, and one of the real LPC sheets, which is not bundled; and their folders."""
 POLICIES = {
     "Tennis": {"ppo": "ppo_tennis", "dqn_her": "dqn_her_tennis", "real_game": "transfer"},
     "Sprites": {"ppo": "ppo_sprites"},
     "Arm": {"ppo": "ppo_arm"},
+    "Mouse": {"ppo": "ppo_mouse"},
 }
 INTRO = """# Results
 
 `python -m benchmarks.results_page` writes this page from the JSON files in `docs/results/`, which the commands that
-measured them wrote. All figures were measured on 2 CPU cores; **none was measured on a GPU.** Tennis, Sprites and Arm
-are the bundled worlds. W-Sprites is a world of real LPC sheets, measured on characters that training did not see; it is
-not bundled. [Notes](notes.md) lists what was tried and not adopted.
+measured them wrote. All figures were measured on 2 CPU cores; **none was measured on a GPU.** Tennis, Sprites, Arm
+and Mouse are the bundled worlds; Mouse is of a real camera. W-Sprites is a world of real LPC sheets, measured on
+characters that training did not see; it is not bundled. [Notes](notes.md) lists what was tried and not adopted.
 
 ## Beside the paper
 
@@ -234,9 +235,10 @@ def pictures(folder: Path) -> list[str]:
     out = []
     for name, caption in PICTURES.items():
         shown = {world: f"{place}/{name}.png" for world, place in WORLDS.items()}
-        links = [f"![{w}: {name}](results/{file})" for w, file in shown.items() if (folder / file).exists()]
+        shown = {world: file for world, file in shown.items() if (folder / file).exists()}
+        links = [f"![{world}: {name}](results/{file})" for world, file in shown.items()]
         if links:
-            out += [f"**{caption}.** Tennis, Sprites, Arm.", "\n".join(links)]
+            out += [f"**{caption}.** {', '.join(shown)}.", "\n".join(links)]
     return ["## Pictures", *out] if out else []
 
 

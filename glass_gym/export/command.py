@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     raw = argparse.RawDescriptionHelpFormatter
     p = argparse.ArgumentParser("glass-export", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=raw)
     add = p.add_argument
-    add("worlds", nargs="+", metavar="WORLD", help="bundled names (tennis, sprites, arm) or .safetensors files")
+    add("worlds", nargs="+", metavar="WORLD", help="bundled names (tennis, sprites, arm, mouse) or .safetensors files")
     add("--onnx", type=Path, metavar="DIR", help="write ONNX here; several worlds get a folder each")
     add("--web", type=Path, metavar="DIR", help="write the page here; needs --runtime")
     runtime = "onnxruntime-web: the .tgz of npm pack, or its unpacked folder"

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         epilog=EPILOG,
     )
     add = parser.add_argument
-    ids = "GlassTennis-v0, GlassSprites-v0, GlassArm-v0, or an id of your own"
+    ids = "GlassTennis-v0, GlassSprites-v0, GlassArm-v0, GlassMouse-v0, or an id of your own"
     add("id", nargs="?", help=f"{ids} (default: GlassTennis-v0, or Glass-v0 with --checkpoint)")
     add("--checkpoint", metavar="FILE", help="a world of your own, .safetensors, for the id Glass-v0")
     picture = "start from this picture; it is cropped and resized to the world's frame"

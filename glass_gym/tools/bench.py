@@ -36,7 +36,7 @@ from tqdm import tqdm
 import glass_gym
 from glass_gym.wrappers import core_of
 
-BUNDLED = ("GlassTennis-v0", "GlassSprites-v0", "GlassArm-v0")
+BUNDLED = ("GlassTennis-v0", "GlassSprites-v0", "GlassArm-v0", "GlassMouse-v0")
 SWEEP = (1, 4, 16, 64, 256, 1024)
 LIMIT = 100  # Time limit of an episode in every measurement, steps.
 COLUMNS = {

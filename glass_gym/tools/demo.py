@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
         "  glass-demo --checkpoint runs/mine/world.safetensors --steps 200 --seed 3",
     )
     add = parser.add_argument
-    world = "a bundled world (tennis, sprites, arm) or a .safetensors file (default: tennis)"
+    world = "a bundled world (tennis, sprites, arm, mouse) or a .safetensors file (default: tennis)"
     add("--checkpoint", default="tennis", metavar="WORLD", help=world)
     add("--out", type=Path, default=Path("glass_demo"), help="output folder (default: glass_demo)")
     add("--steps", type=int, default=60, help="steps of random play (default: 60)")

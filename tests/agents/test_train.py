@@ -108,7 +108,7 @@ def test_every_entry_makes_a_model(algorithm, tiny_world):
     entries = yaml.safe_load((HYPERPARAMETERS / f"{algorithm}.yml").read_text())
     named = {name for name in entries if not name.startswith(".")}
     real = {"RealTennis-v0"} if algorithm == "ppo" else set()
-    ids = {"GlassTennis-v0", "GlassSprites-v0", "GlassArm-v0", "Glass-v0"} | real
+    ids = {"GlassTennis-v0", "GlassSprites-v0", "GlassArm-v0", "GlassMouse-v0", "Glass-v0"} | real
     assert {name.partition("/")[0] for name in named} == ids
     for name in (name for name in named if name.startswith("Glass-v0")):
         obs_type = name.partition("/")[2] or DEFAULT_OBSERVATION[algorithm]

@@ -15,7 +15,9 @@ from glass_gym.policy import load_policy
 RESULTS = Path(__file__).parents[2] / "docs" / "results" / "policies"
 
 
-COME_ALONG = [("GlassTennis-v0", "ppo_tennis"), ("GlassSprites-v0", "ppo_sprites"), ("GlassArm-v0", "ppo_arm")]
+COME_ALONG = [
+    (file.parent.name, f"ppo_{file.parent.name[5:-3].lower()}") for file in sorted(TRAINED.glob("*/ppo.json"))
+]
 
 
 @pytest.mark.parametrize(("id", "name"), COME_ALONG)

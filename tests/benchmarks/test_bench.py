@@ -45,7 +45,7 @@ def test_a_report_as_a_table():
 @pytest.mark.parametrize(
     ("options", "ids"),
     [
-        ([], ["GlassTennis-v0", "GlassSprites-v0", "GlassArm-v0"]),
+        ([], ["GlassTennis-v0", "GlassSprites-v0", "GlassArm-v0", "GlassMouse-v0"]),
         (["--id", "GlassTennis-v0"], ["GlassTennis-v0"]),
         (["--checkpoint", "mine.safetensors"], ["Glass-v0"]),
     ],

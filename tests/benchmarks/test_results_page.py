@@ -23,7 +23,8 @@ def test_the_only_generated_markdown_is_the_page():
 
 
 def test_every_figure_beside_the_paper_and_every_aim_is_measured_in_a_world():
-    evaluations = {w: json.loads((RESULTS / place / "evaluation.json").read_text()) for w, place in WORLDS.items()}
+    files = {world: RESULTS / place / "evaluation.json" for world, place in WORLDS.items()}
+    evaluations = {world: json.loads(file.read_text()) for world, file in files.items() if file.exists()}
     codes = json.loads((RESULTS / "wsprites" / "actions.json").read_text())
     for metric, world, path, _ in PAPER:
         assert value(codes if path.startswith("codes") else evaluations[world], path) is not None, metric
@@ -51,9 +52,9 @@ def test_a_page_of_few_files_says_what_is_not_measured(tmp_path):
     }
     write(tmp_path, "policies/ppo_tennis.json", figures)
     text = page(tmp_path)
-    assert "| mIoU of M's masks | at least 0.92; Arm 0.85 | - | - | - | 0.93 |" in text
-    assert "| background shift error, mean px | at most 0.2 | - | - | - | **0.5** |" in text
-    assert "| success of PPO on frames | at least 0.95 | 0.972 | - | - | - |" in text
+    assert "| mIoU of M's masks | at least 0.92; Arm 0.85 | - | - | - | - | 0.93 |" in text
+    assert "| background shift error, mean px | at most 0.2 | - | - | - | - | **0.5** |" in text
+    assert "| success of PPO on frames | at least 0.95 | 0.972 | - | - | - | - |" in text
     assert "| ppo_tennis | policy | 500,000 steps, 21.5 min | 97.2 % (96.0 to 98.1) | 1.12 | 1.5 | 1,000 |" in text
     assert "| ppo_tennis | random | | 97.2 % (96.0 to 98.1) | - | 1.5 | 1,000 |" in text
     assert "## Speed" not in text and "## Ablations" not in text

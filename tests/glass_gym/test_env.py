@@ -25,7 +25,7 @@ def tiny_world(any_world):
     return any_world
 
 
-WORLDS = {"tennis": "GlassTennis-v0", "sprites": "GlassSprites-v0", "arm": "GlassArm-v0"}
+WORLDS = {"tennis": "GlassTennis-v0", "sprites": "GlassSprites-v0", "arm": "GlassArm-v0", "mouse": "GlassMouse-v0"}
 
 
 @pytest.mark.parametrize("obs_type", ["frame", "position", "dict"])

@@ -30,7 +30,7 @@ from glass_gym.export import (
 from glass_gym.export.command import main
 from glass_gym.export.onnx import core_of_world, describe
 from glass_gym.model.glass import build_glass
-from glass_gym.worlds.checkpoint import load_world, save_world
+from glass_gym.worlds.checkpoint import bundled, load_world, save_world
 from tests.conftest import world_of
 
 ROOT = Path(__file__).parents[2]
@@ -113,7 +113,7 @@ def test_the_prior_and_the_refined_position_are_torchs(exported):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["tennis", "sprites", "arm"])
+@pytest.mark.parametrize("name", sorted(bundled()))
 def test_bundled_worlds_are_the_same_for_100_steps(name, tmp_path):
     world = load_world(name)
     export_onnx(world, tmp_path)

@@ -14,6 +14,7 @@ from glass_gym.env.env import GlassEnv
 from glass_gym.env.vector_env import GlassVectorEnv
 from glass_gym.model.glass import build_glass
 from glass_gym.simulator.simulator import NoAgentError
+from glass_gym.worlds.checkpoint import bundled
 from tests.conftest import world_of
 
 
@@ -77,7 +78,7 @@ def test_a_foreign_id_is_no_world_for_sb3():
         sb3.GlassVecEnv("CartPole-v1")
 
 
-@pytest.mark.parametrize("world", ["tennis", "sprites", "arm"])
+@pytest.mark.parametrize("world", sorted(bundled()))
 def test_noise_holds_no_agent(world):
     env = GlassEnv(world)
     rng = np.random.default_rng(0)

@@ -339,7 +339,7 @@ def test_the_command_watches_an_agent(tiny_world, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["GlassCricket-v0"], "Worlds here: Glass-v0, GlassArm-v0, GlassSprites-v0, GlassTennis-v0"),
+        (["GlassCricket-v0"], "Worlds here: Glass-v0, GlassArm-v0, GlassMouse-v0, GlassSprites-v0, GlassTennis-v0"),
         (["CartPole-v1"], "not a glass_gym world|unexpected keyword"),
         (["--image", "none.png"], "none.png: no such file"),
         (["--agent", "none.zip"], "none.zip: no such policy"), (["--device", "cuda:77"], "CUDA|counted from 0"),

@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from glass_gym.env.env import GlassEnv
 from glass_gym.env.vector_env import GlassVectorEnv
+from glass_gym.worlds.checkpoint import bundled
 
 
 @pytest.fixture
@@ -203,7 +204,7 @@ def test_row_i_is_the_same_for_1_and_16_environments(tiny_world):
     same_rows({"checkpoint": tiny_world, "precision": "float32"})
 
 
-@pytest.mark.parametrize("world", ["tennis", "sprites", "arm"])
+@pytest.mark.parametrize("world", sorted(bundled()))
 def test_row_i_of_a_bundled_world_is_the_same_for_1_and_16_environments(world):
     same_rows({"checkpoint": world})
 
