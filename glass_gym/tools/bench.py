@@ -72,7 +72,7 @@ def world_parser(prog: str, about: str, rows: tuple[int, ...], out: str) -> argp
     add = parser.add_argument
     add("--id", help=f"environment id (default: {BUNDLED[0]}, or Glass-v0 with --checkpoint)")
     add("--checkpoint", help="a world of your own: a .safetensors file")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:i (default: auto)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:i or mps (default: auto)")
     add("--precision", default="auto", help="auto, float32 or bfloat16 (default: auto)")
     add("--num-envs", type=int, nargs="+", default=list(rows), help=f"rows (default: {' '.join(map(str, rows))})")
     add("--out", type=Path, default=Path(out), help=f"JSON to write (default: {out})")
