@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from gymnasium.error import ResetNeeded
 
 sb3 = pytest.importorskip("stable_baselines3")
 
@@ -204,3 +205,19 @@ def test_a_policy_is_loaded_and_a_wrong_one_named(tiny_world, tmp_path):
         load_policy(tmp_path / "bad.zip")
     with pytest.raises(PolicyError, match=r"ppo\.zip: its actions are MultiDiscrete\(\[9 3\]\), the world's"):
         load_policy(tmp_path / "ppo.zip", "ppo", GlassEnv(tiny_world, shifts="axes").core)
+
+
+def test_what_is_refused_says_why_and_spoils_nothing(pose_world):
+    with pytest.raises(TypeError, match="GlassVecEnv takes no autoreset_mode: it resets in the step"):
+        make(pose_world, autoreset_mode="SameStep")
+    env = make(pose_world, render_mode="rgb_array")
+    with pytest.raises(ResetNeeded, match=r"call reset\(\) first"):
+        env.get_images()
+    for options in ({"nonsense": 1}, [{"target": (9, 9)}, {}]):
+        env.set_options(options)
+        with pytest.raises(ValueError, match=r"unknown reset options|set_options: give every"):
+            env.reset()
+        assert env.reset().shape == (2, 3, 32, 48)
+    with pytest.raises(IndexError, match=r"indices must lie in 0..1, got \[7\]"):
+        env.get_attr("shifts", indices=[7])
+    assert [len(state) for state in env.env_method("state", indices=[1])] == [1]
