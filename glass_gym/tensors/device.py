@@ -41,7 +41,7 @@ def pick_device(name: str | torch.device) -> torch.device:
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
     """The precision "auto", "float32" or "bfloat16" on a device.
 
-    "auto" is bfloat16 on devices with matrix units for it (CUDA, CPUs with AMX), else float32 (MPS). CPUs that only have
+    "auto" is bfloat16 on devices with matrix units for it (CUDA, CPUs with AMX), else float32. CPUs that only have
     AVX512-BF16 are measured once per process, since it is faster on some of them only.
 
     Returns:

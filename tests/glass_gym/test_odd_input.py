@@ -83,7 +83,7 @@ def test_a_macs_gpu_is_taken_where_torch_has_it(monkeypatch):
 
 @pytest.mark.parametrize("make", [gym.make, gym.make_vec])
 def test_a_world_of_ones_own_needs_its_file(make):
-    with pytest.raises(CheckpointError, match="checkpoint is missing, expected a world's file, or one of: .*tennis"):
+    with pytest.raises(CheckpointError, match=r"checkpoint is missing, expected a world's file, or one of: .*tennis"):
         make("Glass-v0")
 
 

@@ -590,9 +590,9 @@ assert len(torch.load(sys.argv[1], weights_only=True)) == 2
 def test_a_saved_state_is_read_without_pickle_and_no_rows_are_none(tiny_world, tmp_path):
     envs = GlassVectorEnv(tiny_world, 2)
     envs.reset(seed=0)
-    torch.save(envs.state(), tmp_path / "state.pt")
-    envs.set_state(torch.load(tmp_path / "state.pt", weights_only=True))
-    subprocess.run([sys.executable, "-c", LOAD, tmp_path / "state.pt"], check=True, timeout=120)
+    torch.save(envs.state(), tmp_path / "rows.pt")
+    envs.set_state(torch.load(tmp_path / "rows.pt", weights_only=True))
+    subprocess.run([sys.executable, "-c", LOAD, tmp_path / "rows.pt"], check=True, timeout=120)
     assert len(envs.state([])) == 0
     envs.set_state(envs.state([]), [])
 
