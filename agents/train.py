@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import math
+import shlex
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
@@ -28,6 +29,7 @@ from agents.options import (
     is_batched,
     make_env,
     make_model,
+    pairs_of,
     runs_of,
 )
 from glass_gym.policy import ALGORITHMS, Policy, model_class, read_zip, save_policy
@@ -247,7 +249,7 @@ def finish(plan: Plan, arguments: argparse.Namespace, model, folder: Path, minut
         "command": " ".join(without_folders(sys.argv[1:])),
     }
     path = save_policy(folder / "policy.safetensors", chosen, plan.algo, about)
-    print(f"policy: {path}. Watch it: python -m agents.enjoy --env {plan.env} --trained-agent {path}")
+    print(f"policy: {path}. Watch it:\n  {watch_command(plan, path)}")
     if arguments.final_episodes > 0:
         rows = min(arguments.n_eval_envs, arguments.final_episodes)
         figures = evaluation.compare(
@@ -255,6 +257,13 @@ def finish(plan: Plan, arguments: argparse.Namespace, model, folder: Path, minut
         )
         evaluation.write(folder / "evaluation.json", {"algo": plan.algo, **about, "policies": figures})
         print(evaluation.table(figures) + f"{folder / 'evaluation.json'}, {folder / 'best_episode.gif'}")
+
+
+def watch_command(plan: Plan, policy: Path) -> str:
+    """The command that shows a trained policy in the plan's world, to be pasted into a shell."""
+    changed = {key: value for key, value in plan.env_kwargs.items() if key not in ("obs_type", "stagger", "output")}
+    kwargs = f" --env-kwargs {pairs_of(changed)}" if changed else ""
+    return f"python -m agents.enjoy --env {plan.env} --trained-agent {shlex.quote(str(policy))}{kwargs}"
 
 
 def run_folder(log_folder: Path, algorithm: str, id: str, resume: bool) -> Path:

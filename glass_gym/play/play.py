@@ -72,8 +72,6 @@ def main(argv: list[str] | None = None) -> int:
     except (DisplayError, ImportError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
     return 0
 
 

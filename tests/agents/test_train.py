@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -41,6 +42,32 @@ def command(world, tmp_path, *more, algo="ppo", size="[16,24]"):
         "--algo", algo, "--env", "Glass-v0", "-f", str(tmp_path / "logs"), *QUICK, *more,
         "--env-kwargs", f"checkpoint:{world}", "max_episode_steps:6", *size,
     ]  # fmt: skip
+
+
+def test_the_line_that_shows_a_policy_can_be_pasted(tiny_world, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("pygame")
+    folder = tmp_path / "a space: and \u00e9"
+    world = save_world(folder / "tiny.safetensors", tiny_world)
+    small = [
+        "-n",
+        "8",
+        "--eval-freq",
+        "-1",
+        "--final-episodes",
+        "0",
+        "-params",
+        "n_steps:4",
+        "batch_size:4",
+        "n_epochs:1",
+    ]
+    arguments = ["--env", "Glass-v0", "-f", str(folder / "logs"), "--no-progress", "--n-envs", "2", *small]
+    more = [f"checkpoint:{json.dumps(str(world))}", "max_episode_steps:6", "frame_size:[16, 24]"]
+    assert train.main([*arguments, "--env-kwargs", *more]) == 0
+    line = capsys.readouterr().out.split("Watch it:\n")[1].splitlines()[0]
+    words = shlex.split(line)
+    assert words[:3] == ["python", "-m", "agents.enjoy"]
+    assert enjoy.main([*words[3:], "--n-episodes", "1"]) == 0
+    assert "targets reached" in capsys.readouterr().out
 
 
 def test_a_run_leaves_all_that_it_promises(world, tmp_path, capsys):

@@ -178,14 +178,22 @@ def test_what_is_missing_is_named_before_anything_is_written(tiny_world, runtime
         (tmp_path / "empty").mkdir(exist_ok=True)
         assert main([str(file), "--web", str(site), "--runtime", str(wrong)]) == 1
         assert re.search(words + r".*npm pack onnxruntime-web@\d", capsys.readouterr().err.replace("\n", " "))
-    with pytest.raises(ExportError, match="need different names, got: tiny, tiny"):
-        write_page([tiny_world, tiny_world], site, runtime)
     assert not site.exists()
     for arguments in ([str(file)], [str(file), "--web", str(site)], [str(file), "--onnx", str(site), "--steps", "0"]):
         with pytest.raises(SystemExit):
             main(arguments)
     assert main([str(tmp_path / "none.safetensors"), "--onnx", str(site)]) == 1
     assert "none.safetensors" in capsys.readouterr().err and not site.exists()
+
+
+def test_worlds_that_are_called_alike_share_a_page(tiny_world, runtime, tmp_path, monkeypatch):
+    files = [save_world(tmp_path / name / "world.safetensors", tiny_world) for name in ("a", "b", "other/a")]
+    worlds = [load_world(file) for file in files]
+    assert page.different_names([*worlds, tiny_world, tiny_world]) == ["a", "b", "a-2", "tiny", "tiny-2"]
+    assert page.different_names(worlds[:1]) == ["world"]
+    monkeypatch.setattr(page, "export_onnx", lambda world, folder, progress: folder.mkdir(parents=True))
+    write_page(worlds, tmp_path / "site", runtime)
+    assert json.loads((tmp_path / "site" / "worlds.json").read_text()) == ["a", "b", "a-2"]
 
 
 def test_the_command_says_what_it_wrote(exported, tmp_path, capsys, monkeypatch):

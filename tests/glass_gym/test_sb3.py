@@ -1,5 +1,6 @@
 """GlassVecEnv: the conventions of Stable-Baselines3, checked by hand, and short trainings."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -11,7 +12,7 @@ from stable_baselines3 import A2C, DQN, PPO, HerReplayBuffer  # noqa: E402
 from stable_baselines3.common.vec_env import VecFrameStack, VecMonitor, VecVideoRecorder  # noqa: E402
 
 from glass_gym.env.env import GlassEnv  # noqa: E402
-from glass_gym.policy import Policy, PolicyError, load_policy  # noqa: E402
+from glass_gym.policy import Policy, PolicyError, load_policy, save_policy  # noqa: E402
 from glass_gym.sb3 import DeviceRolloutBuffer, GlassVecEnv  # noqa: E402
 from glass_gym.wrappers import vector  # noqa: E402
 
@@ -205,6 +206,16 @@ def test_a_policy_is_loaded_and_a_wrong_one_named(tiny_world, tmp_path):
         load_policy(tmp_path / "bad.zip")
     with pytest.raises(PolicyError, match=r"ppo\.zip: its actions are MultiDiscrete\(\[9 3\]\), the world's"):
         load_policy(tmp_path / "ppo.zip", "ppo", GlassEnv(tiny_world, shifts="axes").core)
+
+
+def test_actions_that_do_not_start_at_0_are_refused(tiny_world, tmp_path):
+    env = make(tiny_world, obs_type="position")
+    env.action_space = gym.spaces.MultiDiscrete([9, 3], start=[1, 1])
+    model = PPO("MlpPolicy", env, **SMALL)
+    with pytest.raises(PolicyError, match=r"its actions are MultiDiscrete\(\[9 3\], start=\[1 1\]\), the world's"):
+        Policy(model).check(GlassEnv(tiny_world).core)
+    with pytest.raises(PolicyError, match=r"the space MultiDiscrete\(\[9 3\], start=\[1 1\]\) cannot be written"):
+        save_policy(tmp_path / "ppo.safetensors", model, "ppo")
 
 
 def test_what_is_refused_says_why_and_spoils_nothing(pose_world):
