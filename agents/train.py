@@ -133,7 +133,7 @@ class Plan:
         """The plan of a run folder, with `n_timesteps` if not None; AgentError: plan.json is damaged."""
         file = folder / "plan.json"
         try:
-            plan = cls(**json.loads(file.read_text()))
+            plan = cls(**json.loads(file.read_text(encoding="utf-8")))
             checked(plan.settings)
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise AgentError(f"{file}: cannot be read ({error}); start a new run without --resume") from None
@@ -155,7 +155,7 @@ def _train(arguments: argparse.Namespace, folder: Path) -> int:
     plan = Plan.read(folder, arguments.n_timesteps) if arguments.resume else Plan.of(arguments)
     model = _model(plan, arguments, folder)
     text = json.dumps(asdict(plan), indent=1)
-    write_atomically(folder / "plan.json", lambda part: part.write_text(text))
+    write_atomically(folder / "plan.json", lambda part: part.write_text(text, encoding="utf-8"))
     progress = _Progress(folder, arguments, plan.n_timesteps)
     progress.save(model)
     size = f"{plan.n_timesteps:,} steps in {plan.n_envs} environments"
@@ -289,7 +289,7 @@ class _Progress:
         self.best = -math.inf
         if arguments.resume:
             with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # a damaged file resets only these
-                told = json.loads((folder / "progress.json").read_text())
+                told = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
                 self.before, self.best = float(told["minutes"]), float(told["best_mean_reward"])
 
     @property
@@ -335,7 +335,7 @@ class _Progress:
 
     def _tell(self) -> None:
         text = json.dumps({"minutes": self.minutes, "best_mean_reward": self.best})
-        write_atomically(self.folder / "progress.json", lambda part: part.write_text(text))
+        write_atomically(self.folder / "progress.json", lambda part: part.write_text(text, encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def run(config: GeneralityConfig) -> int:
         if checkpoint.exists():
             results[name] |= score(root, config.scored_videos)
             film(root, config.out / f"{name}.gif")
-        (config.out / "generality.json").write_text(json.dumps(results, indent=1) + "\n")
+        (config.out / "generality.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(f"{markdown(results)}\nwritten: {config.out / 'generality.json'}")
     return 0
 

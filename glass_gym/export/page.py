@@ -65,18 +65,18 @@ def write_page(
         if index < len(policies):
             progress(f"{name}: policy")
             export_policy(world, folder / "worlds" / name, policies[index])
-    (folder / "worlds.json").write_text(json.dumps(names) + "\n")
-    (folder / "runtime.json").write_text(json.dumps({"webgpu": webgpu}) + "\n")
+    (folder / "worlds.json").write_text(json.dumps(names) + "\n", encoding="utf-8")
+    (folder / "runtime.json").write_text(json.dumps({"webgpu": webgpu}) + "\n", encoding="utf-8")
     return folder / "index.html"
 
 
 def different_names(worlds: Sequence[World]) -> list[str]:
     """The worlds' names: those of their files, or of the folders of files that are called alike; then numbered."""
     names = [world.name or "world" for world in worlds]
-    alike = {name for name in names if names.count(name) > 1}
+    shared = {name for name in names if names.count(name) > 1}
     out: list[str] = []
     for name, file in zip(names, (world.file for world in worlds), strict=True):
-        if name in alike and file is not None:
+        if name in shared and file is not None:
             name = file.parent.name or name
         numbered = (f"{name}-{number}" for number in itertools.count(2))
         out.append(next(free for free in itertools.chain([name], numbered) if free not in out))

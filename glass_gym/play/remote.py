@@ -306,7 +306,7 @@ def _protocol() -> type:
             self._look(None)
 
         def _look(self, last: Any) -> None:
-            """Look again and again whether a request is served; `last`: what was idle the last time."""
+            """Check every IDLE_SECONDS whether a request is served; `last`: what was idle the last time."""
             if self not in self.connections:  # closed, or a WebSocket by now
                 return
             idle = self.cycle is None or self.cycle.response_complete

@@ -111,7 +111,7 @@ def check_writable(out: Path) -> None:
 
 def write_report(report: dict[str, Any], text: str, out: Path) -> None:
     """Write a report as JSON, and print its text."""
-    out.write_text(json.dumps(report, indent=1) + "\n")
+    out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(f"\n{text}\nwritten: {out}")
 
 
@@ -269,7 +269,7 @@ def machine() -> dict[str, Any]:
 
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
-    names = re.findall(r"^model name\s*:(.*)", info.read_text(), re.MULTILINE) if info.exists() else []
+    names = re.findall(r"^model name\s*:(.*)", info.read_text(encoding="utf-8"), re.MULTILINE) if info.exists() else []
     return names[0].strip() if names else platform.processor() or platform.machine()
 
 

@@ -8,6 +8,8 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from glass_gym.commands import restart_in_utf8
+
 from .options import COMMON, check_options
 
 Config = TypeVar("Config")
@@ -33,6 +35,8 @@ def run_command(
     """
     from .trainer import TrainingError
 
+    if argv is None:
+        restart_in_utf8()
     argv = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):  # names of files may have letters that a terminal or a log does not
         if hasattr(stream, "reconfigure"):

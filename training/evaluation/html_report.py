@@ -153,7 +153,7 @@ def report_world(run: Run, world: World, store: Store) -> None:
         page = _page(run, world, store, found, e, bar.next)
     for score in found:
         say(f"  {score.part}: {score.value}" + f" (baseline: {score.baseline})" * bool(score.baseline), score.verdict)
-    (run.out / "report.html").write_text(page)
+    (run.out / "report.html").write_text(page, encoding="utf-8")
     say(f"report: {run.out / 'report.html'}")
 
 
