@@ -151,7 +151,7 @@ def table(rows: dict[str, dict]) -> str:
 def write(path: Path, figures: dict) -> Path:
     """Write figures as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(figures, indent=1) + "\n")
+    path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return path
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +116,17 @@ def changes_of(pairs: list[str]) -> dict[str, Any]:
         except yaml.YAMLError as error:
             raise AgentError(f"the value of {key} is not YAML: {value!r} ({error})") from None
     return changes
+
+
+def pairs_of(changes: dict[str, Any]) -> str:
+    """The inverse of :func:`changes_of`: ``KEY:VALUE ...``, quoted for a shell."""
+    import yaml
+
+    def text(value: Any) -> str:
+        plain = isinstance(value, str) and re.fullmatch(r"[\w./-]+", value) and yaml.safe_load(value) == value
+        return value if plain else json.dumps(value)  # JSON is YAML
+
+    return " ".join(shlex.quote(f"{key}:{text(value)}") for key, value in changes.items())
 
 
 def schedule(value):

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import math
+import shlex
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
@@ -28,6 +29,7 @@ from agents.options import (
     is_batched,
     make_env,
     make_model,
+    pairs_of,
     runs_of,
 )
 from glass_gym.policy import ALGORITHMS, Policy, model_class, read_zip, save_policy
@@ -131,7 +133,7 @@ class Plan:
         """The plan of a run folder, with `n_timesteps` if not None; AgentError: plan.json is damaged."""
         file = folder / "plan.json"
         try:
-            plan = cls(**json.loads(file.read_text()))
+            plan = cls(**json.loads(file.read_text(encoding="utf-8")))
             checked(plan.settings)
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise AgentError(f"{file}: cannot be read ({error}); start a new run without --resume") from None
@@ -153,7 +155,7 @@ def _train(arguments: argparse.Namespace, folder: Path) -> int:
     plan = Plan.read(folder, arguments.n_timesteps) if arguments.resume else Plan.of(arguments)
     model = _model(plan, arguments, folder)
     text = json.dumps(asdict(plan), indent=1)
-    write_atomically(folder / "plan.json", lambda part: part.write_text(text))
+    write_atomically(folder / "plan.json", lambda part: part.write_text(text, encoding="utf-8"))
     progress = _Progress(folder, arguments, plan.n_timesteps)
     progress.save(model)
     size = f"{plan.n_timesteps:,} steps in {plan.n_envs} environments"
@@ -247,7 +249,7 @@ def finish(plan: Plan, arguments: argparse.Namespace, model, folder: Path, minut
         "command": " ".join(without_folders(sys.argv[1:])),
     }
     path = save_policy(folder / "policy.safetensors", chosen, plan.algo, about)
-    print(f"policy: {path}. Watch it: python -m agents.enjoy --env {plan.env} --trained-agent {path}")
+    print(f"policy: {path}. Watch it:\n  {watch_command(plan, path)}")
     if arguments.final_episodes > 0:
         rows = min(arguments.n_eval_envs, arguments.final_episodes)
         figures = evaluation.compare(
@@ -255,6 +257,13 @@ def finish(plan: Plan, arguments: argparse.Namespace, model, folder: Path, minut
         )
         evaluation.write(folder / "evaluation.json", {"algo": plan.algo, **about, "policies": figures})
         print(evaluation.table(figures) + f"{folder / 'evaluation.json'}, {folder / 'best_episode.gif'}")
+
+
+def watch_command(plan: Plan, policy: Path) -> str:
+    """The command that shows a trained policy in the plan's world, to be pasted into a shell."""
+    changed = {key: value for key, value in plan.env_kwargs.items() if key not in ("obs_type", "stagger", "output")}
+    kwargs = f" --env-kwargs {pairs_of(changed)}" if changed else ""
+    return f"python -m agents.enjoy --env {plan.env} --trained-agent {shlex.quote(str(policy))}{kwargs}"
 
 
 def run_folder(log_folder: Path, algorithm: str, id: str, resume: bool) -> Path:
@@ -280,7 +289,7 @@ class _Progress:
         self.best = -math.inf
         if arguments.resume:
             with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # a damaged file resets only these
-                told = json.loads((folder / "progress.json").read_text())
+                told = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
                 self.before, self.best = float(told["minutes"]), float(told["best_mean_reward"])
 
     @property
@@ -326,7 +335,7 @@ class _Progress:
 
     def _tell(self) -> None:
         text = json.dumps({"minutes": self.minutes, "best_mean_reward": self.best})
-        write_atomically(self.folder / "progress.json", lambda part: part.write_text(text))
+        write_atomically(self.folder / "progress.json", lambda part: part.write_text(text, encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -112,12 +112,12 @@ def run(config: AblationConfig) -> int:
             status = 3
             break
         text = json.dumps(measured, indent=1) + "\n"
-        write_atomically(files[name], lambda part, text=text: part.write_text(text))
-    finished = [json.loads(file.read_text()) for file in files.values() if file.exists()]
+        write_atomically(files[name], lambda part, text=text: part.write_text(text, encoding="utf-8"))
+    finished = [json.loads(file.read_text(encoding="utf-8")) for file in files.values() if file.exists()]
     head = {"data": store.source, "command": " ".join(sys.argv[1:]), "test_videos": len(videos)}
     out = config.out / "ablation.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(head | {"rows": finished}, indent=1) + "\n")
+    out.write_text(json.dumps(head | {"rows": finished}, indent=1) + "\n", encoding="utf-8")
     print(f"{table(finished)}\nwritten: {out}")
     if status:
         print("stopped; run the same command to continue")

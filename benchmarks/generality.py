@@ -116,7 +116,7 @@ def run(config: GeneralityConfig) -> int:
                 )  # fmt: skip
                 results[name] |= evaluate(load_world(checkpoint), store, measured)
             film(checkpoint, store, config.out / f"{name}.gif")
-        (config.out / "generality.json").write_text(json.dumps(results, indent=1) + "\n")
+        (config.out / "generality.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     shown = markdown(results) if config.real is None else real_markdown(results)
     print(f"{shown}\nwritten: {config.out / 'generality.json'}; a film of each world is beside it")
     return 0

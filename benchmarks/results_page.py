@@ -168,7 +168,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(config: ResultsPageConfig) -> int:
     """Write the page; returns 0."""
-    config.out.write_text(page(config.folder))
+    config.out.write_text(page(config.folder), encoding="utf-8")
     print(f"written: {config.out}")
     return 0
 
@@ -185,7 +185,7 @@ def page(folder: Path) -> str:
 
 def read(folder: Path, name: str) -> dict[str, Any]:
     """A JSON file; empty if there is none."""
-    return json.loads((folder / name).read_text()) if (folder / name).exists() else {}
+    return json.loads((folder / name).read_text(encoding="utf-8")) if (folder / name).exists() else {}
 
 
 def figures_of(folder: Path, world: str) -> dict[str, Any]:
@@ -272,7 +272,7 @@ def policies(folder: Path) -> list[str]:
     """Success of policies, and of the random and greedy ones in the same task."""
     rows = []
     for path in sorted((folder / "policies").glob("*.json")):
-        figures = json.loads(path.read_text())
+        figures = json.loads(path.read_text(encoding="utf-8"))
         for name, row in figures["policies"].items():
             low, high = (100 * bound for bound in row["success_95"])
             success = f"{100 * row['success']:.1f} % ({low:.1f} to {high:.1f})"
@@ -288,7 +288,7 @@ def speed(folder: Path) -> list[str]:
     """Frames a second of the environments, and beside another world model."""
     own, peers = [], []
     for path in sorted((folder / "speed").glob("*.json")):
-        figures = json.loads(path.read_text())
+        figures = json.loads(path.read_text(encoding="utf-8"))
         for row in figures.get("rows", ()):
             if "step_ms" in row:
                 own.append((figures["id"], row["num_envs"], *(row.get(key) for key in SPEEDS), row["step_ms"]))

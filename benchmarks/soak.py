@@ -90,7 +90,7 @@ def resources() -> dict[str, float]:
     """What this process holds: memory in MB and, on Linux, open files and threads. Elsewhere memory is the peak."""
     if not Path("/proc/self/statm").exists():
         return {"resident_mb": bench.peak_memory("cpu")}
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     return {
         "resident_mb": round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1),
         "open_files": len(os.listdir("/proc/self/fd")),

@@ -7,6 +7,7 @@ Importing the package registers the ids::
     envs = gym.make_vec("GlassTennis-v0", num_envs=16)
 """
 
+import multiprocessing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,18 @@ _register("GlassSprites-v0", 24, checkpoint="sprites")
 _register("GlassArm-v0", 32, checkpoint="arm")
 _register("GlassMouse-v0", 200, checkpoint="mouse")  # TODO-FIGURE: the limit follows from the ground
 _register("Glass-v0", 100)
+
+
+def _preload() -> None:
+    """Let the processes of a fork server (Python 3.14's default) know the ids: the server imports this package."""
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        from multiprocessing import forkserver
+
+        known = getattr(forkserver._forkserver, "_preload_modules", ["__main__"])  # type: ignore[attr-defined]
+        forkserver.set_forkserver_preload(list(dict.fromkeys([*known, "glass_gym"])))
+
+
+_preload()
 
 
 def __getattr__(name: str) -> Any:

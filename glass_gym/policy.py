@@ -211,9 +211,9 @@ def _space_out(space: gym.Space) -> dict:
     if isinstance(space, gym.spaces.Box):
         low, high = (x.ravel()[0].item() if x.min() == x.max() else x.tolist() for x in (space.low, space.high))
         return {"kind": "box", "low": low, "high": high, "shape": list(space.shape), "dtype": space.dtype.name}
-    if isinstance(space, gym.spaces.Discrete):
+    if isinstance(space, gym.spaces.Discrete) and not space.start:
         return {"kind": "discrete", "n": int(space.n)}
-    if isinstance(space, gym.spaces.MultiDiscrete):
+    if isinstance(space, gym.spaces.MultiDiscrete) and not space.start.any():
         return {"kind": "multidiscrete", "nvec": space.nvec.tolist()}
     raise PolicyError(f"the space {space} cannot be written; use model.save")
 
@@ -319,9 +319,7 @@ class Policy:
         """Check that the policy's spaces fit a core; PolicyError: other actions, or an observation it cannot give."""
         space = self.model.action_space
         count = int(np.prod(core.table.nvec))
-        flat = hasattr(space, "n") and space.n == count
-        pair = hasattr(space, "nvec") and tuple(space.nvec) == tuple(core.table.nvec)
-        if not (flat or pair):
+        if space not in (core.action_space, gym.spaces.Discrete(count)):
             raise PolicyError(f"its actions are {space}, the world's MultiDiscrete({list(core.table.nvec)})")
         self._plan(core)
 

@@ -62,6 +62,10 @@ class GlassVecEnv(VecEnv):
         seed: int | None = None,
         **kwargs: Any,
     ):
+        if "autoreset_mode" in kwargs:
+            raise TypeError(
+                "GlassVecEnv takes no autoreset_mode: it resets in the step that ends an episode, as SB3 expects"
+            )
         kwargs.setdefault("channels_first", True)
         foreign = f"{id} is not a glass_gym world; use stable_baselines3.common.env_util.make_vec_env"
         mode = AutoresetMode.DISABLED
@@ -88,10 +92,11 @@ class GlassVecEnv(VecEnv):
     def reset(self):
         """Reset all B environments with what `seed` and `set_options` set for this reset -> observations (B, ...)."""
         unset = all(seed is None for seed in self._seeds)
-        observations, infos = self.env.reset(seed=None if unset else self._seeds, options=_merged(self._options))
+        options = self._options
+        self._reset_options()  # options that are refused must not spoil later resets
+        observations, infos = self.env.reset(seed=None if unset else self._seeds, options=_merged(options))
         self.reset_infos = self._split(to_numpy(infos))
         self._reset_seeds()
-        self._reset_options()
         return self._named(observations)
 
     def step_async(self, actions: np.ndarray) -> None:
@@ -139,8 +144,10 @@ class GlassVecEnv(VecEnv):
         setattr(self.env.unwrapped, attr_name, value)
 
     def env_method(self, method_name: str, *args: Any, indices=None, **kwargs: Any) -> list[Any]:
-        """Call a method of the batched environment once, and return its result for each index."""
-        return [self._find(method_name)(*args, **kwargs)] * len(self._indices(indices))
+        """Call a method of the batched environment once, and return each index' part of its result."""
+        rows = self._indices(indices)
+        result = self.env.unwrapped.per_row(method_name, self._find(method_name)(*args, **kwargs))
+        return [result[row] for row in rows]
 
     def env_is_wrapped(self, wrapper_class, indices=None) -> list[bool]:
         """Whether a vector wrapper of that class is applied, once for each index."""
@@ -158,7 +165,10 @@ class GlassVecEnv(VecEnv):
         return getattr(env, name)
 
     def _indices(self, indices) -> list[int]:
-        return list(self._get_indices(indices))
+        rows = [int(row) for row in self._get_indices(indices)]
+        if wrong := [row for row in rows if not -self.num_envs <= row < self.num_envs]:
+            raise IndexError(f"indices must lie in 0..{self.num_envs - 1}, got {wrong}")
+        return rows
 
     def get_images(self) -> list[np.ndarray]:
         """The frame of each environment, (H, W', 3) uint8, stretched to square pixels."""

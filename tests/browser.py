@@ -123,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = p.parse_args(argv)
     figures = {}
     with served(arguments.site) as url:
-        for name in json.loads((arguments.site / "worlds.json").read_text()):
+        for name in json.loads((arguments.site / "worlds.json").read_text(encoding="utf-8")):
             with page_of(f"{url}#world={name}&seed=3", viewport={"width": 1100, "height": 860}) as page:
                 began = time.perf_counter()
                 wait_until_ready(page)

@@ -104,7 +104,7 @@ def targets(root: Path) -> dict[str, Target]:
     iio.imwrite(made["film"], frames, duration=100)
     made["hyperparameters"] = root / "hyperparams.yml"
     settings = "{n_timesteps: 5, policy_kwargs: 'dict(net_arch=[8])', env_kwargs: {}}"
-    made["hyperparameters"].write_text(f"Glass-v0: {settings}\n")
+    made["hyperparameters"].write_text(f"Glass-v0: {settings}\n", encoding="utf-8")
 
     def whole(path: Path) -> None:
         store = Store(path)
@@ -239,7 +239,7 @@ def headers(count: int, seed: int, root: Path, first: int):
     for name, key in (("world", "glass"), ("policy", "glass_policy")):
         with safe_open(known[name].path, "pt") as file:
             goods[name] = json.loads(file.metadata()[key]), load_file(known[name].path), key
-    goods["index"] = json.loads((known["index"].path / "index.json").read_text()), None, ""
+    goods["index"] = json.loads((known["index"].path / "index.json").read_text(encoding="utf-8")), None, ""
     places = {name: list(paths(header)) for name, (header, _, _) in goods.items()}
     which = st.sampled_from([(name, path) for name in goods for path in places[name]])
     changes = made_up(count, seed, st.tuples(which, anything(), st.booleans()))
@@ -251,7 +251,7 @@ def headers(count: int, seed: int, root: Path, first: int):
         if tensors is None:
             shutil.rmtree(bad, ignore_errors=True)
             shutil.copytree(target.path, bad)
-            (bad / "index.json").write_text(text)
+            (bad / "index.json").write_text(text, encoding="utf-8")
         else:
             save_file(tensors, bad, {key: text})
         yield f"{name} {'.'.join(map(str, path))}", lambda target=target, bad=bad: target.read(bad), target.errors
@@ -360,7 +360,7 @@ def with_option(config: Any, path: tuple, value: Any) -> Any:
 def memory() -> int:
     """Peak bytes of this process since :func:`forget_memory`."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM"):
                 return int(line.split()[1]) << 10
     return 0
@@ -369,7 +369,7 @@ def memory() -> int:
 def forget_memory() -> int:
     """Count the peak from here on. Returns the bytes in use."""
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     return memory()
 
 
@@ -464,7 +464,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{kind}: {results[kind]}", flush=True)
     arguments.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"inputs": arguments.inputs, "seed": arguments.seed, **results}, indent=1)
-    (arguments.out / "fuzz.json").write_text(text + "\n")
+    (arguments.out / "fuzz.json").write_text(text + "\n", encoding="utf-8")
     return int(any(result["listed"] for result in results.values()))
 
 

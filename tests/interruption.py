@@ -92,14 +92,14 @@ class PolicyTraining:
     def result(self, out: Path) -> dict[str, torch.Tensor]:
         """Only that all was done: SB3 does not promise equal runs."""
         run = max(runs_of(out, "ppo", "Glass-v0").items())[1]
-        assert json.loads((run / "evaluation.json").read_text())["timesteps"] >= 1024
+        assert json.loads((run / "evaluation.json").read_text(encoding="utf-8"))["timesteps"] >= 1024
         load_policy(run / "policy.safetensors")
         return {}
 
 
 def start(command: list[str], log: Path) -> subprocess.Popen:
     """A process of its own group, so that all of it can be killed."""
-    with log.open("a") as file:
+    with log.open("a", encoding="utf-8") as file:
         return subprocess.Popen(
             [sys.executable, "-m", *command], stdout=file, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -179,7 +179,7 @@ def main() -> int:
     if arguments.only != "world":
         policy = PolicyTraining(made)
         results["agents.train"] = interrupt(policy, arguments.out / "policy", arguments.moments, arguments.seed)
-    (arguments.out / "interruption.json").write_text(json.dumps(results, indent=1) + "\n")
+    (arguments.out / "interruption.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(results, indent=1))
     return int(any(result["wrong"] for result in results.values()))
 

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = {
-    "glass_gym": "tensors model simulator worlds tasks env wrappers policy sb3 play export tools".split(),
+    "glass_gym": "tensors model simulator worlds tasks env wrappers policy sb3 play export tools commands".split(),
     "training": "core.options config core data footage gma windows poses lma world evaluation train".split(),
 }
 """The rooms of a package, lowest first: folders, or modules that are a level of their own."""
@@ -52,7 +52,7 @@ def imports(path: Path, typing: bool = False) -> Iterator[tuple[int, str, str]]:
     With `typing`, those under TYPE_CHECKING as well.
     """
     package = module_name(path).split(".")[: None if path.name == "__init__.py" else -1]
-    nodes: list[ast.AST] = [ast.parse(path.read_text())]
+    nodes: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
     while nodes:
         node = nodes.pop()
         if isinstance(node, ast.Import):
@@ -144,7 +144,7 @@ def test_training_imports_itself_relatively():
     """It is `training` in a checkout, and glass_gym.training in a wheel."""
     wrong = []
     for path in files("training"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and not node.level:
                 names = [node.module or ""]
@@ -154,7 +154,7 @@ def test_training_imports_itself_relatively():
 
 
 def test_the_wheel_holds_all_packages_of_the_library_and_of_training():
-    toml = (ROOT / "pyproject.toml").read_text()
+    toml = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     for folder, prefix in (("glass_gym", ()), ("training", ("glass_gym",))):
         for path in (ROOT / folder).rglob("__init__.py"):
             name = ".".join((*prefix, *path.parent.relative_to(ROOT).parts))

@@ -31,9 +31,11 @@ NEEDS = {"ppo.py": "stable_baselines3", "rllib_ppo.py": "ray", "torchrl_ppo.py":
 def test_every_example_has_a_run():
     scripts = {path.name for path in EXAMPLES.glob("*.py")}
     assert scripts == set(RUNS) | set(SLOW)
-    page = (EXAMPLES.parent / "docs" / "examples.md").read_text()
+    page = (EXAMPLES.parent / "docs" / "examples.md").read_text(encoding="utf-8")
     for name in scripts:
-        assert f"```python\n{(EXAMPLES / name).read_text()}```\n" in page, f"copy examples/{name} into docs/examples.md"
+        assert f"```python\n{(EXAMPLES / name).read_text(encoding='utf-8')}```\n" in page, (
+            f"copy examples/{name} into docs/examples.md"
+        )
 
 
 @pytest.mark.parametrize("name", [*RUNS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])

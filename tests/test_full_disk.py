@@ -97,7 +97,7 @@ def test_what_is_measured_and_shown(tmp_path, capsys):
 
 
 def test_a_folder_that_may_not_be_made(tmp_path, capsys):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     assert demo.main(["--steps", "1", "--out", str(tmp_path / "file" / "demo")]) == 1
     assert soak.main(["--steps", "2", "--num-envs", "1", "--out", str(tmp_path / "file" / "b.json")]) == 1
     assert capsys.readouterr().err.count("error: ") == 2

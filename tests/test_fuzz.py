@@ -13,7 +13,7 @@ def test_made_up_input_is_of_use_or_refused(tmp_path):
     from tests.fuzz import main
 
     assert main(["--inputs", "300", "--seed", "7", "--out", str(tmp_path)]) == 0
-    told = json.loads((tmp_path / "fuzz.json").read_text())
+    told = json.loads((tmp_path / "fuzz.json").read_text(encoding="utf-8"))
     assert sum(told[kind].get("accepted", 0) + told[kind].get("refused", 0) for kind in ("files", "headers")) == 200
 
 

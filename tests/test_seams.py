@@ -83,7 +83,7 @@ def brightness(evaluation):
 @pytest.fixture
 def outside(tmp_path, monkeypatch):
     """The module `somebody_else`, importable."""
-    (tmp_path / "somebody_else.py").write_text(OUTSIDE)
+    (tmp_path / "somebody_else.py").write_text(OUTSIDE, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     import somebody_else
 
@@ -128,7 +128,7 @@ def test_a_source_from_outside_is_trained_on_by_its_name(outside, tmp_path, monk
     assert main(["blinker", *out, *gma, *lma, "--lma.steps", "4", "--no-report"]) == 0
     config = load_world(tmp_path / "run" / "world.safetensors").config
     assert (config.window, config.agent_radius) == (16, 5)  # the source's own
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["gma"]["theta"] == 0.04
+    assert json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))["gma"]["theta"] == 0.04
 
 
 def test_the_command_imports_a_source_by_module_and_name(outside, tmp_path):
@@ -149,7 +149,7 @@ def test_a_metric_from_outside_is_measured(outside, tiny_world, block_store, tmp
     path = save_world(tmp_path / "w.safetensors", tiny_world)
     out = tmp_path / "evaluation.json"
     assert evaluate.main([str(path), str(block_store), "--out", str(out), "--only", "brightness"]) == 0
-    result = json.loads(out.read_text())
+    result = json.loads(out.read_text(encoding="utf-8"))
     assert result["brightness"]["mean"] == pytest.approx(tiny_world.start_frames.mean()) and "lma" not in result
 
 
@@ -173,5 +173,5 @@ def test_a_quantiser_from_outside_is_named_in_a_config_and_its_checkpoint_loads(
 
 def test_the_product_does_not_know_the_ablations():
     words = ("gumbel", "gated", "variability", "unmodulated", "ablation")
-    code = "\n".join(path.read_text().lower() for path in (ROOT / "glass_gym").rglob("*.py"))
+    code = "\n".join(path.read_text(encoding="utf-8").lower() for path in (ROOT / "glass_gym").rglob("*.py"))
     assert not [word for word in words if word in code]

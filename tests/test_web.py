@@ -159,7 +159,7 @@ def test_any_picture_starts_a_game_and_one_without_an_agent_says_so(page, tmp_pa
     Image.new("RGB", (200, 120), (20, 120, 40)).save(tmp_path / "empty.png")
     page.set_input_files("#picture", tmp_path / "empty.png")
     browser.until(page, "document.getElementById('message').textContent.includes('no agent found')")
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no picture", encoding="utf-8")
     page.set_input_files("#picture", tmp_path / "text.png")
     browser.until(page, "document.getElementById('message').textContent.includes('no picture that can be read')")
 

@@ -208,7 +208,9 @@ def hits() -> Iterator[str]:
                 yield f"{file}:{line}: {what!r} -> {instead}"
         elif path.suffix == ".json":
             yield from (
-                f"{file}: key {key!r}" for key in sorted(set(keys(json.loads(path.read_text())))) if KEYS.match(key)
+                f"{file}: key {key!r}"
+                for key in sorted(set(keys(json.loads(path.read_text(encoding="utf-8")))))
+                if KEYS.match(key)
             )
 
 

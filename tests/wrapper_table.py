@@ -232,7 +232,7 @@ def main(argv: list[str] | None = None) -> int:
         world, count = load_world("tennis"), lambda: bar.update(1)
         tables = single_table(world, Path(folder), count), vector_table(world, Path(folder), count)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(dict(zip(("single", "vector"), tables, strict=True)), indent=1) + "\n")
+    out.write_text(json.dumps(dict(zip(("single", "vector"), tables, strict=True)), indent=1) + "\n", encoding="utf-8")
     print(f"wrote {out}")
     return 0
 

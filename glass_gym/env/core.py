@@ -26,6 +26,7 @@ from glass_gym.tensors.geometry import neighbourhood
 from glass_gym.tensors.observe import observed_frames
 from glass_gym.tensors.rows import write_rows
 from glass_gym.worlds.checkpoint import World, load_world
+from glass_gym.worlds.checks import check_choice, check_flags
 from glass_gym.worlds.pictures import stretch
 
 CODE_STREAM = 0x636F646573  # Separates the random numbers of local actions from those of starts and targets.
@@ -49,7 +50,7 @@ class GlassCore:
         shift_scale: multiplies the shifts.
         frame_size: (height, width) px of observed frames, which are reduced on the device; None: the world's.
         channels_first: observed frames are (3, H, W), not (H, W, 3).
-        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:i"``.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:i"`` or ``"mps"``.
         precision: of the networks: ``"auto"``, ``"float32"`` or ``"bfloat16"``.
         task_options: see :class:`ReachTask` and :class:`CollectTask`.
 
@@ -65,7 +66,7 @@ class GlassCore:
     @outside_inference_mode
     def __init__(
         self,
-        checkpoint: str | World = "tennis",
+        checkpoint: str | World = "",
         rows: int = 1,
         obs_type: str = "frame",
         task: str | Task | None = "reach",
@@ -81,12 +82,9 @@ class GlassCore:
     ):
         if isinstance(rows, bool) or not isinstance(rows, (int, np.integer)) or rows < 1:
             raise ValueError(f"num_envs must be an integer of at least 1, got {rows!r}")
-        for name, value, allowed in (
-            ("obs_type", obs_type, ("frame", "position", "dict")),
-            ("position_from", position_from, ("state", "frame")),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+        check_choice("obs_type", obs_type, ("frame", "position", "dict"))
+        check_choice("position_from", position_from, ("state", "frame"))
+        check_flags(draw_target=draw_target, channels_first=channels_first)
         self.world = checkpoint if isinstance(checkpoint, World) else load_world(checkpoint)
         self.simulator = Simulator(self.world.model, device, precision, self.world.ground)
         self.rows = int(rows)
@@ -125,9 +123,9 @@ class GlassCore:
 
     @property
     def state(self) -> EnvState:
-        """The state of all rows; RuntimeError: the core was not seeded."""
+        """The state of all rows; ResetNeeded (:mod:`gymnasium.error`): the core was not seeded."""
         if self._state is None:
-            raise RuntimeError("seed() and reset() the core first")
+            raise gym.error.ResetNeeded("call reset() first")
         return self._state
 
     @state.setter
@@ -319,6 +317,7 @@ class GlassCore:
             rewards, terminations and commanded shifts.
 
         Raises:
+            TypeError: the actions are a single value.
             ValueError: the actions have another shape or type, or are out of range (not checked in tensors on a GPU).
         """
         index = self._checked_actions(actions)
@@ -344,7 +343,7 @@ class GlassCore:
         """Draw local actions (B,) int64 from the prior, for global actions (B,) int64; ValueError: no prior."""
         state = self.state
         shift = self._shifts[shift_index][:, None]
-        chances = self.simulator.code_prior(state.world, shift)[:, 0].double()  # (rows, K)
+        chances = self.simulator.code_prior(state.world, shift)[:, 0]  # (rows, K)
         # equal states and shifts give equal codes
         number = uniform(state.key ^ CODE_STREAM, state.episode * MANY_STEPS + state.steps, 1)
         return (chances.cumsum(1) < number).sum(1).clamp(max=chances.shape[1] - 1)
@@ -376,6 +375,8 @@ class GlassCore:
         else:
             actions = np.asarray(actions)
             whole = np.issubdtype(actions.dtype, np.integer)
+        if not actions.shape:
+            raise TypeError(f"actions must be {self.rows} pairs of integers, got the single value {actions!r}")
         if tuple(actions.shape) != (self.rows, 2) or not whole:
             raise ValueError(
                 f"actions must be integers of shape {(self.rows, 2)}, got {actions.dtype} {tuple(actions.shape)}"

@@ -15,6 +15,7 @@ from glass_gym.env.vector_env import RENDER_FPS
 from glass_gym.env.window import Window
 from glass_gym.tensors.convert import index_rows, to_numpy
 from glass_gym.worlds.checkpoint import World
+from glass_gym.worlds.checks import check_choice
 
 
 class GlassEnv(GymMixin, gym.Env):
@@ -43,9 +44,8 @@ class GlassEnv(GymMixin, gym.Env):
 
     metadata = {"render_modes": ["rgb_array", "human"], "render_fps": RENDER_FPS}  # noqa: RUF012
 
-    def __init__(self, checkpoint: str | World = "tennis", render_mode: str | None = None, **kwargs: Any):
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(f"render_mode must be None, 'rgb_array' or 'human', got {render_mode!r}")
+    def __init__(self, checkpoint: str | World = "", render_mode: str | None = None, **kwargs: Any):
+        check_choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
         if "autoreset_mode" in kwargs:
             raise TypeError(
                 "a single environment has no autoreset_mode; for Gymnasium's own vector environments give it to them: "

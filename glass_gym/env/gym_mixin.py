@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from enum import Enum
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 
 from glass_gym.env.core import GlassCore
 from glass_gym.tensors.convert import to_numpy
+from glass_gym.worlds.checkpoint import World
 
 
 class GymMixin:
@@ -16,6 +20,16 @@ class GymMixin:
 
     core: GlassCore
     closed: bool
+    _spec: EnvSpec | None = None
+
+    @property
+    def spec(self) -> EnvSpec | None:  # type: ignore[override]
+        """How gymnasium.make made the environment; JSON can hold it, unless its world is from no file."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        self._spec = spec and replace(spec, kwargs={key: _plain(value) for key, value in spec.kwargs.items()})
 
     @property
     def shifts(self) -> np.ndarray:
@@ -45,3 +59,12 @@ class GymMixin:
         self._must_be_open()
         if not self.core.started:
             raise gym.error.ResetNeeded("call reset() first")
+
+
+def _plain(value: Any) -> Any:
+    """An argument as JSON can hold it; what it cannot hold stays as it is."""
+    if isinstance(value, World):
+        return value if value.file is None else str(value.file)
+    if isinstance(value, Enum):
+        return value.value
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value

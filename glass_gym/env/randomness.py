@@ -27,11 +27,11 @@ def key_of_seed(seed: int | None) -> int:
 
 
 def uniform(key: Tensor, episode: Tensor, count: int) -> Tensor:
-    """Uniform random numbers (B, count), float64 in [0, 1), of keys and episodes (B,) int64."""
+    """Uniform random numbers (B, count), float32 in [0, 1), of keys and episodes (B,) int64."""
     start = _mix(key + GOLDEN * (episode + 1))
     numbers = torch.arange(1, count + 1, device=key.device)
     bits = _mix(start[:, None] + GOLDEN * numbers)
-    return _shift_right(bits, 11).double() * 2.0**-53
+    return _shift_right(bits, 40).float() * 2.0**-24
 
 
 def _mix(x: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from glass_gym.simulator.simulator import WorldState
@@ -37,6 +38,9 @@ class EnvState(RowState):
     key: Tensor
     episode: Tensor
     origin: Tensor
+
+
+torch.serialization.add_safe_globals([EnvState, WorldState])  # torch.load(weights_only=True) reads states
 
 
 @dataclass

@@ -19,8 +19,11 @@ from glass_gym.env.randomness import draw_key, key_of_seed
 from glass_gym.env.state import EnvState
 from glass_gym.tensors.convert import index_rows, to_numpy
 from glass_gym.worlds.checkpoint import World
+from glass_gym.worlds.checks import check_choice, check_flags
 
 RENDER_FPS = 15
+OF_ROWS = ("code_prior", "observations", "render", "state")
+"""Methods of the vector environment whose results hold one item a row."""
 
 
 class GlassVectorEnv(GymMixin, VectorEnv):
@@ -54,7 +57,7 @@ class GlassVectorEnv(GymMixin, VectorEnv):
 
     def __init__(
         self,
-        checkpoint: str | World = "tennis",
+        checkpoint: str | World = "",
         num_envs: int = 1,
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
@@ -64,10 +67,9 @@ class GlassVectorEnv(GymMixin, VectorEnv):
         **kwargs: Any,
     ):
         self.autoreset_mode = _mode(autoreset_mode)
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
-        if output not in ("numpy", "torch"):
-            raise ValueError(f"output must be one of numpy, torch, got {output!r}")
+        check_choice("render_mode", render_mode, (None, "rgb_array"))
+        check_choice("output", output, ("numpy", "torch"))
+        check_flags(stagger=stagger)
         if max_episode_steps is not None:
             whole = isinstance(max_episode_steps, (int, np.integer)) and not isinstance(max_episode_steps, bool)
             if not whole or max_episode_steps < 1:
@@ -118,14 +120,17 @@ class GlassVectorEnv(GymMixin, VectorEnv):
         options = dict(options or {})
         mask = self._mask(options.pop("reset_mask", None))
         if mask is not None and not self.core.started:
-            raise gym.error.ResetNeeded("reset all rows once before resetting some with reset_mask")
+            if not mask.all():
+                raise gym.error.ResetNeeded("reset all rows once before resetting some with reset_mask")
+            mask = None
+        if mask is None and isinstance(seed, (int, np.integer)):
+            super().reset(seed=int(seed))
         self._seed(seed, mask)
         device_mask = None if mask is None else torch.from_numpy(mask).to(self.core.device)
         self.core.reset(device_mask, options)
         if mask is None and self.stagger and self.max_episode_steps:
-            rows = torch.arange(self.num_envs, device=self.core.device)
-            steps = rows * self.max_episode_steps // self.num_envs
-            self.core.state = replace(self.core.state, steps=steps)
+            steps = torch.from_numpy(np.arange(self.num_envs) * self.max_episode_steps // self.num_envs)
+            self.core.state = replace(self.core.state, steps=steps.to(self.core.device))
         return self._out(self.core.observations()), self._infos(self.core.infos(), device_mask)
 
     def _mask(self, mask: Any) -> np.ndarray | None:
@@ -173,6 +178,7 @@ class GlassVectorEnv(GymMixin, VectorEnv):
         Raises:
             ResetNeeded: the environment was not reset, or (DISABLED with numpy output) a row is done
                 (:mod:`gymnasium.error`).
+            TypeError: the actions are a single value.
             ValueError: the actions are not in the action space.
         """
         self._must_be_ready()
@@ -222,6 +228,33 @@ class GlassVectorEnv(GymMixin, VectorEnv):
             info[key][~mask] = 0
         return {"final_obs": last, "_final_obs": mask.copy(), "final_info": info, "_final_info": mask.copy()}
 
+    # --- attributes and methods, as of Gymnasium's vector environments ------------------------------------------
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """An attribute of each environment, or the result of a method: one item a row."""
+        value = getattr(self, name)
+        return tuple(self.per_row(name, value(*args, **kwargs) if callable(value) else value))
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """As :meth:`call` without arguments."""
+        return self.call(name)
+
+    def set_attr(self, name: str, values: Any) -> None:
+        """Set an attribute, which all rows share; a list or tuple holds one value a row (ValueError: they differ)."""
+        each = list(values) if isinstance(values, (list, tuple)) else [values] * self.num_envs
+        if len(each) != self.num_envs:
+            raise ValueError(f"set_attr of {name!r} needs one value, or {self.num_envs}, got {len(each)}")
+        if not all(value is each[0] or np.array_equal(value, each[0]) for value in each):
+            raise ValueError(f"the batch is one environment: {name!r} must be the same in all rows")
+        setattr(self, name, each[0])
+
+    def per_row(self, name: str, value: Any) -> list[Any]:
+        """What the attribute or method `name` gave, as one item a row; what all rows share is repeated."""
+        if name in OF_ROWS and value is not None:
+            take = value.rows if isinstance(value, EnvState) else lambda row: index_rows(value, row[0])
+            return [take([row]) for row in range(self.num_envs)]
+        return [value] * self.num_envs
+
     # --- the rest ----------------------------------------------------------------------------------------------
 
     def state(self, rows: Any = None) -> EnvState:
@@ -258,6 +291,7 @@ class GlassVectorEnv(GymMixin, VectorEnv):
         if rows is None:
             return everyone
         rows = torch.as_tensor(rows, device=self.core.device)
+        rows = rows if rows.numel() else rows.long()  # an empty list is float32
         if rows.dtype == torch.bool:
             if rows.shape != (self.num_envs,):
                 raise ValueError(f"a mask of rows must have shape ({self.num_envs},), got {tuple(rows.shape)}")
@@ -289,7 +323,14 @@ class GlassVectorEnv(GymMixin, VectorEnv):
         """Infos with the masks that Gymnasium adds: `_key` is True in rows that have an entry."""
         if present is None:
             present = torch.ones(self.num_envs, dtype=torch.bool, device=self.core.device)
-        return self._out(infos | {f"_{key}": present.clone() for key in infos})
+        infos = infos | {f"_{key}": present.clone() for key in infos}
+        if self.output == "torch":
+            return infos
+        # numbers are float64, as Gymnasium's vectors make of Python's
+        return {
+            key: value.astype(np.float64) if value.ndim == 1 and value.dtype == np.float32 else value
+            for key, value in to_numpy(infos).items()
+        }
 
 
 def _mode(mode: Any) -> AutoresetMode:

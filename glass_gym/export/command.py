@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import functools
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from glass_gym.export.graphs import ExportError
 from glass_gym.export.onnx import TOLERANCE, compare, export_onnx, export_policy, need_packages
-from glass_gym.export.page import GET_RUNTIME, write_page
+from glass_gym.export.page import GET_RUNTIME, different_names, write_page
 from glass_gym.worlds.checkpoint import CheckpointError, World, load_world
 
 DESCRIPTION = """Write worlds as ONNX (--onnx), or as a web page to play them in (--web).
@@ -58,8 +59,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (CheckpointError, ExportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
     return 0
 
 
@@ -68,18 +67,19 @@ def _export(arguments: argparse.Namespace) -> None:
     if arguments.policy:
         need_packages("agents", "stable_baselines3")
     worlds = [load_world(name) for name in arguments.worlds]
+    names = different_names(worlds)
     if arguments.onnx:
-        for index, world in enumerate(worlds):
-            folder = arguments.onnx if len(worlds) == 1 else arguments.onnx / world.name
-            export_onnx(world, folder, lambda what, world=world: _tell(f"{world.name}: {what}"))
+        for index, (world, name) in enumerate(zip(worlds, names, strict=True)):
+            folder = arguments.onnx if len(worlds) == 1 else arguments.onnx / name
+            export_onnx(world, folder, lambda what, name=name: _tell(f"{name}: {what}"))
             if index < len(arguments.policy):
                 export_policy(world, folder, arguments.policy[index])
             _check(world, folder, arguments.steps)
     if arguments.web:
         page = write_page(worlds, arguments.web, arguments.runtime, arguments.policy, _tell, arguments.webgpu)
-        for world in worlds:
-            _check(world, arguments.web / "worlds" / (world.name or "world"), arguments.steps)
-        _tell(f"wrote {page}; to play: python -m http.server -d {arguments.web}")
+        for world, name in zip(worlds, names, strict=True):
+            _check(world, arguments.web / "worlds" / name, arguments.steps)
+        _tell(f"wrote {page}; to play: python -m http.server -d {shlex.quote(str(arguments.web))}")
 
 
 _tell = functools.partial(print, flush=True)

@@ -92,7 +92,7 @@ def export_onnx(world: World, folder: str | Path, progress: Callable[[str], Any]
     backgrounds = first.background.permute(0, 2, 3, 1).numpy()
     for name, pictures in (("start_frames", world.start_frames), ("start_backgrounds", backgrounds)):
         Image.fromarray(pictures.reshape(-1, simulator.width, 3)).save(folder / f"{name}.png", optimize=True)
-    (folder / "world.json").write_text(json.dumps(about, indent=1) + "\n")
+    (folder / "world.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     return about
 
 
@@ -219,7 +219,7 @@ class OnnxWorld:
         folder = Path(folder)
         import onnxruntime
 
-        self.about = json.loads((folder / "world.json").read_text())
+        self.about = json.loads((folder / "world.json").read_text(encoding="utf-8"))
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         self.sessions = {
@@ -307,11 +307,11 @@ def export_policy(world: World, folder: Path, path: Path) -> None:
         policy = load_policy(path, core=core)
     except PolicyError as error:
         raise ExportError(str(error)) from None
-    about = json.loads((folder / "world.json").read_text())
+    about = json.loads((folder / "world.json").read_text(encoding="utf-8"))
     graph = PolicyGraph(policy, about["reach"]["radius"])
     if graph.counts != [len(about["shifts"]), len(about["code_names"])]:
         raise ExportError(f"{path}: the policy has {graph.counts} actions; those of {world.name} are others")
     frames = torch.from_numpy(world.start_frames[:1]).expand(EXAMPLE_ROWS, -1, -1, -1).contiguous()
     model = _trace(graph, (frames, torch.zeros(EXAMPLE_ROWS, 2)))
     about["graphs"]["policy"] = _write_graph(model, folder, "policy")
-    (folder / "world.json").write_text(json.dumps(about, indent=1) + "\n")
+    (folder / "world.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")

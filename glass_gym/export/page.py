@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import tarfile
@@ -38,7 +39,7 @@ def write_page(
     """Write a page as a folder that any static web server can serve.
 
     Args:
-        worlds: that can be played in it; their names must differ.
+        worlds: that can be played in it, under their :func:`different_names`.
         folder: gets index.html and everything that it needs.
         runtime: onnxruntime-web: the .tgz of `npm pack`, its unpacked folder, or its dist/.
         policies: .safetensors files of the worlds' agents, in the same order; the last worlds may have none.
@@ -50,12 +51,10 @@ def write_page(
         the page, index.html.
 
     Raises:
-        ExportError: two worlds have one name, or `runtime` is not onnxruntime-web. Nothing is written then.
+        ExportError: `runtime` is not onnxruntime-web. Nothing is written then.
     """
     files = read_runtime(runtime, RUNTIME + WEBGPU * webgpu)
-    names = [world.name or "world" for world in worlds]
-    if len(set(names)) != len(names):
-        raise ExportError(f"the worlds of a page need different names, got: {', '.join(names)}")
+    names = different_names(worlds)
     (folder / "runtime").mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (folder / "runtime" / name).write_bytes(content)
@@ -66,9 +65,22 @@ def write_page(
         if index < len(policies):
             progress(f"{name}: policy")
             export_policy(world, folder / "worlds" / name, policies[index])
-    (folder / "worlds.json").write_text(json.dumps(names) + "\n")
-    (folder / "runtime.json").write_text(json.dumps({"webgpu": webgpu}) + "\n")
+    (folder / "worlds.json").write_text(json.dumps(names) + "\n", encoding="utf-8")
+    (folder / "runtime.json").write_text(json.dumps({"webgpu": webgpu}) + "\n", encoding="utf-8")
     return folder / "index.html"
+
+
+def different_names(worlds: Sequence[World]) -> list[str]:
+    """The worlds' names: those of their files, or of the folders of files that are called alike; then numbered."""
+    names = [world.name or "world" for world in worlds]
+    shared = {name for name in names if names.count(name) > 1}
+    out: list[str] = []
+    for name, file in zip(names, (world.file for world in worlds), strict=True):
+        if name in shared and file is not None:
+            name = file.parent.name or name
+        numbered = (f"{name}-{number}" for number in itertools.count(2))
+        out.append(next(free for free in itertools.chain([name], numbered) if free not in out))
+    return out
 
 
 def read_runtime(path: Path, needed: Sequence[str] = RUNTIME) -> dict[str, bytes]:

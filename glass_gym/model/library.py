@@ -148,7 +148,7 @@ class Library(nn.Module):
             bottom, (B,) bool, and then have this heading.
         """
         mirrored = index >= self.stored
-        index = index % self.stored
+        index = index - self.stored * mirrored
         return self.windows[index], torch.where(mirrored, -self.headings[index], self.headings[index]), mirrored
 
 

@@ -45,7 +45,7 @@ def cross_correlation(a: Tensor, b: Tensor, reach: int) -> Tensor:
     fb = torch.fft.rfft2(b.float(), (height, width))
     full = torch.fft.irfft2(fa.conj() * fb, (height, width))
     rows = torch.arange(-reach, reach + 1, device=a.device)
-    return full[..., rows % height, :][..., rows % width]
+    return full[..., rows, :][..., rows]  # negative ones count from the end
 
 
 def soft_argmax(score: Tensor, reach: int) -> Tensor:

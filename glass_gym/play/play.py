@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     host = "with --web: the interface to listen on; 0.0.0.0 lets other machines connect (default: 127.0.0.1)"
     add("--host", default="127.0.0.1", help=host)
     add("--port", type=int, default=0, help="with --web: the port (default: a free one)")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:i (default: auto)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:i or mps (default: auto)")
     arguments = parser.parse_args(argv)
     if not 0 <= arguments.port < 1 << 16:
         parser.error(f"--port must be between 0 and 65535, got {arguments.port}")
@@ -72,8 +72,6 @@ def main(argv: list[str] | None = None) -> int:
     except (DisplayError, ImportError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
     return 0
 
 

@@ -33,6 +33,8 @@ LONGEST_MESSAGE = 1024  # Bytes of a message from a browser, at most.
 MOST_EVENTS = 256  # Events that wait for the player's next step; older ones are dropped.
 MOST_MALFORMED = 8  # A browser that sends so many malformed messages is disconnected.
 LARGEST_PICTURE = 16 << 20  # Bytes of an uploaded picture, at most.
+PICTURE_SECONDS = 20.0  # A picture that takes longer to arrive is refused.
+IDLE_SECONDS = 5.0  # A connection without a whole request is closed after one to two times this.
 FILES = {"/": "index.html", "/remote.js": "remote.js", "/controls.js": "controls.js", "/style.css": "style.css"}
 PAGE = (b"player.js", b"remote.js")
 """It is the page of :mod:`glass_gym.export.page` with another script: remote.js shows frames that are sent to it."""
@@ -111,7 +113,8 @@ class WebWindow:
             ws="websockets-sansio",
             ws_max_size=LONGEST_MESSAGE,
             limit_concurrency=8 * MOST_VIEWERS,
-            timeout_keep_alive=5,
+            timeout_graceful_shutdown=1,
+            http=_protocol(),
             lifespan="off",
         )
         self._server = uvicorn.Server(config)
@@ -190,7 +193,11 @@ class WebWindow:
                 return refusal("one picture at a time\n", 503)
             self._uploading = True
             try:
-                data = await _body(request)
+                data = await asyncio.wait_for(_body(request), PICTURE_SECONDS)
+            except (asyncio.TimeoutError, asyncio.CancelledError):  # cancelled when the server closes
+                return PlainTextResponse(
+                    "the picture took too long to arrive\n", 408, headers=HEADERS | {"Connection": "close"}
+                )
             finally:
                 self._uploading = False
             if data is None:
@@ -289,10 +296,35 @@ async def _body(request: Any) -> bytes | None:
     return data
 
 
+def _protocol() -> type:
+    """HTTP/1.1 of uvicorn, which closes connections that send no whole request in time: anybody can open those."""
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Impatient(H11Protocol):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._look(None)
+
+        def _look(self, last: Any) -> None:
+            """Check every IDLE_SECONDS whether a request is served; `last`: what was idle the last time."""
+            if self not in self.connections:  # closed, or a WebSocket by now
+                return
+            idle = self.cycle is None or self.cycle.response_complete
+            now = (self.cycle,) if idle else None
+            if idle and now == last:
+                self.transport.close()
+            self.loop.call_later(IDLE_SECONDS, self._look, now)
+
+    return Impatient
+
+
 def _foreign(request: Any) -> bool:
     """Whether a request comes from a page of another origin."""
     origin = request.headers.get("origin")
-    return origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+    try:
+        return origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+    except ValueError:  # no address at all, such as "http://["
+        return True
 
 
 def parse_event(text: str | None) -> tuple[int, Event] | None:

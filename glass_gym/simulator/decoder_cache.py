@@ -49,12 +49,17 @@ class DecoderCache:
 
     def __init__(self, lma: PoseLMA, most_bytes: int = MOST_BYTES):
         self.lma = lma
+        self.most_bytes = most_bytes
         height, width = lma.view.size
         self.batch = max(1, BATCH_PIXELS // (height * width))
         self.requests = np.zeros(lma.config.poses, np.int64)  # per pose
         self.capacity = max(1, most_bytes // (4 * height * width))
         self.layers = torch.empty(self.capacity, height, width, 4, dtype=torch.uint8)
         self.slots: OrderedDict[tuple[int, int], int] = OrderedDict()  # oldest first
+
+    def __reduce__(self) -> tuple[type[DecoderCache], tuple[PoseLMA, int]]:
+        """A copy, or what a pickle restores, is an empty cache: it draws the layers again."""
+        return DecoderCache, (self.lma, self.most_bytes)
 
     def start_state(self, layer: Tensor) -> State:
         """As :meth:`LMA.start_state`, with the hash appended."""

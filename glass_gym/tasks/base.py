@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glass_gym.worlds.checks import is_number, to_floats
+from glass_gym.worlds.checks import check_choice, check_flags, is_number, to_floats
 
 TaskState = dict[str, Tensor]  # A task's state: named (B, ...) tensors on the core's device.
 NEVER = 1 << 20  # More steps than an episode has.
@@ -215,7 +215,8 @@ def make_task(task: str | Task | None, scene: Scene, **options: Any) -> Task | N
             raise ValueError(f"task {task!r} cannot be imported ({error})") from None
     known = [name for name in inspect.signature(make).parameters][1:]
     if unknown := set(options) - set(known):
-        raise TypeError(f"task {task!r} takes no option {', '.join(sorted(unknown))}; it takes {', '.join(known)}")
+        # Python's own words: TorchRL looks for them, to try again without `frameskip`
+        raise TypeError(f"got an unexpected keyword argument {min(unknown)!r}; task {task!r} takes {', '.join(known)}")
     return make(scene, **options)
 
 
@@ -268,10 +269,10 @@ def steps_between(start: np.ndarray, end: np.ndarray, radius: float, reach: tupl
     return steps
 
 
-def check_options(reward: str, target_radius: float, target_margin: float | None) -> None:
+def check_options(reward: str, target_radius: float, target_margin: float | None, terminate_on_arrival: bool) -> None:
     """Check the options that all tasks with targets have; ValueError names the one that is out of range."""
-    if reward not in ("dense", "sparse"):
-        raise ValueError(f"reward must be 'dense' or 'sparse', got {reward!r}")
+    check_choice("reward", reward, ("dense", "sparse"))
+    check_flags(terminate_on_arrival=terminate_on_arrival)
     if not is_number(target_radius) or target_radius <= 0:
         raise ValueError(f"target_radius must be a positive number of px, got {target_radius!r}")
     if target_margin is not None and (not is_number(target_margin) or target_margin < 0):

@@ -52,15 +52,15 @@ class CollectTask(Task):
         target_margin: float | None = None,
         terminate_on_arrival: bool = True,
     ):
-        check_options(reward, target_radius, target_margin)
+        check_options(reward, target_radius, target_margin, terminate_on_arrival)
         if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST:
             raise ValueError(f"count must be an integer in 1..{MOST}, got {count!r}")
         self.scene = scene
         self.count = count
         self.draws = 2 * TRIES * count
         self.dense = reward == "dense"
-        self.radius = target_radius
-        self.margin = scene.agent_radius + 4.0 if target_margin is None else target_margin
+        self.radius = float(target_radius)
+        self.margin = scene.agent_radius + 4.0 if target_margin is None else float(target_margin)
         self.terminates = terminate_on_arrival
 
     def parse(self, options: dict[str, Any], rows: int) -> TaskState:

@@ -50,11 +50,11 @@ class ReachTask(GoalTask):
         target: Any = None,
         terminate_on_arrival: bool = True,
     ):
-        check_options(reward, target_radius, target_margin)
+        check_options(reward, target_radius, target_margin, terminate_on_arrival)
         self.scene = scene
         self.dense = reward == "dense"
-        self.radius = target_radius
-        self.margin = scene.agent_radius + 4.0 if target_margin is None else target_margin
+        self.radius = float(target_radius)
+        self.margin = scene.agent_radius + 4.0 if target_margin is None else float(target_margin)
         self.fixed = None if target is None else check_places(target, (2,), 1, scene.height, scene.width)[0]
         self.terminates = terminate_on_arrival
 

@@ -16,7 +16,7 @@ TARGET_COLOUR = (255, 230, 0)  # RGB; play/web/player.js draws its ring in the s
 def draw_rings(frames: Tensor, target: Tensor, radius: float, shown: Tensor | None = None) -> Tensor:
     """New frames (B, 3, H, W) uint8 with a ring and a dot at targets (B, 2) px, in the rows `shown`, (B,) bool."""
     _, _, height, width = frames.shape
-    reach = math.ceil(radius) + 2  # only the square around the target changes
+    reach = min(math.ceil(radius) + 2, max(height, width))  # only the square around the target changes
     x, y = (_around(target[:, i], reach, size) for i, size in enumerate((width, height)))  # (B, w), (B, h)
     across = (x - target[:, :1]).square()[:, None]
     down = (y - target[:, 1:]).square()[..., None]

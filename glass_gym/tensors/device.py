@@ -13,16 +13,18 @@ MIN_SPEEDUP = 1.25  # Bfloat16 is chosen if it is at least this many times as fa
 
 
 def pick_device(name: str | torch.device) -> torch.device:
-    """The device "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:i"; ValueError: unknown, or not there."""
+    """The device "auto" (CUDA if there is one), "cpu", "cuda", "cuda:i" or "mps"; ValueError: unknown, or not there."""
     if str(name) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        known = device.type in ("cpu", "cuda")
+        known = device.type in ("cpu", "cuda", "mps")
     except (RuntimeError, TypeError):
         known = False
     if not known:
-        raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:i', got {name!r}")
+        raise ValueError(f"device must be 'auto', 'cpu', 'cuda', 'cuda:i' or 'mps', got {name!r}")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("device 'mps' is not there: this torch sees no Apple GPU; use 'cpu' or 'auto'")
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise ValueError(
@@ -48,12 +50,14 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     Raises:
         ValueError: the name is unknown.
     """
-    if name not in PRECISIONS:
+    if not isinstance(name, str) or name not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {name!r}")
     if name != "auto":
         return getattr(torch, name)
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported()
+    elif device.type == "mps":
+        fast = False
     else:
         tiles = torch.backends.cpu.get_cpu_capability() == "AMX" or _cpu_has("amx_tile")
         fast = tiles or (_cpu_has("avx512_bf16") and _bfloat16_is_faster())

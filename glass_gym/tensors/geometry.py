@@ -84,7 +84,7 @@ def densest_point(mask: Tensor, radius: int) -> Tensor:
     """
     _, _, height, width = mask.shape
     mass = box_mean(mask.float(), radius) * (2 * radius + 1) ** 2
-    best = mass.flatten(1).argmax(1)
+    best = mass.flatten(1).argmax(1).int()  # Metal does not divide int64
     peak = torch.stack([best % width, best // width], 1).float()
     x, y = offsets(peak.new_zeros(1, 2), height, width)
     for _ in range(3):  # mean shift: re-centre the neighbourhood on its own mass

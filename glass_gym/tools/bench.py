@@ -72,7 +72,7 @@ def world_parser(prog: str, about: str, rows: tuple[int, ...], out: str) -> argp
     add = parser.add_argument
     add("--id", help=f"environment id (default: {BUNDLED[0]}, or Glass-v0 with --checkpoint)")
     add("--checkpoint", help="a world of your own: a .safetensors file")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:i (default: auto)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:i or mps (default: auto)")
     add("--precision", default="auto", help="auto, float32 or bfloat16 (default: auto)")
     add("--num-envs", type=int, nargs="+", default=list(rows), help=f"rows (default: {' '.join(map(str, rows))})")
     add("--out", type=Path, default=Path(out), help=f"JSON to write (default: {out})")
@@ -111,7 +111,7 @@ def check_writable(out: Path) -> None:
 
 def write_report(report: dict[str, Any], text: str, out: Path) -> None:
     """Write a report as JSON, and print its text."""
-    out.write_text(json.dumps(report, indent=1) + "\n")
+    out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(f"\n{text}\nwritten: {out}")
 
 
@@ -269,7 +269,7 @@ def machine() -> dict[str, Any]:
 
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
-    names = re.findall(r"^model name\s*:(.*)", info.read_text(), re.MULTILINE) if info.exists() else []
+    names = re.findall(r"^model name\s*:(.*)", info.read_text(encoding="utf-8"), re.MULTILINE) if info.exists() else []
     return names[0].strip() if names else platform.processor() or platform.machine()
 
 

@@ -24,10 +24,10 @@ def alone(folder: str | Path, wait: bool = False) -> Iterator[None]:
     try:
         lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
-        who = owner.read_text().strip() if owner.exists() else "?"
+        who = owner.read_text(encoding="utf-8").strip() if owner.exists() else "?"
         raise LockedError(f"{folder}: process {who} is at work there; wait for it, or choose another folder") from None
     try:
-        owner.write_text(f"{os.getpid()}\n")
+        owner.write_text(f"{os.getpid()}\n", encoding="utf-8")
         yield
     finally:
         owner.unlink(missing_ok=True)

@@ -69,10 +69,11 @@ class ActionTable:
 
         Raises:
             ValueError: the table's name is unknown, a shift is not a pair of finite numbers, the scale is not positive,
-                or `usual_codes` are not nine codes of 0 to K - 1.
+                or too large, or `usual_codes` are not nine codes of 0 to K - 1.
         """
         if not is_number(shift_scale) or shift_scale <= 0:
             raise ValueError(f"shift_scale must be a positive number, got {shift_scale!r}")
+        scale = float(shift_scale)  # a scalar of numpy would make the table float64
         if isinstance(shifts, str):
             if shifts not in TABLES:
                 raise ValueError(
@@ -81,13 +82,16 @@ class ActionTable:
             goes = np.asarray(step, np.float32) > 0
             possible = {n: d for n, d in TABLES[shifts].items() if not np.asarray(d)[~goes].any()}
             names = tuple(possible)
-            table = np.array(list(possible.values()), np.float32) * np.asarray(step, np.float32) * shift_scale
+            table = np.array(list(possible.values()), np.float32) * np.asarray(step, np.float32)
         else:
             table = to_floats(shifts)
             if table.ndim != 2 or table.shape[1] != 2 or not len(table) or not np.isfinite(table).all():
                 raise ValueError(f"shifts must be a list of finite (dx, dy) in px, got {shifts!r}")
-            table = table * shift_scale
-            names = tuple(f"({dx:g}, {dy:g})" for dx, dy in table)
+            names = tuple(f"({dx * scale:g}, {dy * scale:g})" for dx, dy in table.tolist())
+        with np.errstate(over="ignore", invalid="ignore"):
+            table = table * scale
+        if not np.isfinite(table).all():
+            raise ValueError(f"shift_scale {shift_scale!r} is too large: shifts become infinite")
         usual = [0] * len(COMPASS) if usual_codes is None else list(usual_codes)
         if len(usual) != len(COMPASS) or not all(0 <= int(code) < len(code_names) for code in usual):
             raise ValueError(f"usual_codes must be {len(COMPASS)} codes below {len(code_names)}, got {usual}")

@@ -63,6 +63,7 @@ class World:
             data. Empty: unknown.
         start_backgrounds: (N, H, W, 3) uint8, the start frames without their agents, as the footage shows what is
             behind them; None: N inpaints them.
+        file: that the world was read from; None: it is from no file.
     """
 
     model: Glass = field(repr=False)
@@ -75,6 +76,7 @@ class World:
     name: str = ""
     usual_codes: tuple[int, ...] = ()
     start_backgrounds: np.ndarray | None = field(default=None, repr=False)
+    file: Path | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         names = self.code_names
@@ -134,8 +136,9 @@ def bundled() -> dict[str, Path]:
 def resolve(checkpoint: str | Path) -> Path:
     """The file of a world, by a bundled name or a path; CheckpointError: there is none (it lists the bundled ones)."""
     worlds = bundled()
-    if not isinstance(checkpoint, (str, os.PathLike)):
-        raise CheckpointError(f"checkpoint is {checkpoint!r}, expected a path, or one of: {', '.join(worlds)}")
+    if not isinstance(checkpoint, (str, os.PathLike)) or not str(checkpoint):
+        given = "is missing" if checkpoint == "" else f"is {checkpoint!r}"
+        raise CheckpointError(f"checkpoint {given}, expected a world's file, or one of: {', '.join(worlds)}")
     if str(checkpoint) in worlds:
         return worlds[str(checkpoint)]
     path = Path(checkpoint)
@@ -260,10 +263,12 @@ def load_world(checkpoint: str | Path) -> World:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from None
     try:
-        return _world(path, header, tensors)
+        world = _world(path, header, tensors)
     except Exception as error:  # a file from elsewhere can raise anything
         why = f"{str(error)[:200]}" or type(error).__name__
         raise CheckpointError(f"{path}: damaged or foreign ({why}); copy or train it again") from None
+    world.file = path.resolve()
+    return world
 
 
 def _world(path: Path, header: WorldHeader, tensors: dict[str, torch.Tensor]) -> World:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -19,8 +20,26 @@ def to_floats(value: Any) -> np.ndarray:
 
 def is_number(value: Any) -> bool:
     """Whether a value is one finite real number; bool is not."""
-    real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    return real and bool(np.isfinite(value))
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
+
+
+def check_choice(name: str, value: Any, allowed: Iterable[str | None]) -> None:
+    """ValueError: the value of an option is none of those that are allowed."""
+    allowed = tuple(allowed)
+    if not isinstance(value, (str, type(None))) or value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def check_flags(**flags: Any) -> None:
+    """ValueError: an option that is on or off is neither True nor False; "False" would be true."""
+    for name, value in flags.items():
+        if not isinstance(value, (bool, np.bool_)):
+            raise ValueError(f"{name} must be True or False, got {value!r}")
 
 
 def without_folders(arguments: Iterable[str]) -> list[str]:

@@ -46,6 +46,6 @@ class VectorFlattenAction(TellsAutoresetMode, VectorActionWrapper):
     def actions(self, actions: Any) -> Any:
         """Flat indices (n,), array or tensor -> actions (n, 2)."""
         if isinstance(actions, torch.Tensor):
-            codes = len(self._table.code_names)
-            return torch.stack([actions.div(codes, rounding_mode="floor"), actions % codes], -1)
+            index, codes = actions.int(), len(self._table.code_names)  # Metal does not divide int64
+            return torch.stack([index // codes, index % codes], -1).to(actions.dtype)
         return self._table.unflatten(actions)

@@ -115,6 +115,6 @@ def test_figures_by_hand():
 def test_figures_are_written_and_shown_as_a_table(tmp_path):
     figures = {"policy": summary([(True, 5, 4, 1.25)] * 2)}
     path = evaluation.write(tmp_path / "deep" / "evaluation.json", {"policies": figures})
-    assert json.loads(path.read_text())["policies"] == figures and len(list(path.parent.iterdir())) == 1
+    assert json.loads(path.read_text(encoding="utf-8"))["policies"] == figures and len(list(path.parent.iterdir())) == 1
     shown = re.sub(" +", " ", evaluation.table(figures))
     assert "| policy | 100.0% | 34.2% to 100.0% | 1.25 | 5.00 | 1.25 | 2 |" in shown

@@ -52,4 +52,9 @@ def test_the_command_writes_a_table(tiny_world, tmp_path):
         assert plan.main([*small.split(), "--out", str(tmp_path / "plan.json")]) == 0
     finally:
         gym.registry.pop("Tiny-v0")
-    assert set(json.loads((tmp_path / "plan.json").read_text())["policies"]) == {"shooting", "cem", "random", "greedy"}
+    assert set(json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))["policies"]) == {
+        "shooting",
+        "cem",
+        "random",
+        "greedy",
+    }

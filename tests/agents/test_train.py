@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -43,6 +44,32 @@ def command(world, tmp_path, *more, algo="ppo", size="[16,24]"):
     ]  # fmt: skip
 
 
+def test_the_line_that_shows_a_policy_can_be_pasted(tiny_world, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("pygame")
+    folder = tmp_path / "a space: and \u00e9"
+    world = save_world(folder / "tiny.safetensors", tiny_world)
+    small = [
+        "-n",
+        "8",
+        "--eval-freq",
+        "-1",
+        "--final-episodes",
+        "0",
+        "-params",
+        "n_steps:4",
+        "batch_size:4",
+        "n_epochs:1",
+    ]
+    arguments = ["--env", "Glass-v0", "-f", str(folder / "logs"), "--no-progress", "--n-envs", "2", *small]
+    more = [f"checkpoint:{json.dumps(str(world))}", "max_episode_steps:6", "frame_size:[16, 24]"]
+    assert train.main([*arguments, "--env-kwargs", *more]) == 0
+    line = capsys.readouterr().out.split("Watch it:\n")[1].splitlines()[0]
+    words = shlex.split(line)
+    assert words[:3] == ["python", "-m", "agents.enjoy"]
+    assert enjoy.main([*words[3:], "--n-episodes", "1"]) == 0
+    assert "targets reached" in capsys.readouterr().out
+
+
 def test_a_run_leaves_all_that_it_promises(world, tmp_path, capsys):
     settings = ["-params", "n_steps:8", "batch_size:16", "n_epochs:1"]
     assert train.main(command(world, tmp_path, "-n", "64", "--eval-freq", "32", *settings)) == 0
@@ -50,7 +77,7 @@ def test_a_run_leaves_all_that_it_promises(world, tmp_path, capsys):
     for name in ("last.zip", "best_model.zip", "policy.safetensors", "evaluation.json",
                  "best_episode.gif", "plan.json", "evaluations.npz", "tensorboard"):  # fmt: skip
         assert (folder / name).exists(), name
-    figures = json.loads((folder / "evaluation.json").read_text())
+    figures = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     assert set(figures["policies"]) == {"policy", "random", "greedy"} and figures["timesteps"] == 64
     assert figures["policies"]["policy"]["episodes"] == 4
     assert policy_header(folder / "policy.safetensors")["provenance"]["timesteps"] == 64
@@ -58,7 +85,7 @@ def test_a_run_leaves_all_that_it_promises(world, tmp_path, capsys):
                  "--out", str(tmp_path / "e.json"), "--record", str(tmp_path / "e.gif"),
                  "--env-kwargs", f"checkpoint:{world}", "max_episode_steps:6"]  # fmt: skip
     assert enjoy.main(arguments) == 0
-    figures = json.loads((tmp_path / "e.json").read_text())
+    figures = json.loads((tmp_path / "e.json").read_text(encoding="utf-8"))
     assert figures["policies"]["policy"]["episodes"] == 3 and figures["timesteps"] == 64
     assert (tmp_path / "e.gif").exists()
     assert "policy.safetensors" in capsys.readouterr().out
@@ -74,7 +101,7 @@ def test_a_stopped_run_goes_on_where_it_was(world, tmp_path):
     assert [p.name for p in (tmp_path / "logs" / "ppo").iterdir()] == ["Glass-v0_1"]
     after = train.model_class("ppo").load(folder / "last.zip")
     assert after.num_timesteps >= 96
-    assert json.loads((folder / "progress.json").read_text())["minutes"] > 0
+    assert json.loads((folder / "progress.json").read_text(encoding="utf-8"))["minutes"] > 0
 
 
 @pytest.mark.parametrize(
@@ -97,7 +124,7 @@ def test_a_policy_can_learn_in_the_real_game(tmp_path):
     small = ["-params", "n_steps:8", "batch_size:16", "--env-kwargs", "starts:2", "-n", "32", "--eval-freq", "-1"]
     command = ["--env", "RealTennis-v0", "-f", str(tmp_path), *QUICK, "--final-episodes", "2", *small]
     assert train.main(command) == 0
-    figures = json.loads((tmp_path / "ppo" / "RealTennis-v0_1" / "evaluation.json").read_text())
+    figures = json.loads((tmp_path / "ppo" / "RealTennis-v0_1" / "evaluation.json").read_text(encoding="utf-8"))
     assert figures["env"] == "RealTennis-v0" and figures["policies"]["policy"]["episodes"] == 2
 
 
@@ -105,7 +132,7 @@ def test_a_policy_can_learn_in_the_real_game(tmp_path):
 def test_every_entry_makes_a_model(algorithm, tiny_world):
     import yaml
 
-    entries = yaml.safe_load((HYPERPARAMETERS / f"{algorithm}.yml").read_text())
+    entries = yaml.safe_load((HYPERPARAMETERS / f"{algorithm}.yml").read_text(encoding="utf-8"))
     named = {name for name in entries if not name.startswith(".")}
     real = {"RealTennis-v0"} if algorithm == "ppo" else set()
     ids = {"GlassTennis-v0", "GlassSprites-v0", "GlassArm-v0", "GlassMouse-v0", "Glass-v0"} | real
@@ -177,13 +204,13 @@ def test_the_best_policy_is_remembered_over_a_resume(world, tmp_path):
     settings = ["-params", "n_steps:8", "batch_size:16", "n_epochs:1"]
     assert train.main(command(world, tmp_path, "-n", "64", "--eval-freq", "32", *settings)) == 0
     folder = tmp_path / "logs" / "ppo" / "Glass-v0_1"
-    told = json.loads((folder / "progress.json").read_text())
+    told = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
     told["best_mean_reward"] = 1e9
-    (folder / "progress.json").write_text(json.dumps(told))
+    (folder / "progress.json").write_text(json.dumps(told), encoding="utf-8")
     best = (folder / "best_model.zip").read_bytes()
     assert train.main(command(world, tmp_path, "-n", "128", "--eval-freq", "32", "--resume", *settings)) == 0
     assert (folder / "best_model.zip").read_bytes() == best
-    (folder / "progress.json").write_text("")  # only told: nothing depends on it
+    (folder / "progress.json").write_text("", encoding="utf-8")  # only told: nothing depends on it
     assert train.main(command(world, tmp_path, "-n", "128", "--resume")) == 0
 
 
@@ -286,7 +313,7 @@ def test_the_one_file_ppo_trains_and_its_policy_is_like_any_other(tiny_world, tm
         assert ppo_torch.main(["--env", "Tiny-v0", "-n", "64", *small.split(), "--out", str(tmp_path)]) == 0
     finally:
         gym.registry.pop("Tiny-v0")
-    assert json.loads((tmp_path / "evaluation.json").read_text())["policies"]["policy"]["episodes"] == 4
+    assert json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))["policies"]["policy"]["episodes"] == 4
     policy = load_policy(tmp_path / "policy.safetensors")
     assert tuple(policy.model.observation_space.shape) == (3, 16, 24)
     assert np.array_equal(policy.model.action_space.nvec, [9, 3])
@@ -299,7 +326,7 @@ def test_rl_zoo_understands_our_files_as_they_are(algorithm):
 
     from glass_gym.sb3 import GlassExtractor
 
-    settings = yaml.safe_load((HYPERPARAMETERS / f"{algorithm}.yml").read_text())["GlassTennis-v0"]
+    settings = yaml.safe_load((HYPERPARAMETERS / f"{algorithm}.yml").read_text(encoding="utf-8"))["GlassTennis-v0"]
     assert eval(settings["policy_kwargs"])["features_extractor_class"] is GlassExtractor  # as RL Zoo does
     env = gym.make("GlassTennis-v0", **settings["env_kwargs"])
     for name in settings.get("env_wrapper", []):

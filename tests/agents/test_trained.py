@@ -22,8 +22,8 @@ COME_ALONG = [
 
 @pytest.mark.parametrize(("id", "name"), COME_ALONG)
 def test_they_do_what_their_figures_say(id, name):
-    said = json.loads((TRAINED / id / "ppo.json").read_text())
-    assert said == json.loads((RESULTS / f"{name}.json").read_text())
+    said = json.loads((TRAINED / id / "ppo.json").read_text(encoding="utf-8"))
+    assert said == json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     policy, said = load_policy(TRAINED / id / "ppo.safetensors"), said["policies"]["policy"]
     done = evaluate(make_evaluation_env(id, 32, seed=123), policy, 64)
     assert done["success"] >= said["success"] - 0.08 and done["steps_ratio"] <= said["steps_ratio"] + 0.15

@@ -66,7 +66,7 @@ def test_the_command_writes_table_and_film(policy, tmp_path, monkeypatch):
         str(out),
     ]
     assert transfer.main(arguments) == 0
-    figures = json.loads(out.read_text())["policies"]
+    figures = json.loads(out.read_text(encoding="utf-8"))["policies"]
     assert set(figures) == {
         "learned world", "real game, zero-shot", "real game, random", "real game, greedy on RAM",
         "real game, trained in it",

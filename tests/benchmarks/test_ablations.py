@@ -36,7 +36,7 @@ def test_rows_finish_one_by_one_and_a_finished_row_is_not_run_again(sprites, tmp
     first = (tmp_path / "rows" / "gma-base.json").stat().st_mtime_ns
     assert command(sprites, tmp_path, "gma-base", "gma-regressor") == 0
     assert (tmp_path / "rows" / "gma-base.json").stat().st_mtime_ns == first
-    report = json.loads((tmp_path / "ablation.json").read_text())
+    report = json.loads((tmp_path / "ablation.json").read_text(encoding="utf-8"))
     rows = {row["name"]: row for row in report["rows"]}
     assert set(rows) == {"gma-base", "gma-regressor"} and report["test_videos"] == 2
     for row in rows.values():
@@ -54,14 +54,14 @@ def test_an_interrupted_queue_goes_on(sprites, tmp_path, capsys):
     state = torch.load(tmp_path / "gma-base" / "gma.pt", weights_only=True)
     assert state["iteration"] == 1 and state["finished"] == []
     assert command(sprites, tmp_path, "gma-base") == 0
-    assert json.loads((tmp_path / "rows" / "gma-base.json").read_text())["iterations"] == 2
+    assert json.loads((tmp_path / "rows" / "gma-base.json").read_text(encoding="utf-8"))["iterations"] == 2
     assert torch.load(tmp_path / "gma-base" / "gma.pt", weights_only=True)["finished"] == ["gma"]
 
 
 def test_a_row_that_needs_vgg_is_skipped_without_it(sprites, tmp_path, capsys):
     assert command(sprites, tmp_path, "gma-vgg") == 0
     assert "gma-vgg: skipped, it needs --vgg" in capsys.readouterr().err
-    assert json.loads((tmp_path / "ablation.json").read_text())["rows"] == []
+    assert json.loads((tmp_path / "ablation.json").read_text(encoding="utf-8"))["rows"] == []
 
 
 def test_rows_change_what_they_say():

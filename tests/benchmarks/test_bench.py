@@ -17,7 +17,7 @@ def test_the_bench_writes_json_and_prints_a_table(tmp_path, capsys):
     pytest.importorskip("stable_baselines3")
     out = tmp_path / "bench.json"
     assert bench.main(["--num-envs", "2", "--seconds", "0.1", "--device", "cpu", "--out", str(out)]) == 0
-    report = json.loads(out.read_text())
+    report = json.loads(out.read_text(encoding="utf-8"))
     row = report["rows"][0]
     assert report["id"] == "GlassTennis-v0" and report["device"] == "cpu" and report["peak_memory_mb"] > 50
     assert row["num_envs"] == 2

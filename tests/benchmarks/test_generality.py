@@ -103,7 +103,7 @@ def test_a_world_that_the_survey_stops_is_told_with_the_reason(block_world, tmp_
 
     monkeypatch.setattr(generality, "train", refuse)
     assert generality.main(["--worlds", "tiles", "--videos", "1", "--out", str(tmp_path)]) == 0
-    assert json.loads((tmp_path / "generality.json").read_text()) == {
+    assert json.loads((tmp_path / "generality.json").read_text(encoding="utf-8")) == {
         "tiles": {"about": "a red block", "stopped": "nothing moves"}
     }
     assert "- tiles: the survey stops: nothing moves." in capsys.readouterr().out
@@ -140,7 +140,7 @@ def test_a_world_is_scored_against_the_true_masks_and_steps(block_world, tiny_co
     (tmp_path / "tiles" / "run").mkdir(parents=True)
     save_world(tmp_path / "tiles" / "run" / "world.safetensors", world)
     assert generality.main(["--worlds", "tiles", "--videos", "10", "--only-score", "--out", str(tmp_path)]) == 0
-    found = json.loads((tmp_path / "generality.json").read_text())["tiles"]
+    found = json.loads((tmp_path / "generality.json").read_text(encoding="utf-8"))["tiles"]
     assert found["frame"] == [32, 48] and found["codes"] == 3 and found["training_minutes"] == 3.5
     assert found["agent_iou"] > 0.95
     assert found["true_step"] == [3.0, 2.0] and found["step_error"] == 1.0  # 4 px instead of 2

@@ -46,7 +46,7 @@ def heads(said):
 
 def test_another_version_is_measured_in_turns_with_ours(options, tmp_path, capsys):
     assert peers.main(["--against", str(Path(peers.__file__).parents[1]), *options]) == 0
-    row = json.loads((tmp_path / "peers.json").read_text())["rows"][0]
+    row = json.loads((tmp_path / "peers.json").read_text(encoding="utf-8"))["rows"][0]
     assert row["peer"] == "glass_gym" and row["ratio"] == pytest.approx(row["ours_fps"] / row["peer_fps"])
     assert heads(capsys.readouterr().out) == ["rows", "ours", "glass_gym", "ours / peer"]
 
@@ -54,8 +54,8 @@ def test_another_version_is_measured_in_turns_with_ours(options, tmp_path, capsy
 def test_diamond_is_called_as_it_is_shipped(tmp_path):
     folder = tmp_path / "diamond" / "src" / "models" / "diffusion"
     folder.mkdir(parents=True)
-    (folder / "__init__.py").write_text("from .denoiser import *")
-    (folder / "denoiser.py").write_text(DIAMOND)
+    (folder / "__init__.py").write_text("from .denoiser import *", encoding="utf-8")
+    (folder / "denoiser.py").write_text(DIAMOND, encoding="utf-8")
     runner = peers.Runner(tmp_path / "diamond", 2, {"id": "GlassTennis-v0", "device": "cpu"})
     assert runner.kind == "diamond" and 0 < runner.time(0.1) < 10
     runner.close()
@@ -67,7 +67,7 @@ def test_a_folder_that_is_no_peer_is_refused(options, tmp_path, capfd):
     said = capfd.readouterr().err
     assert "is not the checkout of a known peer: glass_gym (glass_gym/__init__.py), diamond (src/models/" in said
     (tmp_path / "glass_gym").mkdir()
-    (tmp_path / "glass_gym" / "__init__.py").write_text("raise ImportError('damaged')")
+    (tmp_path / "glass_gym" / "__init__.py").write_text("raise ImportError('damaged')", encoding="utf-8")
     assert peers.main(["--against", str(tmp_path), *options]) == 1
     said = capfd.readouterr().err
     assert "damaged" in said and "glass_gym ended with 1" in said
@@ -75,7 +75,7 @@ def test_a_folder_that_is_no_peer_is_refused(options, tmp_path, capfd):
 
 def test_processes_step_at_once(options, tmp_path, capsys):
     assert peers.main(["--processes", "2", *options]) == 0
-    rows = json.loads((tmp_path / "peers.json").read_text())["rows"]
+    rows = json.loads((tmp_path / "peers.json").read_text(encoding="utf-8"))["rows"]
     assert [row["processes"] for row in rows] == [1, 2] and all(row["fps"] > 0 for row in rows)
     assert heads(capsys.readouterr().out) == ["processes", "threads each", "frames per second"]
 

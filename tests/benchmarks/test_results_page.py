@@ -11,11 +11,11 @@ RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
 def write(folder, name, figures):
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_text(json.dumps(figures))
+    (folder / name).write_text(json.dumps(figures), encoding="utf-8")
 
 
 def test_the_committed_page_is_the_one_that_the_committed_figures_make():
-    assert page(RESULTS) == RESULTS.with_suffix(".md").read_text()
+    assert page(RESULTS) == RESULTS.with_suffix(".md").read_text(encoding="utf-8")
 
 
 def test_the_only_generated_markdown_is_the_page():
@@ -24,8 +24,10 @@ def test_the_only_generated_markdown_is_the_page():
 
 def test_every_figure_beside_the_paper_and_every_aim_is_measured_in_a_world():
     files = {world: RESULTS / place / "evaluation.json" for world, place in WORLDS.items()}
-    evaluations = {world: json.loads(file.read_text()) for world, file in files.items() if file.exists()}
-    codes = json.loads((RESULTS / "wsprites" / "actions.json").read_text())
+    evaluations = {
+        world: json.loads(file.read_text(encoding="utf-8")) for world, file in files.items() if file.exists()
+    }
+    codes = json.loads((RESULTS / "wsprites" / "actions.json").read_text(encoding="utf-8"))
     for metric, world, path, _ in PAPER:
         assert value(codes if path.startswith("codes") else evaluations[world], path) is not None, metric
     rows = [line.split(" | ") for line in page(RESULTS).splitlines() if line.startswith("| ")]
@@ -63,7 +65,7 @@ def test_a_page_of_few_files_says_what_is_not_measured(tmp_path):
 @pytest.mark.parametrize("damage", ["{", None])
 def test_the_command_writes_the_page_or_names_the_error(damage, tmp_path, capsys):
     if damage:
-        (tmp_path / "wrappers.json").write_text(damage)
+        (tmp_path / "wrappers.json").write_text(damage, encoding="utf-8")
     status = main([str(tmp_path), "--out", str(tmp_path / "results.md")])
     assert status == (1 if damage else 0) and (tmp_path / "results.md").exists() == (not damage)
     assert ("error" in capsys.readouterr().err) == bool(damage)

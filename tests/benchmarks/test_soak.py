@@ -20,7 +20,7 @@ def options(tiny_world, tmp_path):
 def test_a_soak_watches_memory_and_values(options, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(soak, "EVERY", 4)
     assert soak.main(["--steps", "12", *options]) == 0
-    report = json.loads((tmp_path / "soak.json").read_text())
+    report = json.loads((tmp_path / "soak.json").read_text(encoding="utf-8"))
     assert report["steps"] == 12 and report["num_envs"] == 2 and report["fps"] > 0
     assert list(report["steps_took"]) == ["4", "8", "12"] and list(report["makes_took"]) == ["1"]
     assert report["steps_took"]["12"]["resident_mb"] > 50

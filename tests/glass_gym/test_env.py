@@ -126,7 +126,7 @@ def test_vector_environments_tell_the_headings_of_all_rows(turning_world, kind):
     infos = [envs.reset(seed=5)[1], *(envs.step(np.stack([action, action]))[4] for action in ROUND)]
     headings = np.stack([np.asarray(info["agent_heading"]) for info in infos])
     assert all(np.asarray(info["_agent_heading"]).all() for info in infos) and headings.shape == (7, 2)
-    assert headings.dtype == (np.float64 if kind == "sync" else np.float32)  # Gymnasium's own reads Python floats
+    assert headings.dtype == (np.float32 if kind == "torch" else np.float64)  # Gymnasium's own reads Python floats
     for row in (0, 1):
         assert np.allclose(headings[:, row], headings_alone(turning_world, 5 + row), atol=1e-4)
 
@@ -137,7 +137,7 @@ def test_the_last_heading_of_an_episode_is_kept(turning_world):
     envs.reset(seed=5)
     info = envs.step(np.stack([ROUND[1]] * 2))[4]
     last = info["final_info"]["agent_heading"]
-    assert last.dtype == np.float32 and last.shape == (2,) and not np.allclose(last, info["agent_heading"])
+    assert last.dtype == np.float64 and last.shape == (2,) and not np.allclose(last, info["agent_heading"])
 
 
 def test_a_copied_state_keeps_its_heading(turning_world):

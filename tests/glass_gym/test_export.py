@@ -53,7 +53,7 @@ def exported(request, made_once, tiny_config, tiny_paper_config):
         library.components.normal_(std=0.05)
     world = world_of(model)
     folder = made_once(f"exported-{request.param}", lambda folder: export_onnx(world, folder))
-    return world, folder, json.loads((folder / "world.json").read_text())
+    return world, folder, json.loads((folder / "world.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def runtime(tmp_path):
     archive = tmp_path / "onnxruntime-web.tgz"
     with tarfile.open(archive, "w:gz") as out:
         for name in (*page.RUNTIME, "LICENSE", "other.js"):
-            (tmp_path / name).write_text(f"stand-in for {name}")
+            (tmp_path / name).write_text(f"stand-in for {name}", encoding="utf-8")
             out.add(tmp_path / name, f"package/dist/{name}")
     return archive
 
@@ -131,7 +131,7 @@ def test_a_policy_acts_as_in_torch(tmp_path, monkeypatch):
     monkeypatch.setattr(sb3, "pick_precision", lambda *_: torch.float32)  # as exported policies are
     world = load_world("tennis")
     about = describe(core_of_world(world)) | {"graphs": {}}
-    (tmp_path / "world.json").write_text(json.dumps(about))
+    (tmp_path / "world.json").write_text(json.dumps(about), encoding="utf-8")
     file = ROOT / "agents" / "trained" / "GlassTennis-v0" / "ppo.safetensors"
     export_policy(world, tmp_path, file)
     core = GlassCore(world, 6, device="cpu", precision="float32", task="reach")
@@ -155,15 +155,15 @@ def test_a_page_has_all_that_it_needs_and_nothing_from_elsewhere(tiny_world, run
     site = index.parent
     names = {path.relative_to(site).as_posix() for path in site.rglob("*") if path.is_file()}
     assert names >= {f"runtime/{name}" for name in (*page.RUNTIME, "LICENSE")} and "runtime/other.js" not in names
-    assert json.loads((site / "worlds.json").read_text()) == ["tiny"]
-    text = index.read_text()
+    assert json.loads((site / "worlds.json").read_text(encoding="utf-8")) == ["tiny"]
+    text = index.read_text(encoding="utf-8")
     assert "default-src 'self'" in text and "connect-src 'self'" in text
     for file in site.glob("*.*"):
-        assert not re.search(r"https?://", file.read_text()), file
+        assert not re.search(r"https?://", file.read_text(encoding="utf-8")), file
     for mentioned in re.findall(r'(?:href|src)="([^"#:]+)"', text):
         assert mentioned in names
     for script in ("player.js", "glass.js"):
-        for mentioned in re.findall(r'from "\./([^"]+)"', (site / script).read_text()):
+        for mentioned in re.findall(r'from "\./([^"]+)"', (site / script).read_text(encoding="utf-8")):
             assert mentioned in names
 
 
@@ -178,14 +178,22 @@ def test_what_is_missing_is_named_before_anything_is_written(tiny_world, runtime
         (tmp_path / "empty").mkdir(exist_ok=True)
         assert main([str(file), "--web", str(site), "--runtime", str(wrong)]) == 1
         assert re.search(words + r".*npm pack onnxruntime-web@\d", capsys.readouterr().err.replace("\n", " "))
-    with pytest.raises(ExportError, match="need different names, got: tiny, tiny"):
-        write_page([tiny_world, tiny_world], site, runtime)
     assert not site.exists()
     for arguments in ([str(file)], [str(file), "--web", str(site)], [str(file), "--onnx", str(site), "--steps", "0"]):
         with pytest.raises(SystemExit):
             main(arguments)
     assert main([str(tmp_path / "none.safetensors"), "--onnx", str(site)]) == 1
     assert "none.safetensors" in capsys.readouterr().err and not site.exists()
+
+
+def test_worlds_that_are_called_alike_share_a_page(tiny_world, runtime, tmp_path, monkeypatch):
+    files = [save_world(tmp_path / name / "world.safetensors", tiny_world) for name in ("a", "b", "other/a")]
+    worlds = [load_world(file) for file in files]
+    assert page.different_names([*worlds, tiny_world, tiny_world]) == ["a", "b", "a-2", "tiny", "tiny-2"]
+    assert page.different_names(worlds[:1]) == ["world"]
+    monkeypatch.setattr(page, "export_onnx", lambda world, folder, progress: folder.mkdir(parents=True))
+    write_page(worlds, tmp_path / "site", runtime)
+    assert json.loads((tmp_path / "site" / "worlds.json").read_text(encoding="utf-8")) == ["a", "b", "a-2"]
 
 
 def test_the_command_says_what_it_wrote(exported, tmp_path, capsys, monkeypatch):

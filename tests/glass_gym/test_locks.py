@@ -25,7 +25,7 @@ def test_a_folder_is_held_by_one_process_and_free_when_that_is_killed(tmp_path):
         other.kill()
         other.wait()
     with alone(tmp_path):
-        assert (tmp_path / ".owner").read_text() == f"{os.getpid()}\n"
+        assert (tmp_path / ".owner").read_text(encoding="utf-8") == f"{os.getpid()}\n"
     assert not (tmp_path / ".owner").exists()
 
 

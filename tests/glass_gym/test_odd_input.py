@@ -14,7 +14,8 @@ from glass_gym.env.env import GlassEnv
 from glass_gym.env.vector_env import GlassVectorEnv
 from glass_gym.model.glass import build_glass
 from glass_gym.simulator.simulator import NoAgentError
-from glass_gym.worlds.checkpoint import bundled
+from glass_gym.tensors.device import pick_device, pick_precision
+from glass_gym.worlds.checkpoint import CheckpointError, bundled
 from tests.conftest import world_of
 
 
@@ -26,7 +27,7 @@ from tests.conftest import world_of
         ({"max_episode_steps": 1e30}, "max_episode_steps must be an integer of at least 1, or None, got 1e\\+30"),
         ({"max_episode_steps": True}, "max_episode_steps must be an int"),
         ({"max_episode_steps": "5"}, "max_episode_steps must be an integer .*got '5'"),
-        ({"device": "mps"}, "device must be 'auto', 'cpu', 'cuda' or 'cuda:i', got 'mps'"),
+        ({"device": "tpu"}, "device must be 'auto', 'cpu', 'cuda', 'cuda:i' or 'mps', got 'tpu'"),
         ({"device": "meta"}, "device must be 'auto'"),
         ({"device": None}, "device must be 'auto'.*got None"),
         ({"frame_size": 84}, r"frame_size must be \(height, width\) in whole px, such as \(48, 80\), got 84"),
@@ -34,10 +35,21 @@ from tests.conftest import world_of
         ({"frame_size": "84"}, "frame_size must be"),
         ({"shift_scale": None}, "shift_scale must be a positive number, got None"),
         ({"shift_scale": []}, "shift_scale must be a positive number"),
+        ({"shift_scale": 1e300}, r"shift_scale 1e\+300 is too large"),
+        ({"shift_scale": 10**400}, "shift_scale must be a positive number"),
+        ({"draw_target": "False"}, "draw_target must be True or False, got 'False'"),
+        ({"channels_first": "x"}, "channels_first must be True or False, got 'x'"),
+        ({"stagger": 1}, "stagger must be True or False, got 1"),
+        ({"terminate_on_arrival": None}, "terminate_on_arrival must be True or False, got None"),
+        ({"obs_type": np.array([8, 8])}, r"obs_type must be one of 'frame', 'position', 'dict', got array\(\[8, 8\]\)"),
+        ({"reward": np.array([8, 8])}, "reward must be one of 'dense', 'sparse', got array"),
+        ({"output": np.array([8, 8])}, "output must be one of 'numpy', 'torch', got array"),
+        ({"precision": np.array([8, 8])}, "precision must be one of auto, float32, bfloat16, got array"),
         ({"shifts": {}}, "shifts must be a list of finite"),
         ({"shifts": [["a", "b"]]}, "shifts must be a list of finite"),
         ({"task": []}, r"task must be one of .*got \[\]"),
         ({"target_radius": "far"}, "target_radius must be a positive number of px, got 'far'"),
+        ({"target_radius": -(2**70)}, "target_radius must be a positive number of px, got -1180591620717411303424"),
         ({"target_margin": float("nan")}, "target_margin must be at least 0 px, got nan"),
         ({"target": "there"}, r"target must be \(x, y\) in px, or one a row, got 'there'"),
     ],
@@ -45,6 +57,34 @@ from tests.conftest import world_of
 def test_an_argument_that_no_environment_can_have(kwargs, message, tiny_world):
     with pytest.raises(ValueError, match=message):
         GlassVectorEnv(tiny_world, **{"num_envs": 2} | kwargs)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [{"shift_scale": np.float64(1)}, {"shift_scale": np.int64(3)}, {"shift_scale": 1e30}, {"target_radius": 2**70},
+     {"draw_target": np.bool_(False)}, {"shifts": [[1e30, 0], [0, 0]]}],
+)  # fmt: skip
+def test_odd_numbers_that_can_be_used(kwargs, tiny_world):
+    env = GlassEnv(tiny_world, obs_type="dict", **kwargs)
+    env.reset(seed=0)
+    observation, reward, _, _, info = env.step([1, 0])
+    assert env.shifts.dtype == np.float32 and observation in env.observation_space
+    assert np.isfinite(reward) and np.isfinite(info["distance"])
+
+
+def test_a_macs_gpu_is_taken_where_torch_has_it(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert pick_device("mps") == torch.device("mps")
+    assert pick_precision("auto", torch.device("mps")) == torch.float32
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="device 'mps' is not there: this torch sees no Apple GPU; use 'cpu' or"):
+        pick_device("mps")
+
+
+@pytest.mark.parametrize("make", [gym.make, gym.make_vec])
+def test_a_world_of_ones_own_needs_its_file(make):
+    with pytest.raises(CheckpointError, match=r"checkpoint is missing, expected a world's file, or one of: .*tennis"):
+        make("Glass-v0")
 
 
 @pytest.mark.parametrize("seed", [2.5, "a", [1.5, 2], [1], {}])

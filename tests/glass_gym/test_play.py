@@ -230,7 +230,7 @@ def test_without_pyav_an_mp4_names_the_extra_and_gifs_are_recorded(tmp_path, mon
 
 
 def test_a_recording_that_cannot_be_written_is_told_and_play_goes_on(tiny_world, tmp_path, capsys):
-    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
     p = player(tiny_world, press("v"), press("s"), [], folder=tmp_path / "file")
     p.run()
     assert p.total == 3 and p.recorder is None and "nothing is recorded" in capsys.readouterr().err

@@ -263,6 +263,57 @@ def test_only_who_plays_starts_from_a_picture(window):
     assert events_of(window, 3)[0].kind == "picture" and lives(window)
 
 
+def opened(window, text=""):
+    connection = socket.create_connection(("127.0.0.1", window.port), timeout=5)
+    connection.sendall(text.format(window).encode())
+    return connection
+
+
+UPLOAD = (
+    "POST /picture?token={0.token} HTTP/1.1\r\nHost: 127.0.0.1:{0.port}\r\nX-Glass-Pass: {0._pass}\r\n"
+    "Content-Length: 1000\r\n\r\nabc"
+)
+
+
+def test_an_origin_that_is_no_address_is_refused(window):
+    with connect(address(window)) as browser:
+        key = pass_of(window, browser)
+        assert post(window, b"x", {"X-Glass-Pass": key, "Origin": "http://["})[0] == 403
+        with pytest.raises(InvalidStatus) as refused:
+            connect(address(window), origin="http://[")
+        assert refused.value.response.status_code == 403
+
+
+def test_who_sends_nothing_or_half_a_picture_stops_nobody(monkeypatch):
+    monkeypatch.setattr(remote, "IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(remote, "PICTURE_SECONDS", 0.3)
+    window = WebWindow((32, 48), "test", ("neutral", "swing"))
+    silent = [opened(window, ("", "GET / HT", "GET /style.css HTTP/1.1\r\nHost: x\r\n\r\n")[i % 3]) for i in range(300)]
+    with connect(address(window)) as browser:
+        key = pass_of(window, browser)
+        assert b" 408 " in opened(window, UPLOAD).recv(100)
+        assert post(window, b"abc", {"X-Glass-Pass": key})[0] == 204
+        time.sleep(1)
+        assert post(window, b"", {"X-Glass-Pass": "not idle"})[0] == 403  # a place is free again
+        assert browser.ping().wait(5)  # who plays stays
+    for connection in silent:
+        while connection.recv(1 << 16):
+            pass  # an answer, then the end
+    window.close()
+
+
+def test_it_closes_in_time_whatever_browsers_do(window):
+    with connect(address(window)) as browser:
+        pass_of(window, browser)
+        stuck = [opened(window, UPLOAD), opened(window), opened(window, "GET /")]
+        time.sleep(0.2)
+        began = time.monotonic()
+        window.close()
+        assert time.monotonic() - began < 3 and not window._thread.is_alive()
+    for connection in stuck:
+        connection.close()
+
+
 def test_a_picture_starts_an_episode_and_what_is_none_is_said(tiny_world, monkeypatch):
     env = gym.make("Glass-v0", checkpoint=tiny_world, render_mode="rgb_array", max_episode_steps=-1)
     player = Player(env, None)

@@ -1,8 +1,10 @@
 """GlassVecEnv: the conventions of Stable-Baselines3, checked by hand, and short trainings."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.error import ResetNeeded
 
 sb3 = pytest.importorskip("stable_baselines3")
 
@@ -10,7 +12,7 @@ from stable_baselines3 import A2C, DQN, PPO, HerReplayBuffer  # noqa: E402
 from stable_baselines3.common.vec_env import VecFrameStack, VecMonitor, VecVideoRecorder  # noqa: E402
 
 from glass_gym.env.env import GlassEnv  # noqa: E402
-from glass_gym.policy import Policy, PolicyError, load_policy  # noqa: E402
+from glass_gym.policy import Policy, PolicyError, load_policy, save_policy  # noqa: E402
 from glass_gym.sb3 import DeviceRolloutBuffer, GlassVecEnv  # noqa: E402
 from glass_gym.wrappers import vector  # noqa: E402
 
@@ -204,3 +206,29 @@ def test_a_policy_is_loaded_and_a_wrong_one_named(tiny_world, tmp_path):
         load_policy(tmp_path / "bad.zip")
     with pytest.raises(PolicyError, match=r"ppo\.zip: its actions are MultiDiscrete\(\[9 3\]\), the world's"):
         load_policy(tmp_path / "ppo.zip", "ppo", GlassEnv(tiny_world, shifts="axes").core)
+
+
+def test_actions_that_do_not_start_at_0_are_refused(tiny_world, tmp_path):
+    env = make(tiny_world, obs_type="position")
+    env.action_space = gym.spaces.MultiDiscrete([9, 3], start=[1, 1])
+    model = PPO("MlpPolicy", env, **SMALL)
+    with pytest.raises(PolicyError, match=r"its actions are MultiDiscrete\(\[9 3\], start=\[1 1\]\), the world's"):
+        Policy(model).check(GlassEnv(tiny_world).core)
+    with pytest.raises(PolicyError, match=r"the space MultiDiscrete\(\[9 3\], start=\[1 1\]\) cannot be written"):
+        save_policy(tmp_path / "ppo.safetensors", model, "ppo")
+
+
+def test_what_is_refused_says_why_and_spoils_nothing(pose_world):
+    with pytest.raises(TypeError, match="GlassVecEnv takes no autoreset_mode: it resets in the step"):
+        make(pose_world, autoreset_mode="SameStep")
+    env = make(pose_world, render_mode="rgb_array")
+    with pytest.raises(ResetNeeded, match=r"call reset\(\) first"):
+        env.get_images()
+    for options in ({"nonsense": 1}, [{"target": (9, 9)}, {}]):
+        env.set_options(options)
+        with pytest.raises(ValueError, match=r"unknown reset options|set_options: give every"):
+            env.reset()
+        assert env.reset().shape == (2, 3, 32, 48)
+    with pytest.raises(IndexError, match=r"indices must lie in 0..1, got \[7\]"):
+        env.get_attr("shifts", indices=[7])
+    assert [len(state) for state in env.env_method("state", indices=[1])] == [1]

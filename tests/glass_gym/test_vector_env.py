@@ -1,15 +1,22 @@
 """The vector environment: autoreset modes by hand, seeds, torch output, copies of rows, Gymnasium's wrappers."""
 
+import copy
+import pickle
+import subprocess
+import sys
+
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from glass_gym.env.env import GlassEnv
 from glass_gym.env.vector_env import GlassVectorEnv
-from glass_gym.worlds.checkpoint import bundled
+from glass_gym.worlds.checkpoint import bundled, load_world, save_world
+from glass_gym.wrappers import vector
 
 
 @pytest.fixture
@@ -298,6 +305,49 @@ def test_a_torch_step_never_reads_a_value_on_the_host(tiny_world, mode, as_on_a_
         assert isinstance(value, torch.Tensor) and value.device == envs.core.device and not value.is_inference()
 
 
+class MissingOnMetal(TorchDispatchMode):
+    """Records what Metal does not have: float64, and the division of int64."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        kinds = {x.dtype for x in tree_leaves((args, kwargs, out)) if isinstance(x, torch.Tensor)}
+        divides = func.overloadpacket.__name__.rstrip("_") in ("div", "floor_divide", "remainder", "fmod")
+        if torch.float64 in kinds or (divides and torch.int64 in kinds):
+            self.seen.add(str(func))
+        return out
+
+
+def what_metal_lacks(world):
+    kwargs = {"output": "torch", "autoreset_mode": SAME, "obs_type": "dict", "frame_size": (16, 24), "stagger": True}
+    with MissingOnMetal() as lacks:
+        envs = GlassVectorEnv(world, 3, 3, position_from="frame", task="collect", **kwargs)
+        envs.core.sync_free = True
+        envs.core.simulator.lma = envs.core.simulator.model.lma  # without the cache, as on a GPU
+        flat = vector.FlattenAction(envs)
+        flat.reset(seed=0)
+        for _ in range(4):
+            flat.step(torch.tensor([1, 5, 6]))
+        if envs.core.simulator.has_prior:
+            envs.core.sample_codes(torch.tensor([1, 2, 3]))
+        envs.core.reset(options={"start_frame": 0})
+        probe = set(lacks.seen)
+        torch.tensor([3]).div(2), torch.tensor([3.0]).double()
+    assert lacks.seen > probe  # the recorder does notice
+    return probe
+
+
+def test_the_path_on_a_device_needs_nothing_that_metal_lacks(tiny_world, as_on_a_gpu):
+    assert what_metal_lacks(tiny_world) == set()
+
+
+def test_worlds_with_headings_and_bundled_ones_need_nothing_that_metal_lacks(turning_world, as_on_a_gpu):
+    assert what_metal_lacks(turning_world) == what_metal_lacks("tennis") == set()
+
+
 @pytest.mark.parametrize("sync_free", [False, True])
 def test_torch_and_numpy_output_are_the_same_rollout(tiny_world, sync_free):
     a = GlassVectorEnv(tiny_world, 3, max_episode_steps=3)
@@ -370,7 +420,7 @@ def test_wrong_rows_are_named(tiny_world):
     [
         ({"num_envs": 0}, "num_envs must be an integer of at least 1, got 0"), ({"num_envs": 2.5}, "num_envs"),
         ({"autoreset_mode": "sometimes"}, "autoreset_mode must be one of AutoresetMode.NEXT_STEP"),
-        ({"output": "jax"}, "output must be one of numpy, torch"), ({"render_mode": "human"}, "render_mode"),
+        ({"output": "jax"}, "output must be one of 'numpy', 'torch'"), ({"render_mode": "human"}, "render_mode"),
         ({"max_episode_steps": 0}, "max_episode_steps"),
     ],
 )  # fmt: skip
@@ -462,3 +512,99 @@ def test_inference_mode_may_come_and_go(tiny_world, first):
         for _ in range(6):
             env.step(env.action_space.sample())
         env.reset(seed=1, options={"reset_mask": np.array([True, False, True])})
+
+
+# --- what other people's libraries ask for --------------------------------------------------------------------------
+
+
+def test_attributes_and_methods_are_one_a_row(pose_world):
+    envs = GlassVectorEnv(pose_world, 3, render_mode="rgb_array")
+    single = gym.vector.SyncVectorEnv([lambda: GlassEnv(pose_world, render_mode="rgb_array")] * 3)
+    for each in (envs, single):
+        each.reset(seed=5)
+    for name in ("render", "shifts", "code_names", "render_mode"):
+        ours, theirs = envs.call(name), single.call(name)
+        assert isinstance(ours, tuple) and len(ours) == 3
+        assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    assert envs.get_attr("shifts")[0] is envs.shifts and [len(state) for state in envs.call("state")] == [1, 1, 1]
+    assert torch.equal(envs.call("state")[2].position, envs.state([2]).position)
+    envs.call("set_target", (9, 9))
+    envs.set_attr("stagger", True)
+    envs.set_attr("render_mode", [None] * 3)
+    assert envs.stagger is True and envs.call("render") == (None,) * 3
+    with pytest.raises(ValueError, match="'stagger' must be the same in all rows"):
+        envs.set_attr("stagger", [True, False, True])
+    with pytest.raises(ValueError, match="needs one value, or 3, got 2"):
+        envs.set_attr("stagger", [True, True])
+
+
+def test_the_prior_is_one_a_row():
+    envs = GlassVectorEnv("tennis", 2, obs_type="position")
+    envs.reset(seed=5)
+    assert [prior.shape for prior in envs.call("code_prior")] == [envs.code_prior().shape[1:]] * 2
+
+
+def test_infos_have_the_types_of_gymnasiums_own_vectors(tiny_world):
+    ours, theirs = (gym.make_vec("Glass-v0", 2, kind, checkpoint=tiny_world) for kind in (None, "sync"))
+    for a, b in ((ours.reset(seed=1)[1], theirs.reset(seed=1)[1]), (ours.step(move(2))[4], theirs.step(move(2))[4])):
+        assert {key: value.dtype for key, value in a.items()} == {key: value.dtype for key, value in b.items()}
+
+
+def test_the_seed_is_told_and_a_mask_of_all_rows_starts_them(tiny_world):
+    envs = GlassVectorEnv(tiny_world, 2, autoreset_mode=OFF, obs_type="position")
+    observation = envs.reset(seed=42, options={"reset_mask": np.ones(2, bool)})[0]
+    assert envs.np_random_seed == 42 and np.array_equal(observation, envs.reset(seed=42)[0])
+    envs.reset(seed=7, options={"reset_mask": np.array([True, False])})
+    assert envs.np_random_seed == 42
+    with pytest.raises(TypeError, match="actions must be 2 pairs of integers, got the single value"):
+        envs.step(0)
+
+
+def test_a_spec_is_json_where_the_world_is_a_file(tiny_world, tmp_path):
+    world = load_world(save_world(tmp_path / "mine.safetensors", tiny_world))
+    kwargs = {"checkpoint": world, "target_radius": np.float64(3)}
+    for make in (gym.make, gym.make_vec):
+        spec = make("Glass-v0", **kwargs | ({"autoreset_mode": SAME} if make is gym.make_vec else {})).spec
+        again = make(gym.envs.registration.EnvSpec.from_json(spec.to_json()))
+        assert again.unwrapped.core.world.file == tmp_path / "mine.safetensors"
+        assert again.unwrapped.core.task.radius == 3
+    assert gym.make(gym.make("Glass-v0", checkpoint=tiny_world).spec).unwrapped.core.world.name == "tiny"
+
+
+def test_a_fresh_copy_is_small_and_plays_the_same():
+    env = GlassEnv("tennis", obs_type="position")
+    assert len(pickle.dumps(env)) < 40e6
+    copied = copy.deepcopy(env)
+    for one in (env, copied):
+        one.reset(seed=1)
+    assert np.array_equal(env.step([1, 0])[0], copied.step([1, 0])[0])
+
+
+LOAD = """
+import sys, torch, glass_gym
+glass_gym.EnvState
+assert len(torch.load(sys.argv[1], weights_only=True)) == 2
+"""
+
+
+def test_a_saved_state_is_read_without_pickle_and_no_rows_are_none(tiny_world, tmp_path):
+    envs = GlassVectorEnv(tiny_world, 2)
+    envs.reset(seed=0)
+    torch.save(envs.state(), tmp_path / "rows.pt")
+    envs.set_state(torch.load(tmp_path / "rows.pt", weights_only=True))
+    subprocess.run([sys.executable, "-c", LOAD, tmp_path / "rows.pt"], check=True, timeout=120)
+    assert len(envs.state([])) == 0
+    envs.set_state(envs.state([]), [])
+
+
+PROCESSES = """
+import gymnasium as gym, glass_gym
+envs = gym.vector.AsyncVectorEnv([lambda: gym.make("GlassTennis-v0", obs_type="position")], context="forkserver")
+envs.reset(seed=0)
+envs.close()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork server")
+def test_processes_of_a_fork_server_know_the_ids():
+    subprocess.run([sys.executable, "-c", PROCESSES], check=True, timeout=120)

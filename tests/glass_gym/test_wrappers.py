@@ -159,11 +159,18 @@ def test_statistics_of_arrays_are_left_to_gymnasium(tiny_world):
         vector.TorchEpisodeStatistics(GlassVectorEnv(tiny_world, 2))
 
 
+@pytest.mark.parametrize("output", ["numpy", "torch"])
+def test_rewards_can_be_a_column(tiny_world, output):
+    envs = vector.ColumnReward(GlassVectorEnv(tiny_world, 3, output=output))
+    envs.reset(seed=0)
+    assert envs.step(envs.action_space.sample())[1].shape == (3, 1)
+
+
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 def test_wrapped_or_not_a_vector_tells_its_autoreset_mode(tiny_world, mode):
     """TorchRL's GymWrapper reads `envs.autoreset_mode`."""
     kwargs = {"output": "torch", "autoreset_mode": mode, "draw_target": False}
-    wraps = [vector.FlattenAction, vector.GoalObservation, vector.TorchEpisodeStatistics]
+    wraps = [vector.FlattenAction, vector.GoalObservation, vector.TorchEpisodeStatistics, vector.ColumnReward]
     wraps += [lambda envs: vector.DownscaleFrame(envs, (16, 24)), lambda envs: envs]
     for wrap in wraps:
         assert wrap(GlassVectorEnv(tiny_world, 2, **kwargs)).autoreset_mode is mode

@@ -139,8 +139,8 @@ def test_a_video_of_another_shape_is_left_out(tmp_path, capsys):
 def test_a_store_of_another_reader_is_made_anew(tmp_path, capsys):
     write_png_video(tmp_path / "s/train/a")
     root = opened(tmp_path / "s", tmp_path / "c").root
-    index = json.loads((root / "index.json").read_text())
-    (root / "index.json").write_text(json.dumps({k: v for k, v in index.items() if k != "reader"}))
+    index = json.loads((root / "index.json").read_text(encoding="utf-8"))
+    (root / "index.json").write_text(json.dumps({k: v for k, v in index.items() if k != "reader"}), encoding="utf-8")
     assert opened(tmp_path / "s", tmp_path / "c").reader == READER
     assert "made by another reader, and is made anew" in capsys.readouterr().err
 

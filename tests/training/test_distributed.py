@@ -48,7 +48,7 @@ def launch(command, **kwargs):
 
 def test_two_processes_keep_one_model_and_see_different_batches(tiny_config, block_store, tmp_path):
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
+    script.write_text(SCRIPT, encoding="utf-8")
     arguments = [str(script), str(tmp_path / "run"), str(block_store), json.dumps(tiny_config.to_dict())]
     out = launch(["torch.distributed.run", "--standalone", "--nproc_per_node=2", *arguments])
     first, second = (json.loads(line.removeprefix("RESULT")) for line in out.splitlines() if "RESULT" in line)

@@ -59,7 +59,7 @@ def test_the_command_measures_a_world_of_each_architecture(any_world, block_stor
     path = save_world(tmp_path / "w.safetensors", any_world)
     out = tmp_path / "e" / "evaluation.json"
     assert main([str(path), str(block_store), "--out", str(out), "--rollouts", "8"]) == 0
-    result = json.loads(out.read_text())
+    result = json.loads(out.read_text(encoding="utf-8"))
     assert 0 <= result["segmentation"]["miou"] <= 1 and len(result["checkpoint_sha256"]) == 64
     assert result["lma"]["step_15"]["ratio"] > 0 and len(result["codes"]["usage"]["share"]) == 3
     assert 0 <= result["lma"]["miou_re"]["free_running_12"] <= 1 and result["video"]["step_15"]["psnr"] > 0
@@ -69,7 +69,7 @@ def test_the_command_measures_a_world_of_each_architecture(any_world, block_stor
     assert set(result["codes"]["effect"]["each"]) == {"0 neutral", "1 swing", "2 turn"}
     sheets = ("layers", "free_running", "reconstruction", "global_actions", "local_actions", "transfer", "curves")
     assert {p.name for p in out.parent.iterdir()} >= {f"{name}.png" for name in sheets}
-    assert "NaN" not in out.read_text() and not list(out.parent.glob("*.md"))
+    assert "NaN" not in out.read_text(encoding="utf-8") and not list(out.parent.glob("*.md"))
     assert "| mIoU of M's masks" in capsys.readouterr().out
 
 
@@ -77,7 +77,7 @@ def test_the_command_measures_the_gma_of_a_run_in_progress(tiny_model, block_sto
     Trainer(tiny_model.gma, tmp_path / "gma.pt", LoopConfig(device="cpu")).save("gma", 3, None)
     out = tmp_path / "evaluation.json"
     assert main([str(tmp_path / "gma.pt"), str(block_store), "--out", str(out)]) == 0
-    result = json.loads(out.read_text())
+    result = json.loads(out.read_text(encoding="utf-8"))
     assert {"segmentation", "foreground_shift_pairwise"} <= set(result) and "lma" not in result
 
 

@@ -117,13 +117,13 @@ def test_one_command_makes_a_world_and_a_report(tmp_path, capsys, quick_report):
     told = ("what the footage shows", "gma.theta = ", "window = ", "local actions", "report.html", "register_world")
     for words in told:
         assert words in said
-    choices = json.loads((out / "choices.json").read_text())
+    choices = json.loads((out / "choices.json").read_text(encoding="utf-8"))
     assert {"gma.theta", "window", "agent_radius", "foreground_range", "read.skip"} <= set(choices["why"])
-    used = json.loads((out / "config.json").read_text())
+    used = json.loads((out / "config.json").read_text(encoding="utf-8"))
     assert used["read"]["skip"] == choices["values"]["read.skip"] is not None
     world = load_world(out / "world.safetensors")
     assert world.config.window == choices["values"]["window"]
-    page = (out / "report.html").read_text()
+    page = (out / "report.html").read_text(encoding="utf-8")
     assert "Score card" in page and "data:image/gif" in page and "src='http" not in page and "href" not in page
 
 

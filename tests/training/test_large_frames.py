@@ -82,7 +82,7 @@ def test_of_much_footage_a_share_is_kept_in_full_size(footage, tmp_path, monkeyp
 
 def test_a_copy_of_another_size_is_named(packed):
     index = packed.root / "index.json"
-    index.write_text(json.dumps(json.loads(index.read_text()) | {"scale": 3}))
+    index.write_text(json.dumps(json.loads(index.read_text(encoding="utf-8")) | {"scale": 3}), encoding="utf-8")
     with pytest.raises(DataError, match=r"copy.*are not 1/3 of those of"):
         Store(packed.root).copy  # noqa: B018
 

@@ -110,7 +110,7 @@ def test_quick_takes_a_share_of_what_is_chosen(tmp_path, capsys):
 
 def test_options_of_reading_make_a_run_choose_again(tmp_path):
     Run(TrainConfig(data="x", out=tmp_path), Distributed("cpu")).choose("window", 24, "measured")
-    assert json.loads((tmp_path / "choices.json").read_text())["values"] == {"window": 24}
+    assert json.loads((tmp_path / "choices.json").read_text(encoding="utf-8"))["values"] == {"window": 24}
     assert Run(TrainConfig(data="x", out=tmp_path), Distributed("cpu")).values == {"window": 24}
     assert Run(TrainConfig(data="y", out=tmp_path), Distributed("cpu")).values == {}
     assert Run(TrainConfig(data="y", out=tmp_path, resume=True), Distributed("cpu")).values == {"window": 24}

@@ -513,17 +513,17 @@ def _good(path: Path) -> None:
 
 
 def _text(path: Path) -> None:
-    path.write_text("<html><title>Sign in to download</title></html>" * 40)
+    path.write_text("<html><title>Sign in to download</title></html>" * 40, encoding="utf-8")
 
 
 def _list(path: Path) -> None:
     videos.write(path.with_name("other.mkv"), range(40), options=FAST)
-    path.write_text("ffconcat version 1.0\nfile other.mkv\n")
+    path.write_text("ffconcat version 1.0\nfile other.mkv\n", encoding="utf-8")
 
 
 def _playlist(path: Path) -> None:
     videos.write(path.with_name("other.ts"), range(40), options=FAST)
-    path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1.3,\nother.ts\n#EXT-X-ENDLIST\n")
+    path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1.3,\nother.ts\n#EXT-X-ENDLIST\n", encoding="utf-8")
 
 
 def _head(path: Path) -> None:
@@ -611,7 +611,7 @@ def test_hidden_files_companions_links_and_folders(tmp_path):
     videos.apple_double(root / "._a.mp4")
     videos.write(root / ".b.mp4", range(40), options=FAST)
     (root / "old.mp4").mkdir()
-    (root / "notes.txt").write_text("ours")
+    (root / "notes.txt").write_text("ours", encoding="utf-8")
     (root / "Thumbs.db").write_bytes(b"\0" * 100)
     (root / "broken.mp4").symlink_to("/nowhere/b.mp4")
     (root / "link.mp4").symlink_to(root / "a.mp4")
@@ -684,7 +684,7 @@ def test_nothing_to_read(tmp_path, kind):
     if kind != "nothing":
         root.mkdir()
     if kind == "text":
-        (root / "readme.txt").write_text("no video")
+        (root / "readme.txt").write_text("no video", encoding="utf-8")
     with pytest.raises(DataError, match="set"):
         find_videos(root)
 

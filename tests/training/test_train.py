@@ -115,7 +115,7 @@ def test_the_papers_architecture_makes_a_world(clips, tmp_path, monkeypatch):
         "--paper.continuous", "0", "--loop.device", "cpu", "--no-report",
     ]  # fmt: skip
     assert main(command) == 0
-    used = json.loads((path.parent / "config.json").read_text())
+    used = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
     assert used["refine"]["iterations"] == 0 and used["window_frames"] == 40
     envs = gym.make_vec("Glass-v0", num_envs=3, checkpoint=str(path))
     frames, _ = envs.reset(seed=0)
@@ -148,7 +148,7 @@ def test_config_json_holds_the_options_as_they_were_used(finished):
             elif value is None:
                 yield prefix + name
 
-    used = json.loads((finished / "config.json").read_text())
+    used = json.loads((finished / "config.json").read_text(encoding="utf-8"))
     assert set(nulls(used)) <= MAY_BE_NONE
     assert used["codes"] == 2 and used["gma"]["theta"] == 0.04 and used["pose"]["batch"] == 4
     config = state_of(finished, "lma")["config"]
@@ -160,12 +160,12 @@ def test_config_json_holds_the_options_as_they_were_used(finished):
 
 def test_a_source_with_values_of_its_own_leaves_no_null_either(clips, tmp_path):
     """As `tennis` does."""
-    index = json.loads((clips / "index.json").read_text())
+    index = json.loads((clips / "index.json").read_text(encoding="utf-8"))
     store = shutil.copytree(clips, tmp_path / "store")
-    (store / "index.json").write_text(json.dumps(index | {"kind": "tennis"}))
+    (store / "index.json").write_text(json.dumps(index | {"kind": "tennis"}), encoding="utf-8")
     command = [str(store), "--out", str(tmp_path / "run"), "--gma.iterations", "0", "--lma.iterations", "0"]
     assert main([*command, "--loop.device", "cpu"]) == 0
-    used = json.loads((tmp_path / "run/config.json").read_text())
+    used = json.loads((tmp_path / "run/config.json").read_text(encoding="utf-8"))
     chosen = {name: used[name] for name in ("codes", "poses", "window", "agent_radius", "foreground_range")}
     assert chosen == {"codes": 8, "poses": 256, "window": 32, "agent_radius": 12, "foreground_range": 12}
     assert used["gma"]["theta"] == 0.007 and used["refine"]["iterations"] == 0 and used["decoder_position"] is False
@@ -195,7 +195,7 @@ def test_a_run_keeps_its_choices_and_an_option_wins(tmp_path):
     other.choose("window", 40, "measured again")
     assert other.values["window"] == 32 and other.why["window"] == "given; suggested was 40: measured again"
     assert run(window=16).why["window"] == "given; suggested was 40: measured again"
-    (tmp_path / "choices.json").write_text("{")
+    (tmp_path / "choices.json").write_text("{", encoding="utf-8")
     with pytest.raises(RunError, match=r"choices\.json: not a whole record"):
         run()
 

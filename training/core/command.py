@@ -8,6 +8,8 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from glass_gym.commands import restart_in_utf8
+
 from .options import COMMON, check_options
 
 Config = TypeVar("Config")
@@ -31,25 +33,16 @@ def run_command(
     Returns:
         the exit status of `work`; 1 after an error, printed in one line; 2 if a package is missing; 130 after Ctrl-C.
     """
-    try:
-        import tyro
-    except ImportError:
-        print(f"{prog} needs tyro: pip install 'glass-gym[train]'", file=sys.stderr)
-        return 2
     from .trainer import TrainingError
 
+    if argv is None:
+        restart_in_utf8()
     argv = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):  # names of files may have letters that a terminal or a log does not
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    shown: Any = kind
-    if "--help-all" in argv:
-        argv = ["--help"]
-    elif {"-h", "--help"} & set(argv) and (short := _with_common_options(kind)) is not kind:
-        shown = short
-        description = f"{description.rstrip()}\n\nThese options are changed most often; {prog} --help-all shows all."
-    config = tyro.cli(shown, args=argv, prog=prog, description=description)
     try:
+        config = _parse(kind, argv, prog, description)
         check_options(config)
         return work(config)
     except KeyboardInterrupt:
@@ -63,6 +56,19 @@ def run_command(
     except OSError as error:  # a folder that is full, or may not be written
         print(f"error: {error}; free some space or choose another --out or --cache", file=sys.stderr)
     return 1
+
+
+def _parse(kind: type[Config], argv: list[str], prog: str, description: str) -> Config:
+    """The options; ModuleNotFoundError: tyro is missing."""
+    import tyro
+
+    shown: Any = kind
+    if "--help-all" in argv:
+        argv = ["--help"]
+    elif {"-h", "--help"} & set(argv) and (short := _with_common_options(kind)) is not kind:
+        shown = short
+        description = f"{description.rstrip()}\n\nThese options are changed most often; {prog} --help-all shows all."
+    return tyro.cli(shown, args=argv, prog=prog, description=description)
 
 
 def _with_common_options(kind: type) -> type:

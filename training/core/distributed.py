@@ -90,7 +90,8 @@ class _Losses(nn.Module):
         self.model = stage.model
         self._losses = stage.losses  # a bound method: the stage itself is no submodule
         stored = [f"model.{name}" for name, value in self.model.named_buffers() if value.dtype == torch.uint8]
-        nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, stored)  # not sent each step
+        # stored windows do not change: they are not sent in each step
+        nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, stored)
 
     def forward(self, *arguments):
         return self._losses(*arguments)

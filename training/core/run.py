@@ -143,8 +143,8 @@ class Run:
         used = dataclasses.asdict(self.config)
         used["loop"] |= self.machine
         config = json.dumps(used, default=str, indent=1)
-        write_atomically(self.choices_file, lambda part: part.write_text(choices))
-        write_atomically(self.out / "config.json", lambda part: part.write_text(config))
+        write_atomically(self.choices_file, lambda part: part.write_text(choices, encoding="utf-8"))
+        write_atomically(self.out / "config.json", lambda part: part.write_text(config, encoding="utf-8"))
 
 
 def read_choices(path: Path, kind: list[Any] | None = None) -> tuple[dict[str, Any], dict[str, str]]:
@@ -156,7 +156,7 @@ def read_choices(path: Path, kind: list[Any] | None = None) -> tuple[dict[str, A
     if not path.exists():
         return {}, {}
     try:
-        known = json.loads(path.read_text())
+        known = json.loads(path.read_text(encoding="utf-8"))
         if kind is not None and known.get("kind", kind) != kind:
             return {}, {}
         return dict(known["values"]), dict(known["why"])

@@ -206,7 +206,7 @@ class StoreWriter:
             "videos": [asdict(v) for v in self.videos],
         }
         part = self.root / "index.json.part"
-        part.write_text(json.dumps(index))
+        part.write_text(json.dumps(index), encoding="utf-8")
         os.replace(part, self.root / "index.json")
 
 

@@ -67,7 +67,7 @@ def run(config: EvaluateConfig) -> int:
     path = Path(config.checkpoint) if config.checkpoint.endswith(".pt") else resolve(config.checkpoint)
     world = load_state(path) if path.suffix == ".pt" else load_world(path)
     used = path.parent / "config.json"
-    known = json.loads(used.read_text())["read"] if used.exists() else {}
+    known = json.loads(used.read_text(encoding="utf-8"))["read"] if used.exists() else {}
     read: ReadConfig = filled(config.read, known)  # as it was trained
     store = open_data(config.data, dataclasses.replace(config, read=read))
     result = {
@@ -78,7 +78,7 @@ def run(config: EvaluateConfig) -> int:
         "split": " ".join(config.split),
     } | evaluate(world, store, config)
     config.out.parent.mkdir(parents=True, exist_ok=True)
-    config.out.write_text(json.dumps(result, indent=1) + "\n")
+    config.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(markdown(result))
     print(f"written: {config.out}; pictures are in {config.out.parent}")
     return 0

@@ -7,6 +7,7 @@ import dataclasses
 import html
 import io
 import json
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -167,7 +168,7 @@ def report_world(run: Run, world: World, store: Store) -> None:
         page = _page(run, world, store, found, e, held, bar.next)
     for score in found:
         say(f"  {score.part}: {score.value}" + f" (baseline: {score.baseline})" * bool(score.baseline), score.verdict)
-    (run.out / "report.html").write_text(page)
+    (run.out / "report.html").write_text(page, encoding="utf-8")
     say(f"report: {run.out / 'report.html'}")
 
 
@@ -197,15 +198,16 @@ def _page(
 ) -> str:
     shift = " x ".join(f"{s:g}" for s in world.step)
     minutes = world.provenance["minutes"]
-    name = html.escape(str(run.out / "world.safetensors"))
+    file = str(run.out / "world.safetensors")
+    name, argument = html.escape(repr(file), quote=False), html.escape(shlex.quote(file), quote=False)
     parts = [
         f"<h1>{html.escape(store.source or store.kind)}</h1>",
         f"<p>{store.width}x{store.height} px, a step of {shift} px, {world.config.codes} local actions, trained in "
         f"{sum(minutes.values()):.0f} minutes ({', '.join(f'{stage} {m:.0f}' for stage, m in minutes.items())}).</p>",
         "<h2>Score card</h2>",
         _table(("part", "this world", "baseline", "", "meaning"), found),
-        f"<h2>Use it</h2><pre>env = gymnasium.make('Glass-v0', checkpoint='{name}')\n"
-        f"glass_gym.register_world('MyGame-v0', '{name}')\nglass-play --checkpoint {name}</pre>",
+        f"<h2>Use it</h2><pre>env = gymnasium.make('Glass-v0', checkpoint={name})\n"
+        f"glass_gym.register_world('MyGame-v0', {name})\nglass-play --checkpoint {argument}</pre>",
     ]
     if held is not None:
         parts.append(_passport(held, world.code_names))

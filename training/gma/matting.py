@@ -215,8 +215,8 @@ def measure_alpha(plate: BackgroundPlate, t: int) -> tuple[np.ndarray, np.ndarra
 
 
 def _explained(frame: np.ndarray, plate: np.ndarray, core: np.ndarray) -> np.ndarray:
-    """Whether a mix of the plate (H, W, 3) and the colour of the nearest pixel of `core` (H, W) explains each pixel of a
-    frame (H, W, 3), up to CHANGED: (H, W) bool."""
+    """Whether a mix of the plate (H, W, 3) and the colour of the nearest pixel of `core` (H, W) explains a pixel of the
+    frame (H, W, 3) up to CHANGED, (H, W) bool."""
     from scipy import ndimage
 
     nearest = ndimage.distance_transform_edt(~core, return_distances=False, return_indices=True)

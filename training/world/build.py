@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -330,8 +331,8 @@ def export_world(run: Run, model: Glass, store: Store, windows: WindowSet, minut
     left_out = codes - world.config.codes
     why = f"; {left_out} more explained nothing, or drew the same as another" if left_out else ""
     print(f"  {world.config.codes} local actions{why}: {', '.join(world.code_names)}")
-    print(f"  gymnasium.make('Glass-v0', checkpoint='{path}')")
-    print(f"  glass_gym.register_world('MyGame-v0', '{path}')")
-    print(f"  glass-names {path}")
-    print(f"  glass-play --checkpoint {path}", flush=True)
+    print(f"  gymnasium.make('Glass-v0', checkpoint={str(path)!r})")
+    print(f"  glass_gym.register_world('MyGame-v0', {str(path)!r})")
+    print(f"  glass-names {shlex.quote(str(path))}")
+    print(f"  glass-play --checkpoint {shlex.quote(str(path))}", flush=True)
     return world
