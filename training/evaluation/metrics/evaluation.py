@@ -17,6 +17,7 @@ from glass_gym.tensors.convert import to_bytes
 from glass_gym.worlds.checkpoint import World
 
 from ...data.store import Store, Video, frames_to_tensor
+from ...decoding.decode import grid_of_world
 from ...gma.perceptual import VggFeatures
 from .held_out import HORIZON, Clips, analyse
 from .probe import Play, SimulatorProbe, random_play
@@ -64,9 +65,8 @@ class Evaluation:
 
     @functools.cached_property
     def _analysed(self) -> tuple[dict[str, Any], Clips]:
-        known = self.world.statistics.get("grid")
-        grid = (float(known[0]), float(known[1])) if known else None
-        return analyse(self.model, self.store, self.videos, codes=len(self.world.start_frames) > 0, grid=grid)
+        trained = len(self.world.start_frames) > 0
+        return analyse(self.model, self.store, self.videos, codes=trained, grid=grid_of_world(self.world))
 
     @property
     def gma(self) -> dict[str, Any]:
