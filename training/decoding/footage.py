@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,7 @@ def parts_of(reader: VideoReader, world: World, read: ReadConfig) -> Iterator[Pa
         stack, numbers, times = np.stack(frames), np.array(index), np.array(time)
         cuts = find_cuts(stack) if read.cuts else np.zeros(0, int)
         bounds = [0, *cuts.tolist(), len(stack)]
-        for start, stop in zip(bounds, bounds[1:], strict=False):
+        for start, stop in pairwise(bounds):
             end = stop == len(stack)
             if end and not last and stop - start < 2:  # a new shot begins with it
                 continue

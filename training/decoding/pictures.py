@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +109,7 @@ def draw_time_line(path: Path, rows: Sequence[Row], names: Sequence[str]) -> Pat
 def transitions(rows: Sequence[Row], codes: int) -> np.ndarray:
     """How often each code follows each other in neighbouring known frames: counts (K, K), from row to column."""
     out = np.zeros((codes, codes), int)
-    for now, after in zip(rows, rows[1:], strict=False):
+    for now, after in pairwise(rows):
         same = (now["video"], now["shot"]) == (after["video"], after["shot"]) and now["known"] and after["known"]
         if same and now["code"] is not None and after["code"] is not None:
             out[now["code"], after["code"]] += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def nearest_shift(table: ActionTable, shifts: np.ndarray) -> np.ndarray:
 
 
 @torch.no_grad()
-def observed(world: World, decoded: Decoded) -> tuple[list[int | None], list[float | None]]:
+def observed(world: World, decoded: Decoded) -> tuple[Sequence[int | None], Sequence[float | None]]:
     """Poses and headings of all frames, as far as the world's model has any."""
     lma, nothing = world.model.lma, [None] * len(decoded.layers)
     if world.config.library:
@@ -165,7 +166,7 @@ class Rewards:
         places = torch.from_numpy(position.astype(np.float32))[:, None]
         state = self.task.sample(torch.from_numpy(self._rng.random((1, self.task.draws))), places[0], {})
         out = []
-        for before, after in zip(places[:-1], places[1:], strict=True):
+        for before, after in pairwise(places):
             outcome = self.task.step(before, after, state)
             state = outcome.state
             out.append(float(outcome.reward))
@@ -199,7 +200,7 @@ class MinariWriter:
         path.mkdir(parents=True)
         height, width = world.config.height, world.config.width
         self._table = world.action_table()
-        spaces = Box(0, 255, (height, width, 3), np.uint8), MultiDiscrete(self._table.nvec)
+        spaces = Box(0, 255, (height, width, 3), np.uint8), MultiDiscrete(list(self._table.nvec))
         self._storage = MinariStorage.new(path, *spaces, data_format="hdf5", jpeg_encoding=False)
         about = f"Actions that glass-decode read off videos with the world {world.name}"
         facts = {"dataset_id": self.NAME, "algorithm_name": "glass-decode", "description": about}
