@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -175,6 +176,12 @@ def test_an_outline_lies_outside():
     mask = np.zeros((5, 5), bool)
     mask[2, 2] = True
     assert outline(mask).sum() == 4 and not outline(mask)[2, 2]
+
+
+def test_the_page_has_every_column():
+    page = (Path(__file__).parents[2] / "docs" / "decoding.md").read_text()
+    for name, meaning in COLUMNS.items():
+        assert f"| `{name}` | {meaning} |" in page
 
 
 def test_names_of_videos_differ(tmp_path):
