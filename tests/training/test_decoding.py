@@ -96,11 +96,11 @@ def test_a_video_is_decoded_into_tables_films_and_pictures_and_replayed(generate
     assert {row["known"] for row in rows} == {"True"}
     written = {path.name for path in out.iterdir()} - {"decoded.parquet"}
     assert written == {
-        "decoded.csv", "time_line.png", "transitions.png", "map.png", "walk.mp4", "walk-masks.mp4",
+        "decoded.csv", "time_line.png", "transitions.png", "map.png", "walk-decoded.mp4", "walk-masks.mp4",
     }  # fmt: skip
     masks = [frame.pixels for frame in open_video(out / "walk-masks.mp4").read()]
     assert len(masks) == 8 and 60 < (masks[0][..., 0] > 127).sum() < 120
-    assert len(list(open_video(out / "walk.mp4").read())) == 8
+    assert len(list(open_video(out / "walk-decoded.mp4").read())) == 8
     assert "does not know" not in capsys.readouterr().err
 
     replay = tmp_path / "replay.mp4"
@@ -135,6 +135,11 @@ def test_every_kind_of_world_decodes(any_world, block_store):
     decoded = decode(any_world.model, frames)
     errors = Reference(any_world).errors(frames, decoded)
     assert decoded.probability.shape == (5, any_world.config.codes) and errors.known.shape == (6,)
+
+
+def test_a_single_frame_has_a_position_and_no_action(tennis):
+    decoded = decode(tennis.model, frames_to_tensor(tennis.start_frames[:1]))
+    assert decoded.track.position.shape == (1, 2) and decoded.probability.shape == (0, 8)
 
 
 def test_parts_join_without_a_gap_and_end_at_cuts(tennis, tmp_path, monkeypatch):

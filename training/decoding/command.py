@@ -37,7 +37,7 @@ from ..core.options import Common, Positional
 from ..core.progress import Bar, say, warn
 from ..data.store import DataError, frames_to_tensor
 from ..data.videos import find_videos, frames_read
-from .decode import Decoded, Errors, Reference, decode, grid_of_world
+from .decode import KNOWN, Decoded, Errors, Reference, decode, grid_of_world
 from .footage import Part, open_footage, parts_of, reading_of
 from .pictures import Film, draw_map, draw_time_line, draw_transitions
 from .tables import MinariWriter, Rewards, Row, rows_of, write_csv, write_parquet
@@ -76,8 +76,6 @@ class Decoder:
     """
 
     def __init__(self, world: World, read: ReadConfig, device: str = "auto"):
-        if not isinstance(world.statistics, dict) or not len(world.start_frames):
-            raise DataError(f"{world.name}: has no start frames to compare videos with; train it to the end")
         self.world = world
         self.read = read
         self.device = pick_device(device)
@@ -90,16 +88,15 @@ class Decoder:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._half)
 
     def __call__(self, path: Path) -> Iterator[tuple[Part, Decoded, Errors]]:
-        """Decode a video, part by part; a part of one frame comes with the next one, or is left out."""
+        """Decode a video, part by part."""
         reader, read = open_footage(path, self.world, self.read)
         with Bar(path.name, frames_read(reader, read.fps) / ((read.skip or 0) + 1), "frame") as bar:
             for part in parts_of(reader, self.world, read):
-                if len(part.frames) > 1:
-                    images = frames_to_tensor(part.frames).to(self.device)
-                    with torch.inference_mode(), self._autocast():
-                        decoded = decode(self.world.model, images, grid_of_world(self.world))
-                        errors = self._reference.errors(images, decoded)
-                    yield part, decoded, errors
+                images = frames_to_tensor(part.frames).to(self.device)
+                with torch.inference_mode(), self._autocast():
+                    decoded = decode(self.world.model, images, grid_of_world(self.world))
+                    errors = self._reference.errors(images, decoded)
+                yield part, decoded, errors
                 bar.update(len(part.frames) - part.continued)
         for note in reader.notes:
             warn(f"{path.name}: {note}")
@@ -118,17 +115,16 @@ def run(config: DecodeConfig) -> int:
     minari = MinariWriter(out / "minari", world, rewards) if config.minari else None
     decoder = Decoder(world, reading_of(config.read, world, resolve(config.world)), config.device)
     rows: list[Row] = []
-    written: list[Path] = []
     for name, path in zip(names, paths, strict=True):
         with contextlib.ExitStack() as stack:
-            add = _films(out, name, path, decoder, stack, written) if config.films else None
+            add = _films(out, name, path, decoder, stack) if config.films else None
             found = decode_video(decoder, name, path, add, minari)
         rows += found
         _tell_unknown(path, found)
     if not any(row["code"] is not None for row in rows):
         raise DataError(f"{paths[0]}: no two frames in a row could be read; give a video of at least two frames")
     codes = world.code_names
-    written[:0] = [
+    written = [
         write_csv(out / "decoded.csv", rows),
         draw_time_line(out / "time_line.png", rows, codes),
         draw_transitions(out / "transitions.png", rows, codes),
@@ -140,13 +136,12 @@ def run(config: DecodeConfig) -> int:
         warn("decoded.parquet is left out; pip install 'glass-gym[decode]' writes it")
     steps = sum(row["code"] is not None for row in rows)
     say(f"{len(paths)} video{'s' * (len(paths) != 1)}, {len(rows)} frames, {steps} actions")
-    say(f"written to {out}: {', '.join(path.name for path in written)}")
+    films = "; NAME-decoded.mp4 and NAME-masks.mp4 for each video" if config.films else ""
+    say(f"written to {out}: {', '.join(path.name for path in written)}{films}")
     if minari:
         say(f"  MINARI_DATASETS_PATH={(out / 'minari').resolve()} python -c \"import minari; "
             f"print(minari.load_dataset('{minari.NAME}'))\"")  # fmt: skip
-    say(
-        f"play them from another picture: glass-transfer PICTURE --actions {out / 'decoded.csv'} --world {config.world}"
-    )
+    say(f"play them from another picture: glass-transfer PICTURE --actions {written[0]} --world {config.world}")
     return 0
 
 
@@ -177,13 +172,12 @@ def unique_names(paths: list[Path]) -> list[str]:
     return [f"{name}-{n}" if names.count(name) > 1 else name for n, name in enumerate(names)]
 
 
-def _films(out: Path, name: str, path: Path, decoder: Decoder, stack: contextlib.ExitStack, written: list[Path]) -> Add:
+def _films(out: Path, name: str, path: Path, decoder: Decoder, stack: contextlib.ExitStack) -> Add:
     """Open the film and the masks of a video; the result appends to both."""
     reader, read = open_footage(path, decoder.world, decoder.read)
     rate = min(reader.rate or FPS, read.fps or reader.rate or FPS) / ((read.skip or 0) + 1)
-    film = Film(out / f"{name}.mp4", decoder.world, rate)
+    film = Film(out / f"{name}-decoded.mp4", decoder.world, rate)
     masks = Mp4Writer(out / f"{name}-masks.mp4", rate, "gray", qp="0")  # lossless
-    written += [out / f"{name}.mp4", out / f"{name}-masks.mp4"]
     stack.callback(film.close)
     stack.callback(masks.close)
 
@@ -200,8 +194,8 @@ def _tell_unknown(path: Path, rows: list[Row]) -> None:
     """Say how much of a video the world does not know, and why."""
     share = {
         "the agent is not found in": np.mean([not row["present"] for row in rows] or [1]),
-        "it is drawn wrongly in": np.mean([row["present"] and row["agent_error"] > 3 for row in rows] or [0]),
-        "the background is another in": np.mean([row["scene_error"] > 3 for row in rows] or [0]),
+        "it is drawn wrongly in": np.mean([row["present"] and row["agent_error"] > KNOWN for row in rows] or [0]),
+        "the background is another in": np.mean([row["scene_error"] > KNOWN for row in rows] or [0]),
     }
     unknown = np.mean([not row["known"] for row in rows] or [1])
     if unknown >= UNKNOWN:

@@ -5,6 +5,7 @@ And how well the world knows the frames: its drawing of them is compared with wh
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,7 @@ from ..windows.tracking import Track, track
 
 CELL = 8  # Frames are compared with backgrounds by the means of cells of about so many px.
 USUAL = 0.95  # This share of a world's start frames is drawn no worse than "as usual".
+BATCH = 16  # Number of frames that are compared at once.
 KNOWN = 3.0  # A frame is known up to this many times the usual error.
 
 
@@ -54,7 +56,7 @@ class Decoded:
 
 @torch.no_grad()
 def decode(model: Glass, frames: Tensor, grid: tuple[float, float] | None = None) -> Decoded:
-    """Read positions and actions off the frames (T, 3, H, W) in [-1, 1] of a video, T > 1, with a trained model.
+    """Read positions and actions off the frames (T, 3, H, W) in [-1, 1] of a video with a trained model.
 
     In a grid world, `grid` is (x, y) px of a cell.
     """
@@ -103,20 +105,16 @@ class Reference:
     def __init__(self, world: World):
         self.model = world.model
         backgrounds = world.start_frames if world.start_backgrounds is None else world.start_backgrounds
-        self.backgrounds = torch.cat([self._cells(part) for part in _images(backgrounds, self.model.device)])
-        self.mass = self.share = self.agent = self.scene = 1.0
-        positions = world.statistics.get("start_positions")
+        device, view = self.model.device, self.model.lma.view
+        self.backgrounds = torch.cat([self._cells(part) for part in _images(backgrounds, device)])
+        known = world.statistics.get("start_positions")
         found = []
         with torch.no_grad():
-            for first, frames in enumerate(_images(world.start_frames, self.model.device)):
-                masks, centre = self.model.gma.sharp_mask(frames), None
-                own = torch.arange(len(frames), device=self.model.device) + BATCH * first
-                if positions is not None:
-                    centre = torch.tensor(positions, device=frames.device)[own]
-                else:
-                    centre = self.model.lma.view.anchor(self.model.gma.locate(masks))
-                layers = self.model.lma.view.cut(frames, masks, centre)
-                found.append(self._measure(frames, masks, layers, centre, own))
+            for batch, frames in enumerate(_images(world.start_frames, device)):
+                masks, colours, _ = self.model.gma.segment(frames)
+                own = torch.arange(len(frames), device=device) + BATCH * batch
+                place = torch.tensor(known, device=device)[own] if known else view.anchor(self.model.gma.locate(masks))
+                found.append(self._measure(frames, masks, view.cut(colours, masks, place), place, own))
         mass, share, agent, scene = (torch.cat(x).float().cpu() for x in zip(*found, strict=True))
         self.mass, self.share = float(mass.median()), float(share.median())
         self.agent = max(1e-6, float(agent.quantile(USUAL)))
@@ -161,10 +159,7 @@ class Reference:
         return F.adaptive_avg_pool2d(frames.float(), (max(1, height // CELL), max(1, width // CELL)))
 
 
-BATCH = 16  # Number of frames that are measured at once.
-
-
-def _images(frames: np.ndarray, device: torch.device) -> list[Tensor]:
+def _images(frames: np.ndarray, device: torch.device) -> Iterator[Tensor]:
     """Batches of frames (N, H, W, 3) uint8 as images in [-1, 1]."""
-    batches = torch.from_numpy(frames).permute(0, 3, 1, 2).split(BATCH)
-    return [to_images(batch.to(device)) for batch in batches]
+    for batch in torch.from_numpy(frames).permute(0, 3, 1, 2).split(BATCH):
+        yield to_images(batch.to(device))

@@ -19,6 +19,7 @@ from .tables import Row
 
 LINES = 360  # Films of smaller frames are enlarged to about so many lines.
 STRIP = 24  # Height of the line of text below a film, px.
+HIGHEST = 100.0  # Most inches of a time line.
 DIM = 0.35  # Where footage is not known, the time line has colours of this strength.
 
 
@@ -62,9 +63,8 @@ class Film:
             draw.text((6, 4), "not known to this world", (255, 90, 90), self._font)
         elif row["code"] is not None:
             draw.rectangle((6, 6, 18, 18), colour)
-            draw.text(
-                (24, 4), f"{row['code_name']} {row['probability']:.0%}   {row['shift_name']}", "white", self._font
-            )
+            words = f"{row['code_name']} {row['probability']:.0%}   {row['shift_name']}"
+            draw.text((24, 4), words, "white", self._font)
         return np.concatenate([frame, np.asarray(strip)])
 
     def close(self) -> None:
@@ -87,7 +87,7 @@ def draw_time_line(path: Path, rows: Sequence[Row], names: Sequence[str]) -> Pat
 
     colours = colours_of(len(names)) / 255
     videos = list(dict.fromkeys(row["video"] for row in rows))
-    figure, axes = _figure(len(videos), 1, (12, 1.2 + 0.5 * len(videos)))
+    figure, axes = _figure(len(videos), 1, (12, 1.2 + min(0.5 * len(videos), HIGHEST)))
     for axis, video in zip(axes[:, 0], videos, strict=True):
         mine = [row for row in rows if row["video"] == video]
         line = np.ones((1, len(mine), 3))
@@ -127,9 +127,8 @@ def draw_transitions(path: Path, rows: Sequence[Row], names: Sequence[str]) -> P
     axis.set_yticks(range(len(names)), names, fontsize=8)
     axis.set_xlabel("next local action")
     for y, x in np.argwhere(shares >= 0.005):
-        axis.text(
-            x, y, f"{shares[y, x]:.2f}", ha="center", va="center", fontsize=7, color="k" if shares[y, x] < 0.6 else "w"
-        )
+        colour = "black" if shares[y, x] < 0.6 else "white"
+        axis.text(x, y, f"{shares[y, x]:.2f}", ha="center", va="center", fontsize=7, color=colour)
     return _saved(figure, path)
 
 

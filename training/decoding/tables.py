@@ -208,7 +208,9 @@ class MinariWriter:
         self._rewards = rewards
 
     def add(self, part: Part, decoded: Decoded) -> None:
-        """Append an episode."""
+        """Append an episode; of one frame there is none."""
+        if len(part.frames) < 2:
+            return
         from minari.data_collector.episode_buffer import EpisodeBuffer
 
         position = decoded.track.position.cpu().numpy()

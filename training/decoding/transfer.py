@@ -97,6 +97,8 @@ def run(config: TransferConfig) -> int:
 def decode_first_shot(decoder: Decoder, path: Path) -> Actions:
     """The actions of a video's first shot, as far as it fits into memory; DataError: no two frames can be read."""
     for part, decoded, errors in decoder(path):
+        if len(part.frames) < 2:
+            continue
         if not errors.known.mean() > 0.5:
             raise DataError(
                 f"{path}: the world {decoder.world.name} does not know {1 - errors.known.mean():.0%} of its frames, so "
