@@ -111,7 +111,9 @@ def write_parquet(path: Path, rows: Sequence[Row]) -> Path:
     import pyarrow as pa
     from pyarrow import parquet
 
-    parquet.write_table(pa.table({name: [row[name] for row in rows] for name in COLUMNS}), path)
+    columns = {name: pa.array([row[name] for row in rows]) for name in COLUMNS}
+    columns = {name: c.cast(pa.float64()) if pa.types.is_null(c.type) else c for name, c in columns.items()}
+    parquet.write_table(pa.table(columns), path)
     return path
 
 
