@@ -28,9 +28,11 @@ def restart_in_utf8() -> None:
 
 
 bench = functools.partial(run, "glass_gym.tools.bench")
+decode = functools.partial(run, "glass_gym.training.decoding.command")
 demo = functools.partial(run, "glass_gym.tools.demo")
 evaluate = functools.partial(run, "glass_gym.training.evaluation.evaluate")
 export = functools.partial(run, "glass_gym.export.command")
 names = functools.partial(run, "glass_gym.tools.names")
 play = functools.partial(run, "glass_gym.play.play")
 train = functools.partial(run, "glass_gym.training.train")
+transfer = functools.partial(run, "glass_gym.training.decoding.transfer")

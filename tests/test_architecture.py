@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROOMS = {
     "glass_gym": "tensors model simulator worlds tasks env wrappers policy sb3 play export tools commands".split(),
-    "training": "core.options config core data footage gma windows poses lma world evaluation train".split(),
+    "training": "core.options config core data footage gma windows poses lma world decoding evaluation train".split(),
 }
 """The rooms of a package, lowest first: folders, or modules that are a level of their own."""
 TOP_LEVEL_FILES = {"glass_gym": 6, "training": 4}

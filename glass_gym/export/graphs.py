@@ -70,7 +70,7 @@ class Begin(Graph):
         memory = lma.start_state(layer)
         error = layer.new_zeros(1).expand(layer.shape[0])
         if isinstance(lma, PoseLMA):
-            error = lma.drawing_error(layer, position)
+            error = lma.placing_error(layer, position)
         return layer, *(m.clone() for m in memory), error.clone()
 
 

@@ -242,10 +242,14 @@ class LibraryLMA(PoseLMA):
         entry, heading = (x.unflatten(0, layers.shape[:2]) for x in self.observe(layers.flatten(0, 1)))
         return self.action(self.library.embed(entry), wrapped(heading.diff(dim=1)))
 
-    def drawing_error(self, layer: Tensor, position: Tensor) -> Tensor:
-        """As :meth:`PoseLMA.drawing_error`, of reduced windows; or how far an agent that turns is off the middle."""
+    def placing_error(self, layer: Tensor, position: Tensor) -> Tensor:
+        """As :meth:`PoseLMA.placing_error`; of an agent that turns, how far it is off the middle."""
         if self.config.heading:
             return off_centre(layer[:, 3]).square().sum(1)
+        return self.drawing_error(layer, position)
+
+    def drawing_error(self, layer: Tensor, position: Tensor) -> Tensor:
+        """As :meth:`PoseLMA.drawing_error`, of reduced windows."""
         return self._observe(layer)[3]
 
     def start_state(self, layer: Tensor) -> State:

@@ -19,6 +19,8 @@ from glass_gym.model.view import View
 
 SHIFT_UNIT = 4.0  # The RNN gets global actions in units of this many px of a layer; a typical step has size one.
 
+SHARPNESS = 3.0  # Factor on the quantiser's scores of the codes, before the softmax that gives q(code).
+
 State = tuple[Tensor, ...]  # The RNN's state.
 
 
@@ -90,6 +92,10 @@ class LMA(StagedModel):
     def quantise(self, z: Tensor) -> Quantised:
         """Quantise A's vectors (..., code_channels); the result has one flat leading axis."""
         return self.quantiser(z.flatten(0, -2))
+
+    def log_posterior(self, z: Tensor) -> Tensor:
+        """Log q(code | what A saw), (..., K), of A's vectors (..., code_channels)."""
+        return (SHARPNESS * self.quantiser.logits(z.flatten(0, -2)).float()).log_softmax(-1).unflatten(0, z.shape[:-1])
 
     def infer_codes(self, layers: Tensor, shifts: Tensor) -> Tensor:
         """A with its quantiser: layers (B, T + 1, 4, h, w), shifts (B, T, 2) px -> codes (B, T) int64."""

@@ -346,7 +346,11 @@ class PoseLMA(LMA):
         side = self.config.window
         for x, y in offsets:
             layer = wide[..., SEARCH_PX + y :, SEARCH_PX + x :][..., :side, :side].contiguous()
-            yield self.drawing_error(layer, position + self.view.scale * position.new_tensor([x, y]))
+            yield self.placing_error(layer, position + self.view.scale * position.new_tensor([x, y]))
+
+    def placing_error(self, layer: Tensor, position: Tensor) -> Tensor:
+        """How badly windows are placed, (B,): the best place has the least :meth:`drawing_error`."""
+        return self.drawing_error(layer, position)
 
     def drawing_error(self, layer: Tensor, position: Tensor) -> Tensor:
         """The sum of squared errors (B,) with which layers (B, 4, h, w) at positions (B, 2) px are redrawn."""

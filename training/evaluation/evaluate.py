@@ -23,14 +23,14 @@ from glass_gym.model.config import GlassConfig
 from glass_gym.model.glass import Glass, build_gma, build_lma
 from glass_gym.worlds.checkpoint import World, load_world, resolve
 
-from ..config import DataOptions, ReadConfig
+from ..config import DataOptions
 from ..core.command import run_command
 from ..core.options import Common, Count, Positional, Positive
 from ..core.progress import Bar, say
-from ..core.run import filled
 from ..core.trainer import read_state
 from ..data.sources import open_data
 from ..data.store import DataError, Store
+from ..decoding.footage import reading_of
 from ..gma.perceptual import load_features
 from .figures import FIGURES, draw_layers
 from .metrics.evaluation import Evaluation
@@ -66,10 +66,7 @@ def run(config: EvaluateConfig) -> int:
     """Measure, write and print; returns 0."""
     path = Path(config.checkpoint) if config.checkpoint.endswith(".pt") else resolve(config.checkpoint)
     world = load_state(path) if path.suffix == ".pt" else load_world(path)
-    used = path.parent / "config.json"
-    known = json.loads(used.read_text(encoding="utf-8"))["read"] if used.exists() else {}
-    read: ReadConfig = filled(config.read, known)  # as it was trained
-    store = open_data(config.data, dataclasses.replace(config, read=read))
+    store = open_data(config.data, dataclasses.replace(config, read=reading_of(config.read, world, path)))
     result = {
         "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "command": " ".join(sys.argv[1:]),

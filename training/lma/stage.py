@@ -19,7 +19,6 @@ from ..windows.windows import WindowSet, iter_batches
 from .clusters import informative_pose_clusters
 from .mirror import mirror_images
 
-SHARPNESS = 3.0  # Factor on the quantiser's scores of the codes, before the softmax that gives q(code).
 CLUSTERS_UNTIL = 0.3  # Share of the steps over which `cluster_weight` falls to zero.
 PRIOR_KL = 0.03  # Weight of the KL divergence of A's codes from the prior, nats: A should choose codes that are likely.
 PRIOR_KL_WARMUP = 0.3  # Share of the steps over which this weight grows from zero.
@@ -145,9 +144,8 @@ class LmaStage(Stage):
         indices = self.poses[batch["frames"]]  # (B, T + 1)
         poses = model.pose_codebook.embed(indices)
         batches, steps = batch["shifts"].shape[:2]
-        z = self.directions(poses, batch).flatten(0, 1)
-        log_q = (SHARPNESS * model.quantiser.logits(z).float()).log_softmax(-1)
-        q = log_q.exp().unflatten(0, (batches, steps))  # (B, T, K)
+        log_q = model.log_posterior(self.directions(poses, batch))  # (B, T, K)
+        q = log_q.exp()
         codes = model.quantiser.codebook
         true_shifts = self.shifts(batch) / self.model.shift_unit
         dropped = torch.rand(batches, generator=generator) < c.shift_dropout
@@ -169,12 +167,11 @@ class LmaStage(Stage):
         if c.action_only_weight:
             terms["action_only"] = c.action_only_weight * (q * self.action_only(codes, batch)).sum(-1).mean()
         if (weight := c.cluster_weight * (1 - iteration / max(1.0, CLUSTERS_UNTIL * self.iterations))) > 0:
-            terms["clusters"] = weight * F.nll_loss(log_q, self.clusters[indices[:, 1:]].flatten())
+            terms["clusters"] = weight * F.nll_loss(log_q.flatten(0, 1), self.clusters[indices[:, 1:]].flatten())
         if priors:
             log_p = torch.stack(priors, 1)
             terms["prior"] = -(q.detach() * log_p).sum(-1).mean()
             grown = min(1.0, iteration / max(1.0, PRIOR_KL_WARMUP * self.iterations))
-            log_q = log_q.unflatten(0, (batches, steps))
             terms["prior_kl"] = PRIOR_KL * grown * (q * (log_q - log_p.detach())).sum(-1).mean()
         return terms
 

@@ -28,6 +28,9 @@ LAGS = (1, 2, 3, 4, 6, 8)  # Distances, in frames, over which frames are matched
 SEARCH_PX = 8  # Largest offset, px, at which matches are searched around the masks' densest points.
 EXACTNESS = 20.0  # A match has weight exp(EXACTNESS * (quality - 1)); its quality is 1 if all pixels are equal.
 REFINED_BY = 8  # Number of frames of a video that determine how its positions are refined.
+CHANGE = 4.0
+"""Moving a window against the one before costs this many times the usual error of redrawing; a window that fits better
+by less is most often a sprite that turns, and was placed well."""
 LEASH = 0.001  # Weight of the pull toward the mask's densest point.
 
 
@@ -170,7 +173,7 @@ def refine_positions(lma: PoseLMA, frames: Tensor, track: Track, jitter: bool = 
         return position
     wide = replace(track, position=position).layers(lma.view, frames, MOST_PX)
     each = torch.stack(list(lma.drawing_errors(wide, position, NEAR)), 1)
-    path = cheapest_path(each, float(each.amin(1).median()))
+    path = cheapest_path(each, CHANGE * float(each.amin(1).median()))
     return position + lma.view.scale * position.new_tensor(NEAR)[path.to(position.device)]
 
 

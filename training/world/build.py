@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import shlex
 import sys
@@ -322,7 +323,10 @@ def build_world(model: Glass, store: Store, windows: WindowSet, provenance: dict
 def export_world(run: Run, model: Glass, store: Store, windows: WindowSet, minutes: dict[str, float]) -> World:
     """Build the world of a run, write it as world.safetensors, and print how to use it; `minutes` are by stage."""
     argv = without_folders(sys.argv[1:])
-    about = {"data": store.source, "minutes": minutes, "argv": argv, "torch": torch.__version__}
+    read = dataclasses.asdict(run.config.read)
+    about = {"data": store.source, "minutes": minutes, "argv": argv, "torch": torch.__version__, "read": read}
+    if store.rate:  # before frames are skipped
+        about["footage_fps"] = store.rate * ((read["skip"] or 0) + 1)
     codes = model.config.codes
     with Bar("exporting the world"):
         world = build_world(copy.deepcopy(model).cpu(), store, windows, about)

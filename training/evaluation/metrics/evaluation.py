@@ -18,6 +18,7 @@ from glass_gym.worlds.checkpoint import World
 from glass_gym.worlds.codes import play_code
 
 from ...data.store import Store, Video, frames_to_tensor
+from ...decoding.decode import grid_of_world
 from ...gma.perceptual import VggFeatures
 from .held_out import HORIZON, Clips, analyse
 from .probe import Play, SimulatorProbe, random_play
@@ -63,9 +64,8 @@ class Evaluation:
 
     @functools.cached_property
     def _analysed(self) -> tuple[dict[str, Any], Clips]:
-        known = self.world.statistics.get("grid")
-        grid = (float(known[0]), float(known[1])) if known else None
-        return analyse(self.model, self.store, self.videos, codes=len(self.world.start_frames) > 0, grid=grid)
+        trained = len(self.world.start_frames) > 0
+        return analyse(self.model, self.store, self.videos, codes=trained, grid=grid_of_world(self.world))
 
     @property
     def gma(self) -> dict[str, Any]:

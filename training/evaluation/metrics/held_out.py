@@ -18,6 +18,7 @@ from glass_gym.tools.time_left import TimeLeft
 from ...core.progress import each, say
 from ...data.sources import source_of
 from ...data.store import Store, Video, frames_to_tensor
+from ...decoding.decode import decode
 from ...windows.tracking import Track, track
 from .errors import centroids, iou, shift_errors, soft_iou
 
@@ -74,21 +75,22 @@ def analyse(
             say(f"held-out videos: about {told[1]:.0f} minutes more on this machine")
         span = slice(video.start, video.start + video.length)
         frames = frames_to_tensor(store.frames[span])
-        tracked = track(model, frames, refine=codes, grid=grid)
+        decoded = decode(model, frames, grid) if codes else None
+        tracked = track(model, frames) if decoded is None else decoded.track
         truth = store.masks(span.start, span.stop) if store.has_masks else None
         background = _analyse_gma(model, store, video, frames, tracked, truth, found)
         if not clips:
             continue
         moves = tracked.position.diff(dim=0)
-        layers = tracked.layers(model.lma.view, frames)
+        layers = tracked.layers(model.lma.view, frames) if decoded is None else decoded.layers
         of_frames = {"layers": layers, "positions": tracked.position}
         if truth is not None:
             mask = torch.from_numpy(truth)[:, None].float()
             white = torch.ones_like(mask).expand(-1, 3, -1, -1)
             of_frames["true_masks"] = model.lma.view.cut(white, mask, tracked.position)[:, 3:]
-        if codes:
+        if decoded is not None:
             source = source_of(store)
-            found["codes"].append(model.lma.infer_codes(layers[None], moves[None])[0].numpy())
+            found["codes"].append(decoded.codes.numpy())
             found["code_shifts"].append(moves.numpy())
             if (labels := source.local_actions(store, video)) is not None:
                 found["code_labels"].append(labels)

@@ -1,0 +1,209 @@
+"""Read the actions off videos: glass-decode VIDEO... --world runs/mine/world.safetensors --out decoded
+
+A video may be any of the scene that the world was trained on. For every frame the world finds the agent and its mask,
+its move in px and the nearest action, and its local action with a probability. Frames that the world does not know,
+because the agent or the background differ from what it can draw, are marked and told.
+
+OUT gets decoded.csv and decoded.parquet (the columns are in docs/decoding.md), time_line.png, transitions.png, map.png,
+and for each video an annotated film and its masks. --minari adds a data set for imitation and offline learning.
+
+examples:
+  glass-decode match.mp4 --world tennis --out decoded
+  glass-decode videos/*.mp4 --world runs/mine/world.safetensors --out decoded --minari --task reach --target 80 60
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from annotated_types import MinLen
+
+from glass_gym.play.recorder import Mp4Writer
+from glass_gym.tensors.device import pick_device, pick_precision
+from glass_gym.worlds.checkpoint import World, load_world, resolve
+
+from ..config import ReadConfig
+from ..core.command import run_command
+from ..core.options import Common, Positional
+from ..core.progress import Bar, say, warn
+from ..data.store import DataError, frames_to_tensor
+from ..data.videos import find_videos, frames_read
+from .decode import KNOWN, Decoded, Errors, Reference, decode, grid_of_world
+from .footage import Part, open_footage, parts_of, reading_of
+from .pictures import Film, draw_map, draw_time_line, draw_transitions
+from .tables import MinariWriter, Rewards, Row, rows_of, write_csv, write_parquet
+
+FPS = 15.0  # Of films, where the video's rate is not known.
+UNKNOWN = 0.05  # From this share of a video's frames on, it is told that the world does not know them.
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeConfig:
+    """Read the actions off videos."""
+
+    videos: Positional[Annotated[tuple[Path, ...], MinLen(1)]]  # files, or folders of videos or of numbered pictures
+    world: Common[str]  # bundled name or .safetensors file
+    out: Common[Path]  # folder for what is written
+    films: Common[bool] = True  # write annotated films and masks
+    minari: Common[bool] = False  # write a Minari data set, too (extra `decode`)
+    task: Common[str | None] = None  # with --minari: rewards of this task; default: 0
+    target: Common[tuple[float, float] | None] = None  # x and y px, the task's target; default: random ones
+    device: str = "auto"  # auto, cpu, cuda or cuda:i
+    read: ReadConfig = field(default_factory=ReadConfig)  # how videos are read; default: as the world's were
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    return run_command(DecodeConfig, run, "glass-decode", __doc__ or "", argv)
+
+
+class Decoder:
+    """Decodes videos with a world.
+
+    Args:
+        world: trained.
+        read: how videos are read (:func:`reading_of`).
+        device: see :func:`glass_gym.tensors.device.pick_device`.
+    """
+
+    def __init__(self, world: World, read: ReadConfig, device: str = "auto"):
+        self.world = world
+        self.read = read
+        self.device = pick_device(device)
+        world.model.to(self.device).eval().requires_grad_(False)
+        self._half = pick_precision("auto", self.device) == torch.bfloat16
+        with self._autocast():
+            self._reference = Reference(world)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._half)
+
+    def __call__(self, path: Path) -> Iterator[tuple[Part, Decoded, Errors]]:
+        """Decode a video, part by part."""
+        reader, read = open_footage(path, self.world, self.read)
+        with Bar(path.name, frames_read(reader, read.fps) / ((read.skip or 0) + 1), "frame") as bar:
+            for part in parts_of(reader, self.world, read):
+                images = frames_to_tensor(part.frames).to(self.device)
+                with torch.inference_mode(), self._autocast():
+                    decoded = decode(self.world.model, images, grid_of_world(self.world))
+                    errors = self._reference.errors(images, decoded)
+                yield part, decoded, errors
+                bar.update(len(part.frames) - part.continued)
+        for note in reader.notes:
+            warn(f"{path.name}: {note}")
+
+
+def run(config: DecodeConfig) -> int:
+    """Decode, write and print; returns 0."""
+    if (config.task or config.target) and not config.minari:
+        raise ValueError("--task and --target are of --minari; add it, or leave them out")
+    world = load_world(config.world)
+    rewards = Rewards(config.task or "reach", world, config.target) if config.task or config.target else None
+    paths = [path for given in config.videos for *_, path in find_videos(given).videos]
+    names = unique_names(paths)
+    out = config.out
+    out.mkdir(parents=True, exist_ok=True)
+    minari = MinariWriter(out / "minari", world, rewards) if config.minari else None
+    decoder = Decoder(world, reading_of(config.read, world, resolve(config.world)), config.device)
+    rows: list[Row] = []
+    for name, path in zip(names, paths, strict=True):
+        with contextlib.ExitStack() as stack:
+            add = _films(out, name, path, decoder, stack) if config.films else None
+            found = decode_video(decoder, name, path, add, minari)
+        rows += found
+        _tell_unknown(path, found)
+    if not any(row["code"] is not None for row in rows):
+        raise DataError(f"{paths[0]}: no two frames in a row could be read; give a video of at least two frames")
+    codes = world.code_names
+    written = [
+        write_csv(out / "decoded.csv", rows),
+        draw_time_line(out / "time_line.png", rows, codes),
+        draw_transitions(out / "transitions.png", rows, codes),
+        draw_map(out / "map.png", rows, world),
+    ]
+    if find_spec("pyarrow"):
+        written.insert(1, write_parquet(out / "decoded.parquet", rows))
+    else:
+        warn("decoded.parquet is left out; pip install 'glass-gym[decode]' writes it")
+    steps = sum(row["code"] is not None for row in rows)
+    say(f"{len(paths)} video{'s' * (len(paths) != 1)}, {len(rows)} frames, {steps} actions")
+    films = "; NAME-decoded.mp4 and NAME-masks.mp4 for each video" if config.films else ""
+    say(f"written to {out}: {', '.join(path.name for path in written)}{films}")
+    if minari:
+        say(f"  MINARI_DATASETS_PATH={(out / 'minari').resolve()} python -c \"import minari; "
+            f"print(minari.load_dataset('{minari.NAME}'))\"")  # fmt: skip
+    say(f"play them from another picture: glass-transfer PICTURE --actions {written[0]} --world {config.world}")
+    return 0
+
+
+Add = Callable[[Part, Decoded, list[Row]], Any]  # Takes a part, what was read off it, and its rows.
+
+
+def decode_video(
+    decoder: Decoder, name: str, path: Path, add: Add | None = None, minari: MinariWriter | None = None
+) -> list[Row]:
+    """The rows of a video; its parts are handed to `add` and `minari`."""
+    rows: list[Row] = []
+    shot = 0
+    for part, decoded, errors in decoder(path):
+        some = rows_of(name, shot, part, decoded, errors, decoder.world)
+        rows += some
+        if add:
+            add(part, decoded, some)
+        if minari:
+            minari.add(part, decoded)
+        shot += not part.continued
+    return rows
+
+
+def unique_names(paths: list[Path]) -> list[str]:
+    """A name for each video: its file's, without the suffix where that is enough; numbered where it is not."""
+    stems = [path.stem for path in paths]
+    names = [path.name if stems.count(path.stem) > 1 else path.stem for path in paths]
+    return [f"{name}-{n}" if names.count(name) > 1 else name for n, name in enumerate(names)]
+
+
+def _films(out: Path, name: str, path: Path, decoder: Decoder, stack: contextlib.ExitStack) -> Add:
+    """Open the film and the masks of a video; the result appends to both."""
+    reader, read = open_footage(path, decoder.world, decoder.read)
+    rate = min(reader.rate or FPS, read.fps or reader.rate or FPS) / ((read.skip or 0) + 1)
+    film = Film(out / f"{name}-decoded.mp4", decoder.world, rate)
+    masks = Mp4Writer(out / f"{name}-masks.mp4", rate, "gray", qp="0")  # lossless
+    stack.callback(film.close)
+    stack.callback(masks.close)
+
+    def add(part: Part, decoded: Decoded, rows: list[Row]) -> None:
+        film.add(part, decoded, rows)
+        for mask, _ in zip(decoded.track.masks, rows, strict=False):
+            grey = (mask[0].float() * 255).round().byte().cpu().numpy()
+            masks.append_data(np.repeat(grey[..., None], 3, 2))
+
+    return add
+
+
+def _tell_unknown(path: Path, rows: list[Row]) -> None:
+    """Say how much of a video the world does not know, and why."""
+    share = {
+        "the agent is not found in": np.mean([not row["present"] for row in rows] or [1]),
+        "it is drawn wrongly in": np.mean([row["present"] and row["agent_error"] > KNOWN for row in rows] or [0]),
+        "the background is another in": np.mean([row["scene_error"] > KNOWN for row in rows] or [0]),
+    }
+    unknown = np.mean([not row["known"] for row in rows] or [1])
+    if unknown >= UNKNOWN:
+        why = "; ".join(f"{words} {part:.0%}" for words, part in share.items() if part >= 0.01)
+        warn(f"{path}: this world does not know {unknown:.0%} of the frames ({why}). Their actions mean little "
+             "(column `known`); use a world that was trained on this scene")  # fmt: skip
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    sys.exit(main())
