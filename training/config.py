@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le, MinLen
+from annotated_types import Gt, Le, MinLen
 
 from .core.options import Common, Count, Minutes, Pixels, Positional, Positive, Rate, Share, Weight
 
@@ -28,10 +28,6 @@ class ReadConfig:
     """frames between two of one clip, which make other clips; default: chosen by the survey, from the agent's speed"""
     cuts: bool = True
     """split videos at cuts, and drop shots of fewer than 8 frames"""
-    strict: bool = False
-    """stop at a file that cannot be read whole, instead of saying so and going on with the others"""
-    pixel_aspect: Annotated[float, Ge(0.1), Le(10)] | None = None
-    """displayed width of a pixel over its height; default: the files'"""
 
 
 @dataclass(frozen=True)
