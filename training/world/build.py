@@ -263,31 +263,25 @@ def whole_agents(model: Glass, store: Store, video: Video, rng: np.random.Genera
     return [start for *_, start in sorted(found, key=lambda row: row[:2])]
 
 
-def build_world(
-    model: Glass, store: Store, windows: WindowSet, code_names: Sequence[str] = (), provenance: dict | None = None
-) -> World:
+def build_world(model: Glass, store: Store, windows: WindowSet, provenance: dict | None = None) -> World:
     """Build a world from a trained model: leave out useless codes, and measure what a world needs on the data.
 
     Args:
         model: the trained model.
         store: the videos; start frames come from them.
         windows: the windows of the training videos.
-        code_names: names of the codes that are kept; default: neutral, code 1, ...
         provenance: how the weights were made, as plain values.
 
     Raises:
-        ValueError: the number of names differs from the number of codes, or there is no start frame.
+        ValueError: there is no start frame.
     """
     model.eval()
     with Bar("local actions"):
         found = code_statistics(model, windows)
-        total = model.config.codes
-        model = with_codes(model, order_codes(found, total, twin_codes(model, windows, found)))
+        model = with_codes(model, order_codes(found, model.config.codes, twin_codes(model, windows, found)))
     statistics = found.quantised(model)  # quantised again: some codes are gone
     codes = model.config.codes
-    names = tuple(code_names) or tuple(f"code {k}" if k else "neutral" for k in range(codes))
-    if len(names) != codes:
-        raise ValueError(f"{len(names)} code names for the {codes} codes that the data uses (of {total}): {names}")
+    names = tuple(f"code {k}" if k else "neutral" for k in range(codes))
     count = min(START_FRAMES, max(16, START_BYTES // store.frames[0].nbytes))
     frames, backgrounds = start_frames(model, store, count)
     step = windows.step()
@@ -320,7 +314,7 @@ def export_world(run: Run, model: Glass, store: Store, windows: WindowSet, minut
     about = {"data": store.source, "minutes": minutes, "argv": argv, "torch": torch.__version__}
     codes = model.config.codes
     with Bar("exporting the world"):
-        world = build_world(copy.deepcopy(model).cpu(), store, windows, run.config.code_names, about)
+        world = build_world(copy.deepcopy(model).cpu(), store, windows, about)
         path = save_world(run.out / "world.safetensors", world)
     print(f"world: {path} ({path.stat().st_size / 1e6:.1f} MB)", flush=True)
     left_out = codes - world.config.codes
