@@ -39,7 +39,9 @@ class Row:
     """One experiment: what differs from the first row."""
 
     what: str
-    gma: dict[str, Any] = field(default_factory=dict)  # options of GmaConfig
+    weights: dict[str, float] = field(default_factory=dict)  # of losses
+    schedule: dict[str, Any] = field(default_factory=dict)  # attributes of the stage
+    batch: int = 8
     architecture: str = "pose"
     paper_parts: tuple[str, ...] = ()  # parts of the paper's GMA that replace the architecture's own
 
@@ -55,14 +57,17 @@ ROWS = {
     "gma-regressor": Row(
         "P_f, P_b as regressors (Fig. 9) instead of correlation", paper_parts=("shift_foreground", "shift_background")
     ),
-    "gma-vgg": Row("with L_VGG", {"perceptual": 0.01}),
+    "gma-vgg": Row("with L_VGG", {"vgg": 0.01}),
     "gma-paper": Row(
         "the paper's GMA, with its loss weights, learning rate and batch size",
-        {"rec_j": 1.0, "size": 0.1, "binary_ramp": 0, "rate": 4e-4, "batch": 4},
+        {"rec_j": 1.0, "size": 0.1},
+        {"binary_ramp": 0, "rate": 4e-4},
+        batch=4,
         architecture="paper",
     ),
 }
-BASE = {"theta": 0.06, "perceptual": 0.0, "idle": 0.0}  # Options of every row, unless it has its own.
+BASE = {"vgg": 0.0, "idle": 0.0}  # Weights of every row, unless it has its own.
+THETA = 0.06
 COLUMNS = {
     "mIoU": "segmentation/miou",
     "bg error px": "background_shift/mean",
@@ -103,7 +108,7 @@ def run(config: AblationConfig) -> int:
     files = {name: config.out / "rows" / f"{name}.json" for name in ROWS}
     status = 0
     for name in tqdm([n for n in config.rows if not files[n].exists()], desc="rows", unit="row"):
-        if ROWS[name].gma.get("perceptual") and config.vgg is None:
+        if ROWS[name].weights.get("vgg") and config.vgg is None:
             print(f"{name}: skipped, it needs --vgg", file=sys.stderr)
             continue
         try:
@@ -130,7 +135,7 @@ def train_and_measure(
     """A row of ROWS: how it was trained, and its figures; Interrupted: stopped or out of time, with its state saved."""
     row = ROWS[name]
     torch.manual_seed(config.loop.seed)
-    options = GmaConfig(iterations=config.iterations, **(BASE | row.gma))
+    options = GmaConfig(iterations=config.iterations, batch=row.batch, theta=THETA)
     sizes = preset(row.architecture, store.height, store.width, window=64, agent_radius=24, codes=6)
     gma = build_gma(sizes, **{part: GMA_PARTS["paper"][part] for part in row.paper_parts})
     trainer = Trainer(gma, config.out / name / "gma.pt", config.loop)
@@ -138,8 +143,10 @@ def train_and_measure(
         trainer.load()
     allowed = minutes_left + sum(trainer.minutes.values())
     trainer.config = dataclasses.replace(config.loop, max_minutes=allowed)
-    features = load_features(config.vgg, trainer.device) if options.perceptual else None
+    features = load_features(config.vgg, trainer.device) if row.weights.get("vgg") else None
     stage = GmaStage(gma, store, options, features)
+    stage.weights |= BASE | row.weights
+    vars(stage).update(row.schedule)
     Reporter(config.out / name, (stage.name,)).run(trainer, stage)
     average = trainer.average.cpu().eval()
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):  # the paper's: 13 s a video in float32

@@ -29,10 +29,11 @@ from training.core.trainer import read_state
 from training.data.store import StoreWriter
 
 WORLD = (
-    "--window 16 --agent-radius 5 --codes 2 --poses 4 --gma.theta 0.04 --gma.iterations 30 --gma.batch 2 "
-    "--gma.moving-pixels 3 --pose.iterations 40 --pose.batch 4 --lma.iterations 40 --lma.batch 4 --lma.steps 4 "
-    "--loop.device cpu --loop.save-minutes 0 --no-report"
+    "--window 16 --codes 2 --poses 4 --gma.theta 0.04 --gma.iterations 30 --gma.batch 2 "
+    "--pose.iterations 40 --pose.batch 4 --lma.iterations 40 --lma.batch 4 --loop.device cpu --no-report"
 ).split()
+TRAIN = "import sys; from training import train; from training.core import trainer; "
+TRAIN += "trainer.SAVE_MINUTES = 0; sys.exit(train.main())"
 POLICY = (
     "--algo ppo --env Glass-v0 -n 1024 --n-envs 8 --eval-freq 256 --eval-episodes 4 --n-eval-envs 4 "
     "--final-episodes 8 --save-minutes 0 --no-progress -params n_steps:16 batch_size:32 n_epochs:1 --env-kwargs "
@@ -55,7 +56,7 @@ class WorldTraining:
 
     def command(self, out: Path) -> list[str]:
         """To start."""
-        return ["training.train", str(self.store), "--out", str(out), *WORLD]
+        return ["-c", TRAIN, str(self.store), "--out", str(out), *WORLD]
 
     def saved(self, out: Path) -> tuple | None:
         """How far it is by what was saved; None: nothing was."""
@@ -80,7 +81,7 @@ class PolicyTraining:
 
     def command(self, out: Path) -> list[str]:
         """To start."""
-        return ["agents.train", "-f", str(out), *POLICY, f"checkpoint:{self.world}"]
+        return ["-m", "agents.train", "-f", str(out), *POLICY, f"checkpoint:{self.world}"]
 
     def saved(self, out: Path) -> tuple | None:
         """How many steps were saved; None: there is nothing that --resume could take up."""
@@ -101,7 +102,7 @@ def start(command: list[str], log: Path) -> subprocess.Popen:
     """A process of its own group, so that all of it can be killed."""
     with log.open("a", encoding="utf-8") as file:
         return subprocess.Popen(
-            [sys.executable, "-m", *command], stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            [sys.executable, *command], stdout=file, stderr=subprocess.STDOUT, start_new_session=True
         )
 
 

@@ -122,10 +122,10 @@ def test_a_source_from_outside_is_trained_on_by_its_name(outside, tmp_path, monk
 
     monkeypatch.setattr(sources, "SOURCES", dict(sources.SOURCES))
     sources.register_source(outside.Blinker())  # the one line
-    gma = ["--gma.iterations", "2", "--gma.batch", "2", "--gma.moving-pixels", "3", "--loop.device", "cpu"]
+    gma = ["--gma.iterations", "2", "--gma.batch", "2", "--loop.device", "cpu"]
     lma = ["--poses", "4", "--pose.iterations", "4", "--pose.batch", "2", "--lma.iterations", "2", "--lma.batch", "2"]
     out = ["--cache", str(tmp_path / "data"), "--out", str(tmp_path / "run")]
-    assert main(["blinker", *out, *gma, *lma, "--lma.steps", "4", "--no-report"]) == 0
+    assert main(["blinker", *out, *gma, *lma, "--no-report"]) == 0
     config = load_world(tmp_path / "run" / "world.safetensors").config
     assert (config.window, config.agent_radius) == (16, 5)  # the source's own
     assert json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))["gma"]["theta"] == 0.04

@@ -33,7 +33,7 @@ PARTS = {
     "settle": "refine_position",
     "settled": "refine_position",
     "slim": "distil",
-    "taught": "distil_share",
+    "taught": "PoseTeacher",
     "token": "pose, or pose index",
     "tokens": "pose, or pose indices",
     "vocabulary": "pose codebook",

@@ -1,4 +1,7 @@
-"""All options of training. `None` means: chosen from the footage. A run's config.json holds the values in use."""
+"""All options of training. `None` means: chosen from the footage. A run's config.json holds the values in use.
+
+What nobody has to change is a constant beside the code that uses it. Experiments replace it from outside.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le, MinLen
+from annotated_types import Gt, Le, MinLen
 
-from .core.options import Common, Count, Minutes, Pixels, Positional, Positive, Rate, Share, Weight
+from .core.options import Common, Count, Minutes, Pixels, Positional, Positive, Weight
 
 CODES = 9  # K, the default; a source may have another (Tennis: 8, training/data/sources.py)
 
@@ -28,10 +31,6 @@ class ReadConfig:
     """frames between two of one clip, which make other clips; default: chosen by the survey, from the agent's speed"""
     cuts: bool = True
     """split videos at cuts, and drop shots of fewer than 8 frames"""
-    strict: bool = False
-    """stop at a file that cannot be read whole, instead of saying so and going on with the others"""
-    pixel_aspect: Annotated[float, Ge(0.1), Le(10)] | None = None
-    """displayed width of a pixel over its height; default: the files'"""
 
 
 @dataclass(frozen=True)
@@ -58,32 +57,10 @@ class GmaConfig:
     """optimiser steps; 0 skips the stage. Default: 2000; after a survey 1200 if the camera moves, else 600"""
     batch: Positive = 8
     """pairs of frames per step"""
-    rate: Rate = 1e-3
-    """peak learning rate: 50 steps of warm-up, then a cosine down to 5 %; so in all stages"""
     theta: Annotated[float, Gt(0), Le(1)] | None = None
     """largest share of the frame that the mask covers without cost (L_SIZE); default: chosen by the survey"""
-    moving_pixels: Count = 30
-    """a pair of frames counts as moving if more pixels than this change; few others are used"""
-    binary_ramp: Count = 400
-    """steps over which the weights of L_BIN and of idle mask grow from zero, so that the mask can form first"""
-    pseudo_label_weight: Weight = 0.3
-    """initial weight of the loss between M's mask and the survey's silhouettes"""
-    pseudo_label_steps: Count = 300
-    """steps over which that weight falls to zero"""
-    rec_f: Weight = 1.0
-    """weight of L_RECF"""
-    rec_b: Weight = 2.0
-    """weight of L_RECB"""
-    rec_j: Weight = 4.0
-    """weight of L_RECJ; four times the paper's, so that the mask forms in half of the steps"""
-    binary: Weight = 0.5
-    """weight of L_BIN"""
-    idle: Weight = 0.5
-    """weight of idle mask: mask where the inpainted background equals the frame (ours)"""
-    size: Weight = 1.0
-    """weight of L_SIZE"""
-    perceptual: Weight = 0.01
-    """weight of L_VGG; used only with --vgg"""
+    without: tuple[Literal["rec_f", "rec_b", "rec_j", "binary", "idle", "size", "pseudo_label", "vgg"], ...] = ()
+    """losses to leave out: L_RECF, L_RECB, L_RECJ, L_BIN, idle mask, L_SIZE, the survey's silhouettes, L_VGG"""
 
 
 @dataclass(frozen=True)
@@ -102,12 +79,6 @@ class PoseConfig:
     """optimiser steps; 0 skips the stage. Default: half the number of frames, at least 1200, at most 3000"""
     batch: Positive | None = None
     """pairs of windows per step; default: 32, fewer if windows are larger than 64 px"""
-    rate: Rate = 1e-3
-    """peak learning rate"""
-    continuous: Share = 0.4
-    """share of the steps with unquantised, noisy pose vectors; then k-means initialises the codebook"""
-    distil_share: Share = 0.2
-    """share of the steps, after k-means, in which Q learns poses without identity, if the codebook encodes it"""
 
 
 @dataclass(frozen=True)
@@ -118,22 +89,11 @@ class LmaConfig:
     """optimiser steps; 0: stop after GMA. Default: 0.3 per frame, from 800 to the larger of 1500 and 0.05 per frame"""
     batch: Positive = 32
     """clips per step"""
-    steps: Positive = 16
-    """T, steps per clip"""
-    rate: Rate = 2e-3
-    """peak learning rate"""
-    shift_dropout: Share = 0.1
-    """share of the clips in which the RNN gets zero shifts, so that codes have to explain the motion of limbs"""
     action_only_weight: Weight = 0.3
     """weight of predicting the next pose from the code alone, so that a code means the same in every state"""
-    cluster_weight: Weight = 1.0
-    """initial weight of A predicting the cluster of the next pose; it falls to zero over 30 % of the steps. Not used
-    with stored windows"""
     context_free_weight: Weight = 0.2
-    """weight of these clusters being compact over all contexts, so that a code means the same in every context"""
-    mirror: bool = True
-    """a code alone may predict a pose or its mirror image, so that it means the same whichever way the agent faces;
-    always so with stored windows"""
+    """weight of the clusters that codes start from being compact over all contexts, so that a code means the same in
+    every context; not used with stored windows"""
 
 
 @dataclass(frozen=True)
@@ -144,20 +104,14 @@ class PaperConfig:
     """optimiser steps; 0: stop after GMA"""
     frames: Positive = 128
     """frames drawn per step: a batch has frames / T clips"""
-    rate: Rate = 1e-3
-    """peak learning rate"""
     continuous: Count = 700
     """first steps, with unquantised, noisy code vectors; then k-means initialises the codebook; the paper: 0"""
     horizons: Annotated[tuple[Positive, ...], MinLen(1)] = (2, 4, 8, 15)
     """lengths T of free-running clips: each for an equal share of the steps after `continuous`, which uses the first"""
     teacher_forced: Positive = 1
     """T_f: number of first steps of a clip that start from the real foreground; 1 is free running; the paper: 5"""
-    teacher_steps: Count = 25_000
-    """optimiser steps over which T_f falls to 1"""
     cycle: Weight = 0.0
     """weight of L_CYC; the paper: 0.2"""
-    commitment: Weight = 0.05
-    """weight of L_VQ's commitment term; the paper: 0.25"""
 
 
 @dataclass(frozen=True)
@@ -168,12 +122,8 @@ class LoopConfig:
     """random seed; batches follow from (seed, stage, step)"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:i"""
-    workers: Count | None = None
-    """worker processes that make batches; default: 2 on a GPU, else none"""
     bf16: bool | None = None
     """bfloat16 autocast for the networks; losses, FFTs and shifts stay in float32. Default: on where it is faster"""
-    save_minutes: Minutes = 3.0
-    """minutes between checkpoints"""
     max_minutes: Minutes = math.inf
     """stop after this time, in minutes; the state is saved, and --resume continues"""
 
@@ -202,16 +152,6 @@ class TrainConfig(DataOptions):
     default: up to 2048, and 96 MiB"""
     window: Common[Pixels | None] = None
     """side of the agent's window, px; default: measured after GMA (tennis 32, wsprites 64)"""
-    agent_radius: Pixels | None = None
-    """half size of the agent, px; default: measured after GMA (tennis 12, wsprites 24)"""
-    foreground_range: Pixels | None = None
-    """largest step of the agent that P_f can find, px; default: chosen by the survey"""
-    background_range: Pixels | None = None
-    """largest move of the camera that P_b can find, px; default: chosen by the survey"""
-    decoder_position: bool | None = None
-    """D gets the agent's position; default: on if the agent touches the frame's edge in more than half of the frames"""
-    background_plate: bool | None = None
-    """N copies the background plate; default: on if the camera stands still and all shots show one place"""
     drawing: Literal["painted", "stored", "turned"] | None = None
     """how the agent is drawn: painted by D, from stored windows of the footage, or from these with its heading taken
     out; default: measured"""
@@ -228,8 +168,6 @@ class TrainConfig(DataOptions):
     """measure the world at the end, and write report.html"""
     force: Common[bool] = False
     """train even if the survey finds no world that could be learned"""
-    window_frames: Positive | None = None
-    """about how many frames the stages after GMA use; default: 120,000, or 60,000 if windows are larger than 48 px"""
     vgg: Path | None = None
     """VGG16 weights (.safetensors) for the perceptual losses; default: none"""
     gma: GmaConfig = field(default_factory=GmaConfig)

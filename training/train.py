@@ -61,7 +61,6 @@ STAGES = ("gma", "refine", "matting", "pose", "lma")
 SIZES = ("codes", "poses", "window", "agent_radius", "foreground_range", "background_range", "decoder_position",
          "background_plate", "hole_margin", "gma_scale", "window_scale", "drawing")  # fmt: skip
 """Options and choices that determine the model's sizes."""
-GMA_SIZES = ("foreground_range", "background_range", "background_plate", "gma_scale")  # Those of GMA.
 PRIOR_CHANNELS = 64
 
 
@@ -191,7 +190,7 @@ def train_gma(run: Run, store: Store, survey: Survey | None, reporter: Reporter)
     copy = working_copy(run, store)
     torch.manual_seed(config.loop.seed)
     state = run.out / "gma.pt"
-    gma = build_gma(_known_sizes(run, state, GMA_SIZES) if config.resume else _sizes(run, store))
+    gma = build_gma(_known_sizes(run, state) if config.resume else _sizes(run, store))
     if survey and isinstance(gma.inpaint, PlateInpaintNet) and (plate := survey.common_plate()) is not None:
         picture = torch.from_numpy(plate).permute(2, 0, 1)
         gma.inpaint.set_plate(to_images(picture[:3]), picture[3:] / 255)
@@ -200,15 +199,16 @@ def train_gma(run: Run, store: Store, survey: Survey | None, reporter: Reporter)
     run.machine = trainer.machine
     run.save()
     features = load_features(config.vgg, trainer.device)
-    use_labels = survey is not None and len(survey.silhouettes) and config.gma.pseudo_label_weight
+    use_labels = survey is not None and len(survey.silhouettes) and "pseudo_label" not in config.gma.without
     labels = PseudoLabels.of_survey(survey) if survey is not None and use_labels else None
     pairs = sample_pairs(copy)
     stage = GmaStage(gma, copy, config.gma, features, labels, pairs)
+    stage.correct(run.values, ())  # as before an interruption
 
     def correct(stage: GmaStage, iteration: int, terms: dict[str, float]) -> None:
-        if labels is not None and iteration + 1 in PROBES and iteration + 1 < stage.iterations:
+        if iteration + 1 in PROBES and iteration + 1 < stage.iterations:
             with trainer.autocast():
-                found = correct_options(run, stage.config, trainer.average, copy, labels)
+                found = correct_options(run, stage, trainer.average)
             stage.correct(found, (trainer.model, trainer.average))
 
     reporter.run(trainer, stage, correct)
@@ -327,7 +327,7 @@ def _chosen_sizes(run: Run) -> dict[str, Any]:
     return {name: value for name, value in known.items() if value is not None}
 
 
-def _known_sizes(run: Run, state: Path, names: Sequence[str]) -> GlassConfig:
+def _known_sizes(run: Run, state: Path, names: Sequence[str] = ()) -> GlassConfig:
     """Sizes of a resumed model, overridden by options that were given, so that loading can report the difference."""
     known = GlassConfig.from_dict(read_state(state, torch.device("cpu"))["config"])
     given = {name: getattr(run.given, name, None) for name in ("architecture", *names)}
@@ -351,7 +351,7 @@ def _load(run: Run, trainer: Trainer) -> None:
             if name == "gma.pt" and "gma" not in taken:
                 raise TrainingError(f"{source}: {differs or 'its GMA is not finished'}; use the same options")
             trainer.finished = [stage for stage in taken if stage not in run.config.again]
-            if name == "gma.pt" and run.given.foreground_range is None:  # it may have been corrected there
+            if name == "gma.pt":  # P_f's range may have been corrected there
                 known = read_state(source, torch.device("cpu"))["config"]
                 for model in (trainer.model, trainer.average):
                     model.set_foreground_range(known["foreground_range"])

@@ -66,9 +66,9 @@ def test_a_row_that_needs_vgg_is_skipped_without_it(sprites, tmp_path, capsys):
 
 def test_rows_change_what_they_say():
     assert len(ROWS) == 10
-    changed = {name: row.gma for name, row in ROWS.items()}
+    changed = {name: row.weights | row.schedule for name, row in ROWS.items()}
     assert changed["gma-base"] == {} and changed["gma-no-recb"] == {"rec_b": 0.0}
-    assert changed["gma-paper"] == {"rec_j": 1.0, "size": 0.1, "binary_ramp": 0, "rate": 4e-4, "batch": 4}
+    assert changed["gma-paper"] == {"rec_j": 1.0, "size": 0.1, "binary_ramp": 0, "rate": 4e-4}
     kinds = {"gma-base": CorrelationShift, "gma-regressor": RegressorShift, "gma-paper": RegressorShift}
     for name, kind in kinds.items():
         row = ROWS[name]

@@ -27,7 +27,7 @@ out, data, config = sys.argv[1:]
 torch.manual_seed(0)
 model = build_gma(GlassConfig.from_dict(json.loads(config)))
 trainer = Trainer(model, out + "/gma.pt", LoopConfig(device="cpu", bf16=False))
-stage = GmaStage(model, Store(data), GmaConfig(iterations=4, batch=2, theta=0.04, moving_pixels=3))
+stage = GmaStage(model, Store(data), GmaConfig(iterations=4, batch=2, theta=0.04))
 seen = []
 def watch(stage, iteration, terms):
     seen.append(terms["rec_b"])
@@ -60,8 +60,8 @@ def test_two_processes_keep_one_model_and_see_different_batches(tiny_config, blo
 
 
 def test_the_command_trains_under_accelerate_launch(block_store, tmp_path):
-    arguments = ["--window", "16", "--agent-radius", "5", "--codes", "3", "--poses", "4", "--gma.iterations", "2",
-                 "--gma.batch", "2", "--gma.moving-pixels", "3", "--pose.iterations", "2", "--pose.batch", "4",
+    arguments = ["--window", "16", "--codes", "3", "--poses", "4", "--gma.iterations", "2",
+                 "--gma.batch", "2", "--pose.iterations", "2", "--pose.batch", "4",
                  "--lma.iterations", "2", "--lma.batch", "4", "--no-report"]  # fmt: skip
     launch([
         "accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1", "--cpu", "--mixed_precision", "no",

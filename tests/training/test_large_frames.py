@@ -209,18 +209,7 @@ def test_the_command_makes_a_world_of_the_footages_own_size(footage, tmp_path, c
     monkeypatch.setattr("training.world.build.START_FRAMES", 2)
     sizes = ["--poses", "4", "--codes", "2", "--loop.device", "cpu"]
     gma = ["--gma.iterations", "6", "--gma.batch", "2", "--refine.iterations", "1"]
-    lma = [
-        "--pose.iterations",
-        "3",
-        "--pose.batch",
-        "2",
-        "--lma.iterations",
-        "3",
-        "--lma.batch",
-        "4",
-        "--lma.steps",
-        "4",
-    ]
+    lma = ["--pose.iterations", "3", "--pose.batch", "2", "--lma.iterations", "3", "--lma.batch", "4"]
     command = [str(footage), "--out", str(tmp_path / "run"), "--cache", str(tmp_path / "cache"), "--no-report"]
     assert main([*command, *sizes, *gma, *lma, "--read.skip", "0"]) == 0
     world = load_world(tmp_path / "run" / "world.safetensors")

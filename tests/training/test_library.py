@@ -127,7 +127,7 @@ def test_the_stage_learns_poses_and_turns():
     lma = build_lma(library_config(drawing="turned"))
     headings = headings_of(windows)
     fill_library(lma, windows, headings)
-    stage = LibraryStage(lma, windows, LmaConfig(iterations=60, batch=8, steps=8), None, headings)
+    stage = LibraryStage(lma, windows, LmaConfig(iterations=60, batch=8), None, headings)
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     stage.prepare(0, generator)
     optimiser = torch.optim.Adam((p for part in lma.modules_of("lma") for p in part.parameters()), 3e-3)

@@ -10,6 +10,7 @@ from tests.training.bars import PerfectMask
 from training.config import LoopConfig, PaperConfig
 from training.core.trainer import Trainer
 from training.data.store import Store
+from training.lma import paper_stage
 from training.lma.paper_stage import PaperStage
 from training.windows.windows import track_windows
 from training.world.build import build_world
@@ -32,10 +33,12 @@ def windows(model, block_store):
 
 
 def test_it_learns_and_a_world_comes_out(model, windows, block_store, tmp_path):
-    config = PaperConfig(iterations=40, frames=8, continuous=10, horizons=(2, 4), rate=4e-3)
+    config = PaperConfig(iterations=40, frames=8, continuous=10, horizons=(2, 4))
     trainer = Trainer(model.lma, tmp_path / "lma.pt", LOOP)
     seen = []
-    trainer.run(PaperStage(trainer.model, windows, config), lambda s, i, terms: seen.append(terms["rec_u"]))
+    stage = PaperStage(trainer.model, windows, config)
+    stage.rate = 4e-3
+    trainer.run(stage, lambda s, i, terms: seen.append(terms["rec_u"]))
     assert np.mean(seen[-5:]) < 0.7 * np.mean(seen[:3])
     world = build_world(Glass(model.gma, trainer.average), Store(block_store), windows)
     assert len(world.start_frames) >= 32 and "code 0" not in world.code_names and 1 <= world.step[0] <= 3
@@ -53,13 +56,14 @@ def test_the_codebook_starts_from_k_means_only_where_a_continuous_phase_ends(
     assert torch.equal(before, model.lma.quantiser.codebook) != starts
 
 
-def test_it_trains_with_the_published_quantiser_and_teacher_forcing(block_store, tmp_path):
+def test_it_trains_with_the_published_quantiser_and_teacher_forcing(block_store, tmp_path, monkeypatch):
     torch.manual_seed(0)
     model = build_glass(GlassConfig.paper(32, 48, codes=3, mask_channels=8))
     store = Store(block_store)
     windows = track_windows(model.eval(), store, [v for v in store.videos if v.split == "train"][:2])
     assert windows.whole and windows.layers.shape[1:] == (4, 32, 48)
-    config = PaperConfig(iterations=3, frames=4, continuous=1, horizons=(4,), teacher_forced=3, teacher_steps=4)
+    config = PaperConfig(iterations=3, frames=4, continuous=1, horizons=(4,), teacher_forced=3)
+    monkeypatch.setattr(paper_stage, "TEACHER_STEPS", 4)
     stage = PaperStage(model.lma, windows, config)
     assert stage.teacher(0, 1, 4).tolist() == [[True, True, True, False]]
     assert stage.teacher(2, 1, 4).tolist() == [[True, True, False, False]] and stage.teacher(4, 1, 4) is None

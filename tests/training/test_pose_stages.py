@@ -29,6 +29,12 @@ from training.world.build import CodeStatistics, order_codes, twin_codes, with_c
 LOOP = LoopConfig(device="cpu", bf16=False)
 
 
+def fast(stage):
+    """A stage with three times its learning rate."""
+    stage.rate *= 3
+    return stage
+
+
 @pytest.fixture(scope="module")
 def trained(tiny_config, tmp_path_factory):
     """A model of bars that stand and lie in turns, trained for a few seconds, and its windows."""
@@ -37,8 +43,8 @@ def trained(tiny_config, tmp_path_factory):
     gma, lma = build_gma(config), build_lma(config)
     trainer = Trainer(lma, tmp_path_factory.mktemp("pose") / "lma.pt", LOOP)
     data = bar_windows(videos=4, length=12)
-    trainer.run(PoseStage(lma, data, PoseConfig(iterations=300, batch=16, rate=3e-3)))
-    trainer.run(LmaStage(lma, data, LmaConfig(iterations=150, batch=8, steps=6)))
+    trainer.run(fast(PoseStage(lma, data, PoseConfig(iterations=300, batch=16))))
+    trainer.run(LmaStage(lma, data, LmaConfig(iterations=150, batch=8)))
     return Glass(gma, trainer.average).eval(), data
 
 
@@ -46,7 +52,7 @@ def trained_poses(config, data, folder, iterations, batch):
     """An LMA after a short pose stage."""
     torch.manual_seed(0)
     trainer = Trainer(build_lma(config), folder / "lma.pt", LOOP)
-    trainer.run(PoseStage(trainer.model, data, PoseConfig(iterations=iterations, batch=batch, rate=3e-3)))
+    trainer.run(fast(PoseStage(trainer.model, data, PoseConfig(iterations=iterations, batch=batch))))
     return trainer.average.eval()
 
 
@@ -134,7 +140,8 @@ def test_the_clips_of_one_file_show_one_character(tiny_config):
 
 @pytest.mark.parametrize("distils", [False, True])
 def test_an_interrupted_pose_stage_goes_on_to_the_same_weights(tiny_config, tmp_path, monkeypatch, distils):
-    config = PoseConfig(iterations=8, batch=4, distil_share=0.5)
+    config = PoseConfig(iterations=8, batch=4)
+    monkeypatch.setattr(pose_stage, "DISTIL_SHARE", 0.5)
     data = bar_windows()
     if distils:  # as if there were several characters; from step 3 to 6
         monkeypatch.setattr(pose_stage, "make_pose_teacher", lambda model, *_: PoseTeacher(model))

@@ -170,10 +170,10 @@ def test_labels_are_kept(store, tmp_path):
 
 def test_the_refine_stage_teaches_m_what_is_sure(store, tiny_model):
     labels = make_pseudo_labels(BodyOnly(), store)
-    gma = GmaConfig(batch=2, theta=0.001, moving_pixels=3, rate=1e-3)
+    gma = GmaConfig(batch=2, theta=0.001)
     model = tiny_model.gma
     stage = RefineStage(model, store, gma, 4, labels)
-    assert stage.name == "refine" and stage.options == "gma" and stage.iterations == 4 and stage.config.rate == 5e-4
+    assert stage.name == "refine" and stage.iterations == 4 and stage.rate == 5e-4
     assert 0.02 < stage.config.theta < 0.05  # what the agent covers: 160 to 172 of 6,144 px
     assert stage.modules == model.modules_of("gma")
     batch = stage.sampler.batch(np.random.default_rng(0), 0)
@@ -207,7 +207,7 @@ def test_labels_are_made_once_however_often_the_refine_stage_is_interrupted(bloc
     monkeypatch.setattr(choices, "survey_store", lambda *_: first)
     monkeypatch.setattr(pseudo_labels, "make_pseudo_labels", make)
     command = [
-        str(block_store), "--window", "16", "--agent-radius", "5", "--gma.theta", "0.04", "--gma.iterations", "2",
+        str(block_store), "--window", "16", "--gma.theta", "0.04", "--gma.iterations", "2",
         "--gma.batch", "2", "--refine.iterations", "3", "--lma.iterations", "0", "--loop.device", "cpu",
     ]  # fmt: skip
     parted = [*command, "--out", str(tmp_path / "parted"), "--loop.max-minutes", "0"]

@@ -244,7 +244,7 @@ def test_the_aspect_of_pixels_reaches_the_store(tmp_path):
     root.mkdir()
     for name in "abc":
         videos.write(root / f"{name}.mp4", range(20), aspect=Fraction(2), options=FAST)
-    packed(root, tmp_path / "store", pixel_aspect=None)
+    packed(root, tmp_path / "store")
     assert Store(tmp_path / "store").pixel_aspect == pytest.approx(2)
 
 
@@ -429,7 +429,7 @@ def test_damaged_pictures_are_left_out_and_counted(tmp_path, name, damaged):
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-def test_damaged_frames_are_told_by_pack_and_are_errors_if_strict(tmp_path, name):
+def test_damaged_frames_are_told_by_pack(tmp_path, name):
     root = tmp_path / "set"
     root.mkdir()
     for other in ("good.mp4", name):
@@ -441,8 +441,6 @@ def test_damaged_frames_are_told_by_pack_and_are_errors_if_strict(tmp_path, name
     assert any(name in line for line in lines) and not any("good" in line for line in lines)
     pieces = [indices for video, indices in found.items() if video != "good"]
     assert all(indices == list(range(indices[0], indices[-1] + 1)) for indices in pieces)  # no jump inside a clip
-    with pytest.raises(DataError, match=re.escape(name)):
-        packed(root, tmp_path / "strict", strict=True)
 
 
 LACKING: dict[str, dict] = {
@@ -584,8 +582,6 @@ def test_a_bad_file_takes_no_good_ones_along(tmp_path, kind):
     assert found["a"] == found["c"] == list(range(40)) and not any("bad" in name for name in found)
     assert len([line for line in lines if "bad.mp4" in line]) == 1
     assert not any(re.search(r"\b[ac]\.mp4", line) for line in lines)
-    with pytest.raises(DataError, match=r"bad\.mp4"):
-        packed(root, tmp_path / "strict", strict=True)
 
 
 def test_nothing_but_bad_files_is_an_error(tmp_path):
@@ -779,8 +775,6 @@ def test_a_broken_picture_is_named_and_its_neighbours_are_read(tmp_path):
     found, lines = packed(tmp_path / "root", tmp_path / "store")
     assert sorted(found.values()) == [list(range(11)), list(range(12, 24))]
     assert len(lines) == 1 and "11.png" in lines[0]
-    with pytest.raises(DataError, match=r"11\.png"):
-        packed(tmp_path / "root", tmp_path / "strict", strict=True)
 
 
 @pytest.mark.parametrize("bits", [8, 12, 16])

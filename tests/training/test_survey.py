@@ -1,4 +1,3 @@
-import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -18,6 +17,7 @@ from training.footage.registration import camera_moves
 from training.footage.survey import survey
 from training.gma.corrections import correct_options
 from training.gma.pseudo_labels import PseudoLabels
+from training.gma.stage import GmaStage
 
 
 def background(seed=0, height=64, width=96):
@@ -301,7 +301,7 @@ def test_ranges_follow_the_agents_steps(run):
     store = SimpleNamespace(height=96, width=160, kind="videos", videos=[], scale=1)
     chosen = run()
     _choose_for_gma(chosen, seen, store, None)
-    assert chosen.config.foreground_range >= 24
+    assert chosen.values["foreground_range"] >= 24
     assert 0.8 * seen.area < chosen.config.gma.theta < 1.5 * seen.area
     assert set(chosen.why) >= {"gma.theta", "foreground_range", "background_range"}
 
@@ -357,19 +357,20 @@ def test_a_wrong_choice_is_corrected_by_what_gma_says(block_store, run, capsys):
     everywhere = nothing + 0.1
     still, fast = torch.zeros(1, 2), torch.tensor([[7.5, 0.0]])
     config = GmaConfig(theta=0.04)
-    lost = run()
-    found = correct_options(lost, config, _GmaOf(nothing, still, 8), store, labels)
-    assert found == {"gma.pseudo_label_steps": 600} == lost.values and lost.config.gma.pseudo_label_steps == 600
+    lost, gma = run(), _GmaOf(nothing, still, 8)
+    stage = GmaStage(gma, store, config, labels=labels)
+    found = correct_options(lost, stage, gma)
+    assert found == {"gma.pseudo_label_steps": 600} == lost.values
     assert "gma.pseudo_label_steps = 600: corrected" in capsys.readouterr().out
-    again = dataclasses.replace(config, pseudo_label_steps=600)
-    found = correct_options(lost, again, _GmaOf(nothing, still, 8), store, labels)
-    assert found == {"gma.pseudo_label_steps": 900}
-    wrong = run()
-    found = correct_options(wrong, config, _GmaOf(everywhere, fast, 8), store, labels)
+    stage.correct(lost.values, ())  # as a resumed run does
+    assert correct_options(lost, stage, gma) == {"gma.pseudo_label_steps": 900}
+    wrong, gma = run(), _GmaOf(everywhere, fast, 8)
+    stage = GmaStage(gma, store, config, labels=labels)
+    found = correct_options(wrong, stage, gma)
     assert found == {"gma.theta": pytest.approx(0.06), "foreground_range": 16}
     assert wrong.values == found and "corrected" in capsys.readouterr().out
-    given = run(gma=config, foreground_range=8)
-    found = correct_options(given, config, _GmaOf(everywhere, fast, 8), store, labels)
+    given = run(gma=config)
+    found = correct_options(given, stage, _GmaOf(everywhere, still, 8))
     assert found == {"gma.pseudo_label_steps": 600} == given.values
 
 
@@ -383,7 +384,7 @@ def test_a_range_that_is_too_small_is_widened_while_gma_trains(block_store, tmp_
     monkeypatch.setattr(losses, "size", lambda mask, theta: thetas.append(theta) or size(mask, theta))
     command = [str(block_store), "--out", str(tmp_path), "--gma.iterations", "4", "--lma.iterations", "0"]
     command += ["--refine.iterations", "0"]
-    assert train.main([*command, "--loop.device", "cpu", "--gma.batch", "2", "--gma.moving-pixels", "3"]) == 0
+    assert train.main([*command, "--loop.device", "cpu", "--gma.batch", "2"]) == 0
     state = torch.load(tmp_path / "gma.pt", weights_only=True)
     assert json.loads(state["config"])["foreground_range"] == 14
     assert thetas[:2] != [0.3, 0.3] and thetas[2:] == [0.3, 0.3]

@@ -20,11 +20,12 @@ from training.core.run import Run, RunError, read_choices
 from training.core.trainer import read_state
 from training.data.store import StoreWriter
 from training.train import TrainConfig, main
+from training.windows import windows
 from training.windows.windows import WindowSet
 
-SIZES = ["--window", "16", "--agent-radius", "5", "--poses", "4", "--codes", "2", "--loop.device", "cpu"]
-GMA = ["--gma.theta", "0.04", "--gma.iterations", "2", "--gma.batch", "2", "--gma.moving-pixels", "3"]
-LMA = ["--pose.iterations", "3", "--pose.batch", "4", "--lma.iterations", "3", "--lma.batch", "4", "--lma.steps", "4"]
+SIZES = ["--window", "16", "--poses", "4", "--codes", "2", "--loop.device", "cpu"]
+GMA = ["--gma.theta", "0.04", "--gma.iterations", "2", "--gma.batch", "2"]
+LMA = ["--pose.iterations", "3", "--pose.batch", "4", "--lma.iterations", "3", "--lma.batch", "4"]
 PAINTED = ["--drawing", "painted"]
 QUICK = [*SIZES, *GMA, *LMA, *PAINTED, "--no-report"]
 
@@ -107,16 +108,17 @@ def test_the_papers_architecture_makes_a_world(clips, tmp_path, monkeypatch):
 
     small = {"mask_channels": 8, "feature_channels": 16, "decoder_channels": 16, "bilinear_channels": 16}
     monkeypatch.setitem(PRESETS, "paper", functools.partial(GlassConfig.paper, **small))
+    monkeypatch.setattr(windows, "MOST_FRAMES", 80)
     path = tmp_path / "run" / "world.safetensors"
     command = [
-        str(clips), "--architecture", "paper", "--out", str(path.parent), "--window", "16", "--agent-radius", "5",
-        "--codes", "2", "--gma.iterations", "1", "--gma.batch", "1", "--gma.moving-pixels", "3",
-        "--window-frames", "40", "--paper.iterations", "2", "--paper.frames", "2", "--paper.horizons", "2",
-        "--paper.continuous", "0", "--loop.device", "cpu", "--no-report",
+        str(clips), "--architecture", "paper", "--out", str(path.parent), "--window", "16", "--codes", "2",
+        "--gma.iterations", "1", "--gma.batch", "1", "--paper.iterations", "2", "--paper.frames", "2",
+        "--paper.horizons", "2", "--paper.continuous", "0", "--loop.device", "cpu", "--no-report",
     ]  # fmt: skip
     assert main(command) == 0
     used = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
-    assert used["refine"]["iterations"] == 0 and used["window_frames"] == 40
+    assert used["refine"]["iterations"] == 0
+    assert read_choices(path.parent / "choices.json")[0]["window_frames"] == 40
     envs = gym.make_vec("Glass-v0", num_envs=3, checkpoint=str(path))
     frames, _ = envs.reset(seed=0)
     for _ in range(3):
@@ -135,8 +137,7 @@ def test_options_are_frozen():
             setattr(part, name, 1)
 
 
-MAY_BE_NONE = {"agent", "sheets", "background", "init", "vgg", "read.crop", "read.size", "read.fps", "read.skip",
-               "read.pixel_aspect"}  # fmt: skip
+MAY_BE_NONE = {"agent", "sheets", "background", "init", "vgg", "read.crop", "read.size", "read.fps", "read.skip"}
 """Options that a run on a clip store does not use."""
 
 
@@ -152,10 +153,12 @@ def test_config_json_holds_the_options_as_they_were_used(finished):
     assert set(nulls(used)) <= MAY_BE_NONE
     assert used["codes"] == 2 and used["gma"]["theta"] == 0.04 and used["pose"]["batch"] == 4
     config = state_of(finished, "lma")["config"]
-    for name in ("codes", "poses", "window", "agent_radius", "foreground_range", "background_range",
-                 "decoder_position", "background_plate"):  # fmt: skip
-        assert used[name] == config[name], name
-    assert used["loop"]["device"] == "cpu" and used["loop"]["workers"] == 0 and used["loop"]["bf16"] in (True, False)
+    chosen = read_choices(finished / "choices.json")[0]
+    for name in ("codes", "poses", "window"):
+        assert used[name] == chosen[name] == config[name], name
+    for name in ("agent_radius", "foreground_range", "background_range", "decoder_position", "background_plate"):
+        assert chosen[name] == config[name] and name not in used, name
+    assert used["loop"]["device"] == "cpu" and used["loop"]["bf16"] in (True, False)
 
 
 def test_a_source_with_values_of_its_own_leaves_no_null_either(clips, tmp_path):
@@ -166,9 +169,10 @@ def test_a_source_with_values_of_its_own_leaves_no_null_either(clips, tmp_path):
     command = [str(store), "--out", str(tmp_path / "run"), "--gma.iterations", "0", "--lma.iterations", "0"]
     assert main([*command, "--loop.device", "cpu"]) == 0
     used = json.loads((tmp_path / "run/config.json").read_text(encoding="utf-8"))
-    chosen = {name: used[name] for name in ("codes", "poses", "window", "agent_radius", "foreground_range")}
-    assert chosen == {"codes": 8, "poses": 256, "window": 32, "agent_radius": 12, "foreground_range": 12}
-    assert used["gma"]["theta"] == 0.007 and used["refine"]["iterations"] == 0 and used["decoder_position"] is False
+    chosen = read_choices(tmp_path / "run/choices.json")[0]
+    expected = {"codes": 8, "poses": 256, "window": 32, "agent_radius": 12, "foreground_range": 12}
+    assert chosen == chosen | expected | {"decoder_position": False}
+    assert used["gma"]["theta"] == 0.007 and used["refine"]["iterations"] == 0
 
 
 def test_choices_json_says_what_was_suggested_instead_of_an_option(finished):
@@ -211,8 +215,8 @@ def test_help_shows_what_people_change_and_help_all_the_rest(capsys):
     assert "glass-train --help-all" in text and {"--out", "--codes", "--resume", "--init"} <= few
     assert len(few) <= 13
     text, every = shown("--help-all")
-    assert few < every and len(every) <= 80
-    assert {"--gma.theta", "--read.strict", "--pose.distil-share", "--paper.cycle"} <= every
+    assert few < every and len(every) <= 52
+    assert {"--gma.theta", "--gma.without", "--read.skip", "--paper.cycle"} <= every
 
 
 # --- interrupted, resumed ---
@@ -238,7 +242,7 @@ def test_resume_goes_on_with_lma(copied, clips, capsys):
 
 @pytest.mark.parametrize(
     ("option", "message"),
-    [(["--codes", "3"], r"lma\.pt: .*'codes': '2, not 3'"), (["--foreground-range", "9"], r"gma\.pt: .*, not 9'"),
+    [(["--codes", "3"], r"lma\.pt: .*'codes': '2, not 3'"), (["--poses", "5"], r"lma\.pt: .*'poses': '4, not 5'"),
      (["--architecture", "paper"], r"gma\.pt: .*'pose, not paper'")],
 )  # fmt: skip
 def test_other_sizes_cannot_be_resumed(copied, clips, capsys, option, message):
@@ -258,7 +262,7 @@ def test_an_interruption_between_the_stages_is_no_error(clips, tmp_path, capsys,
 
 def test_a_gma_that_is_trained_alone_leaves_room_for_the_prior(clips, tmp_path, capsys):
     quick = ["--gma.iterations", "1", "--gma.batch", "1", "--lma.iterations", "0", "--loop.device", "cpu"]
-    assert main([str(clips), "--out", str(tmp_path), "--window", "16", "--agent-radius", "5", *quick]) == 0
+    assert main([str(clips), "--out", str(tmp_path), "--window", "16", *quick]) == 0
     assert "GMA is done; LMA was skipped" in capsys.readouterr().out and not (tmp_path / "lma.pt").exists()
     assert state_of(tmp_path, "gma")["config"]["prior_channels"] > 0
 

@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import threading
+import typing
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from training.config import GmaConfig, LoopConfig
 from training.core import trainer as trainer_module
 from training.core.trainer import Interrupted, Trainer, TrainingError, schedule
 from training.data.store import Store
-from training.gma.stage import GmaStage
+from training.gma.stage import WEIGHTS, GmaStage
 
 LOOP = LoopConfig(device="cpu", bf16=False)
 
@@ -26,7 +27,7 @@ def gma(tiny_config, block_store):
     def make(out, iterations=8, **loop):
         torch.manual_seed(0)
         model = build_gma(tiny_config)
-        config = GmaConfig(iterations=iterations, batch=2, theta=0.04, moving_pixels=3)
+        config = GmaConfig(iterations=iterations, batch=2, theta=0.04)
         trainer = Trainer(model, out / "gma.pt", LoopConfig(**({"device": "cpu", "bf16": False} | loop)))
         return trainer, GmaStage(model, Store(block_store), config)
 
@@ -83,7 +84,7 @@ def test_weights_that_no_world_can_hold_are_not_saved(gma, tmp_path):
     for bad in (2e7, math.nan, math.inf):
         with torch.no_grad():
             next(trainer.model.parameters()).fill_(bad)
-        with pytest.raises(TrainingError, match=r"has grown to .*last good checkpoint: .*gma\.pt.*--gma\.rate"):
+        with pytest.raises(TrainingError, match=r"has grown to .*last good checkpoint: .*gma\.pt.*--loop\.seed"):
             trainer.save("gma", 4, None)
     assert trainer.state_file.read_bytes() == before
 
@@ -122,13 +123,25 @@ def test_a_finished_or_empty_stage_is_skipped_and_its_weights_stay(gma, tmp_path
         assert not trainer.state_file.exists()
 
 
+def test_losses_that_are_left_out_have_no_weight(gma, tmp_path):
+    _, stage = gma(tmp_path)
+    names = typing.get_args(typing.get_args(typing.get_type_hints(GmaConfig)["without"])[0])
+    assert set(names) == set(WEIGHTS) - {"plate"}
+    config = GmaConfig(batch=2, theta=0.04, without=("rec_b", "idle"))
+    fewer = GmaStage(stage.model, stage.sampler.store, config)
+    batch = stage.sampler.batch(np.random.default_rng(0), 0)
+    every, some = (s.losses(batch, 200, torch.Generator().manual_seed(0)) for s in (stage, fewer))
+    assert every["rec_b"] > 0 and every["idle"] > 0 and some["rec_b"] == some["idle"] == 0
+    assert all(torch.equal(some[name], every[name]) for name in ("rec_f", "rec_j", "binary", "size"))
+
+
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(gma, tmp_path):
     trainer, stage = gma(tmp_path)
     trainer.save("gma", 3, None)
     before = trainer.state_file.read_bytes()
     stage.losses = lambda batch, iteration, generator: {"rec_f": torch.tensor(math.nan, requires_grad=True)}
     with pytest.raises(
-        TrainingError, match=r"not finite at gma iteration 0.*last good checkpoint: .*gma\.pt.*--gma\.rate"
+        TrainingError, match=r"not finite at gma iteration 0.*last good checkpoint: .*gma\.pt.*--loop\.seed"
     ):
         trainer.run(stage)
     assert trainer.state_file.read_bytes() == before
@@ -171,7 +184,8 @@ def test_the_rate_warms_up_and_decays_to_five_percent():
 def test_batches_are_the_same_whoever_makes_them(gma, tmp_path):
     trainer, stage = gma(tmp_path / "a")
     alone = list(trainer._batches(stage, 2))
-    helped, stage = gma(tmp_path / "b", workers=2)
+    helped, stage = gma(tmp_path / "b")
+    helped.workers = 2
     for (seed, batch), (other_seed, other) in zip(alone, helped._batches(stage, 2), strict=True):
         assert seed == other_seed and torch.equal(batch["frames"], other["frames"])
         assert batch["frames"].dtype == torch.uint8

@@ -20,9 +20,7 @@ Common = Annotated[T, COMMON]  # An option that --help shows; --help-all shows t
 
 Count = Annotated[int, Ge(0), Le(10**9)]
 Positive = Annotated[int, Ge(1), Le(10**9)]
-Share = Annotated[float, Ge(0), Le(1)]
 Weight = Annotated[float, Ge(0), Le(1e6)]
-Rate = Annotated[float, Gt(0), Le(1)]
 Minutes = Annotated[float, Ge(0)]
 Pixels = Annotated[int, Ge(1), Le(4096)]
 

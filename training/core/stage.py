@@ -23,10 +23,9 @@ class Sampler(Protocol):
 
 
 class StageConfig(Protocol):
-    """The options that every stage has."""
+    """The option that every stage has."""
 
     iterations: Any
-    rate: float
 
 
 class Stage(ABC):
@@ -34,20 +33,17 @@ class Stage(ABC):
 
     Attributes:
         name: in files, options and messages.
+        rate: peak learning rate: 50 steps of warm-up, then a cosine down to 5 %.
         model: the model that is trained.
         config: the stage's options.
         sampler: makes its batches.
     """
 
     name: str
+    rate: float
     model: StagedModel
     config: StageConfig
     sampler: Sampler
-
-    @property
-    def options(self) -> str:
-        """Prefix of the stage's options, for messages."""
-        return self.name
 
     @property
     def iterations(self) -> int:

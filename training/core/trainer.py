@@ -28,7 +28,8 @@ from .stage import Batch, Sampler, Stage
 WEIGHT_DECAY = 1e-6
 CLIP = 1.0  # Gradients are clipped to this norm.
 EMA = 0.99  # Decay of the exponential moving average of the weights.
-SHEET_MINUTES = 4.0  # Minutes between sample sheets.
+SAVE_MINUTES, SHEET_MINUTES = 3.0, 4.0  # Minutes between checkpoints, and between sample sheets.
+WORKERS = 2  # Processes that make batches beside a GPU; batches do not depend on it.
 LARGEST_WEIGHT = 6e4  # Weights must be smaller: worlds are stored in float16, whose largest number is 65,504.
 
 
@@ -106,6 +107,7 @@ class Trainer:
     ):
         self.processes = processes or Distributed(config.device)
         self.device = pick_device(self.processes.device(config.device))
+        self.workers = WORKERS if self.device.type == "cuda" else 0
         self.model = model.to(self.device, memory_format=torch.channels_last)
         self._averaged = AveragedModel(self.model, multi_avg_fn=self._lerp, use_buffers=True)
         self.average.eval().requires_grad_(False)
@@ -128,13 +130,11 @@ class Trainer:
 
     @property
     def machine(self) -> dict[str, Any]:
-        """The options device, bf16 and workers, as resolved for this machine."""
-        bf16, workers = self.config.bf16, self.config.workers
+        """The options device and bf16, as resolved for this machine."""
+        bf16 = self.config.bf16
         if bf16 is None:
             bf16 = pick_precision("auto", self.device) == torch.bfloat16
-        if workers is None:
-            workers = 2 * (self.device.type == "cuda")
-        return {"device": str(self.device), "bf16": bf16, "workers": workers}
+        return {"device": str(self.device), "bf16": bf16}
 
     def load(self) -> None:
         """Load the state file; the next :meth:`run` continues from it.
@@ -185,9 +185,7 @@ class Trainer:
         self.finished = taken
         return taken, differs
 
-    def save(
-        self, stage: str, iteration: int, optimiser: torch.optim.Optimizer | None, owner=None, options: str = "gma"
-    ) -> None:
+    def save(self, stage: str, iteration: int, optimiser: torch.optim.Optimizer | None, owner=None) -> None:
         """Write the state: to a temporary file, which is then renamed. Only the main process writes.
 
         Args:
@@ -202,7 +200,7 @@ class Trainer:
         """
         if not self.processes.is_main:
             return
-        self._check_weights(owner.options if owner else options)
+        self._check_weights()
         state = {
             "version": FORMAT_VERSION,
             "config": json.dumps(self.model.config.to_dict()),
@@ -217,14 +215,14 @@ class Trainer:
         }
         write_atomically(self.state_file, lambda part: torch.save(state, part))
 
-    def _check_weights(self, options: str) -> None:
+    def _check_weights(self) -> None:
         """Raise a TrainingError if a weight is too large for a checkpoint."""
         for model in (self.model, self.average):
             for name, value in model.state_dict().items():
                 if value.is_floating_point() and value.numel() and not value.abs().max() < LARGEST_WEIGHT:
                     raise TrainingError(
                         f"{name} has grown to {float(value.abs().max()):.1g}: training has gone wrong. {self._kept()}. "
-                        f"Lower --{options}.rate, then --resume"
+                        "Take another --loop.seed, then --resume"
                     )
 
     def _kept(self) -> str:
@@ -254,7 +252,7 @@ class Trainer:
             chosen = any(module is m for m in modules)
             module.train(chosen).requires_grad_(chosen)
         parameters = [p for module in modules for p in module.parameters()]
-        optimiser = torch.optim.AdamW(parameters, lr=stage.config.rate, weight_decay=WEIGHT_DECAY, fused=True)
+        optimiser = torch.optim.AdamW(parameters, lr=stage.rate, weight_decay=WEIGHT_DECAY, fused=True)
         first = self._resumed(stage, optimiser)
         self._averaged.n_averaged.fill_(first)
         losses = self.processes.losses(stage)
@@ -270,7 +268,7 @@ class Trainer:
                 if self.processes.any(self._stop or out_of_time):
                     self.save(stage.name, iteration + 1, optimiser, stage)
                     raise Interrupted(f"stopped and saved: {self.state_file}")
-                if now - saved > self.config.save_minutes * 60:
+                if now - saved > SAVE_MINUTES * 60:
                     self.save(stage.name, iteration + 1, optimiser, stage)
                     saved = time.monotonic()
                 if now - sheeted > SHEET_MINUTES * 60:
@@ -278,7 +276,7 @@ class Trainer:
                     sheeted = time.monotonic()
         self.finished.append(stage.name)
         self.model.load_state_dict(self.average.state_dict())  # the next stage starts from the averaged weights
-        self.save(stage.name, stage.iterations, None, options=stage.options)
+        self.save(stage.name, stage.iterations, None)
 
     def _resumed(self, stage: Stage, optimiser: torch.optim.Optimizer) -> int:
         """The step to start with: where the loaded state stopped in this stage, or 0."""
@@ -299,7 +297,7 @@ class Trainer:
             Batches(stage.sampler, seed, stage.iterations),
             batch_size=None,
             sampler=range(first, stage.iterations),
-            num_workers=self.machine["workers"],
+            num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
             persistent_workers=False,
         )
@@ -317,7 +315,7 @@ class Trainer:
         generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed + (1 << 32))  # for dropout; seeded each step, so that a resumed run repeats it
         for group in optimiser.param_groups:
-            group["lr"] = stage.config.rate * schedule(iteration, stage.iterations)
+            group["lr"] = stage.rate * schedule(iteration, stage.iterations)
         stage.prepare(iteration, generator)
         batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
         with self.autocast():
@@ -327,7 +325,7 @@ class Trainer:
             values = {k: float(v.detach()) for k, v in terms.items()}
             raise TrainingError(
                 f"loss is not finite at {stage.name} iteration {iteration}: {values}; {self._kept()}. "
-                f"Lower --{stage.options}.rate or add --loop.bf16 False, then --resume"
+                "Take another --loop.seed or add --loop.bf16 False, then --resume"
             )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

@@ -83,7 +83,7 @@ class FileReader(VideoReader):
             if first is None:
                 self._lenient = True
                 first = self._first_frame()
-                self._lacks("the decoder finds errors in all pictures, which are read as they are")
+                self.notes.append("the decoder finds errors in all pictures, which are read as they are")
         except DataError:
             raise
         except Exception as error:  # PyAV's errors, and those of the operating system
@@ -121,7 +121,7 @@ class FileReader(VideoReader):
                     if not packet.is_discard:  # an edited file holds more than it shows
                         times[packet.stream_index].append(time)
         except Exception as error:  # what came before is read
-            self._lacks(f"the rest cannot be read ({words_of(error)})")
+            self.notes.append(f"the rest cannot be read ({words_of(error)})")
         stream = _main_stream(streams, {index: len(found) for index, found in times.items()})
         self._index = stream.index
         self._time_base = stream.time_base
@@ -181,7 +181,7 @@ class FileReader(VideoReader):
             told = (container.duration or 0) / 1e6
             there = ends - (container.start_time or 0) / 1e6
         if told and there < told - ROUNDED - 2 * step:
-            self._lacks(f"cut off: {there:.3g} of {told:.3g} seconds are there")
+            self.notes.append(f"cut off: {there:.3g} of {told:.3g} seconds are there")
 
     def _look_at_picture(self, first: VideoFrame) -> None:
         self._turn = orientation(first)
@@ -238,7 +238,7 @@ class FileReader(VideoReader):
             raise DataError(f"{self.path}: {why_unreadable(self.path, error)}") from None
         if lost:
             self.notes = [note for note in self.notes if DAMAGED not in note]
-            self._lacks(f"about {max(1, self.frames - count)} frames {DAMAGED}")
+            self.notes.append(f"about {max(1, self.frames - count)} frames {DAMAGED}")
 
     def _decoded(self, container: InputContainer, lost: list[str]) -> Iterator[tuple[VideoFrame, bool]]:
         """Decode the stream: yield frames, with whether they follow the one before; append to `lost` for each loss."""

@@ -51,7 +51,6 @@ class VideoReader(ABC):
         variable: whether the rate changes.
         seconds: its length; None if not known.
         notes: what is unusual about it, in words; reading adds frames that are lost.
-        whole: whether all of it can be read, as far as is known.
     """
 
     path: Path
@@ -63,12 +62,6 @@ class VideoReader(ABC):
     variable: bool = False
     seconds: float | None = None
     notes: list[str]
-    whole: bool = True
-
-    def _lacks(self, note: str) -> None:
-        """Note that not all of it can be read."""
-        self.notes.append(note)
-        self.whole = False
 
     @property
     def shape(self) -> float:

@@ -181,7 +181,7 @@ def open_videos(root: Path, config: ReadConfig, progress: Progress = lambda done
         progress: called with the number of files that were opened, and the total.
 
     Raises:
-        DataError: no video can be read; or, with `strict`, one cannot.
+        DataError: no video can be read.
     """
     found = find_videos(root)
     left_out = list(found.notes)
@@ -190,7 +190,7 @@ def open_videos(root: Path, config: ReadConfig, progress: Progress = lambda done
         try:
             opened.append((name, split, open_video(path)))
         except DataError as error:
-            if config.strict or len(found.videos) == 1:
+            if len(found.videos) == 1:
                 raise
             left_out.append(str(error))
         progress(done + 1, len(found.videos))
@@ -219,8 +219,6 @@ def open_videos(root: Path, config: ReadConfig, progress: Progress = lambda done
                     f"{reader.rate:.3g} frames a second are fewer than most have; --read.fps {reader.rate:.3g} takes it"
                 )
             left_out.append(f"{reader.path}: {why}")
-            if config.strict:
-                raise DataError(left_out[-1])
     height = int(_most(kept, lambda reader: reader.height, 0))
     first = next(reader for _, _, reader in kept if reader.height == height)
     if min(height, first.width) < 8:
@@ -244,7 +242,7 @@ def clips_of(reader: VideoReader, footage: Footage, config: ReadConfig) -> Itera
     Args:
         reader: the video.
         footage: that it belongs to; it is read at its rate.
-        config: crop, size, skipped frames; with `strict` a picture that cannot be read is an error, else a gap.
+        config: crop, size, skipped frames. A picture that cannot be read is a gap.
 
     Yields:
         for each shot: the number of frames that were read since the last one, and its clips (T, H, W, 3) uint8; short
@@ -277,8 +275,6 @@ def clips_of(reader: VideoReader, footage: Footage, config: ReadConfig) -> Itera
         try:
             pixels = _multiple_of_8(frame.pixels) if config.size is None else frame.pixels
         except DataError as error:
-            if config.strict:
-                raise
             broken.append(str(error))
             gap = True
             continue
@@ -288,7 +284,6 @@ def clips_of(reader: VideoReader, footage: Footage, config: ReadConfig) -> Itera
         limit = max(SHOT * lag, min(PIECE * lag, MEMORY // pixels.nbytes))
         piece.append(pixels)
     if broken:
-        reader.whole = False
         reader.notes.append(f"{len(broken)} pictures are left out, the first: {broken[0]}")
     if piece:
         yield from shots(True)
@@ -359,7 +354,7 @@ def pack(
         a line for each video that was left out, or could not be read whole.
 
     Raises:
-        DataError: nothing can be read; with `strict`, a video cannot be read whole.
+        DataError: nothing can be read.
     """
     footage = open_videos(root, config)
     lines = list(footage.left_out)
@@ -374,7 +369,7 @@ def pack(
             for read, clips in clips_of(reader, footage, config):
                 for phase, clip in enumerate(clips):
                     if writer is None:
-                        aspect = config.pixel_aspect or _aspect_at(footage, config, clip.shape[1:3])
+                        aspect = _aspect_at(footage, config, clip.shape[1:3])
                         rate = footage.rate and footage.rate / ((config.skip or 0) + 1)
                         scale = working_scale(*clip.shape[1:3])
                         writer = StoreWriter(
@@ -390,13 +385,9 @@ def pack(
                 done = min(done + read, total)
                 progress(done, total)
         except DataError as error:
-            if config.strict:
-                raise
             lines.append(str(error))
         if new := [note for note in reader.notes if note not in before]:
             lines.append(f"{reader.path}: {'; '.join(new)}")
-        if config.strict and not reader.whole:
-            raise DataError(f"{reader.path}: {'; '.join(reader.notes)}; without --read.strict the rest is read")
     if writer is None:
         why = f"; {lines[-1]}" if lines else ""
         raise DataError(f"{root}: no shot has {SHOT} frames; use longer shots, or --read.no-cuts{why}")

@@ -99,7 +99,7 @@ def observed(world: World, decoded: Decoded) -> tuple[Sequence[int | None], Sequ
 
 def write_csv(path: Path, rows: Sequence[Row]) -> Path:
     """Write rows; what is not known is empty."""
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
@@ -127,7 +127,7 @@ def read_actions(path: Path) -> tuple[np.ndarray, np.ndarray]:
         DataError: the file is missing, or no such table.
     """
     try:
-        with path.open(newline="") as file:
+        with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         first = [row for row in rows if (row["video"], row["shot"]) == (rows[0]["video"], rows[0]["shot"])]
         steps = [row for row in first if row["code"]]

@@ -152,7 +152,7 @@ def estimate(run: Run, store: Store, gma: GMA, amount: Amount, surveyed: bool = 
         bar.tell("GMA")
         trainer = Trainer(gma, Path(folder) / "gma.pt", config.loop, run.processes)
         copy = working_copy(run, store)
-        labels = _labels(copy, clip) if surveyed and config.gma.pseudo_label_weight else None
+        labels = _labels(copy, clip) if surveyed and "pseudo_label" not in config.gma.without else None
         features = load_features(config.vgg, trainer.device)
         step = _step(trainer, GmaStage(gma, copy, config.gma, features, labels))
         some = _frames(copy, clip)[:PROBED].to(trainer.device)

@@ -43,7 +43,7 @@ def choose_reading(run: Run) -> ReadConfig:
         the options of reading, complete.
 
     Raises:
-        DataError: no video can be read (with --read.strict: one cannot), or frames are too small.
+        DataError: no video can be read, or frames are too small.
         NoWorldError: no world can be learned from them (unless --force).
     """
     read = run.config.read

@@ -9,11 +9,10 @@ import torch
 
 from glass_gym.model.gma import GMA
 
-from ..config import GmaConfig
 from ..core.progress import each
 from ..core.run import Run
-from ..data.store import Store, frames_to_tensor
-from .pseudo_labels import PseudoLabels
+from ..data.store import frames_to_tensor
+from .stage import GmaStage
 
 PROBES = (200, 350, 500)  # Steps of GMA after which its options are checked.
 PROBED = 96  # Number of frame pairs in a check.
@@ -24,22 +23,23 @@ AT_LIMIT = 0.05  # P_f's range is doubled if more than this share of the moves a
 
 
 @torch.no_grad()
-def correct_options(run: Run, config: GmaConfig, gma: GMA, store: Store, labels: PseudoLabels) -> dict[str, Any]:
+def correct_options(run: Run, stage: GmaStage, gma: GMA) -> dict[str, Any]:
     """Compare a GMA under training with the survey's silhouettes, and correct options that were chosen wrongly.
 
     Options that the user gave stay. Each correction is printed.
 
     Args:
         run: options and choices; it gets the corrections.
-        config: the stage's options, with earlier corrections.
-        gma: the model under training.
-        store: the videos.
-        labels: the survey's silhouettes.
+        stage: with the survey's silhouettes as labels, and earlier corrections.
+        gma: the averaged model.
 
     Returns:
         new values of "gma.theta", "foreground_range" and "gma.pseudo_label_steps", as far as they change.
     """
-    theta = None if run.is_given("gma.theta") else config.theta
+    labels, store = stage.labels, stage.sampler.store
+    if labels is None:
+        return {}
+    theta = None if run.is_given("gma.theta") else stage.config.theta
     rng = np.random.default_rng(0)
     known = dict(zip(labels.frames.tolist(), labels.silhouettes, strict=True))
     ends = {v.start + v.length - 1 for v in store.videos}
@@ -70,9 +70,9 @@ def correct_options(run: Run, config: GmaConfig, gma: GMA, store: Store, labels:
     elif agreed < LOST:
         why = f"corrected: the IoU of M with the survey is {agreed:.2f}"
         name = "gma.pseudo_label_steps"
-        found[name] = run.choose(name, config.pseudo_label_steps + LONGER, why)
+        found[name] = run.choose(name, stage.pseudo_label_steps + LONGER, why)
     widest = min(store.height, store.width) // 2
-    if not run.is_given("foreground_range") and at_limit > AT_LIMIT and most < widest:
+    if at_limit > AT_LIMIT and most < widest:
         why = f"corrected: {at_limit:.0%} of the moves were at the limit of {most} px"
         found["foreground_range"] = run.choose("foreground_range", min(2 * most, widest), why)
     return found

@@ -41,7 +41,6 @@ class MattingConfig:
 
     iterations: int = 300
     batch: int = 8
-    rate: float = 2e-3
 
 
 class LabelledWindows:
@@ -71,7 +70,7 @@ class MattingStage(Stage):
     """
 
     name = "matting"
-    options = "gma"
+    rate = 2e-3
     model: GMA
 
     def __init__(self, model: GMA, windows: np.ndarray, config: MattingConfig):

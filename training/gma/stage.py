@@ -22,8 +22,20 @@ from ..footage.choices import LARGEST
 from .perceptual import VggFeatures
 from .pseudo_labels import PseudoLabels
 
-STILL_PAIRS = 0.05  # Share of the pairs without motion that are used.
-PLATE_WEIGHT = 2.0  # Of N's L1 error where the background plate is known.
+MOVING_PIXELS = 30  # A pair of frames counts as moving if more pixels than this change.
+STILL_PAIRS = 0.05  # Share of the other pairs that are used.
+WEIGHTS = {
+    "rec_f": 1.0,
+    "rec_b": 2.0,
+    "rec_j": 4.0,  # four times the paper's, so that the mask forms in half of the steps
+    "binary": 0.5,
+    "idle": 0.5,
+    "size": 1.0,
+    "pseudo_label": 0.3,  # at first: it falls to zero over `pseudo_label_steps`
+    "plate": 2.0,  # of N's L1 error where the background plate is known
+    "vgg": 0.01,
+}
+"""Weights of the losses."""
 HOLE_GROWTH = 2
 """N's holes exceed the mask by a random number of px up to this, so that N learns to fill what M misses."""
 
@@ -33,7 +45,7 @@ class PairSampler:
 
     Args:
         store: the videos.
-        config: batch size, the threshold of motion, and how long labels are used.
+        config: batch size.
         labels: pseudo-labels, or None.
 
     Raises:
@@ -55,13 +67,13 @@ class PairSampler:
             video = self.videos[rng.integers(len(self.videos))]
             start = video.start + rng.integers(video.length - 1)
             pair = self.store.frames[start : start + 2]
-            moving = (pair[0] != pair[1]).any(-1).sum() > self.config.moving_pixels
+            moving = (pair[0] != pair[1]).any(-1).sum() > MOVING_PIXELS
             if moving or rng.random() < STILL_PAIRS or attempt > self.config.batch * 40:
                 pairs.append(pair)
             if len(pairs) == self.config.batch:
                 break
         out = {"frames": torch.from_numpy(np.stack(pairs))}
-        if self.labels is not None and (iteration < self.config.pseudo_label_steps or len(self.labels.plates)):
+        if self.labels is not None:
             pick = rng.integers(len(self.labels.frames), size=self.config.batch)
             out["labelled"] = torch.from_numpy(np.asarray(self.store.frames[self.labels.frames[pick]]))
             out["silhouettes"] = self._unpacked(self.labels.silhouettes[pick])
@@ -81,13 +93,21 @@ class GmaStage(Stage):
     Args:
         model: the GMA to train.
         store: the videos.
-        config: loss weights and schedule.
+        config: batch size, steps, theta, and losses to leave out.
         features: VGG features for L_VGG, or None.
         labels: pseudo-labels, or None.
         pairs: (N, 2, 3, H, W) frames in [-1, 1] for sample sheets, or None.
+
+    Attributes:
+        weights: of the losses.
+        binary_ramp: steps over which the weights of L_BIN and of idle mask grow, so that the mask can form first.
+        pseudo_label_steps: steps over which the weight of the pseudo-labels falls to zero.
     """
 
     name = "gma"
+    rate = 1e-3
+    binary_ramp = 400
+    pseudo_label_steps = 300
 
     def __init__(
         self,
@@ -103,22 +123,23 @@ class GmaStage(Stage):
         self.features = features
         self.labels = labels
         self.pairs = pairs
+        self.weights: dict[str, float] = WEIGHTS | dict.fromkeys(config.without, 0.0)
         self.sampler = PairSampler(store, config, labels)
 
     def losses(self, batch: Batch, iteration: int, generator: torch.Generator) -> dict[str, Tensor]:
         """L_RECF, L_RECB, L_RECJ, L_BIN, L_SIZE, L_VGG (Sec. 3.1); ours: idle mask, pseudo-labels, N against plates."""
-        c = self.config
+        w = self.weights
         frames = to_images(batch["frames"].movedim(-1, -3))  # (B, 2, 3, H, W), channels last in memory
         motion = self.model.analyse_pairs(frames, int(torch.randint(HOLE_GROWTH + 1, (1,), generator=generator)))
         layer = frames[:, 1] * motion.masks[:, 1]
-        ramp = min(1.0, iteration / max(1, c.binary_ramp))
+        ramp = min(1.0, iteration / max(1, self.binary_ramp))
         terms = {
-            "rec_f": c.rec_f * losses.rec_f(motion.moved_layer[:, :3], layer),
-            "rec_b": c.rec_b * losses.rec_b(motion.moved_background, motion.backgrounds[:, 1]),
-            "rec_j": c.rec_j * losses.rec_j(motion.composed, frames[:, 1], frames[:, 0]),
-            "binary": c.binary * ramp * losses.binary(motion.masks),
-            "idle": c.idle * ramp * losses.idle(motion.masks, frames, motion.backgrounds),
-            "size": c.size * losses.size(motion.masks.flatten(0, 1), c.theta or 1.0),
+            "rec_f": w["rec_f"] * losses.rec_f(motion.moved_layer[:, :3], layer),
+            "rec_b": w["rec_b"] * losses.rec_b(motion.moved_background, motion.backgrounds[:, 1]),
+            "rec_j": w["rec_j"] * losses.rec_j(motion.composed, frames[:, 1], frames[:, 0]),
+            "binary": w["binary"] * ramp * losses.binary(motion.masks),
+            "idle": w["idle"] * ramp * losses.idle(motion.masks, frames, motion.backgrounds),
+            "size": w["size"] * losses.size(motion.masks.flatten(0, 1), self.config.theta or 1.0),
         }
         if "labelled" in batch:
             images = to_images(batch["labelled"].movedim(-1, -3))
@@ -128,16 +149,16 @@ class GmaStage(Stage):
                 terms["pseudo_label"] = weight * losses.dice(self.model.mask(images) * sure, seen)
             if self.labels is not None and len(self.labels.plates):
                 plates = batch["plates"].movedim(-1, -3)
-                terms["plate"] = PLATE_WEIGHT * self._plate_error(images, seen, plates, generator)
+                terms["plate"] = w["plate"] * self._plate_error(images, seen, plates, generator)
         if self.features is not None:
-            terms["vgg"] = c.perceptual * (
+            terms["vgg"] = w["vgg"] * (
                 losses.perceptual(self.features, motion.moved_layer[:, :3], layer)
                 + losses.perceptual(self.features, motion.moved_background, motion.backgrounds[:, 1])
             )
         return terms
 
     def _label_weight(self, iteration: int) -> float:
-        return self.config.pseudo_label_weight * max(0.0, 1 - iteration / max(1, self.config.pseudo_label_steps))
+        return self.weights["pseudo_label"] * max(0.0, 1 - iteration / max(1, self.pseudo_label_steps))
 
     def _plate_error(self, images: Tensor, seen: Tensor, plates: Tensor, generator: torch.Generator) -> Tensor:
         """L1 between N and plates (B, 4, H, W), in holes: silhouettes (B, 1, H, W) dilated by a random number of px."""
@@ -153,8 +174,8 @@ class GmaStage(Stage):
     def correct(self, found: dict[str, Any], models: Sequence[GMA]) -> None:
         """Apply corrected options (:func:`training.gma.corrections.correct_options`) to the stage, and to `models`: the
         trained model and its average."""
-        changes = {name.removeprefix("gma."): value for name, value in found.items() if name.startswith("gma.")}
-        self.config = self.sampler.config = dataclasses.replace(self.config, **changes)
+        self.config = dataclasses.replace(self.config, theta=found.get("gma.theta", self.config.theta))
+        self.pseudo_label_steps = found.get("gma.pseudo_label_steps", self.pseudo_label_steps)
         if "foreground_range" in found:
             for model in models:
                 model.set_foreground_range(found["foreground_range"])
@@ -173,7 +194,8 @@ class RefineStage(GmaStage):
     """
 
     name = "refine"
-    options = "gma"
+    rate = GmaStage.rate / 2
+    binary_ramp = 0
 
     def __init__(
         self,
@@ -187,8 +209,7 @@ class RefineStage(GmaStage):
     ):
         areas = np.unpackbits(labels.silhouettes, axis=1).mean(1)
         theta = min(1.0, max(config.theta or 0.0, LARGEST * float(np.quantile(areas, 0.95))))
-        schedule = {"iterations": iterations, "rate": config.rate / 2, "pseudo_label_steps": iterations}
-        config = dataclasses.replace(config, **schedule, binary_ramp=0, theta=theta)
+        config = dataclasses.replace(config, iterations=iterations, theta=theta)
         super().__init__(model, store, config, features, labels, pairs)
 
     def _label_weight(self, iteration: int) -> float:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -28,6 +26,7 @@ class LibraryStage(LmaStage):
         headings: (N,) rad of all windows; None if the heading is left in.
     """
 
+    cluster_weight = 0.0  # codes need no start here
     model: LibraryLMA  # type: ignore[assignment]
 
     def __init__(
@@ -40,7 +39,7 @@ class LibraryStage(LmaStage):
     ):
         self.model = model
         self.windows = windows
-        self.config = dataclasses.replace(config, cluster_weight=0.0)  # codes need no start here
+        self.config = config
         self.shown = shown
         self.sampler = PoseClips(windows, config)
         known = windows, model.library, np.arange(len(windows.layers)), headings

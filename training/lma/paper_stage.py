@@ -16,6 +16,8 @@ from ..core.stage import Batch, Stage
 from ..gma.perceptual import VggFeatures
 from ..windows.windows import WindowSet
 
+TEACHER_STEPS = 25_000  # Optimiser steps over which T_f falls to 1.
+COMMITMENT = 0.05  # Weight of L_VQ's commitment term; the paper: 0.25.
 NOISE = 0.3  # Standard deviation, per channel, of the noise on unquantised code vectors.
 MASK_WEIGHT = 4.0  # Pixels have weight 1, plus this on the agent, plus this where the mask changes.
 REC_S, MASK, PERCEPTUAL = 0.5, 0.2, 1.0  # Weights of L_RECS, L_MSK and L_VGG.
@@ -65,7 +67,7 @@ class PaperStage(Stage):
     """
 
     name = "lma"
-    options = "paper"
+    rate = 1e-3
     model: PaperLMA
 
     def __init__(
@@ -86,7 +88,7 @@ class PaperStage(Stage):
     def teacher(self, iteration: int, batch: int, steps: int) -> Tensor | None:
         """Which steps start from the real foreground: (`batch`, `steps`) bool; None in free running."""
         c = self.config
-        left = 1 - min(1.0, iteration / max(1, c.teacher_steps))
+        left = 1 - min(1.0, iteration / TEACHER_STEPS)
         forced = round(1 + (c.teacher_forced - 1) * left)
         return (torch.arange(steps) < forced).expand(batch, steps).to(self.device) if forced > 1 else None
 
@@ -111,7 +113,7 @@ class PaperStage(Stage):
             return vectors + NOISE * torch.randn(vectors.shape, generator=generator).to(vectors), {}
         flat = z.flatten(0, 1)
         quantised = quantiser(flat)
-        terms = quantiser.auxiliary_losses(flat, quantised, self.config.commitment)
+        terms = quantiser.auxiliary_losses(flat, quantised, COMMITMENT)
         quantiser.update(flat, generator)
         return quantised.vector.unflatten(0, z.shape[:2]), terms
 

@@ -19,6 +19,9 @@ from ..windows.windows import WindowSet, iter_batches
 from .clusters import informative_pose_clusters
 from .mirror import mirror_images
 
+STEPS = 16  # T, steps per clip.
+SHIFT_DROPOUT = 0.1
+"""Share of the clips in which the RNN gets zero shifts, so that codes have to explain the motion of limbs."""
 CLUSTERS_UNTIL = 0.3  # Share of the steps over which `cluster_weight` falls to zero.
 PRIOR_KL = 0.03  # Weight of the KL divergence of A's codes from the prior, nats: A should choose codes that are likely.
 PRIOR_KL_WARMUP = 0.3  # Share of the steps over which this weight grows from zero.
@@ -30,13 +33,13 @@ class PoseClips:
 
     Args:
         windows: the windows of the training videos.
-        config: B and T; T is less if no video is that long.
+        config: B. T is STEPS, less if no video is that long.
     """
 
     def __init__(self, windows: WindowSet, config: LmaConfig):
         self.windows = windows
         self.config = config
-        self.steps = min(config.steps, int(windows.lengths.max()) - 1)
+        self.steps = min(STEPS, int(windows.lengths.max()) - 1)
         self.fits = np.flatnonzero(windows.lengths > self.steps)
 
     def batch(self, rng: np.random.Generator, iteration: int) -> Batch:
@@ -97,9 +100,14 @@ class LmaStage(Stage):
         windows: the windows of the training videos.
         config: loss weights and schedule; iterations are set.
         shown: clips for sample sheets (:func:`training.core.sheets.rollout_sheet`), or None.
+
+    Attributes:
+        cluster_weight: initial weight of A predicting the cluster of the next pose.
     """
 
     name = "lma"
+    rate = 2e-3
+    cluster_weight = 1.0
     model: PoseLMA
 
     def __init__(self, model: PoseLMA, windows: WindowSet, config: LmaConfig, shown: dict[str, Tensor] | None = None):
@@ -109,10 +117,8 @@ class LmaStage(Stage):
         self.shown = shown
         self.sampler = PoseClips(windows, config)
         self.poses = encode_windows(model, windows)
-        count = model.config.poses
         with Bar("mirror images of poses"):
-            mirrored = mirror_images(self.poses.cpu(), windows, count) if config.mirror else torch.arange(count)
-        self.mirrored = mirrored.to(self.poses)
+            self.mirrored = mirror_images(self.poses.cpu(), windows, model.config.poses).to(self.poses)
         self.labels = smoothed_labels(self.poses, model.pose_codebook.codebook.detach(), LABEL_WIDTH)
 
     @cached_property
@@ -148,7 +154,7 @@ class LmaStage(Stage):
         q = log_q.exp()
         codes = model.quantiser.codebook
         true_shifts = self.shifts(batch) / self.model.shift_unit
-        dropped = torch.rand(batches, generator=generator) < c.shift_dropout
+        dropped = torch.rand(batches, generator=generator) < SHIFT_DROPOUT
         dropped = dropped.to(true_shifts.device)[:, None, None]
         shifts = torch.where(dropped, torch.zeros_like(true_shifts), true_shifts)
         positions = batch["positions"].masked_fill(dropped, torch.nan)
@@ -166,7 +172,7 @@ class LmaStage(Stage):
         terms = {"next_pose": (q * torch.stack(surprises, 1)).sum(-1).mean()}
         if c.action_only_weight:
             terms["action_only"] = c.action_only_weight * (q * self.action_only(codes, batch)).sum(-1).mean()
-        if (weight := c.cluster_weight * (1 - iteration / max(1.0, CLUSTERS_UNTIL * self.iterations))) > 0:
+        if (weight := self.cluster_weight * (1 - iteration / max(1.0, CLUSTERS_UNTIL * self.iterations))) > 0:
             terms["clusters"] = weight * F.nll_loss(log_q.flatten(0, 1), self.clusters[indices[:, 1:]].flatten())
         if priors:
             log_p = torch.stack(priors, 1)

@@ -19,6 +19,9 @@ from ..core.stage import Batch, Stage
 from ..windows.windows import WindowSet, crop_layers
 from .identity import PoseTeacher, make_pose_teacher
 
+CONTINUOUS = 0.4  # Share of the steps with unquantised, noisy pose vectors; then k-means initialises the codebook.
+DISTIL_SHARE = 0.2
+"""Share of the steps, after k-means, in which Q learns poses without identity, if the codebook encodes it."""
 NOISE = 0.2  # Standard deviation, per channel, of the noise on unquantised pose vectors.
 COMMITMENT = 0.1  # Weight of L_VQ's commitment term.
 MASK_WEIGHT = 4.0  # Pixels have weight 1, plus this on the agent.
@@ -78,6 +81,7 @@ class PoseStage(Stage):
     """
 
     name = "pose"
+    rate = 1e-3
     model: PoseLMA
 
     def __init__(self, model: PoseLMA, windows: WindowSet, config: PoseConfig, shown: dict[str, Tensor] | None = None):
@@ -90,11 +94,11 @@ class PoseStage(Stage):
 
     @property
     def _quantised_from(self) -> int:
-        return int(self.config.continuous * self.iterations)
+        return int(CONTINUOUS * self.iterations)
 
     @property
     def _distilled_until(self) -> int:
-        return self._quantised_from + int(self.config.distil_share * self.iterations)
+        return self._quantised_from + int(DISTIL_SHARE * self.iterations)
 
     @torch.no_grad()
     def prepare(self, iteration: int, generator: torch.Generator) -> None:
@@ -107,9 +111,8 @@ class PoseStage(Stage):
                 vectors.append(self.model.pose_encoder(layers))
             with Bar("k-means"):
                 self.model.pose_codebook.begin(torch.cat(vectors), generator)
-            if self.config.distil_share:
-                with Bar("poses without identity"):
-                    self.teacher = make_pose_teacher(self.model, self.windows, generator)
+            with Bar("poses without identity"):
+                self.teacher = make_pose_teacher(self.model, self.windows, generator)
         if iteration == self._distilled_until:
             self.teacher = None
 

@@ -35,9 +35,8 @@ def choose_window(run: Run, gma: GMA, store: Store) -> None:
     if "window_scale" in run.values:
         return
     scale = gma.config.gma_scale
-    both_given = run.is_given("window") and run.is_given("agent_radius")
     measure = measure_agents if gma.matting is None else measure_alphas
-    reach = [] if both_given else scale * measure(gma, store.copy)
+    reach = scale * measure(gma, store.copy)
     with run.together():
         needed = float(run.values["window"])
         if len(reach) >= 8:

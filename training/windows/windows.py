@@ -35,7 +35,8 @@ LOST = 0.1  # M has lost the agent in a frame if its area is below this share of
 FILE_VERSION = 2
 ARRAYS = ("layers", "position", "starts", "lengths", "files")
 MOST_FRAMES = 120_000
-"""Default of `window_frames`, halved for windows larger than SMALL_WINDOW; with fewer frames the LMA overfits more."""
+"""About how many frames the stages after GMA use, halved for windows larger than SMALL_WINDOW; with fewer frames the
+LMA overfits more."""
 SMALL_WINDOW = 48  # Px; larger windows would take gigabytes.
 VIDEOS_A_PART = 40  # Number of videos that are tracked between two checkpoints.
 
@@ -319,7 +320,7 @@ def windows_of_split(run: Run, model: Glass, store: Store, split: str, reference
     """The windows of a run's training or validation videos; they are made once and kept in its folder.
 
     Args:
-        run: the run; its option `window_frames` limits the number of frames.
+        run: the run; its choice `window_frames` limits the number of frames.
         model: a trained GMA, and an LMA, which may be untrained.
         store: the videos.
         split: "train" or "val".

@@ -284,8 +284,7 @@ def build_world(model: Glass, store: Store, windows: WindowSet, provenance: dict
     model.eval()
     with Bar("local actions"):
         found = code_statistics(model, windows)
-        total = model.config.codes
-        model = with_codes(model, order_codes(found, total, twin_codes(model, windows, found)))
+        model = with_codes(model, order_codes(found, model.config.codes, twin_codes(model, windows, found)))
     statistics = found.quantised(model)  # quantised again: some codes are gone
     codes = model.config.codes
     count = min(START_FRAMES, max(16, START_BYTES // store.frames[0].nbytes))

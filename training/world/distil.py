@@ -26,7 +26,7 @@ from glass_gym.worlds.checkpoint import load_world, save_world
 
 from ..config import LoopConfig
 from ..core.command import run_command
-from ..core.options import Positional, Positive, Rate
+from ..core.options import Positional, Positive
 from ..core.progress import Bar
 from ..core.stage import Batch, Stage
 from ..core.trainer import Interrupted, Trainer, TrainingError
@@ -44,8 +44,6 @@ class DistilOptions:
     """optimiser steps"""
     batch: Positive = 32
     """pairs of windows per step"""
-    rate: Rate = 2e-3
-    """peak learning rate"""
 
 
 @dataclass(frozen=True)
@@ -89,6 +87,7 @@ class DistilStage(Stage):
     """
 
     name = "distil"
+    rate = 2e-3
     model: PoseLMA
 
     def __init__(self, model: PoseLMA, wide: nn.Module, windows: WindowSet, config: DistilOptions):
