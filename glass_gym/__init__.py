@@ -69,7 +69,7 @@ def register_world(id: str, checkpoint: str | Path, max_episode_steps: int = 100
 _register("GlassTennis-v0", 70, checkpoint="tennis")
 _register("GlassSprites-v0", 24, checkpoint="sprites")
 _register("GlassArm-v0", 32, checkpoint="arm")
-_register("GlassMouse-v0", 200, checkpoint="mouse")  # TODO-FIGURE: the limit follows from the ground
+_register("GlassMouse-v0", 200, checkpoint="mouse")
 _register("Glass-v0", 100)
 
 

@@ -33,7 +33,7 @@ START_FRAMES, START_BYTES = 64, 5_000_000  # Largest number of start frames of a
 HELD_OUT = 8  # With fewer held-out videos, start frames come from the others, too.
 LOOKED_AT = 2  # At most so many times as many frames are compared.
 SPREAD = 64  # Number of frames, spread over a video, from which start frames are chosen if the camera stands still.
-START_SHOT = 24  # Number of consecutive frames from which they are chosen if it moves.
+START_SHOT = 24  # At most so many of them are compared; if it moves, they are consecutive.
 MISSED = 0.005  # An agent is whole if M misses no more than this share of its area.
 TOGETHER = 1 << 19
 """Number of pixels for which codes are inferred at once: 32 clips of windows of 32 px, or two of whole frames."""
@@ -256,7 +256,8 @@ def whole_agents(model: Glass, store: Store, video: Video, rng: np.random.Genera
     found = []
     for shot in shots_of(frames[:, ::step, ::step]) or [slice(0, len(frames))]:
         plate = estimate_background(model.gma, frames[shot], masks_of(model.gma, frames[shot]))
-        for t in np.flatnonzero(plate.sizes >= max(16, np.median(plate.sizes) / 2)).tolist():
+        seen = np.flatnonzero(plate.sizes >= max(16, np.median(plate.sizes) / 2))
+        for t in np.sort(rng.permutation(seen)[:START_SHOT]).tolist():
             background, share = plate.without_agent(model.gma, t)
             missed = 0
             if (compared := plate.compare(t)) is not None:
