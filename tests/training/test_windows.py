@@ -90,3 +90,18 @@ def test_windows_of_another_version_are_cut_again(sure_model, store, tmp_path, c
         WindowSet.load(path)
     assert windows_module._known_windows(path, sure_model, windows_module.MARGIN) is None
     assert "it is cut again" in capsys.readouterr().err
+
+
+def test_agents_that_the_frame_cuts_off_or_that_m_misses_are_not_complete():
+    """Four px wide squares in windows of 16 px and a margin, in a frame of 40 x 30 px."""
+    side, places = 16 + 2 * MARGIN, [(20, 15)] * 6 + [(1, 15), (38, 15), (20, 28), (20, 15)]
+    layers = np.zeros((len(places), 4, side, side), np.uint8)
+    middle = slice(side // 2 - 2, side // 2 + 2)
+    layers[:, 3, middle, middle] = 255
+    layers[-1, 3, middle, middle] = 0
+    layers[-1, 3, side // 2, side // 2] = 255  # M finds one px
+    seen = WindowSet(layers, np.array(places, np.float32), [0], [len(places)], 30, 40)
+    assert seen.cut_off().tolist() == [False] * 6 + [True] * 3 + [False]
+    assert seen.complete().tolist() == list(range(6))
+    always = WindowSet(layers[6:9], np.array(places[6:9], np.float32), [0], [3], 30, 40)
+    assert always.complete().tolist() == [0, 1, 2]

@@ -181,8 +181,9 @@ def choose_library(run: Run, windows: WindowSet) -> None:
         choice = (usual, f"usual for {run.config.data}") if usual else found.drawing
         if run.choose("drawing", *choice) != "painted" and not run.is_given("poses"):
             side = windows.layers.shape[-1] - 2 * MARGIN
-            most = min(len(windows.layers), MOST_WINDOWS, MOST_BYTES // (4 * side**2))
-            run.choose("poses", max(2, most), f"stored windows, of {len(windows.layers)}, of {side}x{side} px")
+            count = len(windows.complete())
+            most = min(count, MOST_WINDOWS, MOST_BYTES // (4 * side**2))
+            run.choose("poses", max(2, most), f"stored windows, of {count} with a whole agent, of {side}x{side} px")
 
 
 @torch.no_grad()
@@ -202,7 +203,7 @@ def encode_frames(
 
 @torch.no_grad()
 def fill_library(lma: LibraryLMA, windows: WindowSet, headings: np.ndarray | None) -> None:
-    """Compute the principal components of the windows, and store P windows, spread over all poses.
+    """Compute the principal components of the windows, and store P windows of whole agents, spread over all poses.
 
     Args:
         lma: its library is filled.
@@ -226,20 +227,20 @@ def fill_library(lma: LibraryLMA, windows: WindowSet, headings: np.ndarray | Non
         library.components.zero_()
         library.components[: len(kept)] = kept / scale
     with Bar("windows to store"):
-        every = np.arange(len(windows.layers))
+        every = windows.complete()
         vectors = encode_frames(windows, library, every, headings)
+        chosen = np.resize(np.arange(len(every)), count)
         if len(every) > count:
             means = MiniBatchKMeans(count, n_init=1, random_state=0, batch_size=max(1024, 2 * count))
             group = means.fit_predict(vectors.cpu().numpy())
             off = ((vectors.cpu().numpy() - means.cluster_centers_[group]) ** 2).sum(1)
             first = np.lexsort([off, group])
             chosen = first[np.r_[True, group[first][1:] != group[first][:-1]]]
-            rest = np.setdiff1d(every, chosen)
+            rest = np.setdiff1d(np.arange(len(every)), chosen)
             chosen = np.sort(np.r_[chosen, rng.permutation(rest)[: count - len(chosen)]])
-        else:
-            chosen = np.resize(every, count)
+        vectors, chosen = vectors[torch.from_numpy(chosen)], every[chosen]
         stored = windows.layers[chosen][..., MARGIN:-MARGIN, MARGIN:-MARGIN]
-        library.codebook[:count] = vectors[torch.from_numpy(chosen)]
+        library.codebook[:count] = vectors
         library.windows.copy_(torch.from_numpy(np.ascontiguousarray(stored)))
         if headings is not None:
             library.headings.copy_(torch.from_numpy(headings[chosen]))

@@ -112,16 +112,27 @@ class WindowSet:
         """The nearest direction of each move, (N - V,) (:func:`glass_gym.worlds.action_space.nearest_direction`)."""
         return nearest_direction(np.concatenate(self.shifts()), self.step())
 
-    def complete(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """Random frames (count,) int64 whose window lies in the frame and shows an agent; any if there are none."""
-        side = (self.layers.shape[-1] - 2 * MARGIN) * self.scale
-        half = side / 2
-        size = np.array([self.width, self.height])
-        cut = np.maximum(0, half - self.position) + np.maximum(0, self.position + half - size)
+    def cut_off(self) -> np.ndarray:
+        """Which frames show an agent that the frame's edge cuts off, (N,) bool: its mask reaches the edge."""
+        side = self.layers.shape[-1]
+        first = np.round(side / 2 - self.position / self.scale).astype(int)  # the frame's first px in the windows
+        last = np.round(side / 2 + ([self.width, self.height] - self.position) / self.scale).astype(int) - 1
+        out = np.zeros(len(self.layers), bool)
+        for part in np.array_split(np.arange(len(out)), max(1, len(out) // 1024)):
+            masks = self.layers[part, 3] > 127
+            for axis, lines in enumerate((masks.any(1), masks.any(2))):
+                for at in (first[part, axis], first[part, axis] + 1, last[part, axis], last[part, axis] - 1):
+                    inside = (at >= 0) & (at < side)
+                    out[part] |= inside & lines[np.arange(len(part)), at.clip(0, side - 1)]
+        return out
+
+    def complete(self) -> np.ndarray:
+        """Frames (n,) int64 that show a whole agent: the frame's edge does not cut it off, unless it does so in half of
+        them or more, and M finds at least a quarter of a large agent."""
         seen = (self.layers[:, 3] > 127).sum((1, 2))
-        good = np.flatnonzero((cut.max(1) <= side / 8) & (seen > 0.5 * np.median(seen)))
-        good = good if len(good) else np.arange(len(seen))
-        return good[rng.integers(len(good), size=count)]
+        whole = ~self.cut_off()
+        whole = whole if whole.mean() > 0.5 else np.ones_like(whole)
+        return np.flatnonzero(whole & (seen >= 0.25 * np.quantile(seen[whole], 0.75)))
 
     def sample(self, rng: np.random.Generator, length: int) -> Clip:
         """A random clip of `length` frames.

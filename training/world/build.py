@@ -139,7 +139,8 @@ def twin_codes(model: Glass, windows: WindowSet, statistics: CodeStatistics, ste
         return []
     device = model.device
     pixels = model.config.window**2
-    index = windows.complete(np.random.default_rng(0), max(16, min(64, PLAYED // pixels)))
+    good = windows.complete()
+    index = good[np.random.default_rng(0).integers(len(good), size=max(16, min(64, PLAYED // pixels)))]
     start = crop_layers(windows, index, model.config.window).to(device)
     place = torch.from_numpy(windows.position[index].astype(np.float32)).to(device)
     still = torch.zeros(len(start), steps, 2, device=device)
@@ -192,19 +193,21 @@ def with_codes(model: Glass, order: Sequence[int]) -> Glass:
 class StartFrame:
     """A frame for episodes to start from: `frame` and `background`, its picture without the agent, (H, W, 3) uint8.
 
-    `missed` is the area of the agent, px, that M misses, and `inpainted` the share of the agent whose background the
-    footage does not show; both are 0 where they are too small to matter.
+    `cut` tells whether the frame's edge cuts the agent off, `missed` is the area of the agent, px, that M misses, and
+    `inpainted` the share of the agent whose background the footage does not show; both are 0 where they are too small
+    to matter.
     """
 
     frame: np.ndarray
     background: np.ndarray
+    cut: bool
     missed: int
     inpainted: float
 
     @property
-    def rank(self) -> tuple[int, float]:
-        """Frames of lower rank are better; (0, 0) is best."""
-        return self.missed, self.inpainted
+    def rank(self) -> tuple[bool, int, float]:
+        """Frames of lower rank are better; (False, 0, 0) is best."""
+        return self.cut, self.missed, self.inpainted
 
 
 def start_frames(model: Glass, store: Store, count: int = START_FRAMES) -> tuple[np.ndarray, np.ndarray]:
@@ -229,8 +232,8 @@ def start_frames(model: Glass, store: Store, count: int = START_FRAMES) -> tuple
         for index in rng.permutation(len(held)):
             found = whole_agents(model, store, held[index], rng)[:each]
             picked += found
-            bar.update(sum(start.rank == (0, 0) for start in found))
-            if sum(start.rank == (0, 0) for start in picked) >= count or len(picked) >= LOOKED_AT * count:
+            bar.update(sum(start.rank == (False, 0, 0) for start in found))
+            if sum(start.rank == (False, 0, 0) for start in picked) >= count or len(picked) >= LOOKED_AT * count:
                 break
     if not picked:
         raise ValueError(f"{store.root}: the mask is empty on every held-out frame; train GMA longer or check theta")
@@ -265,7 +268,9 @@ def whole_agents(model: Glass, store: Store, video: Video, rng: np.random.Genera
                 hole = ndimage.binary_dilation(plate.masks[t], np.ones((3, 3)), iterations=1 + model.config.hole_margin)
                 missed = int((near & ~hole & (far > CHANGED) & (far < np.inf)).sum())
             missed = missed if missed > MISSED * plate.sizes[t] else 0
-            start = StartFrame(frames[shot][t], background, missed, share if share > MISSED else 0.0)
+            mask = plate.masks[t]
+            cut = bool(mask[[0, -1]].any() or mask[:, [0, -1]].any())
+            start = StartFrame(frames[shot][t], background, cut, missed, share if share > MISSED else 0.0)
             found.append((start.rank, rng.random(), start))
     return [start for *_, start in sorted(found, key=lambda row: row[:2])]
 
