@@ -105,10 +105,11 @@ class Player:
             self.reset()
         else:
             human = self.controls.action(self.table, self.core.choose_code)
-            action = self.agent.act(self.core)[0] if self.agent_plays and self.agent else human
+            chosen = self.agent.act(self.core)[0] if self.agent_plays and self.agent else np.asarray(human)
+            action = self.core.encode_actions(chosen[None])[0]
             _, _, terminated, truncated, self.info = self.env.step(action)
             self.steps += 1
-            self.last = action
+            self.last = chosen
             self.frame = self.env.render()
             self._over = terminated or truncated
             if self._over:
@@ -221,7 +222,7 @@ class Player:
     def lines(self) -> list[str]:
         """The three lines of text below the frame."""
         who = "agent" if self.agent_plays else "you"
-        what = self.table.describe(self.last) if self.last is not None else "-"
+        what = "-" if self.last is None else self.table.describe(self.last)
         state = "PAUSED" if self.paused else ("REC" if self.recorder else "")
         distance = f"distance {self.info['distance']:5.1f}   " if "distance" in self.info else ""
         limit = self.env.get_wrapper_attr("spec").max_episode_steps
