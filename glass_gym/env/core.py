@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from glass_gym.env.randomness import uniform
+from glass_gym.env.seen import SeenGround
 from glass_gym.env.starts import StartStates
 from glass_gym.env.state import EnvState, StepOutcome
 from glass_gym.simulator.simulator import PRESENT, Simulator, WorldState
@@ -50,6 +51,8 @@ class GlassCore:
         action: ``"discrete"`` (indices of a shift and a local action), ``"continuous"`` (a shift in px; the local
             action is drawn from the prior) or ``"hybrid"`` (a shift in px, and a score of each local action, of which
             the highest is played).
+        bounds: ``"ground"`` (agents stay in the box around the places where they were seen in the footage) or
+            ``"seen"`` (they go nowhere else; the world must store these places).
         frame_size: (height, width) px of observed frames, which are reduced on the device; None: the world's.
         channels_first: observed frames are (3, H, W), not (H, W, 3).
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:i"``.
@@ -77,6 +80,7 @@ class GlassCore:
         shifts: Any = "compass",
         shift_scale: float = 1.0,
         action: str = "discrete",
+        bounds: str = "ground",
         frame_size: tuple[int, int] | None = None,
         channels_first: bool = False,
         device: str = "auto",
@@ -89,11 +93,13 @@ class GlassCore:
             ("obs_type", obs_type, ("frame", "position", "dict")),
             ("position_from", position_from, ("state", "frame")),
             ("action", action, ("discrete", "continuous", "hybrid")),
+            ("bounds", bounds, ("ground", "seen")),
         ):
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
         self.world = checkpoint if isinstance(checkpoint, World) else load_world(checkpoint)
         self.simulator = Simulator(self.world.model, device, precision, self.world.ground)
+        self.seen = SeenGround(self.world, self.simulator.device) if bounds == "seen" else None
         self.rows = int(rows)
         self.obs_type = obs_type
         self.position_from = position_from
@@ -357,6 +363,8 @@ class GlassCore:
         commanded, code = self._decode_actions(actions)
         state = self.state
         move = commanded if self.task is None else self.task.allowed(state.position, commanded)
+        if self.seen is not None:
+            move = self.seen.allowed(state.world.position, move)
         world = self.simulator.step(state.world, move, code)
         self._picture = None
         position, present = self._locate_agents(world)

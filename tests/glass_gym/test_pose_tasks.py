@@ -251,7 +251,7 @@ def test_a_shift_in_px_moves_the_agent_by_so_much(tiny_world):
     env = gym.make("Glass-v0", checkpoint=tiny_world, action="continuous")
     check_env(env.unwrapped, skip_render_check=True)
     assert env.action_space.shape == (2,) and env.action_space.high.tolist() == [3, 2]
-    _, info = env.reset(seed=0, options={"start_frame": 0})
+    env.reset(seed=0, options={"start_frame": 0})
     after = env.step(np.array([1.25, -0.5], np.float32))[-1]
     assert after["commanded_shift"].tolist() == [1.25, -0.5]
     assert env.step(np.array([99.0, 0.0]))[-1]["commanded_shift"].tolist() == [3, 0]  # cut at the longest shift
@@ -301,3 +301,26 @@ def test_algorithms_for_continuous_actions_learn_and_are_kept_without_pickle(pos
         policy = load_policy(save_policy(tmp_path / "sac.safetensors", model, "sac"), core=core)
         expected = model.predict(core.observe("position").numpy(), deterministic=True)[0]
         assert np.allclose(policy.act(core), expected, atol=1e-6)
+
+
+# --- places where agents were seen -------------------------------------------------------------------------------
+
+
+def test_agents_go_only_where_they_were_seen(tiny_world):
+    with pytest.raises(ValueError, match="does not store where agents were seen"):
+        gym.make("Glass-v0", checkpoint=tiny_world, bounds="seen")
+    seen = np.zeros((4, 6), int)  # cells of 8 px
+    seen[1, 1:4] = seen[2, 3] = 1
+    tiny_world.statistics["seen"] = seen.tolist()
+    ground = gym.make("Glass-v0", checkpoint=tiny_world, bounds="seen").unwrapped.core.seen
+    here = torch.tensor([[12.0, 12.0], [12.0, 12.0], [12.0, 12.0], [30.0, 14.0], [2.0, 2.0]])
+    moves = torch.tensor([[5.0, 0.0], [-5.0, 0.0], [5.0, 5.0], [0.0, 4.0], [-5.0, 3.0]])
+    # along the row; out of it; out of it along y; round the corner; and from elsewhere as it likes
+    assert ground.allowed(here, moves).tolist() == [[5, 0], [0, 0], [5, 0], [0, 4], [-5, 3]]
+
+
+def test_a_world_stores_where_agents_were():
+    from training.world.build import seen_cells
+
+    cells = seen_cells(np.array([[1.0, 1.0], [47.0, 31.0], [60.0, -3.0]]), (48, 32), (8.0, 4.0))
+    assert np.shape(cells) == (4, 6) and np.argwhere(cells).tolist() == [[0, 0], [0, 5], [3, 5]]
