@@ -32,7 +32,9 @@ class MatchTask(TargetTask, GoalTask):
     Args:
         scene: the world.
         reward: ``"dense"`` (0.1 * progress toward the position, plus 1 at the goal) or ``"sparse"`` (1 at the goal).
-        target_radius, target_margin, target: as of :class:`TargetTask`.
+        target_radius: see :class:`TargetTask`, px.
+        target_margin: see there, px.
+        target: see there.
         tolerance: poses match within this distance; 1 is that of two random poses.
 
     Raises:

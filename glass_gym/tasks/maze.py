@@ -29,7 +29,11 @@ class MazeTask(ReachTask):
     Args:
         scene: the world.
         maze: number of the maze, at least 0.
-        options: of :class:`ReachTask`.
+        reward: this and what follows is as of :class:`ReachTask`.
+        target_radius: px.
+        target_margin: px.
+        target: (x, y) px, or None.
+        terminate_on_arrival: arrival ends the episode.
 
     Raises:
         ValueError: a value is out of range, or the ground is too small for cells.

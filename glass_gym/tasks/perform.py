@@ -30,7 +30,9 @@ class PerformTask(TargetTask):
         scene: the world.
         reward: ``"dense"`` (0.1 * progress toward the target, and 1 / hold for each step performed, which is lost
             again when the agent stops too early) or ``"sparse"`` (1 at the end).
-        target_radius, target_margin, target: as of :class:`TargetTask`.
+        target_radius: see :class:`TargetTask`, px.
+        target_margin: see there, px.
+        target: see there.
         hold: steps in a row, at least 1.
         codes: the local actions that are asked for; None: all.
 

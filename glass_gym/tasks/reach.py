@@ -121,7 +121,9 @@ class ReachTask(TargetTask, GoalTask):
         scene: the world.
         reward: ``"dense"`` (0.1 * progress toward the target, in units of the longest shift, plus 1 on arrival) or
             ``"sparse"`` (1 on arrival).
-        target_radius, target_margin, target: as of :class:`TargetTask`.
+        target_radius: see :class:`TargetTask`, px.
+        target_margin: see there, px.
+        target: see there.
         terminate_on_arrival: arrival ends the episode. If not, every step within the radius counts as arrival.
 
     Raises:
