@@ -27,6 +27,7 @@ TRAINED = Path(__file__).with_name("trained")
 EXAMPLES = """examples:
   python -m agents.enjoy --env GlassTennis-v0
   python -m agents.enjoy --env GlassSprites-v0 --algo ppo -f logs --no-render --n-episodes 1000
+  python -m agents.enjoy --env GlassTennis-v0 --env-kwargs task:perform
   python -m agents.enjoy --env GlassTennis-v0 --record best.gif --no-render"""
 
 
@@ -102,7 +103,8 @@ def find_policy(arguments: argparse.Namespace) -> Path:
         for name in names:
             if (run / name).is_file():
                 return run / name
-    bundled = TRAINED / arguments.env / f"{arguments.algo}.safetensors"
+    task = changes_of(arguments.env_kwargs).get("task")
+    bundled = TRAINED / arguments.env / f"{arguments.algo}{f'-{task}' if task else ''}.safetensors"
     if bundled.is_file() and not arguments.exp_id:
         return bundled
     raise AgentError(

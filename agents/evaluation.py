@@ -38,11 +38,11 @@ class GreedyPolicy:
         """Nothing is kept between episodes."""
 
     def act(self, env: EvaluationEnv) -> np.ndarray:
-        """Actions, (B, 2): the shift that ends nearest to the target, with the code most frequent for that shift."""
+        """Actions, (B, 2): the shift that ends nearest to the target; the code that the task wants, or a usual one."""
         after = env.position()[:, None] + env.table.shifts  # (B, S, 2)
         shift = np.linalg.norm(after - env.heading()[:, None], axis=-1).argmin(1)
-        usual = np.asarray(env.table.usual_codes)
-        return np.stack([shift, usual[shift]], 1)
+        wanted = env.wanted_codes()
+        return np.stack([shift, np.asarray(env.table.usual_codes)[shift] if wanted is None else wanted], 1)
 
 
 def confidence(successes: int, count: int) -> tuple[float, float]:
@@ -76,12 +76,12 @@ def evaluate(env: EvaluationEnv, policy, episodes: int = 1000, film: int = 0) ->
     best = (-math.inf, [])
     films = {row: [frame] for row, frame in pictures()}
     while (quota > 0).any():
-        reward, reached = env.step(policy.act(env))
+        reward, reached, ended = env.step(policy.act(env))
         value = value + reward
         steps = steps + 1
         for row, frame in pictures():
             films[row].append(frame)
-        done = reached | (steps >= env.limit)
+        done = reached | ended | (steps >= env.limit)
         if not done.any():
             continue
         for row in np.flatnonzero(done):

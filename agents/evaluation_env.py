@@ -23,8 +23,8 @@ class EvaluationEnv(Protocol):
     def reset(self, mask: np.ndarray | None = None) -> None:
         """Reset the environments of a (B,) bool mask, or all."""
 
-    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """One step under actions (B, 2) -> rewards (B,), success (B,) bool."""
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """One step under actions (B, 2) -> rewards (B,), success (B,) bool, whether an episode ended (B,) bool."""
 
     def observe(self, obs_type: str, frame_size=None, channels_first: bool = False, shown: bool = True) -> Any:
         """As :meth:`glass_gym.env.core.GlassCore.observe`."""
@@ -34,6 +34,9 @@ class EvaluationEnv(Protocol):
 
     def heading(self) -> np.ndarray:
         """Where a player who knows all positions walks to, (B, 2) px."""
+
+    def wanted_codes(self) -> np.ndarray | None:
+        """Local actions (B,) that such a player plays; None: those most frequent for the shift."""
 
     def fewest_steps(self) -> np.ndarray:
         """A lower bound of the number of steps to success from here, (B,) int64."""
@@ -67,8 +70,8 @@ class WorldEvaluationEnv:
         self._seed = None
 
     def step(self, actions):
-        _, reward, _, _, infos = self.env.step(actions)
-        return reward, infos["is_success"]
+        _, reward, terminated, _, infos = self.env.step(self.core.encode_actions(actions))
+        return reward, infos["is_success"], terminated
 
     def observe(self, *args, **kwargs):
         return self.core.observe(*args, **kwargs)
@@ -78,6 +81,9 @@ class WorldEvaluationEnv:
 
     def heading(self) -> np.ndarray:
         return to_numpy(self.core.task.heading(self.core.state.position, self.core.state.task))
+
+    def wanted_codes(self) -> np.ndarray | None:
+        return to_numpy(self.core.task.wanted_codes(self.core.state.task))
 
     def fewest_steps(self) -> np.ndarray:
         return self.core.task.fewest_steps(self.position(), to_numpy(self.core.state.task))

@@ -17,7 +17,7 @@ from glass_gym.wrappers import vector
 
 HYPERPARAMETERS = Path(__file__).with_name("hyperparams")
 """Folder of a file ALGO.yml for each algorithm, in RL Zoo's format."""
-DEFAULT_OBSERVATION = {"ppo": "frame", "dqn": "position"}
+DEFAULT_OBSERVATION = {"ppo": "frame", "dqn": "position", "sac": "position"}
 """The observation that an entry ID is for. Entries for others are called ID/OBSERVATION."""
 NOT_FOR_THE_MODEL = ("n_timesteps", "n_envs", "env_wrapper", "env_kwargs")
 """Hyperparameters that the SB3 model does not take."""

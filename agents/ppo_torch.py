@@ -24,6 +24,7 @@ import glass_gym  # noqa: F401  (registers the ids)
 from agents import evaluation
 from agents.command import make_parser, run_command
 from agents.evaluation_env import make_evaluation_env
+from agents.options import changes_of
 from glass_gym.policy import Policy, save_policy
 
 
@@ -149,6 +150,7 @@ def train(arguments: argparse.Namespace) -> None:
     """Train a policy, save it and measure it."""
     settings = Settings(**{name: getattr(arguments, name) for name in vars(Settings())})
     torch.manual_seed(arguments.seed)
+    kwargs = changes_of(arguments.env_kwargs)
     env = gym.make_vec(
         arguments.env,
         num_envs=settings.n_envs,
@@ -157,6 +159,7 @@ def train(arguments: argparse.Namespace) -> None:
         stagger=True,  # episodes start at different ages: they do not all reach the time limit in one step
         frame_size=tuple(arguments.frame_size),
         device=arguments.device,
+        **kwargs,
     )
     observation, _ = env.reset(seed=arguments.seed)
     policy, whole = make_policy(env, settings.learning_rate, observation.device)
@@ -179,7 +182,9 @@ def train(arguments: argparse.Namespace) -> None:
             done += chunk
             bar.update(chunk)
             ends = rollout.ends.sum().clamp_min(1)
-            bar.set_postfix(steps_an_episode=f"{chunk / ends.item():.1f}")
+            bar.set_postfix(
+                steps_an_episode=f"{chunk / ends.item():.1f}", reward=f"{rollout.rewards.mean().item():.3f}"
+            )
             if time.monotonic() - began > arguments.max_minutes * 60:
                 break
     minutes = (time.monotonic() - began) / 60
@@ -195,7 +200,9 @@ def train(arguments: argparse.Namespace) -> None:
     }
     print(f"policy: {save_policy(arguments.out / 'policy.safetensors', whole, 'ppo', about)}")
     figures = evaluation.compare(
-        lambda: make_evaluation_env(arguments.env, min(64, arguments.final_episodes), arguments.seed + 20_000),
+        lambda: make_evaluation_env(
+            arguments.env, min(64, arguments.final_episodes), arguments.seed + 20_000, **kwargs
+        ),
         Policy(policy),
         arguments.final_episodes,
         arguments.out / "best_episode.gif",
@@ -209,6 +216,7 @@ def main(argv: list[str] | None = None) -> int:
     p = make_parser("ppo_torch", __doc__)
     add = p.add_argument
     add("--env", default="GlassTennis-v0", help="environment id (default: GlassTennis-v0)")
+    add("--env-kwargs", nargs="+", default=[], metavar="KEY:VALUE", help="arguments of the environment, as task:match")
     add("-n", "--n-timesteps", type=int, default=100_000, help="steps of all environments together (default: 100000)")
     add("--frame-size", type=int, nargs=2, default=(24, 40), help="height, width px (default: 24 40)")
     add("--final-episodes", type=int, default=1000, help="episodes of the evaluation (default: 1000)")

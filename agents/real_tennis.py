@@ -246,7 +246,8 @@ class RealEvaluationEnv:
 
     def step(self, actions):
         played = [game.step(action) for game, action in zip(self.games, actions, strict=True)]
-        return np.array([p[1] for p in played]), np.array([p[2] for p in played])
+        reward, reached = (np.array([step[i] for step in played]) for i in (1, 2))
+        return reward, reached, reached
 
     def observe(self, *args, **kwargs):
         return np.concatenate([game.observe(*args, **kwargs) for game in self.games])
@@ -256,6 +257,9 @@ class RealEvaluationEnv:
 
     def heading(self) -> np.ndarray:
         return np.stack([game.target for game in self.games])
+
+    def wanted_codes(self) -> None:
+        return None
 
     def fewest_steps(self) -> np.ndarray:
         return self.games[0].task.fewest_steps(self.position(), {"target": self.heading()})

@@ -44,6 +44,8 @@ EXAMPLES = """examples:
   python -m agents.train --algo ppo --env GlassTennis-v0
   python -m agents.train --algo ppo --env GlassSprites-v0 --obs-type position -n 100000
   python -m agents.train --algo dqn --env GlassTennis-v0 --obs-type position       (with hindsight replay, HER)
+  python -m agents.train --algo sac --env GlassTennis-v0                           (shifts in px)
+  python -m agents.train --algo ppo --env GlassTennis-v0 --obs-type position --env-kwargs task:perform
   python -m agents.train --algo ppo --env Glass-v0 --env-kwargs checkpoint:runs/mine/world.safetensors
   python -m agents.train --algo ppo --env RealTennis-v0                            (the real game, for comparison)
   python -m agents.train --algo ppo --env GlassTennis-v0 --resume"""
@@ -70,7 +72,11 @@ def parser() -> argparse.ArgumentParser:
     add = p.add_argument
     add("--algo", default="ppo", choices=list(ALGORITHMS), help="algorithm (default: ppo)")
     add("--env", default="GlassTennis-v0", help="environment id (default: GlassTennis-v0)")
-    add("--obs-type", choices=("frame", "position", "dict"), help="what it observes (default: frame; dqn: position)")
+    add(
+        "--obs-type",
+        choices=("frame", "position", "dict"),
+        help="what it observes (default: frame; dqn, sac: position)",
+    )
     add("-n", "--n-timesteps", type=count, help="steps of all environments together (default: hyperparams)")
     add("--n-envs", type=count, help="environments side by side (default: hyperparams)")
     add("-f", "--log-folder", type=Path, default=Path("logs"), help="where runs are written (default: logs)")
@@ -83,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
     add("--final-episodes", type=from_0, default=1000, help="episodes of the last evaluation; 0: none (default: 1000)")
     add("--save-minutes", type=minutes, default=3.0, help="minutes between checkpoints (default: 3)")
     add("--max-minutes", type=minutes, default=float("inf"), help="stop and save the run after this time")
-    add("--save-replay-buffer", action="store_true", help="dqn: save the replay buffer too (large)")
+    add("--save-replay-buffer", action="store_true", help="dqn, sac: save the replay buffer too (large)")
     add("-params", "--hyperparams", nargs="+", default=[], metavar="KEY:VALUE", help="hyperparameters to change")
     add("--env-kwargs", nargs="+", default=[], metavar="KEY:VALUE", help="arguments of the environment to change")
     add("-conf", "--conf-file", type=Path, help="RL Zoo's format (default: agents/hyperparams/ALGO.yml)")

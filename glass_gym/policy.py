@@ -21,7 +21,7 @@ from glass_gym.tensors.convert import to_numpy
 from glass_gym.worlds.checkpoint import FORMAT_VERSION, write_atomically
 from glass_gym.worlds.headers import PolicyHeader, Version, read_header
 
-ALGORITHMS = {"ppo": "PPO", "dqn": "DQN"}
+ALGORITHMS = {"ppo": "PPO", "dqn": "DQN", "sac": "SAC"}
 """Name (as in RL Zoo's --algo) -> class of Stable-Baselines3. Hindsight replay (HER) belongs to dqn."""
 CLASSES = {
     **dict.fromkeys(("ReLU", "Tanh", "ELU", "SiLU"), "torch.nn"),
@@ -39,6 +39,7 @@ ARGUMENTS = {
     "normalize_images",
 }
 """Arguments of an SB3 policy that a file keeps. Those of the optimiser are left out."""
+UNUSED = ("q_net_target", "critic")  # Networks of an SB3 policy that only learning needs; files leave them out.
 LARGEST_LAYER = 4096  # Largest number in a file's policy arguments, such as a layer's width.
 LARGEST_OBSERVATION = 1 << 22  # Most values in an observation of a file's policy.
 
@@ -54,7 +55,7 @@ def load_policy(path: str | Path, algorithm: str = "ppo", core: GlassCore | None
 
     Args:
         path: the file.
-        algorithm: of a zip: ``"ppo"`` or ``"dqn"``. A .safetensors file names its own.
+        algorithm: of a zip: ``"ppo"``, ``"dqn"`` or ``"sac"``. A .safetensors file names its own.
         core: check that the policy's spaces fit this world; None: no check.
 
     Returns:
@@ -105,7 +106,7 @@ def save_policy(path: str | Path, model: Any, algorithm: str, provenance: dict |
     Args:
         path: the file; its name ends in .safetensors.
         model: an SB3 model.
-        algorithm: its algorithm, ``"ppo"`` or ``"dqn"``.
+        algorithm: its algorithm, ``"ppo"``, ``"dqn"`` or ``"sac"``.
         provenance: how the policy was made; anything that JSON can hold.
 
     Returns:
@@ -128,7 +129,7 @@ def save_policy(path: str | Path, model: Any, algorithm: str, provenance: dict |
     tensors = {}
     seen = set()
     for key, value in model.policy.state_dict().items():
-        if key.startswith("q_net_target") or value.data_ptr() in seen:
+        if key.startswith(UNUSED) or value.data_ptr() in seen:
             continue  # a tensor that has several names is written once
         seen.add(value.data_ptr())
         tensors[key] = value.detach().cpu().contiguous()
@@ -276,7 +277,7 @@ def _read(path: Path):
         missing, unexpected = policy.load_state_dict(load_file(path), strict=False)
         own = policy.state_dict()
         read = {value.data_ptr() for key, value in own.items() if key not in missing}
-        lost = [k for k in missing if own[k].data_ptr() not in read and not k.startswith("q_net_target")]
+        lost = [k for k in missing if own[k].data_ptr() not in read and not k.startswith(UNUSED)]
         if lost or unexpected:
             raise ValueError(f"weights do not fit: missing {lost[:3]}, unexpected {unexpected[:3]}")
         if odd := [key for key, value in own.items() if value.is_floating_point() and not value.isfinite().all()]:
@@ -319,12 +320,17 @@ class Policy:
         """Check that the policy's spaces fit a core; PolicyError: other actions, or an observation it cannot give."""
         space = self.model.action_space
         count = int(np.prod(core.table.nvec))
-        if space not in (core.action_space, gym.spaces.Discrete(count)):
-            raise PolicyError(f"its actions are {space}, the world's MultiDiscrete({list(core.table.nvec)})")
+        box = core.action_space
+        if core.action == "discrete":
+            fits = space in (box, gym.spaces.Discrete(count))
+        else:
+            fits = isinstance(space, gym.spaces.Box) and space.shape == box.shape
+        if not fits:
+            raise PolicyError(f"its actions are {space}, the world's {box}")
         self._plan(core)
 
     def act(self, core: GlassCore) -> np.ndarray:
-        """Choose actions (B, 2) int64, shift index and code, for the core's B environments; the core stays as it is."""
+        """Choose actions for the core's B environments, which stay as they are: (B, 2) int64, or (B, n) of a box."""
         if self._first is None:
             self._first = np.ones(core.rows, bool)
         action, _ = self.model.predict(self._observation(core), deterministic=self.deterministic)
@@ -335,10 +341,11 @@ class Policy:
     def _plan(self, core: GlassCore) -> dict:
         """What the policy observes: name of each part -> (``"position"`` or ``"frame"``, shape)."""
         space = self.model.observation_space
+        full = core.position_space.shape[0]
         parts = dict(space.spaces) if hasattr(space, "spaces") else {"": space}
         plan = {}
         for name, shape in ((name, part.shape) for name, part in parts.items()):
-            if len(shape) == 1 and shape[0] in (2, core.position_space.shape[0]):
+            if len(shape) == 1 and shape[0] in (full, full // 2):
                 plan[name] = ("position", shape)
             elif len(shape) == 3 and (shape[0] % 3 == 0 or shape[2] % 3 == 0):
                 plan[name] = ("frame", shape)
@@ -353,7 +360,8 @@ class Policy:
         for name, (kind, shape) in plan.items():
             if kind == "position":
                 place = to_numpy(core.observe("position"))
-                out[name] = place[:, 2:4] if name == "desired_goal" else place[:, : shape[0]]
+                first = shape[0] if name == "desired_goal" else 0  # after what is achieved
+                out[name] = place[:, first : first + shape[0]]
             else:
                 first = shape[0] % 3 == 0 and shape[0] < shape[2]
                 size = shape[1:] if first else shape[:2]

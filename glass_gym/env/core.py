@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from glass_gym.env.randomness import uniform
+from glass_gym.env.seen import SeenGround
 from glass_gym.env.starts import StartStates
 from glass_gym.env.state import EnvState, StepOutcome
 from glass_gym.simulator.simulator import PRESENT, Simulator, WorldState
@@ -48,6 +49,11 @@ class GlassCore:
             the generated frame, which costs one more network call per step).
         shifts: the global actions, see :meth:`ActionTable.build`.
         shift_scale: multiplies the shifts.
+        action: ``"discrete"`` (indices of a shift and a local action), ``"continuous"`` (a shift in px; the local
+            action is drawn from the prior) or ``"hybrid"`` (a shift in px, and a score of each local action, of which
+            the highest is played).
+        bounds: ``"ground"`` (agents stay in the box around the places where they were seen in the footage) or
+            ``"seen"`` (they go nowhere else; the world must store these places).
         frame_size: (height, width) px of observed frames, which are reduced on the device; None: the world's.
         channels_first: observed frames are (3, H, W), not (H, W, 3).
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:i"`` or ``"mps"``.
@@ -74,6 +80,8 @@ class GlassCore:
         position_from: str = "state",
         shifts: Any = "compass",
         shift_scale: float = 1.0,
+        action: str = "discrete",
+        bounds: str = "ground",
         frame_size: tuple[int, int] | None = None,
         channels_first: bool = False,
         device: str = "auto",
@@ -84,15 +92,21 @@ class GlassCore:
             raise ValueError(f"num_envs must be an integer of at least 1, got {rows!r}")
         check_choice("obs_type", obs_type, ("frame", "position", "dict"))
         check_choice("position_from", position_from, ("state", "frame"))
+        check_choice("action", action, ("discrete", "continuous", "hybrid"))
+        check_choice("bounds", bounds, ("ground", "seen"))
         check_flags(draw_target=draw_target, channels_first=channels_first)
         self.world = checkpoint if isinstance(checkpoint, World) else load_world(checkpoint)
         self.simulator = Simulator(self.world.model, device, precision, self.world.ground)
+        self.seen = SeenGround(self.world, self.simulator.device) if bounds == "seen" else None
         self.rows = int(rows)
         self.obs_type = obs_type
         self.position_from = position_from
+        self.action = action
         self.height, self.width = self.simulator.height, self.simulator.width
         self.table = self.world.action_table(shifts, shift_scale)
-        scene = Scene(self.height, self.width, self.world.config.agent_radius, self.table.shifts, self.world.ground)
+        config = self.world.config
+        sizes = self.height, self.width, config.agent_radius, self.table.shifts, self.world.ground
+        scene = Scene(*sizes, config.codes, self.simulator)
         self.task = make_task(task, scene, **task_options)
         self.draw_target = draw_target and self.task is not None
         self.channels_first = channels_first
@@ -100,6 +114,8 @@ class GlassCore:
         if frame_size is not None:
             self.resize(frame_size)
         self._shifts = torch.from_numpy(self.table.shifts).to(self.simulator.device)
+        self._longest = self._shifts.abs().amax(0)  # (2,) px
+        self._usual_codes = torch.tensor(self.table.usual_codes, device=self.simulator.device)
         self.starts = StartStates(self.world, self.simulator)
         self._check_memory()
         self._picture: Tensor | None = None
@@ -151,8 +167,27 @@ class GlassCore:
 
     @property
     def action_space(self) -> gym.Space:
-        """MultiDiscrete([S, K]): global shift, local action."""
-        return gym.spaces.MultiDiscrete(list(self.table.nvec))
+        """MultiDiscrete([S, K]): shift, local action. Or a Box of px right and down, and with ``"hybrid"`` K scores.
+
+        The box reaches to the longest shift along each axis; along an axis without shifts to 1 px, which does nothing.
+        """
+        if self.action == "discrete":
+            return gym.spaces.MultiDiscrete(list(self.table.nvec))
+        scores = self.table.nvec[1] if self.action == "hybrid" else 0
+        longest = np.abs(self.table.shifts).max(0)
+        high = np.concatenate([np.where(longest > 0, longest, 1), np.ones(scores)]).astype(np.float32)
+        return gym.spaces.Box(-high, high, dtype=np.float32)
+
+    def encode_actions(self, pairs: np.ndarray) -> np.ndarray:
+        """Pairs (B, 2) of a shift's index and a local action as actions of :attr:`action_space`; floats are such."""
+        pairs = np.asarray(pairs)
+        if self.action == "discrete" or not np.issubdtype(pairs.dtype, np.integer):
+            return pairs
+        px = self.table.shifts[pairs[:, 0]]
+        if self.action == "continuous":
+            return px
+        scores = 2 * np.eye(self.table.nvec[1], dtype=np.float32)[pairs[:, 1]] - 1
+        return np.concatenate([px, scores], 1)
 
     @property
     def frame_space(self) -> gym.spaces.Box:
@@ -192,7 +227,7 @@ class GlassCore:
         no = torch.zeros(self.rows, dtype=torch.bool, device=self.device)
         world = self.starts.at(zero)
         place = self.simulator.agent_position(world)
-        task = self._sample(torch.zeros(self.rows, self._draws, device=self.device), place, {})
+        task = self._begin(torch.zeros(self.rows, self._draws, device=self.device), place, {}, world)
         origin = torch.full_like(zero, self.world.identity)
         return EnvState(world, place, place.clone(), ~no, task, zero, no, zero.clone(), zero.clone(), origin)
 
@@ -251,20 +286,24 @@ class GlassCore:
         drawn = (numbers[:, 0] * self.starts.count).long()
         world = self.starts.at(drawn) if start is None else self.starts.given(start, rows, self.rows)
         position, present = self._locate_agents(world)
-        task = self._sample(numbers[:, 1:], position, {name: value[rows] for name, value in given.items()})
+        given = {name: value[rows] for name, value in given.items()}
+        task = self._begin(numbers[:, 1:], position, given, world)
         steps = torch.zeros_like(key)
         origin = self.state.origin[rows]
         return EnvState(world, position, position.clone(), present, task, steps, steps > 0, key, episode + 1, origin)
 
-    def _sample(self, numbers: Tensor, position: Tensor, given: TaskState) -> TaskState:
-        return self.task.sample(numbers, position, given) if self.task else {}
+    def _begin(self, numbers: Tensor, position: Tensor, given: TaskState, world: WorldState) -> TaskState:
+        return self.task.begin(world, self.task.sample(numbers, position, given)) if self.task else {}
 
     @outside_inference_mode
     def set_target(self, target: Any) -> None:
         """Move the targets, as the task's reset option `target` does; ValueError: no task with targets, or no place."""
         given = self._parse({"target": target})
         numbers = torch.zeros(self.rows, self._draws, device=self.device)
-        self.state = replace(self.state, task=self._sample(numbers, self.state.position, given))
+        assert self.task is not None
+        state = self.state.task
+        moved = self.task.sample(numbers, self.state.position, state | given)
+        self.state = replace(self.state, task=state | moved)
 
     @outside_inference_mode
     def aim(self, place: tuple[float, float]) -> None:
@@ -311,7 +350,7 @@ class GlassCore:
         """One step of all rows.
 
         Args:
-            actions: (B, 2) integers (global shift, local action), an array or a tensor.
+            actions: (B, n) of :attr:`action_space`, an array or a tensor. Px and scores outside of a box are cut.
 
         Returns:
             rewards, terminations and commanded shifts.
@@ -320,17 +359,20 @@ class GlassCore:
             TypeError: the actions are a single value.
             ValueError: the actions have another shape or type, or are out of range (not checked in tensors on a GPU).
         """
-        index = self._checked_actions(actions)
-        commanded = self._shifts[index[:, 0]]
+        commanded, code = self._decode_actions(actions)
         state = self.state
-        world = self.simulator.step(state.world, commanded, index[:, 1])
+        move = commanded if self.task is None else self.task.allowed(state.position, commanded)
+        if self.seen is not None:
+            move = self.seen.allowed(state.world.position, move)
+        world = self.simulator.step(state.world, move, code)
         self._picture = None
         position, present = self._locate_agents(world)
         if self.task is None:
             nothing = torch.zeros(self.rows, device=self.device)
             outcome = Outcome(nothing, nothing > 0, state.task)
         else:
-            outcome = self.task.step(state.position, position, state.task)
+            task = self.task.watch(world, code, state.task)
+            outcome = self.task.step(state.position, position, task)
         kept = replace(state, world=world, position=position, previous=state.position, present=present)
         self.state = replace(kept, task=outcome.state, steps=state.steps + 1)
         return StepOutcome(outcome.reward, outcome.terminated, commanded)
@@ -341,9 +383,12 @@ class GlassCore:
 
     def sample_codes(self, shift_index: Tensor) -> Tensor:
         """Draw local actions (B,) int64 from the prior, for global actions (B,) int64; ValueError: no prior."""
+        return self._draw_codes(self._shifts[shift_index])
+
+    def _draw_codes(self, shifts: Tensor) -> Tensor:
+        """Draw local actions (B,) int64 from the prior, for shifts (B, 2) px; ValueError: no prior."""
         state = self.state
-        shift = self._shifts[shift_index][:, None]
-        chances = self.simulator.code_prior(state.world, shift)[:, 0]  # (rows, K)
+        chances = self.simulator.code_prior(state.world, shifts[:, None])[:, 0]  # (rows, K)
         # equal states and shifts give equal codes
         number = uniform(state.key ^ CODE_STREAM, state.episode * MANY_STEPS + state.steps, 1)
         return (chances.cumsum(1) < number).sum(1).clamp(max=chances.shape[1] - 1)
@@ -368,27 +413,46 @@ class GlassCore:
         present = (masks[:, 0] * near).sum((1, 2)) >= PRESENT * world.mass.clamp_min(1.0)
         return torch.where(present[:, None], found, position), present
 
+    def _decode_actions(self, actions: Any) -> tuple[Tensor, Tensor]:
+        """Actions (B, n) -> shifts (B, 2) px and local actions (B,) int64, on the device."""
+        index = self._checked_actions(actions)
+        if self.action == "discrete":
+            return self._shifts[index[:, 0]], index[:, 1]
+        shifts = index[:, :2].minimum(self._longest).maximum(-self._longest)
+        if self.action == "hybrid":
+            return shifts, index[:, 2:].argmax(1)
+        if self.simulator.has_prior:
+            return shifts, self._draw_codes(shifts)
+        return shifts, self._usual_codes[torch.cdist(shifts, self._shifts).argmin(1)]
+
     def _checked_actions(self, actions: Any) -> Tensor:
-        """Actions as (B, 2) int64 on the device. Values of tensors on a GPU are not checked."""
+        """Actions on the device, int64 or of a box float32. Values of tensors on a GPU are not checked."""
+        space = self.action_space
+        discrete = self.action == "discrete"
         if isinstance(actions, Tensor):
-            whole = not (actions.is_floating_point() or actions.is_complex() or actions.dtype == torch.bool)
+            real = not (actions.is_complex() or actions.dtype == torch.bool)
+            whole = real and not actions.is_floating_point()
         else:
             actions = np.asarray(actions)
             whole = np.issubdtype(actions.dtype, np.integer)
+            real = whole or np.issubdtype(actions.dtype, np.floating)
+        shape = (self.rows, *(space.shape or ()))
+        kind = "integers" if discrete else "numbers"
         if not actions.shape:
-            raise TypeError(f"actions must be {self.rows} pairs of integers, got the single value {actions!r}")
-        if tuple(actions.shape) != (self.rows, 2) or not whole:
-            raise ValueError(
-                f"actions must be integers of shape {(self.rows, 2)}, got {actions.dtype} {tuple(actions.shape)}"
-            )
+            raise TypeError(f"actions must be {kind} of shape {shape}, got the single value {actions!r}")
+        if tuple(actions.shape) != shape or not (whole if discrete else real):
+            raise ValueError(f"actions must be {kind} of shape {shape}, got {actions.dtype} {tuple(actions.shape)}")
+        kept = torch.long if discrete else torch.float32
         if isinstance(actions, Tensor) and actions.device.type != "cpu":
-            return actions.to(self.device, torch.long)
-        actions = np.asarray(actions).astype(np.int64)
-        wrong = ((actions < 0) | (actions >= np.array(self.table.nvec))).any(1)
+            return actions.to(self.device, kept)
+        actions = np.asarray(actions).astype(np.int64 if discrete else np.float32)
+        if discrete:
+            wrong = ((actions < 0) | (actions >= np.array(self.table.nvec))).any(1)
+            allowed = f"lie in 0..{[n - 1 for n in self.table.nvec]}"
+        else:
+            wrong, allowed = ~np.isfinite(actions).all(1), "be finite"
         if wrong.any():
-            raise ValueError(
-                f"actions must lie in 0..{[n - 1 for n in self.table.nvec]}, got {actions[wrong][0].tolist()}"
-            )
+            raise ValueError(f"actions must {allowed}, got {actions[wrong][0].tolist()}")
         return torch.from_numpy(actions).to(self.device, non_blocking=True)
 
     # --- observing ---------------------------------------------------------------------------------------------

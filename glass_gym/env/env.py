@@ -65,7 +65,8 @@ class GlassEnv(GymMixin, gym.Env):
 
     def get_keys_to_action(self) -> dict[tuple[int, ...], np.ndarray]:
         """Keys for :func:`gymnasium.utils.play.play` (its `noop` is [0, 0]), see :meth:`ActionTable.keys`."""
-        return self.core.table.keys()
+        keys = self.core.table.keys()
+        return {key: self.core.encode_actions(pair[None])[0] for key, pair in keys.items()}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start a new episode.
@@ -95,7 +96,7 @@ class GlassEnv(GymMixin, gym.Env):
         """One step.
 
         Args:
-            action: two integers, (global shift, local action).
+            action: two integers, (global shift, local action), or px and scores (see `action`).
 
         Returns:
             observation, reward, terminated, truncated (always False: a wrapper sets the time limit), info.
@@ -106,8 +107,8 @@ class GlassEnv(GymMixin, gym.Env):
         """
         self._must_be_ready()
         action = np.asarray(action)
-        if action.shape != (2,):
-            raise ValueError(f"an action is (shift, local action), integers of shape (2,), got shape {action.shape}")
+        if action.shape != self.action_space.shape:
+            raise ValueError(f"an action has shape {self.action_space.shape}, see action_space, got {action.shape}")
         outcome = self.core.advance(action[None])
         observation, info = self._observe(to_numpy(self.core.infos(outcome.commanded_shift)))
         return observation, float(outcome.reward), bool(outcome.terminated), False, info

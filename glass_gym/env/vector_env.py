@@ -170,7 +170,8 @@ class GlassVectorEnv(GymMixin, VectorEnv):
         """One step of all rows.
 
         Args:
-            actions: (num_envs, 2) integers (global shift, local action), an array or a tensor.
+            actions: (num_envs, 2) integers (global shift, local action), or (num_envs, n) px and scores (see `action`),
+                an array or a tensor.
 
         Returns:
             observations, rewards, terminated, truncated (num_envs,), infos.

@@ -258,6 +258,10 @@ class LibraryLMA(PoseLMA):
         hidden = self.dynamics.start(layer.shape[0], pose)
         return pose, hidden, heading, pose.clone(), heading.clone(), pack_layers(layer)
 
+    def present_pose(self, state: State) -> Tensor:
+        """As :meth:`PoseLMA.present_pose`."""
+        return state[0]
+
     def correct_state(self, state: State, layer: Tensor, where: Tensor) -> State:
         """As :meth:`LMA.correct_state`: but for the hidden state, all starts again from the real layers."""
         pairs = zip(self.start_state(layer), state, strict=True)

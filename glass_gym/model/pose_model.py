@@ -363,6 +363,10 @@ class PoseLMA(LMA):
         pose = self.pose_codebook.embed(self.encode_poses(layer))
         return appearance.float(), pose, pose.clone(), self.dynamics.start(layer.shape[0], pose)
 
+    def present_pose(self, state: State) -> Tensor:
+        """The pose vectors (B, POSE_CHANNELS) of a state."""
+        return state[2]
+
     def correct_state(self, state: State, layer: Tensor, where: Tensor) -> State:
         """As :meth:`LMA.correct_state`: the pose is that of the real layers."""
         appearance, first, pose, hidden = state

@@ -22,6 +22,7 @@ EPILOG = f"""keys:
 examples:
   glass-play                                              the Tennis world
   glass-play GlassSprites-v0 --scale 5                    another world, frames five times as large
+  glass-play GlassSprites-v0 --task perform               do at the target what the film in the corner shows
   glass-play --checkpoint runs/mine/world.safetensors     a world of your own
   glass-play --image photo.png --free                     start from a picture, without a target
   glass-play --agent agents/trained/GlassTennis-v0/ppo.safetensors --record agent.mp4
@@ -42,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     add("--checkpoint", metavar="FILE", help="a world of your own, .safetensors, for the id Glass-v0")
     picture = "start from this picture; it is cropped and resized to the world's frame"
     add("--image", type=Path, metavar="FILE", help=picture)
+    task = "what to do: reach, collect, perform, match, follow, maze, or a task of your own, module:name"
+    add("--task", metavar="NAME", help=f"{task} (default: reach)")
     add("--free", action="store_true", help="no target: just walk around")
     trust = "(a zip is unpickled, which can run code: load only zips that you trust)"
     policy = f"watch this policy play: .safetensors, or a .zip of Stable-Baselines3 {trust}"
@@ -103,6 +106,8 @@ def play(arguments: argparse.Namespace) -> None:
     kwargs = {"render_mode": "rgb_array", "device": arguments.device}
     if arguments.checkpoint:
         kwargs["checkpoint"] = arguments.checkpoint
+    if arguments.task:
+        kwargs["task"] = arguments.task
     if arguments.free:
         kwargs["task"] = None
     limit = arguments.max_episode_steps or (None if arguments.agent else -1)  # -1: no time limit

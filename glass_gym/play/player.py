@@ -105,10 +105,11 @@ class Player:
             self.reset()
         else:
             human = self.controls.action(self.table, self.core.choose_code)
-            action = self.agent.act(self.core)[0] if self.agent_plays and self.agent else human
+            chosen = self.agent.act(self.core)[0] if self.agent_plays and self.agent else np.asarray(human)
+            action = self.core.encode_actions(chosen[None])[0]
             _, _, terminated, truncated, self.info = self.env.step(action)
             self.steps += 1
-            self.last = action
+            self.last = chosen
             self.frame = self.env.render()
             self._over = terminated or truncated
             if self._over:

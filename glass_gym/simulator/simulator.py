@@ -15,11 +15,13 @@ from torch import Tensor
 
 from glass_gym.model.glass import Glass
 from glass_gym.model.library import wrapped
+from glass_gym.model.pose_model import POSE_CHANNELS, PoseLMA
 from glass_gym.simulator.decoder_cache import cached
 from glass_gym.tensors.convert import outside_inference_mode, to_bytes, to_images
 from glass_gym.tensors.device import pick_device, pick_precision
 from glass_gym.tensors.rows import RowState
 
+POSE_LIMIT = 3.0  # Numbers of a pose vector lie within this of 0; nearly all lie within 1.
 PRESENT = 0.25  # An agent is present while its mask has at least this share of its initial mass.
 
 CPU_PIXELS = 64 * 64 * 64
@@ -91,6 +93,12 @@ class Simulator:
         radius = float(model.config.agent_radius)
         self.ground = ground or (radius, radius, self.width - radius, self.height - radius)
         self.lma = cached(self.model.lma, self.device)
+        self.pose_channels = 0  # C of agent_pose; 0: the agents have no poses (paper)
+        if isinstance(self.model.lma, PoseLMA):
+            self.pose_channels = POSE_CHANNELS + 2 * self.config.heading
+            book = self.model.lma.pose_codebook
+            entries = book.embed(torch.arange(len(book.codebook), device=self.device))
+            self._pose_unit = (2 * entries.var(0, correction=0).sum()).sqrt().clamp_min(1e-6)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
@@ -217,6 +225,23 @@ class Simulator:
     def agent_heading(self, state: WorldState) -> Tensor | None:
         """The agents' headings, (B,) rad in [-pi, pi), clockwise from the right; None: the world leaves them in."""
         return wrapped(state.memory[2]) if self.config.heading else None
+
+    def agent_pose(self, state: WorldState) -> Tensor:
+        """The agents' poses as vectors, in worlds that have poses.
+
+        Their squared distance is 0 for equal poses, and 1 on average for two entries of the codebook (of a painted
+        agent) or two stored windows. Where the heading is taken out, its cosine and sine are appended, so that opposite
+        headings add 2.
+
+        Returns:
+            (B, C), within POSE_LIMIT.
+        """
+        lma = self.model.lma
+        assert isinstance(lma, PoseLMA)
+        parts = [lma.present_pose(state.memory).float() / self._pose_unit]
+        if (heading := self.agent_heading(state)) is not None:
+            parts.append(torch.stack([heading.cos(), heading.sin()], 1) / 2**0.5)
+        return torch.cat(parts, 1).clamp(-POSE_LIMIT, POSE_LIMIT)
 
     def agent_present(self, state: WorldState) -> Tensor:
         """Whether the agents are present, (B,) bool: their masks have at least PRESENT of the initial mass."""

@@ -7,13 +7,16 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from glass_gym.worlds.checks import check_choice, check_flags, is_number, to_floats
+
+if TYPE_CHECKING:
+    from glass_gym.simulator.simulator import Simulator, WorldState
 
 TaskState = dict[str, Tensor]  # A task's state: named (B, ...) tensors on the core's device.
 NEVER = 1 << 20  # More steps than an episode has.
@@ -32,6 +35,8 @@ class Scene:
         agent_radius: half the agent's size, px.
         shifts: (S, 2) px, the global actions.
         ground: left, top, right, bottom px of the box that agents stay in; None: the frame.
+        codes: K, the number of local actions.
+        simulator: of the world, for tasks with poses; None: outside of a learned world, where these cannot be.
     """
 
     height: int
@@ -39,6 +44,8 @@ class Scene:
     agent_radius: float
     shifts: np.ndarray
     ground: tuple[float, float, float, float] | None = None
+    codes: int = 1
+    simulator: Simulator | None = None
 
     @property
     def unit(self) -> float:
@@ -108,6 +115,18 @@ class Task(ABC):
     def step(self, before: Tensor, after: Tensor, state: TaskState) -> Outcome:
         """The outcome of a step from positions `before` to positions `after`, both (B, 2) px."""
 
+    def begin(self, world: WorldState, state: TaskState) -> TaskState:
+        """Complete the states of new episodes by what depends on the agents' pictures; by default nothing."""
+        return state
+
+    def watch(self, world: WorldState, code: Tensor, state: TaskState) -> TaskState:
+        """Keep what :meth:`step` needs of the agents and of the local actions (B,) just played; by default nothing."""
+        return state
+
+    def allowed(self, position: Tensor, move: Tensor) -> Tensor:
+        """The part of moves (B, 2) px from positions (B, 2) px that the task allows, such as up to a wall."""
+        return move
+
     @abstractmethod
     def infos(self, position: Tensor, state: TaskState) -> dict[str, Tensor]:
         """Entries of `info`: new (B, ...) tensors by name; `is_success` (B,) bool must be one of them."""
@@ -115,6 +134,10 @@ class Task(ABC):
     @abstractmethod
     def heading(self, position: Tensor, state: TaskState) -> Tensor:
         """Where a player who knows the state walks to from positions (B, 2) px: (B, 2) px."""
+
+    def wanted_codes(self, state: TaskState) -> Tensor | None:
+        """The local actions (B,) int64 that such a player plays; None: they do not matter (the default)."""
+        return None
 
     @abstractmethod
     def fewest_steps(self, position: np.ndarray, state: dict[str, np.ndarray]) -> np.ndarray:
@@ -143,21 +166,24 @@ class Task(ABC):
 
 
 class GoalTask(Task):
-    """A task with one goal per row, (x, y) px, for goal-conditioned algorithms such as HER.
+    """A task with one goal per row, for goal-conditioned algorithms such as HER.
+
+    A goal has G numbers: (x, y) px, then what else is to be achieved. Position, :meth:`Task.observe` and the bounds
+    hold first what is achieved and then the goal, G numbers each.
 
     Attributes:
         dense: rewards also depend on the position before the step.
+        achieved: names of the entries of `info` that make up what is achieved.
+        desired: names of those that make up the goal.
     """
 
     dense: bool
-
-    @abstractmethod
-    def goal(self, state: TaskState) -> Tensor:
-        """The goals, (B, 2) px."""
+    achieved: tuple[str, ...] = ("agent_position",)
+    desired: tuple[str, ...] = ("target",)
 
     @abstractmethod
     def rewards(self, before: Tensor, after: Tensor, goal: Tensor) -> Tensor:
-        """Rewards (B,) float32 of a step from `before` to `after` for goals of your choice, all (B, 2) px."""
+        """Rewards (B,) float32 of a step from positions `before`, (B, 2) px, to `after`, for any goals, (B, G)."""
 
 
 TASKS: dict[str, Callable[..., Task] | str] = {}
@@ -269,10 +295,10 @@ def steps_between(start: np.ndarray, end: np.ndarray, radius: float, reach: tupl
     return steps
 
 
-def check_options(reward: str, target_radius: float, target_margin: float | None, terminate_on_arrival: bool) -> None:
-    """Check the options that all tasks with targets have; ValueError names the one that is out of range."""
+def check_options(reward: str, target_radius: float, target_margin: float | None, **flags: Any) -> None:
+    """Check the options that tasks share, and that `flags` are booleans; ValueError names what is out of range."""
     check_choice("reward", reward, ("dense", "sparse"))
-    check_flags(terminate_on_arrival=terminate_on_arrival)
+    check_flags(**flags)
     if not is_number(target_radius) or target_radius <= 0:
         raise ValueError(f"target_radius must be a positive number of px, got {target_radius!r}")
     if target_margin is not None and (not is_number(target_margin) or target_margin < 0):

@@ -52,7 +52,7 @@ class CollectTask(Task):
         target_margin: float | None = None,
         terminate_on_arrival: bool = True,
     ):
-        check_options(reward, target_radius, target_margin, terminate_on_arrival)
+        check_options(reward, target_radius, target_margin, terminate_on_arrival=terminate_on_arrival)
         if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST:
             raise ValueError(f"count must be an integer in 1..{MOST}, got {count!r}")
         self.scene = scene

@@ -1,4 +1,4 @@
-"""ReachTask: walk to a target."""
+"""TargetTask, what tasks with one target share; and ReachTask: walk to it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from glass_gym.tasks.base import (
     GoalTask,
     Outcome,
     Scene,
+    Task,
     TaskState,
+    check_flags,
     check_options,
     check_places,
     steps_between,
@@ -21,18 +23,16 @@ from glass_gym.tasks.base import (
 from glass_gym.tasks.targets import draw_rings
 
 
-class ReachTask(GoalTask):
-    """Walk to a target. State: `target` (B, 2) px.
+class TargetTask(Task):
+    """A task at a target. State: `target` (B, 2) px.
 
     Args:
         scene: the world.
-        reward: ``"dense"`` (0.1 * progress toward the target, in units of the longest shift, plus 1 on arrival) or
-            ``"sparse"`` (1 on arrival).
-        target_radius: the agent arrives within this distance, px.
+        reward: ``"dense"`` or ``"sparse"``.
+        target_radius: the agent is at the target within this distance, px.
         target_margin: smallest distance of targets from the frame's edge, px; None: the agent's radius + 4, so that
             every target can be reached.
         target: (x, y) px, the target of every episode; None: random targets.
-        terminate_on_arrival: arrival ends the episode. If not, every step within the radius counts as arrival.
 
     Raises:
         ValueError: a value is out of range.
@@ -48,15 +48,13 @@ class ReachTask(GoalTask):
         target_radius: float = 6.0,
         target_margin: float | None = None,
         target: Any = None,
-        terminate_on_arrival: bool = True,
     ):
-        check_options(reward, target_radius, target_margin, terminate_on_arrival)
+        check_options(reward, target_radius, target_margin)
         self.scene = scene
         self.dense = reward == "dense"
         self.radius = float(target_radius)
         self.margin = scene.agent_radius + 4.0 if target_margin is None else float(target_margin)
         self.fixed = None if target is None else check_places(target, (2,), 1, scene.height, scene.width)[0]
-        self.terminates = terminate_on_arrival
 
     def distance(self, position: Tensor, target: Tensor) -> Tensor:
         """Distances (B,) px."""
@@ -66,17 +64,10 @@ class ReachTask(GoalTask):
         """Whether positions are within the radius of targets, (B,) bool."""
         return self.distance(position, target) < self.radius
 
-    def goal(self, state: TaskState) -> Tensor:
-        """The target."""
-        return state["target"]
-
-    def rewards(self, before: Tensor, after: Tensor, goal: Tensor) -> Tensor:
-        """As :meth:`GoalTask.rewards`."""
-        arrived = self.reached(after, goal).to(after.dtype)
-        if not self.dense:
-            return arrived
-        progress = self.distance(before, goal) - self.distance(after, goal)
-        return progress / self.scene.unit * PROGRESS + arrived
+    def progress(self, before: Tensor, after: Tensor, target: Tensor) -> Tensor:
+        """The dense reward (B,) of coming nearer to targets."""
+        nearer = self.distance(before, target) - self.distance(after, target)
+        return nearer / self.scene.unit * PROGRESS
 
     def parse(self, options: dict[str, Any], rows: int) -> TaskState:
         """Read `target`, (x, y) px for all rows or (B, 2); ValueError: another shape, or outside the frame."""
@@ -90,13 +81,8 @@ class ReachTask(GoalTask):
             return {"target": given["target"]}
         if self.fixed is not None:
             return {"target": self.fixed.to(position.device).expand(len(position), 2).clone()}
+        numbers = numbers[:, : 2 * TRIES]
         return {"target": self.scene.places(numbers, self.margin, [(position, self.scene.min_distance)])}
-
-    def step(self, before: Tensor, after: Tensor, state: TaskState) -> Outcome:
-        """Rewards for progress and arrival."""
-        arrived = self.reached(after, state["target"])
-        reward = self.rewards(before, after, state["target"])
-        return Outcome(reward, arrived if self.terminates else arrived & False, state)
 
     def infos(self, position: Tensor, state: TaskState) -> dict[str, Tensor]:
         """The entries `target` (x, y) px, `distance` px and `is_success`."""
@@ -113,7 +99,7 @@ class ReachTask(GoalTask):
 
     def aim(self, state: TaskState, place: Tensor) -> TaskState:
         """The target moves to the click."""
-        return {"target": place.to(state["target"]).expand_as(state["target"]).clone()}
+        return state | {"target": place.to(state["target"]).expand_as(state["target"]).clone()}
 
     def observe(self, state: TaskState) -> Tensor:
         """The target's (x, y) px."""
@@ -127,3 +113,44 @@ class ReachTask(GoalTask):
     def draw(self, frames: Tensor, state: TaskState) -> Tensor:
         """Draw a ring around the target."""
         return draw_rings(frames, state["target"], self.radius)
+
+
+class ReachTask(TargetTask, GoalTask):
+    """Walk to a target. State: `target` (B, 2) px.
+
+    Args:
+        scene: the world.
+        reward: ``"dense"`` (0.1 * progress toward the target, in units of the longest shift, plus 1 on arrival) or
+            ``"sparse"`` (1 on arrival).
+        target_radius: see :class:`TargetTask`, px.
+        target_margin: see there, px.
+        target: see there.
+        terminate_on_arrival: arrival ends the episode. If not, every step within the radius counts as arrival.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    def __init__(
+        self,
+        scene: Scene,
+        reward: str = "dense",
+        target_radius: float = 6.0,
+        target_margin: float | None = None,
+        target: Any = None,
+        terminate_on_arrival: bool = True,
+    ):
+        super().__init__(scene, reward, target_radius, target_margin, target)
+        check_flags(terminate_on_arrival=terminate_on_arrival)
+        self.terminates = terminate_on_arrival
+
+    def rewards(self, before: Tensor, after: Tensor, goal: Tensor) -> Tensor:
+        """As :meth:`GoalTask.rewards`."""
+        arrived = self.reached(after, goal).to(after.dtype)
+        return self.progress(before, after, goal) + arrived if self.dense else arrived
+
+    def step(self, before: Tensor, after: Tensor, state: TaskState) -> Outcome:
+        """Rewards for progress and arrival."""
+        arrived = self.reached(after, state["target"])
+        reward = self.rewards(before, after, state["target"])
+        return Outcome(reward, arrived if self.terminates else arrived & False, state)

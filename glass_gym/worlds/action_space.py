@@ -104,7 +104,9 @@ class ActionTable:
         return len(self.shifts), len(self.code_names)
 
     def describe(self, action) -> str:
-        """An action (shift, code) as text, such as "up-right + code 2"."""
+        """An action as text, such as "up-right + code 2", or of a shift in px "(1.5, -3.0) px"."""
+        if np.asarray(action).dtype.kind == "f":
+            return f"({action[0]:.1f}, {action[1]:.1f}) px"
         return f"{self.shift_names[int(action[0])]} + {self.code_names[int(action[1])]}"
 
     def flatten(self, action) -> np.ndarray:

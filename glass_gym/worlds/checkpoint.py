@@ -56,7 +56,7 @@ class World:
         statistics: measured facts. `frame_mean` and `frame_std` of the start frames, per channel, 0 to 255;
             `code_share`, how often each code occurs in the training data. In ``pose`` worlds also `start_positions`,
             (x, y) px of each start frame's window, and `ground`, the box that agents were seen in: left, top, right,
-            bottom px.
+            bottom px. And `seen`, rows of 0 and 1 for the cells of a grid over the frame: whether an agent was there.
         provenance: how the weights were made.
         name: of the world, such as the file's name without its suffix.
         usual_codes: nine codes, for the directions of COMPASS: the one that went with each most often in the training
@@ -93,6 +93,11 @@ class World:
                 raise ValueError(f"ground is {ground}, expected left, top, right and bottom px")
             if ground[0] > ground[2] or ground[1] > ground[3]:
                 raise ValueError(f"ground is {ground}, its sides are crossed")
+        seen = self.statistics.get("seen") if isinstance(self.statistics, dict) else None
+        if seen is not None:
+            grid = to_floats(seen)
+            if grid.ndim != 2 or not grid.size or max(grid.shape) > longest or not np.isin(grid, (0, 1)).all():
+                raise ValueError("seen is not a grid of 0 and 1, rows of cells")
         if not all(isinstance(known, dict) for known in (self.statistics, self.provenance)):
             raise ValueError("statistics and provenance are tables (dicts)")
         positions = to_floats(self.statistics.get("start_positions", []))

@@ -11,12 +11,12 @@ from gymnasium.vector import VectorActionWrapper, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from glass_gym.env.core import GlassCore
-from glass_gym.wrappers.core_of import TellsAutoresetMode, core_of
+from glass_gym.wrappers.core_of import TellsAutoresetMode, discrete_core_of
 
 
 def core_with_prior(env: Any) -> GlassCore:
-    """The core of an environment, see :func:`core_of`; ValueError: its world has no prior over local actions."""
-    core = core_of(env)
+    """The core, see :func:`discrete_core_of`; ValueError: the world has no prior over local actions."""
+    core = discrete_core_of(env)
     if not core.simulator.has_prior:
         raise ValueError(
             f"world {core.world.name or 'given'!r} has no prior over local actions; "

@@ -24,3 +24,11 @@ class TellsAutoresetMode:
     def autoreset_mode(self) -> AutoresetMode:
         """The mode of the environment."""
         return self.env.unwrapped.metadata["autoreset_mode"]  # type: ignore[attr-defined]
+
+
+def discrete_core_of(env: Any) -> GlassCore:
+    """As :func:`core_of`; ValueError: actions are no pairs of shift and local action."""
+    core = core_of(env)
+    if core.action != "discrete":
+        raise ValueError(f"this wrapper needs action='discrete', got {core.action!r}")
+    return core

@@ -10,7 +10,7 @@ import torch
 from gymnasium.vector import VectorActionWrapper, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from glass_gym.wrappers.core_of import TellsAutoresetMode, core_of
+from glass_gym.wrappers.core_of import TellsAutoresetMode, discrete_core_of
 
 
 class FlattenAction(gym.ActionWrapper, gym.utils.RecordConstructorArgs):
@@ -19,7 +19,7 @@ class FlattenAction(gym.ActionWrapper, gym.utils.RecordConstructorArgs):
     def __init__(self, env: gym.Env):
         gym.utils.RecordConstructorArgs.__init__(self)
         super().__init__(env)
-        self._table = core_of(env).table
+        self._table = discrete_core_of(env).table
         self.action_space = gym.spaces.Discrete(int(np.prod(self._table.nvec)))
 
     def action(self, action: Any) -> np.ndarray:
@@ -39,7 +39,7 @@ class VectorFlattenAction(TellsAutoresetMode, VectorActionWrapper):
 
     def __init__(self, env: VectorEnv):
         super().__init__(env)
-        self._table = core_of(env).table
+        self._table = discrete_core_of(env).table
         self.single_action_space = gym.spaces.Discrete(int(np.prod(self._table.nvec)))
         self.action_space = batch_space(self.single_action_space, self.num_envs)
 

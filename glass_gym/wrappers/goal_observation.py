@@ -20,14 +20,14 @@ class Goals:
     env: Any
 
     def goal_space(self, observation: gym.Space) -> gym.spaces.Dict:
-        """The space of a row, Dict(observation, achieved_goal, desired_goal) in px; ValueError: see the wrapper."""
+        """The space of a row, Dict(observation, achieved_goal, desired_goal); ValueError: see the wrapper."""
         core = self._core = core_of(self.env)
         if core.task is None:
             raise ValueError("GoalObservation needs a goal: make the environment with task='reach'")
         if not isinstance(core.task, GoalTask):
             raise ValueError(
                 f"GoalObservation needs a task with one goal a row, which {type(core.task).__name__} has not; "
-                "use task='reach'"
+                "use task='reach' or 'match'"
             )
         if core.obs_type == "dict" or (core.obs_type == "frame" and core.draw_target):
             raise ValueError(
@@ -35,19 +35,22 @@ class Goals:
                 "draw_target=False"
             )
         self._task: GoalTask = core.task
-        limits = np.array([core.width, core.height], np.float32)
-        place = gym.spaces.Box(-limits, 2 * limits, dtype=np.float32)
+        whole = core.position_space
+        size = whole.shape[0] // 2
+        place = gym.spaces.Box(whole.low[:size], whole.high[:size], dtype=np.float32)
         if core.obs_type == "position":
             observation = place
         return gym.spaces.Dict({"observation": observation, "achieved_goal": place, "desired_goal": place})
 
     def _observe(self, observation: Any, info: dict[str, Any], row: Any = slice(None)) -> dict[str, Any]:
         """The goal observation of an observation and its info, of one row of the info or of all, copied."""
+        task, tensor = self._task, isinstance(observation, torch.Tensor)
+        join = torch.cat if tensor else np.concatenate
+        achieved, desired = (join([info[name][row] for name in names], -1) for names in (task.achieved, task.desired))
         if self._core.obs_type == "position":
-            observation = observation[..., :2]
-        goals = {"achieved_goal": info["agent_position"][row], "desired_goal": info["target"][row]}
-        parts = {"observation": observation, **goals}
-        return {key: part.clone() if isinstance(part, torch.Tensor) else np.copy(part) for key, part in parts.items()}
+            observation = achieved
+        copied = observation.clone() if tensor else np.copy(observation)
+        return {"observation": copied, "achieved_goal": achieved, "desired_goal": desired}
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """As of the environment, with goal observations."""
@@ -70,8 +73,8 @@ class Goals:
         """The rewards of arriving at `achieved_goal` when `desired_goal` was the goal.
 
         Args:
-            achieved_goal: (..., 2) px.
-            desired_goal: (..., 2) px; both broadcast.
+            achieved_goal: (..., G), G as of :class:`GoalTask`: (x, y) px, for ``"match"`` then the pose vector.
+            desired_goal: (..., G); both broadcast.
             info: a dict, or one per row, with `previous_position` (for dense rewards).
 
         Returns:
@@ -82,7 +85,7 @@ class Goals:
         """
         achieved = torch.as_tensor(np.asarray(achieved_goal, np.float32))
         desired = torch.as_tensor(np.asarray(desired_goal, np.float32))
-        before = achieved
+        before = achieved[..., :2]
         if self._task.dense:
             try:
                 name = "previous_position"
@@ -93,16 +96,17 @@ class Goals:
                     "a dense reward needs info['previous_position']: use HerReplayBuffer(copy_info_dict=True), "
                     "or make the environment with reward='sparse'"
                 ) from None
-        before, achieved, desired = torch.broadcast_tensors(before, achieved, desired)
+        achieved, desired = torch.broadcast_tensors(achieved, desired)
         reward = self._task.rewards(before, achieved, desired).numpy()
         return float(reward) if reward.ndim == 0 else reward
 
 
 class GoalObservation(Goals, gym.Wrapper, gym.utils.RecordConstructorArgs):
-    """Observations for goal-conditioned algorithms such as HER: `observation`, `achieved_goal`, `desired_goal` (px).
+    """Observations for goal-conditioned algorithms such as HER: `observation`, `achieved_goal`, `desired_goal`.
 
-    The observation must not show the goal, since HER exchanges goals afterwards: use ``obs_type="position"`` (the
-    observation is the agent's (x, y)), or ``obs_type="frame"`` with ``draw_target=False``.
+    Goals are (x, y) px; of the task ``"match"`` they are (x, y) and a pose vector. The observation must not show the
+    goal, since HER exchanges goals afterwards: use ``obs_type="position"`` (the observation is what is achieved, such
+    as the agent's (x, y)), or ``obs_type="frame"`` with ``draw_target=False``.
 
     With ``reward="dense"`` a reward depends on the position before the step, which is `info["previous_position"]`
     (SB3: ``HerReplayBuffer(copy_info_dict=True)``).

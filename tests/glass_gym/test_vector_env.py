@@ -556,7 +556,7 @@ def test_the_seed_is_told_and_a_mask_of_all_rows_starts_them(tiny_world):
     assert envs.np_random_seed == 42 and np.array_equal(observation, envs.reset(seed=42)[0])
     envs.reset(seed=7, options={"reset_mask": np.array([True, False])})
     assert envs.np_random_seed == 42
-    with pytest.raises(TypeError, match="actions must be 2 pairs of integers, got the single value"):
+    with pytest.raises(TypeError, match=r"actions must be integers of shape \(2, 2\), got the single value"):
         envs.step(0)
 
 

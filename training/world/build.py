@@ -49,6 +49,7 @@ GROUND = 0.005  # Quantile of the agent's positions that bounds the world's grou
 SHARPER = 2.0
 """Factor on the mask logits of the pose model's D, against half-transparent limbs, which look like two poses at once.
 Squared error grows by 5 % in Sprites and the arm, by 13 % in Tennis, and two thirds of the blends disappear."""
+CELL = 4.0  # Smallest side of a cell of the grid of places where agents were seen, px.
 RARE = 20  # Minimum number of steps in a direction for a usual code of its own.
 
 
@@ -309,6 +310,7 @@ def build_world(model: Glass, store: Store, windows: WindowSet, provenance: dict
         edge = model.config.width, model.config.height  # positions may lie outside the frame
         sides = np.quantile(windows.position, (GROUND, 1 - GROUND), axis=0).round(1).clip(0, edge)
         facts["ground"] = sides.ravel().tolist()
+        facts["seen"] = seen_cells(windows.position, edge, step)
         with Bar("start positions"):  # stored, since finding them takes seconds
             start = Simulator(model, model.device, "float32").start(torch.from_numpy(frames))
         facts["start_positions"] = start.position.tolist()
@@ -323,6 +325,19 @@ def build_world(model: Glass, store: Store, windows: WindowSet, provenance: dict
     films = (play_code(simulator, begun, code) for code in each(range(codes), "names of local actions", "code"))
     world.code_names = describe_codes(world, measure_codes(simulator, films))
     return world
+
+
+def seen_cells(position: np.ndarray, size: tuple[int, int], step: Sequence[float]) -> list[list[int]]:
+    """Where agents were: positions (N, 2) px in frames of `size` (width, height) px -> rows of cells, 0 or 1.
+
+    A cell is as large as the longer step along an axis, at least CELL px, so that a way of steps leaves no gaps.
+    """
+    cell = max(CELL, *step)
+    shape = [max(1, round(side / cell)) for side in size]
+    index = (position * shape / size).astype(int).clip(0, np.array(shape) - 1)
+    cells = np.zeros(shape[::-1], int)
+    cells[index[:, 1], index[:, 0]] = 1
+    return cells.tolist()
 
 
 def export_world(run: Run, model: Glass, store: Store, windows: WindowSet, minutes: dict[str, float]) -> World:
