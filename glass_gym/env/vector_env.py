@@ -251,7 +251,8 @@ class GlassVectorEnv(GymMixin, VectorEnv):
 
     def per_row(self, name: str, value: Any) -> list[Any]:
         """What the attribute or method `name` gave, as one item a row; what all rows share is repeated."""
-        if name in OF_ROWS and value is not None:
+        count = len(value) if isinstance(value, (EnvState, np.ndarray, Tensor)) else None
+        if name in OF_ROWS and value is not None and count in (None, self.num_envs):
             take = value.rows if isinstance(value, EnvState) else lambda row: index_rows(value, row[0])
             return [take([row]) for row in range(self.num_envs)]
         return [value] * self.num_envs

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog=EXAMPLES,
     )
     add = parser.add_argument
-    add("world", metavar="WORLD", help="a bundled world (tennis, sprites, arm) or a .safetensors file")
+    add("world", metavar="WORLD", help="a bundled world (tennis, sprites, arm, mouse) or a .safetensors file")
     names = "name code K, by 1 to 40 printable characters; without NAME, by what it is measured to do"
     add("--set", action="append", default=[], metavar="K=NAME", help=f"{names} (may be repeated)")
     add("--measured", action="store_true", help="name all other codes by what they are measured to do")
@@ -47,8 +47,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:  # CheckpointError is a ValueError
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
     return 0
 
 

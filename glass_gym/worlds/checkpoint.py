@@ -47,7 +47,7 @@ class World:
 
     Attributes:
         model: the trained model.
-        start_frames: (N, H, W, 3) uint8, held-out frames in which episodes start.
+        start_frames: (N, H, W, 3) uint8, frames in which episodes start, held out where there are enough.
         step: (x, y) px of a typical step along each axis in the training data.
         code_names: K names, by code: what each is measured to do (:mod:`glass_gym.worlds.codes`), or as `glass-names`
             set them. In worlds of glass-train, code 0 is the code under which an agent that stands still changes least;

@@ -101,7 +101,8 @@ def _describe(effect: CodeEffect, headed: bool) -> str:
     sides = ("back", "to its left", "forward", "to its right") if headed else ("left", "up", "right", "down")
     far = max(range(4), key=lambda side: effect.sides[side])
     way, other = effect.sides[far], effect.sides[far - 2]
-    turns = f"turns {'right' if effect.turn > 0 else 'left'} by {abs(effect.turn):.0f}°"
+    angle = abs(effect.turn)
+    turns = f"turns {'right' if effect.turn > 0 else 'left'} by {angle:.{int(angle < 3)}f}°"
     swings = f"swings {sides[far]}" if way >= STRETCHES else "swings"
     stretches = f"{'leans' if other <= -way / 2 else 'stretches'} {sides[far]} by {way:.0%}"
     grows = f"{'grows' if effect.growth > 0 else 'shrinks'} by {abs(effect.growth):.0%}"
@@ -111,7 +112,8 @@ def _describe(effect: CodeEffect, headed: bool) -> str:
         return "nothing"
     found = {turns: abs(effect.turn) / TURNS, swings: effect.swing / SWINGS}
     found |= {stretches: way / STRETCHES, grows: abs(effect.growth) / GROWS}
-    return max(found, key=lambda text: found[text])
+    best = max(found, key=lambda text: found[text])
+    return best if found[best] >= 1 else "changes a little"
 
 
 def _silhouettes(state: WorldState, heading: Tensor | None) -> Tensor:

@@ -93,7 +93,7 @@ class Errors:
 
 
 class Reference:
-    """The errors of a world's own start frames, which are held out, and those of other frames in their units.
+    """The errors of a world's own start frames, and those of other frames in their units.
 
     The agent's window is redrawn from its own pose and appearance. What is around it is compared with the most similar
     background of the start frames; each of these is compared with those of the others.

@@ -40,7 +40,7 @@ COLUMNS = {
     "probability": "of the local action, given the poses before and after it",
     "pose": "index of the pose",
     "present": "whether the agent is there, whole and in one place",
-    "agent_error": "of the redrawn agent; 1 is usual for the world's own held-out frames",
+    "agent_error": "of the redrawn agent; 1 is usual for the world's own start frames",
     "scene_error": "of the most similar background the world knows; 1 is usual",
     "known": "whether the world knows the frame: the agent is present, and both errors are at most 3",
 }

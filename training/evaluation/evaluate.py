@@ -14,7 +14,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -46,7 +46,8 @@ class EvaluateConfig(DataOptions):
     checkpoint: Positional[str]  # bundled name, .safetensors file, or a run's gma.pt (GMA figures only)
     data: Positional[str]  # as for training: tennis, wsprites, arm, mouse, a clip store or a folder of videos
     out: Common[Path] = Path("evaluation.json")  # JSON to write; pictures go into its folder
-    split: Common[tuple[str, ...]] = ("test",)  # train, val, test; little footage has more clips in `val test`
+    split: Common[tuple[Literal["train", "val", "test"], ...]] = ("test",)
+    """which videos; of little footage, `val test` has more clips"""
     videos: Common[Positive] = 120  # held-out videos to measure on
     rollouts: Common[Positive] = 256  # random-play rollouts
     vgg: Path | None = None  # VGG16 weights (.safetensors): adds feature distances, called VGG-HED

@@ -164,7 +164,7 @@ def report_world(run: Run, world: World, store: Store) -> None:
         if e is not None:
             bar.next("long random play")
             held = passport(e, run.shortened("report_rollouts", LONG_ROLLOUTS))
-            (run.out / "passport.json").write_text(json.dumps(held, indent=1) + "\n")
+            (run.out / "passport.json").write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
         page = _page(run, world, store, found, e, held, bar.next)
     for score in found:
         say(f"  {score.part}: {score.value}" + f" (baseline: {score.baseline})" * bool(score.baseline), score.verdict)

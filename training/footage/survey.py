@@ -142,7 +142,8 @@ class Survey:
         plate = np.ma.median(colours, axis=0).filled(0)
         box = LARGEST_BOX if self.noise >= 1 else 1
         off = np.stack([apart(one[..., :3], plate, box) for one in plates]) > CHANGED
-        if (off & known[..., 0]).mean() > SMALL:
+        count = known.sum((1, 2, 3)).clip(1)
+        if ((off & known[..., 0]).sum((1, 2)) / count).max() > OFTEN:
             return None
         return np.dstack([plate.round().astype(np.uint8), np.uint8(255) * known.any(0)])
 

@@ -194,8 +194,12 @@ class RefineStage(GmaStage):
     """
 
     name = "refine"
-    rate = GmaStage.rate / 2
     binary_ramp = 0
+
+    @property
+    def rate(self) -> float:  # type: ignore[override]
+        """Half of GMA's."""
+        return GmaStage.rate / 2
 
     def __init__(
         self,

@@ -237,7 +237,7 @@ def start_frames(model: Glass, store: Store, count: int = START_FRAMES) -> tuple
             if sum(start.rank == (False, 0, 0) for start in picked) >= count or len(picked) >= LOOKED_AT * count:
                 break
     if not picked:
-        raise ValueError(f"{store.root}: the mask is empty on every held-out frame; train GMA longer or check theta")
+        raise ValueError(f"{store.root}: the mask is empty on every frame; train GMA longer or check theta")
     picked = sorted(picked, key=lambda start: start.rank)[:count]
     return np.stack([start.frame for start in picked]), np.stack([start.background for start in picked])
 
