@@ -108,7 +108,8 @@ class GlassEnv(GymMixin, gym.Env):
         self._must_be_ready()
         action = np.asarray(action)
         if action.shape != self.action_space.shape:
-            raise ValueError(f"an action has shape {self.action_space.shape}, see action_space, got {action.shape}")
+            what = "(shift, local action), integers" if self.core.action == "discrete" else "px and scores, numbers"
+            raise ValueError(f"an action is {what} of shape {self.action_space.shape}, got shape {action.shape}")
         outcome = self.core.advance(action[None])
         observation, info = self._observe(to_numpy(self.core.infos(outcome.commanded_shift)))
         return observation, float(outcome.reward), bool(outcome.terminated), False, info

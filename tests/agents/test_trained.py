@@ -27,3 +27,11 @@ def test_they_do_what_their_figures_say(id, name):
     policy, said = load_policy(TRAINED / id / "ppo.safetensors"), said["policies"]["policy"]
     done = evaluate(make_evaluation_env(id, 32, seed=123), policy, 64)
     assert done["success"] >= said["success"] - 0.08 and done["steps_ratio"] <= said["steps_ratio"] + 0.15
+
+
+@pytest.mark.parametrize(("id", "task"), [("GlassTennis-v0", "perform")])
+def test_those_of_tasks_do_so_too(id, task):
+    said = json.loads((TRAINED / id / f"ppo-{task}.json").read_text())["policies"]
+    policy = load_policy(TRAINED / id / f"ppo-{task}.safetensors")
+    done = evaluate(make_evaluation_env(id, 32, seed=123, task=task), policy, 64)
+    assert done["success"] >= said["policy"]["success"] - 0.08 and said["random"]["success"] <= 0.15

@@ -90,7 +90,7 @@ def altered(path, **changes):
     ("changes", "message"),
     [
         ({"format_version": 99}, "format 99, this glass_gym reads 1; upgrade"),
-        ({"algorithm": "sac"}, "its algorithm is 'sac'; there are: ppo"),
+        ({"algorithm": "td3"}, "its algorithm is 'td3'; there are: ppo"),
         ({"policy": "os.system"}, "its policy is called 'os.system'; there are: MlpPolicy"),
         ({"arguments": {"optimizer_class": {"class": "SGD"}}}, "its policy arguments are"),
         ({"arguments": {"features_extractor_class": {"class": "Popen"}}}, "it names the class 'Popen'"),

@@ -257,7 +257,7 @@ def test_a_shift_in_px_moves_the_agent_by_so_much(tiny_world):
     assert env.step(np.array([99.0, 0.0]))[-1]["commanded_shift"].tolist() == [3, 0]  # cut at the longest shift
     with pytest.raises(ValueError, match="must be finite"):
         env.step(np.array([np.nan, 0.0]))
-    with pytest.raises(ValueError, match=r"an action has shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"numbers of shape \(2,\), got shape \(3,\)"):
         env.step(np.zeros(3))
     for wrapper in (FlattenAction, AutoLocalAction):
         with pytest.raises(ValueError, match="needs action='discrete'"):

@@ -199,7 +199,7 @@ def test_a_policy_is_loaded_and_a_wrong_one_named(tiny_world, tmp_path):
     assert load_policy(tmp_path / "ppo.zip", "ppo", core)
     with pytest.raises(PolicyError, match=r"none\.zip: no such policy file"):
         load_policy(tmp_path / "none.zip")
-    with pytest.raises(PolicyError, match="no algorithm called 'sac'; there are: ppo, dqn"):
+    with pytest.raises(PolicyError, match="no algorithm called 'td3'; there are: ppo, dqn, sac"):
         load_policy(tmp_path / "ppo.zip", "sac")
     (tmp_path / "bad.zip").write_bytes(b"nonsense")
     with pytest.raises(PolicyError, match=r"bad\.zip: not a policy of PPO"):
