@@ -194,13 +194,14 @@ def with_codes(model: Glass, order: Sequence[int]) -> Glass:
 class StartFrame:
     """A frame for episodes to start from: `frame` and `background`, its picture without the agent, (H, W, 3) uint8.
 
-    `cut` tells whether the frame's edge cuts the agent off, `missed` is the area of the agent, px, that M misses, and
+    `area` is that of M's mask, px, `cut` tells whether the frame's edge cuts the agent off, `missed` is the area of the agent, px, that M misses, and
     `inpainted` the share of the agent whose background the footage does not show; both are 0 where they are too small
     to matter.
     """
 
     frame: np.ndarray
     background: np.ndarray
+    area: float
     cut: bool
     missed: int
     inpainted: float
@@ -238,7 +239,8 @@ def start_frames(model: Glass, store: Store, count: int = START_FRAMES) -> tuple
                 break
     if not picked:
         raise ValueError(f"{store.root}: the mask is empty on every frame; train GMA longer or check theta")
-    picked = sorted(picked, key=lambda start: start.rank)[:count]
+    whole = np.quantile([start.area for start in picked], 0.75) / 4  # of smaller agents M finds only a part
+    picked = sorted(picked, key=lambda start: (start.area < whole, *start.rank))[:count]
     return np.stack([start.frame for start in picked]), np.stack([start.background for start in picked])
 
 
@@ -271,7 +273,7 @@ def whole_agents(model: Glass, store: Store, video: Video, rng: np.random.Genera
             missed = missed if missed > MISSED * plate.sizes[t] else 0
             mask = plate.masks[t]
             cut = bool(mask[[0, -1]].any() or mask[:, [0, -1]].any())
-            start = StartFrame(frames[shot][t], background, cut, missed, share if share > MISSED else 0.0)
+            start = StartFrame(frames[shot][t], background, mask.sum(), cut, missed, share if share > MISSED else 0.0)
             found.append((start.rank, rng.random(), start))
     return [start for *_, start in sorted(found, key=lambda row: row[:2])]
 
