@@ -194,9 +194,9 @@ def with_codes(model: Glass, order: Sequence[int]) -> Glass:
 class StartFrame:
     """A frame for episodes to start from: `frame` and `background`, its picture without the agent, (H, W, 3) uint8.
 
-    `area` is that of M's mask, px, `cut` tells whether the frame's edge cuts the agent off, `missed` is the area of the agent, px, that M misses, and
-    `inpainted` the share of the agent whose background the footage does not show; both are 0 where they are too small
-    to matter.
+    `area` is that of M's mask, px, `cut` tells whether the frame's edge cuts the agent off, `missed` is the area of the
+    agent, px, that M misses, and `inpainted` the share of the agent whose background the footage does not show; both
+    are 0 where they are too small to matter.
     """
 
     frame: np.ndarray
