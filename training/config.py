@@ -121,7 +121,7 @@ class LoopConfig:
     seed: Count = 0
     """random seed; batches follow from (seed, stage, step)"""
     device: str = "auto"
-    """auto, cpu, cuda or cuda:i"""
+    """auto, cpu, cuda, cuda:i or mps"""
     bf16: bool | None = None
     """bfloat16 autocast for the networks; losses, FFTs and shifts stay in float32. Default: on where it is faster"""
     max_minutes: Minutes = math.inf

@@ -1,10 +1,12 @@
 import csv
 import dataclasses
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from glass_gym.env.starts import StartStates
 from glass_gym.play.recorder import Mp4Writer
@@ -14,13 +16,13 @@ from tests import videos
 from training.config import ReadConfig
 from training.data.reader import open_video
 from training.data.store import DataError, frames_to_tensor
+from training.decoding.command import Decoder, unique_names
 from training.decoding.command import main as decode_command
-from training.decoding.command import unique_names
 from training.decoding.decode import Reference, decode
 from training.decoding.footage import parts_of, reading_of
 from training.decoding.pictures import outline, transitions
 from training.decoding.tables import COLUMNS, Rewards, read_actions, write_csv
-from training.decoding.transfer import Actions, play
+from training.decoding.transfer import Actions, decode_first_shot, play
 from training.decoding.transfer import main as transfer_command
 
 
@@ -163,12 +165,95 @@ def test_videos_are_read_as_in_training_but_what_is_given_wins(tennis, tmp_path)
     assert reading_of(ReadConfig(), tennis, tmp_path / "w.safetensors").skip == 2
 
 
+@pytest.mark.parametrize(
+    ("provenance", "named"),
+    [
+        ({"read": "x"}, "'x', no table"),
+        ({"read": {"size": [60000, 60000]}}, "read.size is 60000"),
+        ({"read": {"crop": ["a", 0, 8, 8]}}, "read.crop"),
+        ({"read": {"skip": 1.5}}, "read.skip"),
+        ({"read": {"fps": True}}, "read.fps"),
+        ({"footage_fps": float("nan")}, "footage_fps is nan"),
+        ({"footage_fps": "30"}, "footage_fps is '30'"),
+        ({"footage_fps": 0}, "footage_fps is 0"),
+    ],
+)
+def test_a_world_that_tells_odd_things_of_reading_is_named(tennis, tmp_path, provenance, named):
+    world = dataclasses.replace(tennis, provenance=provenance)
+    with pytest.raises(DataError, match=rf"w\.safetensors: .*{named}"):
+        reading_of(ReadConfig(), world, tmp_path / "w.safetensors")
+
+
+def test_an_odd_config_beside_a_world_is_named(tennis, tmp_path):
+    for text in ("[]", "{", '{"read": {"size": [8]}}'):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(DataError, match=r"config\.json: "):
+            reading_of(ReadConfig(), tennis, tmp_path / "w.safetensors")
+
+
+def test_broken_pictures_are_one_note(tennis, tmp_path):
+    for n in range(8):
+        Image.fromarray(videos.picture(n, (96, 160))).save(tmp_path / f"{n}.png")
+    for n in (3, 6):
+        file = tmp_path / f"{n}.png"
+        file.write_bytes(file.read_bytes()[:200])
+    reader = open_video(tmp_path)
+    parts = list(parts_of(reader, tennis, ReadConfig()))
+    assert [part.index.tolist() for part in parts] == [[0, 1, 2], [4, 5], [7]]
+    assert [note for note in reader.notes if "left out" in note] == reader.notes[-1:]
+    assert "2 pictures are left out, the first: " in reader.notes[-1] and "3.png" in reader.notes[-1]
+
+
+def test_one_unreadable_video_does_not_end_the_others(generated, tmp_path, capsys):
+    source = tmp_path / "two of them"
+    source.mkdir()
+    film(source / "b.mp4", generated[0][:3])
+    (source / "a.mp4").write_bytes(b"no video")
+    Image.fromarray(generated[0][0]).save(source / "0.png")
+    out = tmp_path / "my out"
+    assert decode_command([str(source), "--world", "tennis", "--out", str(out)]) == 0
+    told = capsys.readouterr()
+    assert "a.mp4" in told.err and "is left out" in told.err and "1 pictures beside the videos" in told.err
+    assert "1 video, 3 frames, 2 actions" in told.out and f"--actions '{out / 'decoded.csv'}' --world" in told.out
+    assert not (out / "a-decoded.mp4").exists() and (out / "b-decoded.mp4").exists()
+    (source / "b.mp4").write_bytes(b"no video, either")
+    assert decode_command([str(source), "--world", "tennis", "--out", str(out)]) == 1
+    assert "no video can be read; the first: " in capsys.readouterr().err
+
+
+def test_the_whole_first_shot_is_transferred(tennis, generated, tmp_path, monkeypatch, capsys):
+    path = film(tmp_path / "walk.mp4", generated[0])
+    decoder = Decoder(tennis, ReadConfig(), "cpu")
+    whole = decode_first_shot(decoder, path)
+    monkeypatch.setattr("training.decoding.footage.PIECE", 3)
+    pieces = decode_first_shot(decoder, path)
+    assert len(pieces.codes) == len(whole.codes) == 7 and pieces.shifts.shape == (7, 2)
+    assert (pieces.frames == whole.frames).all()
+    monkeypatch.setattr("training.decoding.transfer.MOST", 1)
+    assert len(decode_first_shot(decoder, path).codes) == 3
+    assert "only the first 3 steps" in capsys.readouterr().err
+
+
+def test_a_failing_transfer_leaves_the_older_film(tmp_path, capsys):
+    out, picture, table = tmp_path / "t.gif", tmp_path / "grey.png", tmp_path / "decoded.csv"
+    out.write_bytes(b"older")
+    Image.new("RGB", (160, 96), (90, 90, 90)).save(picture)
+    write_csv(table, [dict.fromkeys(COLUMNS, "") | {"dx": "4", "dy": "0", "code": "0"}])
+    common = ["--actions", str(table), "--world", "tennis", "--out", str(out)]
+    assert transfer_command([str(picture), *common]) == 1
+    assert "agent" in capsys.readouterr().err and out.read_bytes() == b"older"
+    assert transfer_command([str(out), *common]) == 1
+    assert "is one of the videos" in capsys.readouterr().err and out.read_bytes() == b"older"
+
+
 def test_rewards_are_those_of_the_task(tennis):
     position = np.array([[60, 60], [64, 60], [68, 60]])
     toward, away = (Rewards("reach", tennis, (x, 60.0))(position) for x in (90.0, 30.0))
     assert min(toward) > 0 > max(away)
     with pytest.raises(ValueError, match="inside the 160x96 frame"):
         Rewards("reach", tennis, (900.0, 60.0))
+    with pytest.raises(ValueError, match="task 'collect' has no target"):
+        Rewards("collect", tennis, (80.0, 60.0))
 
 
 def test_transitions_count_neighbours_of_one_shot():
@@ -198,10 +283,15 @@ def test_odd_input_is_told(tmp_path, capsys):
     path = tmp_path / "no.csv"
     path.write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match="not a table of decoded actions"):
-        read_actions(path)
+        read_actions(path, 8)
     write_csv(path, [dict.fromkeys(COLUMNS, "")])
     with pytest.raises(DataError, match="has no actions"):
-        read_actions(path)
+        read_actions(path, 8)
+    step = dict.fromkeys(COLUMNS, "") | {"dx": "4", "dy": "0", "code": "7"}
+    for wrong in ({"code": "-1"}, {"code": "8"}, {"dx": "nan"}, {"dy": "1e99"}):
+        write_csv(path, [step, step | wrong])
+        with pytest.raises(DataError, match=f"row 2 has .*{next(iter(wrong))} = "):
+            read_actions(path, 8)
     assert decode_command([str(tmp_path / "none.mp4"), "--world", "tennis", "--out", str(tmp_path)]) == 1
     assert "none.mp4" in capsys.readouterr().err
     assert decode_command(["x.mp4", "--world", "tennis", "--out", str(tmp_path), "--task", "reach"]) == 1
@@ -210,12 +300,21 @@ def test_odd_input_is_told(tmp_path, capsys):
     assert "SOURCE TARGET" in capsys.readouterr().err
 
 
+def test_a_missing_package_names_the_extra(generated, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    source = film(tmp_path / "walk.mp4", generated[0][:2])
+    assert decode_command([str(source), "--world", "tennis", "--out", str(tmp_path / "out"), "--minari"]) == 2
+    assert "glass-decode needs h5py: pip install 'glass-gym[decode]'" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_minari_reads_the_data_set(generated, tmp_path, monkeypatch):
     minari = pytest.importorskip("minari")
     pytest.importorskip("h5py")
     source = film(tmp_path / "walk.mp4", generated[0])
     task = ["--minari", "--task", "reach", "--target", "100", "60"]
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    assert decode_command([str(tmp_path / "bad.mp4"), "--world", "tennis", "--out", str(tmp_path), *task]) == 1
     assert decode_command([str(source), "--world", "tennis", "--out", str(tmp_path), "--no-films", *task]) == 0
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     episode = minari.load_dataset("decoded-v0")[0]

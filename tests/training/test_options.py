@@ -7,6 +7,7 @@ from annotated_types import Ge, Le
 from hypothesis import given
 from hypothesis import strategies as st
 
+from training.core.command import run_command
 from training.core.options import Count, Positive, check_options
 from training.evaluation.evaluate import EvaluateConfig
 from training.train import TrainConfig, main
@@ -30,6 +31,26 @@ def test_what_is_in_range_passes():
     check_options(Outer(0, "", Inner(1.0, ())))
     check_options(TrainConfig(data="tennis"))
     check_options(EvaluateConfig(checkpoint="tennis", data="tennis"))
+
+
+@pytest.mark.parametrize("wrong", [Outer("1"), Outer(True), Outer(0, 1), Outer(inner=Inner(1, (1, 2.0)))])  # pyright: ignore
+def test_another_type_is_named(wrong):
+    with pytest.raises(ValueError, match=r"--(some-count|name|inner\.many) is .*another type"):
+        check_options(wrong)
+
+
+@dataclass(frozen=True)
+class Written(Outer):
+    out: str = "x"
+
+
+@pytest.mark.parametrize(("kind", "hint"), [(Outer, ""), (Written, " or choose another --out")])
+def test_a_full_disk_is_told_with_the_options_that_there_are(kind, hint, capsys):
+    def work(config) -> int:
+        raise OSError("disk full")
+
+    assert run_command(kind, work, "glass-x", "", []) == 1
+    assert capsys.readouterr().err == f"error: disk full; free some space{hint}\n"
 
 
 @given(st.one_of(st.floats(max_value=-1e-9), st.floats(min_value=1.0001), st.just(float("nan"))))

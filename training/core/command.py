@@ -16,8 +16,9 @@ Config = TypeVar("Config")
 
 
 def run_command(
-    kind: type[Config], work: Callable[[Config], int], prog: str, description: str, argv: Sequence[str] | None = None
-) -> int:
+    kind: type[Config], work: Callable[[Config], int], prog: str, description: str, argv: Sequence[str] | None = None,
+    extra: str = "train",
+) -> int:  # fmt: skip
     """Parse the options, check their ranges, and run the command.
 
     `--help` shows only the options marked as :data:`Common <training.core.options.Common>`, if there are any;
@@ -29,6 +30,7 @@ def run_command(
         prog: name of the command.
         description: text of its help.
         argv: the arguments; default: those of the process.
+        extra: of the package, that installs all that the command may need.
 
     Returns:
         the exit status of `work`; 1 after an error, printed in one line; 2 if a package is missing; 130 after Ctrl-C.
@@ -49,12 +51,14 @@ def run_command(
         print("\nstopped", file=sys.stderr)
         return 130
     except ModuleNotFoundError as error:
-        print(f"{prog} needs {error.name}: pip install 'glass-gym[train]'", file=sys.stderr)
+        print(f"{prog} needs {error.name}: pip install 'glass-gym[{extra}]'", file=sys.stderr)
         return 2
     except (ValueError, ImportError, TrainingError) as error:  # DataError and CheckpointError are ValueErrors
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:  # a folder that is full, or may not be written
-        print(f"error: {error}; free some space or choose another --out or --cache", file=sys.stderr)
+        folders = {field.name for field in dataclasses.fields(kind)} & {"cache", "out"}  # pyright: ignore
+        another = " or ".join(f"--{name}" for name in sorted(folders, reverse=True))
+        print(f"error: {error}; free some space" + f" or choose another {another}" * bool(folders), file=sys.stderr)
     return 1
 
 

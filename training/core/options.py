@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+import types
 import typing
 from typing import Annotated, Any, TypeVar
 
@@ -36,9 +37,9 @@ def check_options(config: Any, prefix: str = "--") -> None:
         prefix: of the options' names in errors.
 
     Raises:
-        ValueError: a value is out of its range; the message names the option.
+        ValueError: a value is of another type, or out of its range; the message names the option.
     """
-    types = typing.get_type_hints(type(config), include_extras=True)
+    kinds = typing.get_type_hints(type(config), include_extras=True)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         name = prefix + field.name.replace("_", "-")
@@ -47,7 +48,9 @@ def check_options(config: Any, prefix: str = "--") -> None:
             continue
         if value is None:
             continue
-        for rule in _rules(types[field.name]):
+        if not _fits(value, kinds[field.name]):
+            raise ValueError(f"{name} is {value!r:.80}, which is of another type than this option")
+        for rule in _rules(kinds[field.name]):
             if isinstance(rule, MinLen):
                 if len(value) < rule.min_length:
                     raise ValueError(f"{name} needs at least {rule.min_length} values")
@@ -57,6 +60,23 @@ def check_options(config: Any, prefix: str = "--") -> None:
             for part in value if isinstance(value, (tuple, list)) else (value,):
                 if not holds(part, limit):
                     raise ValueError(f"{name} is {part}, expected {words} {limit}")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether numbers, texts, flags, and tuples of them are of a type; values of other types pass."""
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        return _fits(value, parts[0])
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, part) for part in parts)
+    if origin is tuple:
+        if not isinstance(value, (tuple, list)):
+            return False
+        items = parts[:1] * len(value) if parts[-1] is ... else parts
+        return len(items) == len(value) and all(map(_fits, value, items))
+    if kind in (int, float):
+        return isinstance(value, (int, kind)) and not isinstance(value, bool)
+    return kind not in (bool, str, type(None)) or isinstance(value, kind)
 
 
 def _rules(kind: Any) -> typing.Iterator[BaseMetadata]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -57,13 +58,13 @@ class DecodeConfig:
     minari: Common[bool] = False  # write a Minari data set, too (extra `decode`)
     task: Common[str | None] = None  # with --minari: rewards of this task; default: 0
     target: Common[tuple[float, float] | None] = None  # x and y px, the task's target; default: random ones
-    device: str = "auto"  # auto, cpu, cuda or cuda:i
+    device: str = "auto"  # auto, cpu, cuda, cuda:i or mps
     read: ReadConfig = field(default_factory=ReadConfig)  # how videos are read; default: as the world's were
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns the exit status."""
-    return run_command(DecodeConfig, run, "glass-decode", __doc__ or "", argv)
+    return run_command(DecodeConfig, run, "glass-decode", __doc__ or "", argv, extra="decode")
 
 
 class Decoder:
@@ -108,21 +109,37 @@ def run(config: DecodeConfig) -> int:
         raise ValueError("--task and --target are of --minari; add it, or leave them out")
     world = load_world(config.world)
     rewards = Rewards(config.task or "reach", world, config.target) if config.task or config.target else None
-    paths = [path for given in config.videos for *_, path in find_videos(given).videos]
+    found = [find_videos(given) for given in config.videos]
+    for note in (note for given in found for note in given.notes):
+        warn(note)
+    paths = [path for given in found for *_, path in given.videos]
     names = unique_names(paths)
     out = config.out
     out.mkdir(parents=True, exist_ok=True)
     minari = MinariWriter(out / "minari", world, rewards) if config.minari else None
     decoder = Decoder(world, reading_of(config.read, world, resolve(config.world)), config.device)
     rows: list[Row] = []
+    failed: list[str] = []
     for name, path in zip(names, paths, strict=True):
-        with contextlib.ExitStack() as stack:
-            add = _films(out, name, path, decoder, stack) if config.films else None
-            found = decode_video(decoder, name, path, add, minari)
-        rows += found
-        _tell_unknown(path, found)
+        some: list[Row] = []
+        try:
+            with contextlib.ExitStack() as stack:
+                add = _films(out, name, path, decoder, stack) if config.films else None
+                for part in decode_video(decoder, name, path, add, minari):
+                    some += part
+        except DataError as error:
+            failed.append(str(error))
+            if some or len(paths) > 1:
+                warn(f"{'the rest' if some else 'a video'} is left out: {error}")
+        if some:
+            rows += some
+            _tell_unknown(path, some)
+    if failed and not rows:
+        raise DataError(failed[0] if len(paths) == 1 else f"no video can be read; the first: {failed[0]}")
     if not any(row["code"] is not None for row in rows):
         raise DataError(f"{paths[0]}: no two frames in a row could be read; give a video of at least two frames")
+    if minari:
+        minari.close()
     codes = world.code_names
     written = [
         write_csv(out / "decoded.csv", rows),
@@ -135,13 +152,15 @@ def run(config: DecodeConfig) -> int:
     else:
         warn("decoded.parquet is left out; pip install 'glass-gym[decode]' writes it")
     steps = sum(row["code"] is not None for row in rows)
-    say(f"{len(paths)} video{'s' * (len(paths) != 1)}, {len(rows)} frames, {steps} actions")
+    count = len({row["video"] for row in rows})
+    say(f"{count} video{'s' * (count != 1)}, {len(rows)} frames, {steps} actions")
     films = "; NAME-decoded.mp4 and NAME-masks.mp4 for each video" if config.films else ""
     say(f"written to {out}: {', '.join(path.name for path in written)}{films}")
     if minari:
-        say(f"  MINARI_DATASETS_PATH={(out / 'minari').resolve()} python -c \"import minari; "
+        say(f"  MINARI_DATASETS_PATH={shlex.quote(str((out / 'minari').resolve()))} python -c \"import minari; "
             f"print(minari.load_dataset('{minari.NAME}'))\"")  # fmt: skip
-    say(f"play them from another picture: glass-transfer PICTURE --actions {written[0]} --world {config.world}")
+    options = shlex.join(["--actions", str(written[0]), "--world", config.world])
+    say(f"play them from another picture: glass-transfer PICTURE {options}")
     return 0
 
 
@@ -150,19 +169,17 @@ Add = Callable[[Part, Decoded, list[Row]], Any]  # Takes a part, what was read o
 
 def decode_video(
     decoder: Decoder, name: str, path: Path, add: Add | None = None, minari: MinariWriter | None = None
-) -> list[Row]:
-    """The rows of a video; its parts are handed to `add` and `minari`."""
-    rows: list[Row] = []
+) -> Iterator[list[Row]]:
+    """The rows of a video, part by part; its parts are handed to `add` and `minari`."""
     shot = 0
     for part, decoded, errors in decoder(path):
-        some = rows_of(name, shot, part, decoded, errors, decoder.world)
-        rows += some
+        rows = rows_of(name, shot, part, decoded, errors, decoder.world)
         if add:
-            add(part, decoded, some)
+            add(part, decoded, rows)
         if minari:
             minari.add(part, decoded)
+        yield rows
         shot += not part.continued
-    return rows
 
 
 def unique_names(paths: list[Path]) -> list[str]:
@@ -173,15 +190,17 @@ def unique_names(paths: list[Path]) -> list[str]:
 
 
 def _films(out: Path, name: str, path: Path, decoder: Decoder, stack: contextlib.ExitStack) -> Add:
-    """Open the film and the masks of a video; the result appends to both."""
+    """What appends to the film and the masks of a video; they are opened with its first part."""
     reader, read = open_footage(path, decoder.world, decoder.read)
     rate = min(reader.rate or FPS, read.fps or reader.rate or FPS) / ((read.skip or 0) + 1)
-    film = Film(out / f"{name}-decoded.mp4", decoder.world, rate)
-    masks = Mp4Writer(out / f"{name}-masks.mp4", rate, "gray", qp="0")  # lossless
-    stack.callback(film.close)
-    stack.callback(masks.close)
+    opened: list[tuple[Film, Mp4Writer]] = []
 
     def add(part: Part, decoded: Decoded, rows: list[Row]) -> None:
+        if not opened:
+            film = stack.enter_context(contextlib.closing(Film(out / f"{name}-decoded.mp4", decoder.world, rate)))
+            masks = Mp4Writer(out / f"{name}-masks.mp4", rate, "gray", qp="0")  # lossless
+            opened.append((film, stack.enter_context(contextlib.closing(masks))))
+        film, masks = opened[0]
         film.add(part, decoded, rows)
         for mask, _ in zip(decoded.track.masks, rows, strict=False):
             grey = (mask[0].float() * 255).round().byte().cpu().numpy()

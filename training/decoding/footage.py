@@ -15,6 +15,7 @@ from glass_gym.worlds.checkpoint import World
 from glass_gym.worlds.pictures import fit_picture
 
 from ..config import ReadConfig
+from ..core.options import check_options
 from ..core.run import filled
 from ..data.cuts import find_cuts
 from ..data.reader import open_video
@@ -44,12 +45,26 @@ def reading_of(given: ReadConfig, world: World, path: Path) -> ReadConfig:
     """How videos were read when a world was trained; what is given wins.
 
     It is told by the world, or by the config.json beside its file.
+
+    Raises:
+        DataError: what is told there cannot be used.
     """
-    known = world.provenance.get("read")
+    known, rate = world.provenance.get("read"), world.provenance.get("footage_fps")
     used = path.parent / "config.json"
-    if known is None and used.exists():
-        known = json.loads(used.read_text()).get("read")
-    return filled(given, known or {})
+    source = path
+    try:
+        if known is None and used.is_file():
+            source = used
+            known = json.loads(used.read_text(encoding="utf-8")).get("read")
+        known = {} if known is None else known
+        if not isinstance(known, dict):
+            raise ValueError(f"read is {known!r:.80}, no table of options")
+        check_options(filled(ReadConfig(), known), "read.")
+        source = path
+        check_options(ReadConfig(fps=rate), "footage_")
+    except (ValueError, AttributeError) as error:
+        raise DataError(f"{source}: how its videos were read is not told as training does: {error}") from None
+    return filled(given, known)
 
 
 def open_footage(path: Path, world: World, read: ReadConfig) -> tuple[VideoReader, ReadConfig]:
@@ -74,6 +89,7 @@ def parts_of(reader: VideoReader, world: World, read: ReadConfig) -> Iterator[Pa
     frames: list[np.ndarray] = []
     index: list[int] = []
     time: list[float] = []
+    broken: list[str] = []
     nbytes = 3 * world.config.height * world.config.width
     limit = max(2, min(PIECE, MEMORY // nbytes))
 
@@ -95,9 +111,7 @@ def parts_of(reader: VideoReader, world: World, read: ReadConfig) -> Iterator[Pa
         try:
             pixels = _fitted(frame.pixels, world)
         except DataError as error:
-            if read.strict:
-                raise
-            reader.notes.append(str(error))
+            broken.append(str(error))
             gap = True
             continue
         if frames and gap:
@@ -110,6 +124,8 @@ def parts_of(reader: VideoReader, world: World, read: ReadConfig) -> Iterator[Pa
         frames.append(pixels)
         index.append(number)
         time.append(np.nan if frame.time is None else frame.time)
+    if broken:
+        reader.notes.append(f"{len(broken)} pictures are left out, the first: {broken[0]}")
     if frames:
         yield from parts(True)
 

@@ -7,7 +7,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from glass_gym.play.recorder import Recorder
 from glass_gym.worlds.checkpoint import World
@@ -18,7 +17,6 @@ from .footage import Part
 from .tables import Row
 
 LINES = 360  # Films of smaller frames are enlarged to about so many lines.
-STRIP = 24  # Height of the line of text below a film, px.
 HIGHEST = 100.0  # Most inches of a time line.
 DIM = 0.35  # Where footage is not known, the time line has colours of this strength.
 
@@ -44,7 +42,6 @@ class Film:
         self._colours = colours_of(world.config.codes)
         self._scale = max(1, LINES // world.config.height)
         self._recorder = Recorder(path, fps, 1)
-        self._font = ImageFont.load_default(14)
 
     def add(self, part: Part, decoded: Decoded, rows: Sequence[Row]) -> None:
         """Append the frames of a part that have rows."""
@@ -54,18 +51,10 @@ class Film:
             large = frame.repeat(self._scale, 0).repeat(self._scale, 1)
             if row["present"]:
                 large[outline(mask.repeat(self._scale, 0).repeat(self._scale, 1))] = colour
-            self._recorder.add(self._captioned(stretch(large, self._world.pixel_aspect), row, colour))
-
-    def _captioned(self, frame: np.ndarray, row: Row, colour: tuple[int, ...]) -> np.ndarray:
-        strip = Image.new("RGB", (frame.shape[1], STRIP))
-        draw = ImageDraw.Draw(strip)
-        if not row["known"]:
-            draw.text((6, 4), "not known to this world", (255, 90, 90), self._font)
-        elif row["code"] is not None:
-            draw.rectangle((6, 6, 18, 18), colour)
-            words = f"{row['code_name']} {row['probability']:.0%}   {row['shift_name']}"
-            draw.text((24, 4), words, "white", self._font)
-        return np.concatenate([frame, np.asarray(strip)])
+            words = "not known to this world" if not row["known"] else ""
+            if row["known"] and row["code"] is not None:
+                words = f"{row['code_name']} {row['probability']:.0%}   {row['shift_name']}"
+            self._recorder.add(stretch(large, self._world.pixel_aspect), words)
 
     def close(self) -> None:
         """Finish the file."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -117,29 +118,40 @@ def write_parquet(path: Path, rows: Sequence[Row]) -> Path:
     return path
 
 
-def read_actions(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def read_actions(path: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Read the first shot of a decoded CSV.
+
+    Args:
+        path: the file.
+        count: K, the number of local actions of the world that will play them.
 
     Returns:
         shifts (T, 2) px and codes (T,) int64 of its steps.
 
     Raises:
-        DataError: the file is missing, or no such table.
+        DataError: the file is missing, or no such table; a shift is not finite, or a code is not in 0 .. K - 1.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
-        first = [row for row in rows if (row["video"], row["shot"]) == (rows[0]["video"], rows[0]["shot"])]
-        steps = [row for row in first if row["code"]]
-        shifts = np.array([[row["dx"], row["dy"]] for row in steps], np.float32)
-        codes = np.array([int(row["code"]) for row in steps], np.int64)
+        shot = [(row["video"], row["shot"]) for row in rows]
+        steps = [n for n, row in enumerate(rows) if shot[n] == shot[0] and row["code"]]
+        with np.errstate(over="ignore"):  # to inf, which is refused below
+            shifts = np.array([[rows[n]["dx"], rows[n]["dy"]] for n in steps], np.float32)
+        codes = [int(rows[n]["code"]) for n in steps]
     except (OSError, KeyError, ValueError, IndexError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
             f"{path}: not a table of decoded actions ({error!r}); give a decoded.csv of glass-decode"
         ) from None
-    if not len(codes):
+    if not codes:
         raise DataError(f"{path}: its first shot has no actions; decode a video of two frames or more")
-    return shifts, codes
+    for n, shift, code in zip(steps, shifts, codes, strict=True):
+        if not np.isfinite(shift).all():
+            raise DataError(f"{path}: row {n + 1} has dx = {shift[0]} and dy = {shift[1]}; expected are finite px")
+        if not 0 <= code < count:
+            known = f"this world has 0 to {count - 1}; give the world that decoded it"
+            raise DataError(f"{path}: row {n + 1} has code = {code}, and {known}")
+    return shifts, np.array(codes, np.int64)
 
 
 class Rewards:
@@ -151,14 +163,18 @@ class Rewards:
         target: (x, y) px, of all episodes; None: the task draws one for each.
 
     Raises:
-        ValueError: there is no such task, or the target is outside the frame.
-        TypeError: the task has no target.
+        ValueError: there is no such task, it has no target, or the target is outside the frame.
     """
 
     def __init__(self, task: str, world: World, target: tuple[float, float] | None = None):
         config, shifts = world.config, world.action_table().shifts
         scene = Scene(config.height, config.width, config.agent_radius, shifts, world.ground)
-        made = make_task(task, scene, **({} if target is None else {"target": target}))
+        try:
+            made = make_task(task, scene, **({} if target is None else {"target": target}))
+        except TypeError:
+            if target is None:
+                raise
+            raise ValueError(f"task {task!r} has no target; leave --target out, or choose --task reach") from None
         assert made is not None
         self.task = made
         self._rng = np.random.default_rng(0)
@@ -178,6 +194,8 @@ class Rewards:
 class MinariWriter:
     """Writes a Minari data set: frames, MultiDiscrete actions, rewards; an episode is a part of a shot.
 
+    It is written beside its place, and moved there when it is whole.
+
     Args:
         folder: what MINARI_DATASETS_PATH has to be to load it.
         world: the world that decoded.
@@ -196,9 +214,11 @@ class MinariWriter:
         from gymnasium.spaces import Box, MultiDiscrete
         from minari.dataset.minari_storage import MinariStorage
 
-        path = folder / self.NAME / "data"
-        if path.exists():
-            raise DataError(f"{path}: there is a data set already; delete it or choose another --out")
+        self._path, self._part = folder / self.NAME, folder / f".{self.NAME}.part"
+        if self._path.exists():
+            raise DataError(f"{self._path}: there is a data set already; delete it or choose another --out")
+        shutil.rmtree(self._part, ignore_errors=True)  # of a run that was stopped
+        path = self._part / "data"
         path.mkdir(parents=True)
         height, width = world.config.height, world.config.width
         self._table = world.action_table()
@@ -225,3 +245,7 @@ class MinariWriter:
             observations=frames, actions=list(actions), rewards=rewards, terminations=[False] * steps, truncations=over
         )
         self._storage.update_episodes([episode])
+
+    def close(self) -> None:
+        """Move the data set to its place."""
+        self._part.rename(self._path)

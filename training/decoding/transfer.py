@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -31,7 +33,7 @@ from glass_gym.worlds.pictures import FORMATS, read_picture, stretch
 from ..config import ReadConfig
 from ..core.command import run_command
 from ..core.options import Common, Positional
-from ..core.progress import each, say
+from ..core.progress import each, say, warn
 from ..data.store import DataError
 from .command import FPS, Decoder
 from .footage import open_footage, parts_of, reading_of
@@ -39,6 +41,7 @@ from .pictures import LINES
 from .tables import read_actions
 
 GAP = 8  # Px between the two pictures.
+MOST = 1_000_000_000  # Bytes of the source's frames that are kept, for the left picture.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +52,7 @@ class TransferConfig:
     world: Common[str]  # bundled name or .safetensors file
     actions: Common[Path | None] = None  # decoded.csv of glass-decode, instead of SOURCE
     out: Common[Path] = Path("transfer.mp4")  # film to write, .mp4 or .gif
-    device: str = "auto"  # auto, cpu, cuda or cuda:i
+    device: str = "auto"  # auto, cpu, cuda, cuda:i or mps
     read: ReadConfig = field(default_factory=ReadConfig)  # how videos are read; default: as the world's were
 
 
@@ -71,53 +74,68 @@ def run(config: TransferConfig) -> int:
     """Decode, play, write and print; returns 0."""
     if len(config.videos) != (1 if config.actions else 2):
         raise ValueError(f"{len(config.videos)} videos are given; give SOURCE TARGET, or TARGET --actions decoded.csv")
+    if config.out.exists() and any(path.exists() and path.samefile(config.out) for path in config.videos):
+        raise ValueError(f"--out {config.out} is one of the videos, and would be overwritten; choose another")
     world = load_world(config.world)
     read = reading_of(config.read, world, resolve(config.world))
     picture = first_frame(config.videos[-1], world, read)
     if config.actions:
-        actions = Actions(*read_actions(config.actions))
-        if actions.codes.max() >= world.config.codes:
-            raise DataError(f"{config.actions}: was decoded with another world: it has code {actions.codes.max()}")
+        actions = Actions(*read_actions(config.actions, world.config.codes))
     else:
         actions = decode_first_shot(Decoder(world, read, config.device), config.videos[0])
     frames = play(world, picture, actions, config.device)
-    recorder = Recorder(config.out, FPS, max(1, LINES // world.config.height))
-    for t, frame in enumerate(frames):
-        shown = stretch(frame, world.pixel_aspect)
-        if actions.frames is not None:
-            source = stretch(actions.frames[t], world.pixel_aspect)
-            shown = np.concatenate([source, np.zeros_like(shown[:, :GAP]), shown], 1)
-        recorder.add(shown)
-    recorder.close()
+    first = next(frames)  # before an older film is overwritten: there may be no agent in the picture
+    with closing(Recorder(config.out, FPS, max(1, LINES // world.config.height))) as recorder:
+        for t, frame in enumerate(chain([first], frames)):
+            shown = stretch(frame, world.pixel_aspect)
+            if actions.frames is not None:
+                source = stretch(actions.frames[t], world.pixel_aspect)
+                shown = np.concatenate([source, np.zeros_like(shown[:, :GAP]), shown], 1)
+            recorder.add(shown)
     left = "the source is on the left, " if actions.frames is not None else ""
     say(f"{len(actions.codes)} steps written to {config.out}: {left}the world {world.name} draws {config.videos[-1]}")
     return 0
 
 
 def decode_first_shot(decoder: Decoder, path: Path) -> Actions:
-    """The actions of a video's first shot, as far as it fits into memory; DataError: no two frames can be read."""
+    """The actions of a video's first shot of two frames or more; of a shot of more than MOST bytes the beginning.
+
+    Raises:
+        DataError: no two frames can be read, or the world does not know most of them.
+    """
+    shifts, codes, frames, known = [], [], [], []
     for part, decoded, errors in decoder(path):
         if len(part.frames) < 2:
             continue
-        if not errors.known.mean() > 0.5:
-            raise DataError(
-                f"{path}: the world {decoder.world.name} does not know {1 - errors.known.mean():.0%} of its frames, so "
-                "their actions mean little; use a world that was trained on this scene. glass-decode tells more"
-            )
-        return Actions(decoded.shifts.cpu().numpy(), decoded.codes.cpu().numpy(), part.frames)
-    raise DataError(f"{path}: no two frames in a row can be read")
+        shifts.append(decoded.shifts.cpu().numpy())
+        codes.append(decoded.codes.cpu().numpy())
+        frames.append(part.frames[1:] if frames else part.frames)
+        known.append(errors.known)
+        if not part.continued:
+            break
+        if sum(some.nbytes for some in frames) >= MOST:
+            warn(f"{path}: only the first {sum(map(len, codes))} steps of its first shot are played; cut the video "
+                 "to play the others")  # fmt: skip
+            break
+    if not frames:
+        raise DataError(f"{path}: no two frames in a row can be read")
+    share = np.concatenate(known).mean()
+    if not share > 0.5:
+        raise DataError(
+            f"{path}: the world {decoder.world.name} does not know {1 - share:.0%} of its frames, so "
+            "their actions mean little; use a world that was trained on this scene. glass-decode tells more"
+        )
+    return Actions(np.concatenate(shifts), np.concatenate(codes), np.concatenate(frames))
 
 
 def first_frame(path: Path, world: World, read: ReadConfig) -> np.ndarray:
     """A picture, or the first frame of a video, (h, w, 3) uint8; DataError or ValueError: it cannot be read."""
     if path.suffix.lower().lstrip(".").replace("jpg", "jpeg") in {name.lower() for name in FORMATS} - {"gif", "tiff"}:
         return read_picture(path)
-    return next(parts_of(*_opened(path, world, read))).frames[0]
-
-
-def _opened(path: Path, world: World, read: ReadConfig):
     reader, how = open_footage(path, world, read)
-    return reader, world, how
+    for part in parts_of(reader, world, how):
+        return part.frames[0]
+    raise DataError(f"{path}: no frame can be read; {'; '.join(reader.notes)}")
 
 
 def play(world: World, picture: np.ndarray, actions: Actions, device: str = "auto") -> Iterator[np.ndarray]:
