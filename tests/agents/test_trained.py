@@ -29,9 +29,10 @@ def test_they_do_what_their_figures_say(id, name):
     assert done["success"] >= said["success"] - 0.08 and done["steps_ratio"] <= said["steps_ratio"] + 0.15
 
 
-@pytest.mark.parametrize(("id", "task"), [("GlassTennis-v0", "perform")])
-def test_those_of_tasks_do_so_too(id, task):
-    said = json.loads((TRAINED / id / f"ppo-{task}.json").read_text())["policies"]
-    policy = load_policy(TRAINED / id / f"ppo-{task}.safetensors")
-    done = evaluate(make_evaluation_env(id, 32, seed=123, task=task), policy, 64)
+@pytest.mark.parametrize(("name", "kwargs"), [("ppo-perform", {"task": "perform"}), ("sac", {"action": "continuous"})])
+def test_others_in_tennis_do_so_too(name, kwargs):
+    folder = TRAINED / "GlassTennis-v0"
+    said = json.loads((folder / f"{name}.json").read_text())["policies"]
+    env = make_evaluation_env("GlassTennis-v0", 32, seed=123, **kwargs)
+    done = evaluate(env, load_policy(folder / f"{name}.safetensors"), 64)
     assert done["success"] >= said["policy"]["success"] - 0.08 and said["random"]["success"] <= 0.15

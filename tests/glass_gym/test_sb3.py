@@ -200,7 +200,7 @@ def test_a_policy_is_loaded_and_a_wrong_one_named(tiny_world, tmp_path):
     with pytest.raises(PolicyError, match=r"none\.zip: no such policy file"):
         load_policy(tmp_path / "none.zip")
     with pytest.raises(PolicyError, match="no algorithm called 'td3'; there are: ppo, dqn, sac"):
-        load_policy(tmp_path / "ppo.zip", "sac")
+        load_policy(tmp_path / "ppo.zip", "td3")
     (tmp_path / "bad.zip").write_bytes(b"nonsense")
     with pytest.raises(PolicyError, match=r"bad\.zip: not a policy of PPO"):
         load_policy(tmp_path / "bad.zip")
