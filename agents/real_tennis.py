@@ -231,11 +231,14 @@ class RealEvaluationEnv:
     """
 
     limit = LIMIT
+    action = "discrete"
 
     def __init__(self, rows: int, seed: int = 0, **kwargs):
         self.games = [RealTennis(**{"starts_seed": EVALUATION_STARTS, **kwargs}) for _ in range(rows)]
         self.rows = rows
         self.table = self.games[0].table
+        self.action_space = gym.spaces.MultiDiscrete(self.table.nvec)
+        self.position_space = gym.spaces.Box(-np.inf, np.inf, (4,), np.float32)  # of the agent and of the target
         self._seed: int | None = seed
 
     def reset(self, mask=None) -> None:

@@ -171,7 +171,7 @@ def model():
     return out.eval()
 
 
-def test_matting_sharpens_masks_and_tracks_the_agent(packed, model, tmp_path):
+def test_matting_sharpens_masks_and_tracks_the_agent(packed, model, tmp_path, monkeypatch):
     gma = model.gma
     plate, known = common_background(gma, packed)
     assert known.mean() > 0.95
@@ -180,8 +180,8 @@ def test_matting_sharpens_masks_and_tracks_the_agent(packed, model, tmp_path):
     gma.inpaint.set_plate(plate, known)
     windows = labelled_windows(gma, packed)
     trainer = Trainer(gma, tmp_path / "gma.pt", LoopConfig(device="cpu", bf16=False))
-    config = MattingConfig(iterations=30, batch=4, rate=1e-2)
-    trainer.run(MattingStage(gma, windows, config))
+    monkeypatch.setattr(MattingStage, "rate", 1e-2)
+    trainer.run(MattingStage(gma, windows, MattingConfig(iterations=30, batch=4)))
     gma = trainer.average
     centres = scene(72)[1]
     y, x = np.mgrid[:240, :320]

@@ -21,6 +21,7 @@ from training.gma.pseudo_labels import PseudoLabels, make_pseudo_labels
 from training.gma.stage import RefineStage
 from training.train import main
 from training.windows.size import best_hole_margin
+from training.world import build
 from training.world.build import start_frames
 
 BODY, HAND, OTHER = (230, 30, 30), (30, 30, 230), (250, 250, 30)
@@ -126,12 +127,13 @@ def test_there_are_no_labels_where_m_sees_nothing(store, monkeypatch):
     assert not len(make_pseudo_labels(BodyOnly(), store).frames)
 
 
-def test_episodes_start_from_agents_that_m_finds_whole(store):
+def test_episodes_start_from_agents_that_m_finds_whole(store, monkeypatch):
     model = SimpleNamespace(gma=BodyOnly(), config=BodyOnly.config)
     frames, backgrounds = start_frames(model, store, 8)
     assert len(frames) == 8 and (frames == BODY).all(-1).any((1, 2)).all()
     assert not (frames == HAND).all(-1).any()  # two thirds of the frames have one
     assert not (backgrounds == BODY).all(-1).any()
+    monkeypatch.setattr(build, "HELD_OUT", 1)
     longer, _ = start_frames(model, store, 40)
     assert len(longer) == 32 and (longer == HAND).all(-1).any((1, 2)).mean() > 0.4  # where too few are whole, others
 
