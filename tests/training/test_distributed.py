@@ -61,7 +61,7 @@ def test_two_processes_keep_one_model_and_see_different_batches(tiny_config, blo
 
 def test_the_command_trains_under_accelerate_launch(block_store, tmp_path):
     arguments = ["--window", "16", "--codes", "3", "--poses", "4", "--gma.iterations", "2",
-                 "--gma.batch", "2", "--pose.iterations", "2", "--pose.batch", "4",
+                 "--gma.batch", "2", "--drawing", "stored",
                  "--lma.iterations", "2", "--lma.batch", "4", "--no-report"]  # fmt: skip
     launch([
         "accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1", "--cpu", "--mixed_precision", "no",
