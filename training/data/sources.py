@@ -253,6 +253,7 @@ class ArmSource(Source):
     """A robot arm over a table, recorded from MuJoCo; the survey chooses options."""
 
     name = "arm"
+    defaults = Defaults(drawing="painted")  # as the bundled world is; stored windows were not measured
     videos: int = 160
 
     def make(self, out: Path, options: DataOptions, progress: Progress) -> list[str]:

@@ -22,6 +22,8 @@ from .windows import MARGIN, WindowSet
 COMPARED = 2500  # About so many windows are compared with each other.
 SAME_AGENT = 0.8
 """Windows are stored if the nearest of another video differs by less than this share of what two of one video do."""
+REPEATS = 0.05
+"""Below this share poses repeat, as in rendered footage: a codebook holds them all, and D paints them as they are."""
 TURNS = 0.75  # The heading is taken out if the nearest then differs by less than this share of what it did.
 MOST_BYTES, MOST_WINDOWS = 96 << 20, 2048  # Of a library.
 FLIP = 0.35  # A turn by this many rad from frame to frame costs as much as a skewness of one.
@@ -125,7 +127,7 @@ class Likeness:
         how = "turned" if heading else "stored"
         told = f"the nearest window of another video differs by {share[0]:.0%} of what two of one do"
         told += f", by {share[1]:.0%} if they are turned" * heading
-        return (how if share[heading] < SAME_AGENT else "painted"), told
+        return (how if REPEATS <= share[0] and share[heading] < SAME_AGENT else "painted"), told
 
 
 def likeness(windows: WindowSet, skipped: int = 0) -> Likeness:
