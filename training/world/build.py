@@ -30,7 +30,7 @@ from ..gma.background import estimate_background, masks_of, shots_of
 from ..windows.windows import WindowSet, crop_layers
 
 START_FRAMES, START_BYTES = 64, 5_000_000  # Largest number of start frames of a world, and of their bytes.
-HELD_OUT = 8  # With fewer held-out videos, start frames come from the others, too.
+HELD_OUT = 3  # With fewer held-out videos, start frames come from the others, too.
 LOOKED_AT = 2  # At most so many times as many frames are compared.
 SPREAD = 64  # Number of frames, spread over a video, from which start frames are chosen if the camera stands still.
 START_SHOT = 24  # At most so many of them are compared; if it moves, they are consecutive.
