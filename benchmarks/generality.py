@@ -33,7 +33,7 @@ from training.core.options import Positive
 from training.core.run import filled, read_choices
 from training.data.arm import middle_of
 from training.data.sources import open_data
-from training.data.store import Store, Video, frames_to_tensor
+from training.data.store import Store, frames_to_tensor
 from training.evaluation import tables
 from training.evaluation.evaluate import EvaluateConfig, evaluate
 from training.evaluation.metrics.animation import squared
@@ -128,15 +128,11 @@ def open_run(root: Path, videos: Path) -> Store:
     return open_data(videos, DataOptions(cache=root / "cache", read=filled(ReadConfig(), values, "read.")))
 
 
-def _held_out(store: Store) -> list[Video]:
-    return [v for v in store.videos if v.split != "train"] or store.videos
-
-
 @torch.inference_mode()
 def score(root: Path, store: Store, count: int = 24) -> dict[str, Any]:
     """Compare a world with the truth of its footage, on `count` held-out videos; `root` holds truth.npz and run/."""
     world = load_world(root / "run" / "world.safetensors")
-    held = _held_out(store)[:count]
+    held = store.held_out[:count]
     skip = read_choices(root / "run" / "choices.json")[0].get("read.skip") or 0
     truth = Truth(root / "truth.npz", store, skip)
     found = []
@@ -171,7 +167,7 @@ def film(checkpoint: Path, store: Store, path: Path, rows: int = 3, steps: int =
     """A GIF: held-out footage above; below, the world from the same first frames, random shifts held 2 to 6 steps."""
     import imageio.v3 as iio
 
-    held = _held_out(store)
+    held = store.held_out
     env = AutoLocalAction(gym.make("Glass-v0", checkpoint=checkpoint, task=None, max_episode_steps=steps + 1))
     columns = []
     every = math.ceil(store.width / FILM_WIDTH)
@@ -226,28 +222,31 @@ def misses(result: dict[str, Any]) -> list[str]:
 
 def markdown(results: dict[str, Any]) -> str:
     """The table of generality.json, and why worlds are missing in it."""
-    rows, notes = [], []
+    rows = []
     for name, r in results.items():
         missed = misses(r)
         known = {key: r[key] for key in COLUMNS if r.get(key) is not None}
         figures = {key: f"{x:.2f}{' (missed)' if key in missed else ''}" for key, x in known.items()}
         minutes = f"{r['training_minutes']:.0f}" if "training_minutes" in r else None
         rows.append([name, r["about"], *map(figures.get, COLUMNS), minutes])
-        if "agent_iou" not in r:
-            notes.append(f"- {name}: {'the survey stops: ' + r['stopped'] if 'stopped' in r else 'not trained'}.")
     heads = ("world", "what it tests", *COLUMNS.values(), "minutes")
-    return "\n".join([tables.table(rows, heads), "", *notes]) + "\n"
+    return tables.table(rows, heads) + _missing(results, "agent_iou")
 
 
 def real_markdown(results: dict[str, Any]) -> str:
     """The figures of real footage, and why worlds are missing among them."""
     measured = {name: r for name, r in results.items() if "lma" in r}
-    notes = [
+    return tables.captioned(measured) + _missing(results, "lma")
+
+
+def _missing(results: dict[str, Any], figure: str) -> str:
+    """Why worlds lack a figure, a line each, below a table."""
+    lines = [
         f"- {name}: {'the survey stops: ' + r['stopped'] if 'stopped' in r else 'not trained'}."
         for name, r in results.items()
-        if "lma" not in r
+        if figure not in r
     ]
-    return "\n".join([tables.captioned(measured), "", *notes]) + "\n"
+    return "\n".join(["", "", *lines]) + "\n"
 
 
 if __name__ == "__main__":

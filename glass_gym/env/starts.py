@@ -33,8 +33,7 @@ class StartStates:
         self.world = world
         self.simulator = simulator
         self.count = len(world.start_frames)
-        known = world.statistics.get("start_positions", [])
-        self._positions = torch.tensor(known) if len(known) == self.count else None
+        self._positions = world.start_positions
         self._backgrounds = world.start_backgrounds
         self._alone = simulator.device.type == "cpu"  # states are made one by one; none depends on others then
         self.forget()

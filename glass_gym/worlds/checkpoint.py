@@ -116,6 +116,12 @@ class World:
         return ActionTable.build(self.step, self.code_names, shifts, shift_scale, self.usual_codes or None)
 
     @property
+    def start_positions(self) -> torch.Tensor | None:
+        """The positions of the agents in the start frames, (N, 2) px; None unless all are known."""
+        known = self.statistics.get("start_positions", [])
+        return torch.tensor(known) if len(known) == len(self.start_frames) else None
+
+    @property
     def ground(self) -> tuple[float, float, float, float] | None:
         """Left, top, right, bottom px of the box that agents stay in; None: the whole frame."""
         known = self.statistics.get("ground")

@@ -48,12 +48,11 @@ class CodeEffect:
 
 def start_states(world: World, simulator: Simulator) -> WorldState:
     """States of at most STARTS start frames, spread over all of the world's."""
-    frames, backgrounds = world.start_frames, world.start_backgrounds
-    known = world.statistics.get("start_positions", [])
+    frames, backgrounds, positions = world.start_frames, world.start_backgrounds, world.start_positions
     rows = np.linspace(0, len(frames) - 1, min(STARTS, len(frames))).astype(int)
     return simulator.start(
         torch.from_numpy(frames[rows]),
-        torch.tensor(known)[rows] if len(known) == len(frames) else None,
+        None if positions is None else positions[rows],
         None if backgrounds is None else torch.from_numpy(backgrounds[rows]),
     )
 

@@ -344,6 +344,11 @@ class Store:
         return copy
 
     @property
+    def held_out(self) -> list[Video]:
+        """The videos that are not trained on; all if there are none."""
+        return [v for v in self.videos if v.split != "train"] or self.videos
+
+    @property
     def has_masks(self) -> bool:
         """Whether the store has true masks."""
         return self._masks is not None

@@ -107,13 +107,13 @@ class Reference:
         backgrounds = world.start_frames if world.start_backgrounds is None else world.start_backgrounds
         device, view = self.model.device, self.model.lma.view
         self.backgrounds = torch.cat([self._cells(part) for part in _images(backgrounds, device)])
-        known = world.statistics.get("start_positions")
+        known = None if world.start_positions is None else world.start_positions.to(device)
         found = []
         with torch.no_grad():
             for batch, frames in enumerate(_images(world.start_frames, device)):
                 masks, colours, _ = self.model.gma.segment(frames)
                 own = torch.arange(len(frames), device=device) + BATCH * batch
-                place = torch.tensor(known, device=device)[own] if known else view.anchor(self.model.gma.locate(masks))
+                place = view.anchor(self.model.gma.locate(masks)) if known is None else known[own]
                 found.append(self._measure(frames, masks, view.cut(colours, masks, place), place, own))
         mass, share, agent, scene = (torch.cat(x).float().cpu() for x in zip(*found, strict=True))
         self.mass, self.share = float(mass.median()), float(share.median())

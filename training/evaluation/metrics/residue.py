@@ -28,7 +28,7 @@ def residue(e: Evaluation) -> dict[str, Any]:
     """
     wanted = {frame.tobytes(): n for n, frame in enumerate(e.world.start_frames)}
     starts = []
-    for video in [v for v in e.store.videos if v.split != "train"] or e.store.videos:
+    for video in e.store.held_out:
         for t, frame in enumerate(e.store.frames[video.start : video.start + video.length]):
             if (n := wanted.pop(frame.tobytes(), None)) is not None:
                 starts.append((video, t, e.probe.start.background[n]))
