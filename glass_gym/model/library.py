@@ -8,6 +8,9 @@ blurred, no drawing is fed back, and every picture is one that the camera has se
 An agent seen from above looks the same in every direction. Then the *heading*, the direction of its long axis, is taken
 out: windows are turned until it points right, so that one stored window serves all directions, and turned back to draw.
 Each window then also serves as its mirror image.
+
+Where several agents come one after the other, each stays itself: entries of another colour than the first window's
+entry are less near.
 """
 
 from __future__ import annotations
@@ -91,14 +94,16 @@ def seen_by_q(layers: Tensor) -> Tensor:
 
 
 class Library(nn.Module):
-    """P stored windows, with their pose vectors and headings; and Q, the principal components of a window.
+    """P stored windows, with pose vectors, headings and agents' colours; and Q, the principal components of a window.
 
-    Entries are these windows; where the heading is taken out, P more are their mirror images at the axis.
+    Entries are these windows; where the heading is taken out, P more are their mirror images at the axis. A colour is
+    the agent's mean one, in units of its standard deviation within one agent's visit.
     """
 
     mean: Tensor
     components: Tensor
     codebook: Tensor
+    colours: Tensor
     windows: Tensor
     headings: Tensor
 
@@ -110,6 +115,7 @@ class Library(nn.Module):
         self.register_buffer("components", torch.zeros(POSE_CHANNELS, seen))
         self.stored = config.poses
         self.register_buffer("codebook", torch.randn(config.poses * (1 + config.heading), POSE_CHANNELS))
+        self.register_buffer("colours", torch.zeros(config.poses * (1 + config.heading), 3))
         self.register_buffer("windows", torch.zeros(config.poses, 4, side, side, dtype=torch.uint8))
         self.register_buffer("headings", torch.zeros(config.poses))
 
@@ -135,6 +141,20 @@ class Library(nn.Module):
         """How near each entry is to pose vectors (..., POSE_CHANNELS): (..., P or 2 P), see :func:`nearness`."""
         with torch.autocast(vectors.device.type, enabled=False):
             return vectors @ self.codebook.T - self.codebook.square().sum(1) / 2
+
+    def logits_of_agent(self, vectors: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        """How near each entry, and the first window, is to pose vectors, if the agent's colour counts as well.
+
+        Args:
+            vectors: (B, POSE_CHANNELS).
+            own: (B, POSE_CHANNELS), those of the first windows.
+
+        Returns:
+            (B, P or 2 P) and (B,), as :func:`nearness` of pose vectors and colours together.
+        """
+        colour = self.colours[self.logits(own).argmax(1)]
+        entries = self.logits(vectors) + colour @ self.colours.T - self.colours.square().sum(1) / 2
+        return entries, nearness(vectors, own) + colour.square().sum(1) / 2
 
     def embed(self, index: Tensor) -> Tensor:
         """The pose vectors (..., POSE_CHANNELS) of entries."""
@@ -280,8 +300,9 @@ class LibraryLMA(PoseLMA):
             moved = self.seen_by_agent(shift, heading) / self.shift_unit
             out = self.dynamics(pose, hidden, moved, code_vector, position)
             vector, _, turned = self.read(pose, out)
-            best, index = self.library.logits(vector).max(-1)
-            pose = torch.where((nearness(vector, own) > best)[:, None], own, self.library.embed(index))
+            entries, first_one = self.library.logits_of_agent(vector, own)
+            best, index = entries.max(-1)
+            pose = torch.where((first_one > best)[:, None], own, self.library.embed(index))
         return (pose, hidden, heading + turned, own, *first), index
 
     def seen_by_agent(self, shift: Tensor, heading: Tensor) -> Tensor:

@@ -130,6 +130,24 @@ def test_rows_do_not_depend_on_each_other_and_turns_add_up():
     assert after[2].shape == (3,) and not torch.equal(after[2], state[2])
 
 
+def test_agents_of_other_colours_stay_themselves():
+    windows, _ = turning(upright=True)
+    blue = windows.layers[windows.starts[4] :]  # another agent in the second half of the videos
+    blue[:, [0, 2]] = blue[:, [2, 0]]
+    lma = filled(windows)
+    layers = windows.layers_at(np.array([3, windows.starts[5] + 3]))[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
+    with torch.inference_mode():
+        state = lma.start_state(layers)
+        is_blue = [(lma.draw(state, None).layer[:, 2] - lma.draw(state, None).layer[:, 0]).sum((1, 2)) > 0]
+        torch.nn.init.normal_(lma.dynamics.logits.weight, std=2.0)  # leaps
+        for step in range(20):
+            code = lma.quantiser.embed(torch.full((2,), step % 4))
+            state, _ = lma.predict_pose(state, torch.zeros(2, 2), code, None)
+            layer = lma.draw(state, None).layer
+            is_blue.append((layer[:, 2] - layer[:, 0]).sum((1, 2)) > 0)
+    assert torch.stack(is_blue).tolist() == [[False, True]] * 21
+
+
 def test_the_stage_learns_poses_and_turns():
     windows, _ = turning()
     lma = build_lma(library_config(drawing="turned"))

@@ -134,6 +134,25 @@ def test_an_agent_that_stands_for_a_while_is_still_seen():
     assert seen.seen == 1
 
 
+def test_an_agent_that_stands_for_a_whole_shot_is_seen_whole():
+    stands = np.repeat(walker(1, size=(24, 14), start=(40, 20)), 40, 0)
+    for t in range(40):  # only its hand moves
+        y = 24 + 10 * (t // 4 % 2)
+        stands[t, y : y + 6, 54:60] = (230, 30, 30)
+    clips = [walker(40, size=(24, 14)), walker(40, size=(24, 14), start=(60, 30)), stands]
+    seen = survey(clips)
+    mine = seen.seen_in >= 80
+    sizes = np.unpackbits(seen.silhouettes[mine], axis=1).sum(1)
+    assert mine.sum() > 30 and abs(np.median(sizes) - (24 * 14 + 36)) < 40
+    assert np.abs(seen.plates[2][..., :3].astype(int) - background()).max() <= 1
+
+
+def test_clips_that_differ_in_more_than_an_agent_show_several_places():
+    other = background()
+    other[8:56, 48:80] = (20, 20, 20)
+    assert survey([walker(40, start=(2, 2)), walker(40, start=(2, 2), back=other)]).common_plate() is None
+
+
 def test_two_agents_that_touch_most_of_the_time_are_two():
     """Two boxers meet and fight: one blob, as long as they touch."""
     frames = np.stack([background()] * 60)

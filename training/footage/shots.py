@@ -27,7 +27,7 @@ from .registration import (
     show_one_place,
     turned,
 )
-from .tracks import Blob, Track, find_blobs, join, link, overlap_of
+from .tracks import Blob, Track, find_blobs, join, link, overlap_of, rim_of, steepness
 
 BLURRED = 0.05  # A plate explains a frame if no more than this share of its pixels differs outside the agent.
 
@@ -108,8 +108,15 @@ class Shot:
     fits: np.ndarray
 
 
-def see_shots(video: np.ndarray, spans: Sequence[slice]) -> list[Seen]:
-    """See what the shots `spans` of a video (T, H, W, 3) uint8 show; still shots of one place share their plate."""
+def see_shots(video: np.ndarray, spans: Sequence[slice], behind: tuple[np.ndarray, float] | None = None) -> list[Seen]:
+    """See what shots of a video show; still shots of one place share their plate.
+
+    Args:
+        video: (T, H, W, 3) uint8.
+        spans: the shots.
+        behind: the plate (H, W, 3) of the place in other videos, and the smallest area, px, of a thing that may stand
+            there throughout a shot; still shots are seen against it (:func:`cleared`).
+    """
     cameras = [camera_moves(video[span]) for span in spans]
     plates = [None if camera.any() else median_background(video[span], None)[0]
               for span, camera in zip(spans, cameras, strict=True)]  # fmt: skip
@@ -134,6 +141,8 @@ def see_shots(video: np.ndarray, spans: Sequence[slice]) -> list[Seen]:
             brighter = np.zeros(len(whole))
         known = shown & (shown.mean(0) > OFTEN)
         noise = noise_of(whole, plate, known)
+        if behind is not None and not cameras[place[0]].any() and show_one_place(behind[0], plate):
+            plate = cleared(plate, *behind, noise)
         light = float(np.abs(brighter).max())
         box = noise_box(noise)
         begin = 0
@@ -143,6 +152,29 @@ def see_shots(video: np.ndarray, spans: Sequence[slice]) -> list[Seen]:
             out[n] = replace(shot, noise=noise, light=light)
             begin = part.stop
     return [out[n] for n in range(len(spans))]
+
+
+def cleared(plate: np.ndarray, other: np.ndarray, least: float, noise: float) -> np.ndarray:
+    """A plate (H, W, 3) without what stands there and is not in another plate of the same place.
+
+    Of a region in which they differ, the plate with the steeper rim shows a thing, the other one what is behind it.
+
+    Args:
+        plate: its colours are kept elsewhere.
+        other: (H, W, 3), of any exposure.
+        least: smallest area of such a region, px.
+        noise: as of :func:`noise_of`.
+    """
+    from scipy import ndimage
+
+    other = match_exposure(other.round().astype(np.uint8)[None], plate, np.ones((1, *plate.shape[:2]), bool))[0]
+    names, _ = ndimage.label(apart(other, plate, noise_box(noise)) > CHANGED, np.ones((3, 3)))
+    stands = np.zeros(names.shape, bool)
+    for n in np.flatnonzero(np.bincount(names.ravel())[1:] >= least) + 1:
+        rim = rim_of(names == n)
+        stands |= (names == n) & (steepness(other, rim) < steepness(plate, rim))
+    stands = ndimage.binary_dilation(stands, iterations=2)
+    return np.where(stands[..., None], other, plate)
 
 
 def _see(

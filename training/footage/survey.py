@@ -15,8 +15,8 @@ import numpy as np
 
 from ..data.cuts import SHOT, find_cuts
 from ..data.store import DataError
-from .registration import CHANGED, LARGEST_BOX, OFTEN, SMALL, apart
-from .shots import Seen, Shot, follow, see_shots
+from .registration import CHANGED, LARGEST_BOX, OFTEN, SMALL, apart, show_one_place
+from .shots import Seen, Shot, cleared, follow, see_shots
 from .tracks import APART, Candidate, candidates_of
 
 TURNED = 0.2  # A camera turns if all edges move in more than this share of the picture.
@@ -130,10 +130,12 @@ class Survey:
 
     def common_plate(self) -> np.ndarray | None:
         """The common plate of all shots, (H, W, 4) uint8 as in :class:`Shot`; None if the camera moves in some shot, or
-        shots show several places.
+        shots show several places: then they differ in a region that is larger than the agent.
 
         Before a camera, small things are moved, such as an animal's bedding: then differences are averaged over boxes.
         """
+        from scipy import ndimage
+
         if not self.still or not self.plates:
             return None
         plates = np.stack(self.plates)
@@ -141,10 +143,10 @@ class Survey:
         colours = np.ma.masked_array(plates[..., :3], np.broadcast_to(~known, plates[..., :3].shape))
         plate = np.ma.median(colours, axis=0).filled(0)
         box = LARGEST_BOX if self.noise >= 1 else 1
-        off = np.stack([apart(one[..., :3], plate, box) for one in plates]) > CHANGED
-        count = known.sum((1, 2, 3)).clip(1)
-        if ((off & known[..., 0]).sum((1, 2)) / count).max() > OFTEN:
-            return None
+        for one, here in zip(plates[..., :3], known[..., 0], strict=True):
+            names, _ = ndimage.label((apart(one, plate, box) > CHANGED) & here)
+            if np.bincount(names.ravel())[1:].max(initial=0) > self.largest * self.height * self.width:
+                return None
         return np.dstack([plate.round().astype(np.uint8), np.uint8(255) * known.any(0)])
 
     def reasons_to_stop(self) -> list[str]:
@@ -203,29 +205,27 @@ def survey(videos: Iterable[np.ndarray], rate: float | None = None, agent: Agent
     Raises:
         DataError: no video has two frames, or there is no such agent.
     """
-    seen: list[Seen] = []
+    looked: list[tuple[np.ndarray, list[slice]]] = []
     begins = []
     cuts = 0
     frames = 0
-    looked_at = 0
-    size = (0, 0)
     lengths = []
     for video in videos:
         if len(video) < 2:
             frames += len(video)
             continue
-        looked_at += 1
-        size = video.shape[1:3]
         found = find_cuts(video)
         cuts += len(found)
         spans = [slice(a, b) for a, b in pairwise([0, *found.tolist(), len(video)])]
         lengths += [span.stop - span.start for span in spans]
         spans = [span for span in spans if span.stop - span.start >= SHOT or len(spans) == 1]
-        seen += see_shots(video, spans)
+        looked.append((video, spans))
         begins += [frames + span.start for span in spans]
         frames += len(video)
-    if not looked_at:
+    if not looked:
         raise DataError("no video has two frames; a world is learned from motion")
+    size = looked[0][0].shape[1:3]
+    seen = _see_all(looked)
     length = _length_at(np.array(lengths), 0.5)  # a flash makes shots of one frame, which weigh little
     if not seen or (length < SHOT and len(lengths) > 1):
         nothing = dict.fromkeys(
@@ -244,12 +244,12 @@ def survey(videos: Iterable[np.ndarray], rate: float | None = None, agent: Agent
             ),
             0.0,
         )
-        cut = {"videos": looked_at, "shots": len(lengths), "shot_length": length, "cuts": 1e3 * cuts / frames}
+        cut = {"videos": len(looked), "shots": len(lengths), "shot_length": length, "cuts": 1e3 * cuts / frames}
         return Survey(*size, **cut, **nothing, agent=(0, 0), rate=rate)
     candidates = candidates_of([(shot.tracks, shot.corners) for shot in seen], *size)
     chosen = None if agent is None else _pick(candidates, agent, seen)
     shots = [follow(shot, chosen and chosen.tracks.get(n, [])) for n, shot in enumerate(seen)]
-    out = _summary(shots, size, looked_at, length, 1e3 * cuts / frames)
+    out = _summary(shots, size, len(looked), length, 1e3 * cuts / frames)
     out.rate = rate
     out.candidates = candidates
     out.chosen = chosen
@@ -263,6 +263,29 @@ def survey(videos: Iterable[np.ndarray], rate: float | None = None, agent: Agent
     out.plates = [shot.plate for shot in shots]
     out.plate_of = np.concatenate([np.where(shot.fits, n, -1)[found[n]] for n, shot in enumerate(shots)])
     out.corners = np.concatenate([shot.corners[s] for shot, s in zip(shots, found, strict=True)])
+    return out
+
+
+def _see_all(looked: list[tuple[np.ndarray, list[slice]]]) -> list[Seen]:
+    """See the shots of videos (T, H, W, 3) uint8, twice where something stands still for a whole shot.
+
+    A shot's own plate contains what stands there throughout. Other shots of the place tell what is behind it.
+    """
+    seen = [see_shots(video, spans) for video, spans in looked]
+    still = [shot for shots in seen for shot in shots if not shot.camera.any()]
+    areas = [blob.area for shot in still for track in shot.tracks for blob in track.blobs.values() if blob.leaves]
+    if len(still) < 2 or not areas:
+        return [shot for shots in seen for shot in shots]
+    plate = still[0].plate
+    least = float(np.median(areas)) / 4
+    for shot in still[1:]:
+        if show_one_place(plate, shot.plate):
+            plate = cleared(plate, shot.plate, least, shot.noise)
+    out = []
+    for (video, spans), shots in zip(looked, seen, strict=True):
+        stands = any(not shot.camera.any() and (cleared(shot.plate, plate, least, shot.noise) != shot.plate).any()
+                     for shot in shots if show_one_place(plate, shot.plate))  # fmt: skip
+        out += see_shots(video, spans, (plate, least)) if stands else shots
     return out
 
 

@@ -155,7 +155,7 @@ def find_blobs(
         part = (slice(max(0, rows.start - 1), rows.stop + 1), slice(max(0, columns.start - 1), columns.stop + 1))
         outline = differs[part] & (names[part] == n + 1)
         rim = rim_of(outline)
-        ghost = _steepness(frame[part], rim) < MOST * _steepness(plate[part], rim)
+        ghost = steepness(frame[part], rim) < MOST * steepness(plate[part], rim)
         mask = _solid(outline, far[part], frame[part], plate[part])
         box = (part[1].start, part[0].start, part[1].start + outline.shape[1], part[0].start + outline.shape[0])
         colour = frame[part][mask].mean(0)
@@ -216,7 +216,7 @@ def with_enclosed(blob: np.ndarray, differs: np.ndarray) -> np.ndarray:
     return out
 
 
-def _steepness(picture: np.ndarray, where: np.ndarray) -> float:
+def steepness(picture: np.ndarray, where: np.ndarray) -> float:
     """Mean gradient magnitude of a picture (h, w, 3) over the pixels `where` (h, w)."""
     if min(picture.shape[:2]) < 2:
         return 0.0

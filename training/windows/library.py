@@ -243,6 +243,8 @@ def fill_library(lma: LibraryLMA, windows: WindowSet, headings: np.ndarray | Non
         vectors, chosen = vectors[torch.from_numpy(chosen)], every[chosen]
         stored = windows.layers[chosen][..., MARGIN:-MARGIN, MARGIN:-MARGIN]
         library.codebook[:count] = vectors
+        colours = torch.from_numpy(windows.agent_colours()[chosen]).to(library.colours)
+        library.colours.copy_(colours.repeat(len(library.colours) // count, 1))
         library.windows.copy_(torch.from_numpy(np.ascontiguousarray(stored)))
         if headings is not None:
             library.headings.copy_(torch.from_numpy(headings[chosen]))
