@@ -97,13 +97,15 @@ class Library(nn.Module):
     """P stored windows, with pose vectors, headings and agents' colours; and Q, the principal components of a window.
 
     Entries are these windows; where the heading is taken out, P more are their mirror images at the axis. A colour is
-    the agent's mean one, in units of its standard deviation within one agent's visit.
+    the agent's mean one, in units of its standard deviation within one agent's visit. `residual` is the mean squared
+    length of what pose vectors leave out of a window, in their units.
     """
 
     mean: Tensor
     components: Tensor
     codebook: Tensor
     colours: Tensor
+    residual: Tensor
     windows: Tensor
     headings: Tensor
 
@@ -116,6 +118,7 @@ class Library(nn.Module):
         self.stored = config.poses
         self.register_buffer("codebook", torch.randn(config.poses * (1 + config.heading), POSE_CHANNELS))
         self.register_buffer("colours", torch.zeros(config.poses * (1 + config.heading), 3))
+        self.register_buffer("residual", torch.zeros(()))
         self.register_buffer("windows", torch.zeros(config.poses, 4, side, side, dtype=torch.uint8))
         self.register_buffer("headings", torch.zeros(config.poses))
 
@@ -143,18 +146,21 @@ class Library(nn.Module):
             return vectors @ self.codebook.T - self.codebook.square().sum(1) / 2
 
     def logits_of_agent(self, vectors: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        """How near each entry, and the first window, is to pose vectors, if the agent's colour counts as well.
+        """How near each entry, and the first window, is to pose vectors, if all that an agent keeps counts as well.
+
+        Its colour counts, and that the first window is right in what pose vectors leave out: there two windows of one
+        pose differ by twice the residual, and by at least as much in detail that Q does not see.
 
         Args:
             vectors: (B, POSE_CHANNELS).
             own: (B, POSE_CHANNELS), those of the first windows.
 
         Returns:
-            (B, P or 2 P) and (B,), as :func:`nearness` of pose vectors and colours together.
+            (B, P or 2 P) and (B,), see :func:`nearness`.
         """
         colour = self.colours[self.logits(own).argmax(1)]
         entries = self.logits(vectors) + colour @ self.colours.T - self.colours.square().sum(1) / 2
-        return entries, nearness(vectors, own) + colour.square().sum(1) / 2
+        return entries, nearness(vectors, own) + colour.square().sum(1) / 2 + 2 * self.residual
 
     def embed(self, index: Tensor) -> Tensor:
         """The pose vectors (..., POSE_CHANNELS) of entries."""

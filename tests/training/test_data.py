@@ -273,6 +273,16 @@ def test_videos_are_split_at_cuts_and_a_single_long_one_is_held_out_in_parts(tmp
     assert [v.length for v in whole.videos] == [120]
 
 
+def test_of_few_videos_each_is_trained_on(tmp_path):
+    (tmp_path / "s").mkdir()
+    for name, shots in (("a", 3), ("b", 1), ("c", 2)):
+        videos.film(tmp_path / f"s/{name}.mp4", scenes(*range(shots)))
+    store = opened(tmp_path / "s", tmp_path / "c")
+    splits = [(v.name, v.split) for v in store.videos]
+    assert splits == [("a", "train"), ("a-001", "train"), ("a-002", "test"), ("b", "train"), ("c", "train"),
+                      ("c-001", "val")]  # fmt: skip
+
+
 def test_cuts_everywhere_are_an_error(tmp_path):
     folder = tmp_path / "s/train/a"
     folder.mkdir(parents=True)

@@ -132,6 +132,6 @@ def record(out: Path, videos: int = 160, seed: int = 0, progress: Callable[[int]
         centres = np.array([np.argwhere(m).mean(0)[::-1] if m.any() else (SIDE / 2, 0) for m in covered], np.float32)
         writer.add(f"{index:04d}", "train", small, covered, position=centres)
         progress(index + 1)
-    writer.split_by_order()
+    writer.split_by_shots()
     writer.close()
     return Path(out)

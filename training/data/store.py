@@ -174,18 +174,27 @@ class StoreWriter:
         """Number of shots so far."""
         return len(set((self.copy or self)._shots))
 
-    def split_by_order(self) -> None:
-        """Split the shots 8:1:1 in their order; val and test get at least one each."""
+    def split_by_shots(self) -> None:
+        """Split the shots 8:1:1; val and test get at least one each: the last ones of the files that have most left.
+
+        So few files, which may each show another place, are all trained on.
+        """
         if self.copy is not None:
-            self.copy.split_by_order()
+            self.copy.split_by_shots()
             split_of = {video.name: video.split for video in self.copy.videos}
             self.videos = [replace(video, split=split_of[video.name]) for video in self.videos]
             return
+        files: dict[str, list[str]] = {}
+        for video, shot in zip(self.videos, self._shots, strict=True):
+            shots = files.setdefault(video.file, [])
+            shots += [shot] * (shot not in shots)
         held = max(1, self.shots // 10)
-        splits = ["train"] * (self.shots - 2 * held) + ["val"] * held + ["test"] * held
-        split_of = dict(zip(dict.fromkeys(self._shots), splits, strict=True))
+        split_of = {}
+        for split in ["test"] * held + ["val"] * held:
+            most = max(reversed(files.values()), key=len)
+            split_of[most.pop()] = split
         pairs = zip(self.videos, self._shots, strict=True)
-        self.videos = [replace(video, split=split_of[shot]) for video, shot in pairs]
+        self.videos = [replace(video, split=split_of.get(shot, "train")) for video, shot in pairs]
 
     def close(self) -> None:
         """Finish the arrays, and write the index."""

@@ -3,7 +3,7 @@
     <root>/{train,val,test}/<video>/00000.png, 00001.png, ...
     <root>/{train,val,test}/clip.mp4
 
-Without split folders, videos are split 8:1:1 in the order of their names.
+Without split folders, videos are split 8:1:1 in the order of their names, fewer than ten by their shots.
 """
 
 from __future__ import annotations
@@ -87,9 +87,9 @@ def find_videos(root: Path) -> Found:
 
 
 def _split_of(rank: int, count: int) -> str:
-    """The split of one of `count` videos: 8:1:1; of fewer than ten val and test get one each, of one or two none."""
+    """The split of one of `count` videos: 8:1:1; fewer than ten are split by their shots."""
     if count < 10:
-        return {count - 2: "val", count - 1: "test"}.get(rank, "train") if count >= 3 else "train"
+        return "train"
     return "train" if rank / count < 0.8 else "val" if rank / count < 0.9 else "test"
 
 
@@ -391,8 +391,8 @@ def pack(
     if writer is None:
         why = f"; {lines[-1]}" if lines else ""
         raise DataError(f"{root}: no shot has {SHOT} frames; use longer shots, or --read.no-cuts{why}")
-    if len({split for _, split, _ in footage.videos}) == 1 and writer.shots >= 3:  # few long videos: split by shots
-        writer.split_by_order()
+    if len({split for _, split, _ in footage.videos}) == 1 and writer.shots >= 3:  # few videos: split by shots
+        writer.split_by_shots()
     writer.close()
     progress(total, total)
     return [_printable(line) for line in lines]

@@ -224,8 +224,10 @@ def fill_library(lma: LibraryLMA, windows: WindowSet, headings: np.ndarray | Non
         mean = x.mean(0)
         _, values, components = torch.linalg.svd(x - mean, full_matrices=False)
         kept = components[:POSE_CHANNELS]
-        scale = (values[:POSE_CHANNELS].square().sum() / len(x) / POSE_CHANNELS).sqrt().clamp_min(1e-3)
+        explained = values[:POSE_CHANNELS].square().sum()
+        scale = (explained / len(x) / POSE_CHANNELS).sqrt().clamp_min(1e-3)
         library.mean.copy_(mean)
+        library.residual.copy_((values.square().sum() - explained) / len(x) / scale.square())
         library.components.zero_()
         library.components[: len(kept)] = kept / scale
     with Bar("windows to store"):
