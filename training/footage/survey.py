@@ -283,8 +283,8 @@ def _see_all(looked: list[tuple[np.ndarray, list[slice]]]) -> list[Seen]:
             plate = cleared(plate, shot.plate, least, shot.noise)
     out = []
     for (video, spans), shots in zip(looked, seen, strict=True):
-        stands = any(not shot.camera.any() and (cleared(shot.plate, plate, least, shot.noise) != shot.plate).any()
-                     for shot in shots if show_one_place(plate, shot.plate))  # fmt: skip
+        here = (shot for shot in shots if not shot.camera.any() and show_one_place(plate, shot.plate))
+        stands = any((cleared(shot.plate, plate, least, shot.noise) != shot.plate).any() for shot in here)
         out += see_shots(video, spans, (plate, least)) if stands else shots
     return out
 
