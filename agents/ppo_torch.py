@@ -73,6 +73,7 @@ def make_policy(env, learning_rate: float, device):
 
     from glass_gym.sb3 import GlassExtractor
 
+    torch.distributions.Distribution.set_default_validate_args(False)  # each check would wait for the device
     kwargs = {"features_extractor_class": GlassExtractor, "net_arch": [128]}
     seen, acted = VecTransposeImage.transpose_space(env.single_observation_space), env.single_action_space
     policy = ActorCriticCnnPolicy(seen, acted, lambda _: learning_rate, **kwargs).to(device)
