@@ -35,7 +35,7 @@ def run_command(
     Returns:
         the exit status of `work`; 1 after an error, printed in one line; 2 if a package is missing; 130 after Ctrl-C.
     """
-    from .trainer import TrainingError
+    from .trainer import Interrupted, TrainingError
 
     if argv is None:
         restart_in_utf8()
@@ -47,7 +47,7 @@ def run_command(
         config = _parse(kind, argv, prog, description)
         check_options(config)
         return work(config)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted):
         print("\nstopped", file=sys.stderr)
         return 130
     except ModuleNotFoundError as error:
