@@ -100,7 +100,7 @@ class Reporter:
 
 
 def logged_curves(out: Path) -> dict[str, list[tuple[int, float]]]:
-    """The loss curves in the TensorBoard events of run folder `out`, {} without any: by name, lists of (step, value)."""
+    """The loss curves in the TensorBoard events of run folder `out` ({} without): by name, lists of (step, value)."""
     if not (out / "tensorboard").exists():
         return {}
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
