@@ -36,8 +36,10 @@ class Reporter:
         self.tracker: Any = None
         self.before = 0  # steps of the stages before
         if not silent and log != "none":
+            from accelerate import PartialState
             from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
+            PartialState()  # trackers ask it which process they are in
             where = {"tensorboard": {"run_name": "tensorboard", "logging_dir": str(out)}}
             where["wandb"] = {"run_name": "glass_gym", "name": out.name, "dir": str(out)}
             self.tracker = LOGGER_TYPE_TO_CLASS[log](**where[log])
