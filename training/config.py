@@ -133,8 +133,8 @@ class TrainConfig(DataOptions):
     """Train a GLASS world on videos."""
 
     data: Positional[str]
-    """a video or a folder of videos, `tennis` (recorded from ALE), `wsprites` (generated), `arm` (recorded), `mouse`
-    (fetched), a clip store, or `module:Source`"""
+    """a video, a folder of videos, a LeRobot data set, `tennis` (recorded from ALE), `wsprites` (generated), `arm`
+    (recorded), `mouse` (fetched), a clip store, or `module:Source`"""
     out: Common[Path] = Path("runs/world")
     """run folder"""
     architecture: Common[str] = "pose"
