@@ -60,7 +60,8 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path):
     text = "".join(cell.source for cell in notebook.cells)
     badge = re.search(r"https://colab\.research\.google\.com/github/\S+?\.ipynb", text)
     assert badge and badge[0] in (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
-    for part in ('%pip install -q "glass-gym[agents]"', "AutoLocalAction", "set_state", "model.learn(STEPS)", "start_frame"):
+    install = '%pip install -q "glass-gym[agents]"'
+    for part in (install, "AutoLocalAction", "set_state", "model.learn(STEPS)", "start_frame"):
         assert part in text
     for cell in notebook.cells:
         for long, short in SHORTER.items():
