@@ -20,7 +20,7 @@ NO_SCREEN = (
     "SDL_VIDEODRIVER=dummy glass-play --record film.mp4"
 )
 WAYS = (("left", "right"), ("up", "down"))  # Keys of a gamepad's first two axes, toward -1 and toward 1.
-LEAN = 0.5  # Share of its way from which a stick counts.
+TILT = 0.5  # Share of its way from which a stick counts.
 INK = (235, 235, 235)
 DIM = (150, 150, 150)
 PAPER = (24, 24, 28)
@@ -90,7 +90,7 @@ class Window:
         with contextlib.suppress(pygame.error):  # a machine may have no gamepads at all
             pygame.joystick.init()
         self._gamepads: dict[int, Any] = {}
-        self._leans: dict[tuple[int, int], str] = {}  # gamepad and axis (the cross: 2 and 3) -> the key that it holds
+        self._tilts: dict[tuple[int, int], str] = {}  # gamepad and axis (the cross: 2 and 3) -> the key that it holds
         self._corner = (0, 0)
 
     def poll(self) -> list[Event]:
@@ -113,20 +113,20 @@ class Window:
                 kind = "press" if event.type == pygame.JOYBUTTONDOWN else "release"
                 out.append(Event(kind, str(event.button)))
             elif event.type == pygame.JOYAXISMOTION and event.axis < 2:
-                out += self._lean(event.instance_id, event.axis, event.value)
+                out += self._tilt(event.instance_id, event.axis, event.value)
             elif event.type == pygame.JOYHATMOTION:
                 x, y = event.value
-                out += [*self._lean(event.instance_id, 2, x), *self._lean(event.instance_id, 3, -y)]
+                out += [*self._tilt(event.instance_id, 2, x), *self._tilt(event.instance_id, 3, -y)]
             elif event.type in (pygame.JOYDEVICEREMOVED, getattr(pygame, "WINDOWFOCUSLOST", -1)):
-                self._leans.clear()
+                self._tilts.clear()
                 out.append(Event("release"))  # what is released elsewhere is not reported: release all
         return out
 
-    def _lean(self, gamepad: int, axis: int, value: float) -> list[Event]:
+    def _tilt(self, gamepad: int, axis: int, value: float) -> list[Event]:
         """The events of a stick or cross that lies at `value`, -1 to 1, along an axis."""
-        held = self._leans.get((gamepad, axis), "")
-        key = WAYS[axis % 2][value > 0] if abs(value) >= LEAN else ""
-        self._leans[gamepad, axis] = key
+        held = self._tilts.get((gamepad, axis), "")
+        key = WAYS[axis % 2][value > 0] if abs(value) >= TILT else ""
+        self._tilts[gamepad, axis] = key
         return [] if key == held else [Event(*what) for what in (("release", held), ("press", key)) if what[1]]
 
     def show(self, frame: np.ndarray, lines: Sequence[str] = (), page: Sequence[str] = ()) -> None:

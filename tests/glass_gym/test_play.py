@@ -284,18 +284,18 @@ def test_a_gamepad_walks_and_acts():
             pygame.event.post(pygame.event.Event(kind, instance_id=0, **event))
         return [(event.kind, event.key) for event in window.poll()]
 
-    def leans(*values, axis=0):
+    def tilted(*values, axis=0):
         return told(pygame.JOYAXISMOTION, *({"axis": axis, "value": value} for value in values))
 
-    assert leans(-0.2, -0.7, -1.0) == [("press", "left")]
-    assert leans(0.9) == [("release", "left"), ("press", "right")]
-    assert leans(0.6, axis=1) == [("press", "down")] and leans(-1.0, axis=5) == []
-    assert leans(0.0) == [("release", "right")]
+    assert tilted(-0.2, -0.7, -1.0) == [("press", "left")]
+    assert tilted(0.9) == [("release", "left"), ("press", "right")]
+    assert tilted(0.6, axis=1) == [("press", "down")] and tilted(-1.0, axis=5) == []
+    assert tilted(0.0) == [("release", "right")]
     assert told(pygame.JOYHATMOTION, {"value": (1, 1)}) == [("press", "right"), ("press", "up")]
     assert told(pygame.JOYHATMOTION, {"value": (0, 1)}) == [("release", "right")]
     assert told(pygame.JOYBUTTONDOWN, {"button": 3}, {"button": 12}) == [("press", "3")]
     assert told(pygame.JOYBUTTONUP, {"button": 3}) == [("release", "3")]
-    assert told(pygame.JOYDEVICEREMOVED, {}) == [("release", "")] and leans(0.7, axis=1) == [("press", "down")]
+    assert told(pygame.JOYDEVICEREMOVED, {}) == [("release", "")] and tilted(0.7, axis=1) == [("press", "down")]
     window.close()
 
 

@@ -2,7 +2,7 @@
 export const $ = (id) => document.getElementById(id);
 /** Buttons of a gamepad's cross, in the standard layout. */
 const CROSS = { 12: "ArrowUp", 13: "ArrowDown", 14: "ArrowLeft", 15: "ArrowRight" };
-const LEAN = 0.5; // share of its way from which a stick counts
+const TILT = 0.5; // share of its way from which a stick counts
 /** Labels of the pad's nine buttons, row by row. */
 const ARROWS = "↖↑↗← →↙↓↘";
 
@@ -16,8 +16,8 @@ export function onGamepad(down, up) {
     const now = new Set();
     for (const pad of Array.from(navigator.getGamepads?.() ?? []).filter(Boolean)) {
       const [x, y] = pad.axes;
-      for (const [key, lean] of [["ArrowLeft", -x], ["ArrowRight", x], ["ArrowUp", -y], ["ArrowDown", y]])
-        if (lean >= LEAN) now.add(key);
+      for (const [key, tilt] of [["ArrowLeft", -x], ["ArrowRight", x], ["ArrowUp", -y], ["ArrowDown", y]])
+        if (tilt >= TILT) now.add(key);
       pad.buttons.forEach((button, k) => { if (button.pressed && (k < 10 || CROSS[k])) now.add(CROSS[k] ?? String(k)); });
     }
     for (const key of now) if (!held.has(key)) down(key);
