@@ -132,7 +132,7 @@ def test_a_policy_goes_to_the_hub_and_comes_back(server, tiny_world, tmp_path):
 def test_what_is_hostile_or_missing_says_so(server, file, tmp_path, capsys):
     with pytest.raises(CheckpointError, match="no/where: cannot be fetched"):
         glass_gym.from_hub("no/where")
-    with pytest.raises(CheckpointError, match="cannot be fetched .*refused"):
+    with pytest.raises(CheckpointError, match=r"cannot be fetched .*refused"):
         glass_gym.from_hub("me/mine", api=huggingface_hub.HfApi("http://127.0.0.1:9"))  # nobody listens there
     server.files["me/zip/policy.zip"] = b"pickle"
     with pytest.raises(CheckpointError, match=r"has no world.safetensors or policy.safetensors"):
