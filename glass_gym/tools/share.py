@@ -51,7 +51,7 @@ def share(arguments: argparse.Namespace) -> None:
 
     out, about = arguments.out, (arguments.repo, arguments.licence)
     films = list(arguments.film)
-    if "Local actions" in card(arguments.file):  # a world
+    if "\n## Local actions\n" in card(arguments.file):  # a world
         show_names(arguments.file, out=out)
         films.append(out / "codes.gif")
     out.mkdir(parents=True, exist_ok=True)

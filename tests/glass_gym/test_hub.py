@@ -67,9 +67,7 @@ class StandIn(http.server.BaseHTTPRequestHandler):
         for line in map(json.loads, body.splitlines()):
             if line["key"] == "file":
                 self.server.files[f"{repo}/{line['value']['path']}"] = base64.b64decode(line["value"]["content"])
-        return self.answer(
-            {"success": True, "commitOid": SHA, "commitUrl": f"{self.server.address}/{repo}/commit/{SHA}"}
-        )
+        return self.answer({"success": True, "commitOid": SHA, "commitUrl": f"{repo}/commit/{SHA}"})
 
     def log_message(self, *_):
         """Log nothing."""
