@@ -252,6 +252,9 @@ def test_the_page_of_glass_play_has_what_the_exported_one_has(remote, tmp_path):
     page.keyboard.down("ArrowLeft")
     browser.until(page, "document.querySelector('figcaption').textContent.startsWith('you: left')")
     page.keyboard.up("ArrowLeft")
+    page.evaluate("navigator.getGamepads = () => [{ axes: [0.9, 0], buttons: [] }]")
+    browser.until(page, "document.querySelector('figcaption').textContent.startsWith('you: right')")
+    page.evaluate("navigator.getGamepads = () => []")
     page.locator("#codes button").nth(1).dispatch_event("pointerdown")
     name = player.table.code_names[1]
     browser.until(page, f"document.querySelector('figcaption').textContent.includes({name!r})")
