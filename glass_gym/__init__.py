@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from glass_gym.env.env import GlassEnv
     from glass_gym.env.state import EnvState
     from glass_gym.env.vector_env import GlassVectorEnv
+    from glass_gym.hub import from_hub, push_to_hub
     from glass_gym.model.glass import Glass, build_glass
     from glass_gym.model.quantise import register_quantiser
     from glass_gym.play.notebook import show
@@ -100,7 +101,9 @@ def __getattr__(name: str) -> Any:
         "World": "worlds.checkpoint",
         "WorldState": "simulator.simulator",
         "build_glass": "model.glass",
+        "from_hub": "hub",
         "load_world": "worlds.checkpoint",
+        "push_to_hub": "hub",
         "register_quantiser": "model.quantise",
         "register_task": "tasks",
         "save_world": "worlds.checkpoint",
@@ -115,6 +118,6 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "EnvState", "Glass", "GlassConfig", "GlassEnv", "GlassVectorEnv", "NoAgentError", "Simulator", "Task", "World",
-    "WorldState", "build_glass", "load_world", "register_quantiser", "register_task", "register_world", "save_world",
-    "show",
+    "WorldState", "build_glass", "from_hub", "load_world", "push_to_hub", "register_quantiser", "register_task",
+    "register_world", "save_world", "show",
 ]  # fmt: skip

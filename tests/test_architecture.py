@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = {
-    "glass_gym": "tensors model simulator worlds tasks env wrappers policy sb3 play export tools commands".split(),
+    "glass_gym": "tensors model simulator worlds tasks env wrappers policy hub sb3 play export tools commands".split(),
     "training": "core.options config core data footage gma windows poses lma world decoding evaluation train".split(),
 }
 """The rooms of a package, lowest first: folders, or modules that are a level of their own."""

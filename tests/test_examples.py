@@ -58,7 +58,10 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path):
 
     notebook = nbformat.read(EXAMPLES / "tour.ipynb", as_version=4)
     text = "".join(cell.source for cell in notebook.cells)
-    for part in ("AutoLocalAction", "set_state", "model.learn(STEPS)", "start_frame"):
+    badge = re.search(r"https://colab\.research\.google\.com/github/\S+?\.ipynb", text)
+    assert badge and badge[0] in (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    install = '%pip install -q "glass-gym[agents]"'
+    for part in (install, "AutoLocalAction", "set_state", "model.learn(STEPS)", "start_frame"):
         assert part in text
     for cell in notebook.cells:
         for long, short in SHORTER.items():

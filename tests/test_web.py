@@ -13,7 +13,7 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from glass_gym.export.onnx import TOLERANCE, core_of_world
-from glass_gym.export.page import write_page
+from glass_gym.export.page import write_page, write_single_file
 from glass_gym.worlds.checkpoint import load_world
 from tests import browser
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(not browser.CHROMIUM, reason="needs Chromium (De
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory, made_once):
+def folder(tmp_path_factory, made_once):
     runtime = browser.runtime(tmp_path_factory.mktemp("npm"))
     if not runtime:
         pytest.skip("needs npm, to fetch onnxruntime-web")
@@ -32,7 +32,12 @@ def site(tmp_path_factory, made_once):
     def fill(folder):
         write_page([load_world("tennis")], folder, runtime, [policy], webgpu=True)
 
-    with browser.served(made_once("site", fill)) as url:
+    return made_once("site", fill)
+
+
+@pytest.fixture(scope="module")
+def site(folder):
+    with browser.served(folder) as url:
         yield url
 
 
@@ -83,6 +88,30 @@ def check_frames(page, steps):
         seen = np.frombuffer(base64.b64decode(text), np.uint8).reshape(true.shape)
         drawn = (true != state.background[0].permute(1, 2, 0).numpy()).any(-1)
         assert drawn.any() and np.abs(seen - true)[drawn].mean() < TOLERANCE
+
+
+def test_one_file_opens_from_the_disk_and_asks_for_nothing(folder, tmp_path):
+    url = write_single_file(folder, tmp_path / "one page.html").as_uri()
+    with browser.page_of(f"{url}#world=tennis&seed=5") as page:
+        browser.wait_until_ready(page)
+        check_frames(page, 5)
+        assert page.evaluate("glass.linkTo()").startswith(f"{url}#world=tennis")
+        assert page.evaluate("glass.world.hasPolicy") and page.said == []
+        assert all(asked.startswith((url, "blob:null/", "data:")) for asked in page.asked)
+
+
+def test_a_gamepad_walks_and_acts(page):
+    press = """([axes, pressed]) => {
+      const buttons = Array.from({ length: 17 }, (_, k) => ({ pressed: pressed.includes(k) }));
+      navigator.getGamepads = () => [null, { axes, buttons }];
+    }"""
+    for axes, buttons, shift in (([-0.9, 0.1], [2], "left"), ([0, 0], [13, 5], "down"), ([0.8, -0.7], [0], "up-right")):
+        page.evaluate(press, [axes, buttons])
+        code = buttons[-1]
+        did = f"glass.game.last?.[1] === {code} && glass.world.about.shift_names[glass.game.last[0]] === '{shift}'"
+        browser.until(page, did)
+    page.evaluate(press, [[0, 0], []])
+    browser.until(page, "glass.world.about.shift_names[glass.game.last[0]] === 'stay'")
 
 
 def test_a_person_walks_acts_and_arrives(page):
@@ -223,6 +252,9 @@ def test_the_page_of_glass_play_has_what_the_exported_one_has(remote, tmp_path):
     page.keyboard.down("ArrowLeft")
     browser.until(page, "document.querySelector('figcaption').textContent.startsWith('you: left')")
     page.keyboard.up("ArrowLeft")
+    page.evaluate("navigator.getGamepads = () => [{ axes: [0.9, 0], buttons: [] }]")
+    browser.until(page, "document.querySelector('figcaption').textContent.startsWith('you: right')")
+    page.evaluate("navigator.getGamepads = () => []")
     page.locator("#codes button").nth(1).dispatch_event("pointerdown")
     name = player.table.code_names[1]
     browser.until(page, f"document.querySelector('figcaption').textContent.includes({name!r})")

@@ -133,8 +133,8 @@ class TrainConfig(DataOptions):
     """Train a GLASS world on videos."""
 
     data: Positional[str]
-    """a video or a folder of videos, `tennis` (recorded from ALE), `wsprites` (generated), `arm` (recorded), `mouse`
-    (fetched), a clip store, or `module:Source`"""
+    """a video, a folder of videos, a LeRobot data set, `tennis` (recorded from ALE), `wsprites` (generated), `arm`
+    (recorded), `mouse` (fetched), a clip store, or `module:Source`"""
     out: Common[Path] = Path("runs/world")
     """run folder"""
     architecture: Common[str] = "pose"
@@ -166,6 +166,8 @@ class TrainConfig(DataOptions):
     """a world worth a first look, in about a third of the time: fewer steps and frames (architecture pose)"""
     report: Common[bool] = True
     """measure the world at the end, and write report.html"""
+    log: Common[Literal["tensorboard", "wandb", "none"]] = "tensorboard"
+    """where losses and sample sheets are logged: in the run folder for TensorBoard, at Weights & Biases, or nowhere"""
     force: Common[bool] = False
     """train even if the survey finds no world that could be learned"""
     vgg: Path | None = None

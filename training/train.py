@@ -3,8 +3,8 @@
 glass-train first surveys the footage, sets frame size, window and step length, and prints why. It stops with an
 explanation if the footage is unsuitable; --look does only this, and tells how long training would take. Any option
 you pass wins. Then the stages run one after the other: gma, refine, matting (if frames are large), pose, lma; 0
-iterations skip a stage. The run folder gets gma.pt and lma.pt (--resume continues from them), TensorBoard events,
-sample sheets (PNG) and, at the end, world.safetensors and report.html, which says how good it is.
+iterations skip a stage. The run folder gets gma.pt and lma.pt (--resume continues from them), TensorBoard events (or
+none: --log), sample sheets (PNG) and, at the end, world.safetensors and report.html, which says how good it is.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,7 @@ def train(config: TrainConfig) -> int:
 
     Raises:
         TrainingError, DataError, ValueError, CheckpointError: options or data that cannot be used.
+        ImportError: what `log` needs is not installed.
     """
     processes = Distributed(config.loop.device)
     if config.look and processes.size > 1:
@@ -85,6 +87,8 @@ def train(config: TrainConfig) -> int:
         if processes.is_main:
             look(Run(config, processes, keep=False))
         return 0
+    if config.log == "wandb" and find_spec("wandb") is None:
+        raise ImportError("--log wandb needs wandb: pip install wandb")
     _check_folder(config)
     with alone(config.out) if processes.is_main else contextlib.nullcontext():
         try:
@@ -106,7 +110,7 @@ def _train(run: Run) -> None:
         if survey is not None and survey.chosen is not None:
             store = _clips_without_others(run, store, survey)
     with Bar("preparing"):
-        reporter = Reporter(run.out, stages_of(run.config), silent=not run.processes.is_main)
+        reporter = Reporter(run.out, stages_of(run.config), not run.processes.is_main, run.config.log)
     gma = train_gma(run, store, survey, reporter)
     if lma_is_skipped(run.config):
         print(f"GMA is done; LMA was skipped (0 iterations). State: {gma.state_file}")
@@ -122,6 +126,7 @@ def _train(run: Run) -> None:
         windows, held_out = centred(windows), centred(held_out)
     lma = start_lma(run, gma)
     train_lma(run, lma, windows, held_out, reporter)
+    reporter.close()
     if run.processes.is_main:
         world = export_world(run, Glass(gma.average, lma.average), store, windows, lma.minutes)
         if run.config.report:

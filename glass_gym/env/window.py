@@ -1,10 +1,12 @@
-"""A pygame window: shows frames enlarged by an integer and lines of text; reports keys and clicks."""
+"""A pygame window: shows frames enlarged by an integer and lines of text; reports keys, gamepads and clicks."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +19,8 @@ NO_SCREEN = (
     "Without a screen, play in a browser: glass-play --web. Or run the command under xvfb-run, or record it: "
     "SDL_VIDEODRIVER=dummy glass-play --record film.mp4"
 )
+WAYS = (("left", "right"), ("up", "down"))  # Keys of a gamepad's first two axes, toward -1 and toward 1.
+TILT = 0.5  # Share of its way from which a stick counts.
 INK = (235, 235, 235)
 DIM = (150, 150, 150)
 PAPER = (24, 24, 28)
@@ -83,6 +87,10 @@ class Window:
         pygame.font.init()
         self.font = pygame.font.SysFont(FONTS, FONT)
         self.clock = pygame.time.Clock()
+        with contextlib.suppress(pygame.error):  # a machine may have no gamepads at all
+            pygame.joystick.init()
+        self._gamepads: dict[int, Any] = {}
+        self._tilts: dict[tuple[int, int], str] = {}  # gamepad and axis (the cross: 2 and 3) -> the key that it holds
         self._corner = (0, 0)
 
     def poll(self) -> list[Event]:
@@ -98,9 +106,28 @@ class Window:
             elif event.type == pygame.MOUSEBUTTONDOWN and event.button == 1:
                 x, y = ((event.pos[i] - self._corner[i]) / self._scale for i in range(2))
                 out.append(Event("click", place=(x, y)))
-            elif event.type == getattr(pygame, "WINDOWFOCUSLOST", -1):
-                out.append(Event("release"))  # keys released in another window are not reported: release all
+            elif event.type == pygame.JOYDEVICEADDED:
+                gamepad = pygame.joystick.Joystick(event.device_index)
+                self._gamepads[gamepad.get_instance_id()] = gamepad  # it sends events as long as it is kept
+            elif event.type in (pygame.JOYBUTTONDOWN, pygame.JOYBUTTONUP) and event.button < 10:
+                kind = "press" if event.type == pygame.JOYBUTTONDOWN else "release"
+                out.append(Event(kind, str(event.button)))
+            elif event.type == pygame.JOYAXISMOTION and event.axis < 2:
+                out += self._tilt(event.instance_id, event.axis, event.value)
+            elif event.type == pygame.JOYHATMOTION:
+                x, y = event.value
+                out += [*self._tilt(event.instance_id, 2, x), *self._tilt(event.instance_id, 3, -y)]
+            elif event.type in (pygame.JOYDEVICEREMOVED, getattr(pygame, "WINDOWFOCUSLOST", -1)):
+                self._tilts.clear()
+                out.append(Event("release"))  # what is released elsewhere is not reported: release all
         return out
+
+    def _tilt(self, gamepad: int, axis: int, value: float) -> list[Event]:
+        """The events of a stick or cross that lies at `value`, -1 to 1, along an axis."""
+        held = self._tilts.get((gamepad, axis), "")
+        key = WAYS[axis % 2][value > 0] if abs(value) >= TILT else ""
+        self._tilts[gamepad, axis] = key
+        return [] if key == held else [Event(*what) for what in (("release", held), ("press", key)) if what[1]]
 
     def show(self, frame: np.ndarray, lines: Sequence[str] = (), page: Sequence[str] = ()) -> None:
         """Show a frame (h, w, 3) uint8, and lines of text: `lines` below it, or a `page` over the whole window."""
@@ -141,5 +168,7 @@ class Window:
 
     def close(self) -> None:
         """Close the window."""
+        self._gamepads.clear()
+        self.pygame.joystick.quit()
         self.pygame.display.quit()
         self.pygame.font.quit()

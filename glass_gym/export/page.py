@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
+import re
 import shutil
 import tarfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import glass_gym.play
 from glass_gym.export.graphs import ExportError
@@ -22,6 +26,11 @@ WEBGPU = ("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm
 """The files that it needs in addition to run on a graphics card."""
 RUNTIME_VERSION = "1.30.0"
 LARGEST_RUNTIME_FILE = 64 << 20  # Bytes; larger files are not read.
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline' 'wasm-unsafe-eval' data: blob:; style-src 'unsafe-inline'; "
+    "img-src blob: data:; media-src blob:; connect-src data:; base-uri 'none'; form-action 'none'"
+)
+"""The Content Security Policy of a single file."""
 GET_RUNTIME = (
     f"download it once with `npm pack onnxruntime-web@{RUNTIME_VERSION}` and pass the file: "
     f"--runtime onnxruntime-web-{RUNTIME_VERSION}.tgz"
@@ -68,6 +77,48 @@ def write_page(
     (folder / "worlds.json").write_text(json.dumps(names) + "\n", encoding="utf-8")
     (folder / "runtime.json").write_text(json.dumps({"webgpu": webgpu}) + "\n", encoding="utf-8")
     return folder / "index.html"
+
+
+def write_single_file(folder: Path, file: Path) -> Path:
+    """Write a page of :func:`write_page` once more, as one HTML file that a browser opens from the disk.
+
+    Browsers let a page from the disk load no other file. So everything is in it: styles, scripts (modules as data
+    addresses), and, compressed, worlds and ONNX Runtime. It requests nothing from anywhere.
+
+    Args:
+        folder: with the page.
+        file: what to write.
+
+    Returns:
+        the file.
+    """
+
+    def text(name: str) -> str:
+        return (folder / name).read_text(encoding="utf-8")
+
+    def encoded(content: bytes) -> str:
+        return base64.b64encode(content).decode()
+
+    scripts = {path.name for path in PAGE.glob("*.*")} | {"index.html"}
+    inside = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.relative_to(folder).as_posix() not in scripts]
+    kept = {
+        quote(path.relative_to(folder).as_posix(), safe="/!~*'()"): encoded(zlib.compress(path.read_bytes(), 9))
+        for path in inside
+    }
+    player = text("player.js")
+    for name in ("controls.js", "glass.js"):
+        player = player.replace(f'"./{name}"', f'"data:text/javascript;base64,{encoded(text(name).encode())}"')
+    for old, new in {
+        '<link rel="stylesheet" href="style.css">': f"<style>\n{text('style.css')}</style>",
+        '<script type="module" src="player.js"></script>': f"<script>globalThis.kept = {json.dumps(kept)};</script>\n"
+        f'<script type="module">\n{player}</script>',
+        re.search(r'default-src[^"]*', page := text("index.html"))[0]: POLICY,  # type: ignore[index]
+    }.items():
+        assert old in page, old
+        page = page.replace(old, new)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(page, encoding="utf-8")
+    return file
 
 
 def different_names(worlds: Sequence[World]) -> list[str]:

@@ -14,7 +14,8 @@ KEYS = """arrows  walk (two arrows: diagonally)
 space   pause           n  one step       r    reset
 click   set the target  a  human / agent  + -  speed
 v       record video    s  save picture   q    quit
-h ?     this help"""
+h ?     this help
+gamepad stick walks, button k plays local action k"""
 HINT = "arrows walk   {} act   click target   h all keys   q quit"
 ARROW_KEYS = {name: COMPASS[name] for name in ARROWS}
 SHIFT_KEYS = ("left shift", "right shift")

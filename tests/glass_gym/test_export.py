@@ -1,10 +1,12 @@
 """glass-export: worlds as ONNX, equal to torch; pages; what is missing is named and nothing is half written."""
 
+import base64
 import copy
 import json
 import re
 import shutil
 import tarfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +167,13 @@ def test_a_page_has_all_that_it_needs_and_nothing_from_elsewhere(tiny_world, run
     for script in ("player.js", "glass.js"):
         for mentioned in re.findall(r'from "\./([^"]+)"', (site / script).read_text(encoding="utf-8")):
             assert mentioned in names
+    one = page.write_single_file(site, tmp_path / "one" / "page.html").read_text(encoding="utf-8")
+    assert "connect-src data:;" in one and "'self'" not in one
+    assert not re.search(r'https?://|(?:href|src)="(?!data:)|from "\./|default-src .self', one)
+    kept = json.loads(re.search(r"globalThis\.kept = (\{.*?\});", one)[1])
+    assert set(kept) == {n for n in names if "/" in n} | {"worlds.json", "runtime.json"}
+    wasm = zlib.decompress(base64.b64decode(kept[f"runtime/{page.RUNTIME[2]}"]))
+    assert wasm == (site / "runtime" / page.RUNTIME[2]).read_bytes()
 
 
 def test_what_is_missing_is_named_before_anything_is_written(tiny_world, runtime, tmp_path, capsys):
@@ -179,7 +188,11 @@ def test_what_is_missing_is_named_before_anything_is_written(tiny_world, runtime
         assert main([str(file), "--web", str(site), "--runtime", str(wrong)]) == 1
         assert re.search(words + r".*npm pack onnxruntime-web@\d", capsys.readouterr().err.replace("\n", " "))
     assert not site.exists()
-    for arguments in ([str(file)], [str(file), "--web", str(site)], [str(file), "--onnx", str(site), "--steps", "0"]):
+    for arguments in (
+        [str(file)],
+        [str(file), "--single-file", str(site)],
+        [str(file), "--onnx", str(site), "--steps", "0"],
+    ):
         with pytest.raises(SystemExit):
             main(arguments)
     assert main([str(tmp_path / "none.safetensors"), "--onnx", str(site)]) == 1

@@ -275,6 +275,30 @@ def test_the_window_scales_by_whole_pixels_and_places_clicks():
     window.close()
 
 
+def test_a_gamepad_walks_and_acts():
+    window = Window((32, 77), scale=1)
+    window.poll()
+
+    def told(kind, *events):
+        for event in events:
+            pygame.event.post(pygame.event.Event(kind, instance_id=0, **event))
+        return [(event.kind, event.key) for event in window.poll()]
+
+    def tilted(*values, axis=0):
+        return told(pygame.JOYAXISMOTION, *({"axis": axis, "value": value} for value in values))
+
+    assert tilted(-0.2, -0.7, -1.0) == [("press", "left")]
+    assert tilted(0.9) == [("release", "left"), ("press", "right")]
+    assert tilted(0.6, axis=1) == [("press", "down")] and tilted(-1.0, axis=5) == []
+    assert tilted(0.0) == [("release", "right")]
+    assert told(pygame.JOYHATMOTION, {"value": (1, 1)}) == [("press", "right"), ("press", "up")]
+    assert told(pygame.JOYHATMOTION, {"value": (0, 1)}) == [("release", "right")]
+    assert told(pygame.JOYBUTTONDOWN, {"button": 3}, {"button": 12}) == [("press", "3")]
+    assert told(pygame.JOYBUTTONUP, {"button": 3}) == [("release", "3")]
+    assert told(pygame.JOYDEVICEREMOVED, {}) == [("release", "")] and tilted(0.7, axis=1) == [("press", "down")]
+    window.close()
+
+
 def test_no_screen_says_what_to_do(monkeypatch):
     monkeypatch.setenv("SDL_VIDEODRIVER", "nonsense")
     pygame.display.quit()

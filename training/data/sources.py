@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -156,7 +157,7 @@ class Videos(Source):
         files = []
         for _, _, path in find_videos(self.root).videos:
             for file in series_in(path)[0] if path.is_dir() else [path]:
-                files.append((str(file.relative_to(self.root)), _stamp(file)))
+                files.append((os.path.relpath(file, self.root), _stamp(file)))
         key = [str(self.root.resolve()), asdict(options.read), files]
         return f"{self.root.resolve().name}-{_digest(key)}"
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -51,6 +52,7 @@ class VideoReader(ABC):
         variable: whether the rate changes.
         seconds: its length; None if not known.
         notes: what is unusual about it, in words; reading adds frames that are lost.
+        begins: times at which another episode begins, s, in order.
     """
 
     path: Path
@@ -62,6 +64,7 @@ class VideoReader(ABC):
     variable: bool = False
     seconds: float | None = None
     notes: list[str]
+    begins: Sequence[float] = ()
 
     @property
     def shape(self) -> float:
@@ -89,10 +92,11 @@ class VideoReader(ABC):
             fps = None
         slot = -1
         follows = False
-        read = 0
+        read = episode = 0
         for frame in self._read(size, crop):
             read += 1
-            follows = follows and frame.follows
+            before, episode = episode, bisect_right(self.begins, (frame.time or 0) + 0.25 / (self.rate or np.inf))
+            follows = follows and frame.follows and episode == before
             if fps is not None and frame.time is not None:
                 now = int(np.floor((frame.time + 0.25 / (self.rate or fps)) * fps))  # stamps jitter
                 if now <= slot:

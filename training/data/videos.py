@@ -2,6 +2,7 @@
 
     <root>/{train,val,test}/<video>/00000.png, 00001.png, ...
     <root>/{train,val,test}/clip.mp4
+    a LeRobot data set (:mod:`training.data.lerobot`)
 
 Without split folders, videos are split 8:1:1 in the order of their names, fewer than ten by their shots.
 """
@@ -13,13 +14,14 @@ import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from ..config import ReadConfig
 from .cuts import SHOT, find_cuts
+from .lerobot import lerobot_videos
 from .picture_series import STACKS, is_stack, series_in
 from .reader import VIDEOS, open_video
 from .store import DataError, StoreWriter, working_scale
@@ -44,14 +46,18 @@ class Found:
     Attributes:
         videos: (name, split, path) each.
         notes: what was left alone, and why.
+        begins: of a video that holds several episodes, the times at which they begin, s.
     """
 
     videos: list[tuple[str, str, Path]]
     notes: list[str]
+    begins: dict[Path, list[float]] = field(default_factory=dict)
 
 
 def find_videos(root: Path) -> Found:
-    """Find the videos below a folder; a single file is one video. Hidden files are left alone.
+    """Find the videos below a folder, or of a camera of a LeRobot data set; a single file is one video.
+
+    Hidden files are left alone.
 
     Raises:
         DataError: there is no such folder or file, or no video in it.
@@ -61,6 +67,9 @@ def find_videos(root: Path) -> Found:
         raise DataError(f"{root}: {why_unreadable(root)}")
     if root.is_file():
         return Found([(root.stem, "train", root)], [])
+    if lerobot := lerobot_videos(root):
+        named, begins = lerobot
+        return Found([(name, _split_of(rank, len(named)), p) for rank, (name, p) in enumerate(named)], [], begins)
     if not root.is_dir():
         raise DataError(f"{root}: no such file or folder; give a video, a folder of videos, 'tennis' or 'wsprites'")
     notes: list[str] = []
@@ -189,6 +198,7 @@ def open_videos(root: Path, config: ReadConfig, progress: Progress = lambda done
     for done, (name, split, path) in enumerate(found.videos):
         try:
             opened.append((name, split, open_video(path)))
+            opened[-1][2].begins = found.begins.get(path, [])
         except DataError as error:
             if len(found.videos) == 1:
                 raise

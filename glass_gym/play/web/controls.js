@@ -1,10 +1,30 @@
-// Controls of both pages: keys of local actions, pointer positions, the pad, buttons with films, clips, picture files.
+// Controls of both pages: keys of local actions, gamepads, pointer positions, the pad, buttons with films, clips, picture files.
 export const $ = (id) => document.getElementById(id);
+/** Buttons of a gamepad's cross, in the standard layout. */
+const CROSS = { 12: "ArrowUp", 13: "ArrowDown", 14: "ArrowLeft", 15: "ArrowRight" };
+const TILT = 0.5; // share of its way from which a stick counts
 /** Labels of the pad's nine buttons, row by row. */
 const ARROWS = "↖↑↗← →↙↓↘";
 
 /** The local action of a digit key: key k is code k. Null for other keys. */
 export const codeOf = (key) => (/^[0-9]$/.test(key) ? Number(key) : null);
+
+/** Gamepads as keys: `down` and `up` get arrows for the left stick and the cross, and digit k for button k. */
+export function onGamepad(down, up) {
+  let held = new Set();
+  setInterval(() => { // gamepads send no events
+    const now = new Set();
+    for (const pad of Array.from(navigator.getGamepads?.() ?? []).filter(Boolean)) {
+      const [x, y] = pad.axes;
+      for (const [key, tilt] of [["ArrowLeft", -x], ["ArrowRight", x], ["ArrowUp", -y], ["ArrowDown", y]])
+        if (tilt >= TILT) now.add(key);
+      pad.buttons.forEach((button, k) => { if (button.pressed && (k < 10 || CROSS[k])) now.add(CROSS[k] ?? String(k)); });
+    }
+    for (const key of now) if (!held.has(key)) down(key);
+    for (const key of held) if (!now.has(key)) up(key);
+    held = now;
+  }, 16);
+}
 
 /** A pointer's position in a canvas shown with object-fit: contain, as fractions [0..1, 0..1]; null outside. */
 export function positionIn(canvas, event) {

@@ -1,16 +1,36 @@
 // A world in the page: runs the graphs that glass-export wrote in ONNX Runtime. Frames are RGB bytes, positions px.
-const here = new URL("./", import.meta.url).href;
-const exported = await (await fetch(`${here}runtime.json`)).json();
+const here = new URL("./", document.baseURI).href;
+const kept = globalThis.kept; // a page of --single-file: its files, by path, as base64 of zlib; else undefined
+
+/** The bytes of a file of the page. */
+export async function bytesOf(path) {
+  const from = kept ? `data:application/octet-stream;base64,${kept[path]}` : here + path;
+  const answer = await fetch(from);
+  if (!answer.ok) throw new Error(`${path}: ${answer.status} ${answer.statusText}`);
+  const inflated = kept ? new Response(answer.body.pipeThrough(new DecompressionStream("deflate"))) : answer;
+  return new Uint8Array(await inflated.arrayBuffer());
+}
+/** The content of a JSON file of the page. */
+export const jsonOf = async (path) => JSON.parse(new TextDecoder().decode(await bytesOf(path)));
+/** An address of a script of the page. */
+const addressOf = async (path) =>
+  kept ? URL.createObjectURL(new Blob([await bytesOf(path)], { type: "text/javascript" })) : here + path;
+
+const exported = await jsonOf("runtime.json");
 const wished = new URLSearchParams(location.hash.slice(1)).get("engine"); // wasm, webgpu, or null: the faster one
 const adapter = exported.webgpu && wished !== "wasm" ? await (navigator.gpu?.requestAdapter() ?? null) : null;
 const emulated = adapter?.isFallbackAdapter ?? adapter?.info?.isFallbackAdapter; // a card emulated by the CPU is slow
 const gpu = adapter && (!emulated || wished === "webgpu");
 
 /** ONNX Runtime: on the graphics card if there is one and the page was exported with --webgpu, else in WebAssembly. */
-const ort = await import(`./runtime/ort.${gpu ? "webgpu" : "wasm"}.min.mjs`);
+const ort = await import(await addressOf(`runtime/ort.${gpu ? "webgpu" : "wasm"}.min.mjs`));
 /** The name of the engine in use. */
 export const engine = gpu ? "WebGPU" : "WebAssembly";
-ort.env.wasm.wasmPaths = `${here}runtime/`;
+if (kept) {
+  const binary = `runtime/ort-wasm-simd-threaded${gpu ? ".asyncify" : ""}`;
+  ort.env.wasm.wasmBinary = await bytesOf(`${binary}.wasm`);
+  ort.env.wasm.wasmPaths = { mjs: await addressOf(`${binary}.mjs`) };
+} else ort.env.wasm.wasmPaths = `${here}runtime/`;
 // threads need an isolated page (COOP and COEP headers); without those headers there is one thread
 ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency || 1) : 1;
 ort.env.logLevel = "error";
@@ -35,19 +55,13 @@ export class Random {
 /** A picture in which the model finds no agent. */
 export class NoAgentError extends Error {}
 
-async function bytesOf(url) {
-  const answer = await fetch(url);
-  if (!answer.ok) throw new Error(`${url}: ${answer.status} ${answer.statusText}`);
-  return new Uint8Array(await answer.arrayBuffer());
-}
-
 const float = (data, shape) => new ort.Tensor("float32", Float32Array.from(data), shape);
 
 /** A world. A state is an object of tensors with one row. */
 export class World {
   /** Load worlds/NAME. */
   static async load(folder, tell = () => {}) {
-    const about = await (await fetch(`${folder}/world.json`)).json();
+    const about = await jsonOf(`${folder}/world.json`);
     if (about.format !== 1) throw new Error(`${folder}: format ${about.format}; this page reads 1`);
     const world = new World();
     world.about = about;
@@ -64,7 +78,7 @@ export class World {
     }
     tell("start frames");
     const pictures = async (file) => {
-      const picture = await createImageBitmap(await (await fetch(`${folder}/${file}`)).blob());
+      const picture = await createImageBitmap(new Blob([await bytesOf(`${folder}/${file}`)]));
       const sheet = new OffscreenCanvas(picture.width, picture.height).getContext("2d", { willReadFrequently: true });
       sheet.drawImage(picture, 0, 0);
       return Array.from({ length: about.start_frames.count }, (_, i) =>

@@ -1,6 +1,6 @@
 // The page: keys, touch, buttons, canvases. The world itself is in glass.js.
-import { $, codeOf, makeClip, makeCodes, makePad, onPicture, positionIn } from "./controls.js";
-import { AGAIN, Game, NoAgentError, World, engine, pack, unpack } from "./glass.js";
+import { $, codeOf, makeClip, makeCodes, makePad, onGamepad, onPicture, positionIn } from "./controls.js";
+import { AGAIN, Game, NoAgentError, World, engine, jsonOf, pack, unpack } from "./glass.js";
 
 const LONGEST = 4000; // actions that a link may carry
 const FILM = 8; // steps of a local action's film
@@ -209,22 +209,28 @@ function who() {
 
 // --- keys, pointers, files ----------------------------------------------------------------------------------
 
-addEventListener("keydown", (event) => {
-  if (event.target.matches("input, select") || event.ctrlKey || event.metaKey || event.altKey) return;
-  const digit = codeOf(event.key);
-  if (event.key in KEYS) { held.add(event.key); tapped.add(event.key); }
+/** A key, or what a gamepad stands for, went down; returns whether it does anything. */
+function press(key) {
+  const digit = codeOf(key);
+  if (key in KEYS) { held.add(key); tapped.add(key); }
   else if (digit !== null && world && digit < world.about.code_names.length) holdCode(digit, $("codes").children[digit]);
   else if (digit !== null && world) say(`no local action ${digit}: this world has 0 to ${world.about.code_names.length - 1}`);
-  else if (event.key === " ") $("pause").click();
-  else if (event.key === "r") $("again").click();
-  else return;
-  event.preventDefault();
-});
-addEventListener("keyup", (event) => {
-  held.delete(event.key);
-  const digit = codeOf(event.key);
+  else if (key === " ") $("pause").click();
+  else if (key === "r") $("again").click();
+  else return false;
+  return true;
+}
+function release(key) {
+  held.delete(key);
+  const digit = codeOf(key);
   if (digit !== null) freeCode(digit, $("codes").children[digit]);
+}
+addEventListener("keydown", (event) => {
+  if (event.target.matches("input, select") || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (press(event.key)) event.preventDefault();
 });
+addEventListener("keyup", (event) => release(event.key));
+onGamepad(press, release);
 addEventListener("blur", () => { // the page is not told of keys released elsewhere
   held.clear();
   heldCodes.clear();
@@ -267,7 +273,7 @@ export function linkTo(game) {
   const parts = new URLSearchParams({ world: world.name, seed });
   if (game.actions.length) parts.set("actions", pack(game.actions.slice(0, LONGEST)));
   if (game.clicks.length) parts.set("clicks", game.clicks.map((c) => c.join(".")).join("_"));
-  return `${location.origin}${location.pathname}#${parts}`;
+  return `${location.href.split("#")[0]}#${parts}`;
 }
 $("link").addEventListener("click", async () => {
   const link = linkTo(human);
@@ -319,7 +325,7 @@ function asked() {
 }
 
 async function begin() {
-  const names = await (await fetch("worlds.json")).json();
+  const names = await jsonOf("worlds.json");
   $("worlds").replaceChildren(...names.map((name) => {
     const button = document.createElement("button");
     button.textContent = button.dataset.name = name;

@@ -1,5 +1,5 @@
 // glass-play --web: shows the frames of the simulator in glass-play; sends keys, clicks, touches and pictures to it.
-import { $, makeClip, makeCodes, makePad, onPicture, positionIn } from "./controls.js";
+import { $, makeClip, makeCodes, makePad, onGamepad, onPicture, positionIn } from "./controls.js";
 
 const KEYS = { ArrowRight: "right", ArrowLeft: "left", ArrowUp: "up", ArrowDown: "down", " ": "space", Shift: "left shift" };
 const keysOf = ([x, y]) => [["left", "", "right"][x + 1], ["up", "", "down"][y + 1]].filter(Boolean);
@@ -106,6 +106,7 @@ addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 addEventListener("keyup", (event) => { const key = nameOf(event); if (key) send("release", { key }); });
+onGamepad((key) => send("press", { key: KEYS[key] ?? key }), (key) => send("release", { key: KEYS[key] ?? key }));
 addEventListener("blur", () => send("release", { key: "" })); // the page is not told of keys released elsewhere
 canvas.addEventListener("pointerdown", (event) => {
   const at = positionIn(canvas, event);
