@@ -127,7 +127,8 @@ def choose_from_survey(run: Run, found: Survey, store: Store, frames: int | None
         NoWorldError: no world can be learned from the videos (unless --force).
     """
     say("\n  ".join(["what the clips show:", *found.lines()]))
-    _save_picture(run, found)
+    if "read.skip" not in run.values:  # else the first survey's picture stays: --agent chooses by its numbers
+        _save_picture(run, found)
     _stop_without_world(run, found)
     say("chosen (an option of the same name overrides it):")
     with run.together():
