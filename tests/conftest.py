@@ -50,6 +50,24 @@ def tiny_config():
 
 
 @pytest.fixture
+def meta(monkeypatch):
+    """Simulators take torch's "meta" device, whose tensors hold no values; torch.autocast does not know it.
+
+    What runs there looks at no value on the host and mixes no devices: on a GPU it waits for nothing and copies nothing.
+    """
+
+    class Autocast(torch.autocast):
+        def __init__(self, device_type, *args, **kwargs):
+            known = device_type != "meta"
+            super().__init__(device_type if known else "cpu", *args, **kwargs | ({} if known else {"enabled": False}))
+
+    monkeypatch.setattr(torch, "autocast", Autocast)
+    monkeypatch.setattr(torch.amp.autocast_mode, "autocast", Autocast)
+    monkeypatch.setattr(simulator, "pick_device", lambda name: torch.device("meta"))
+    return torch.device("meta")
+
+
+@pytest.fixture
 def tiny_model(tiny_config):
     torch.manual_seed(0)
     return build_glass(tiny_config).eval()
