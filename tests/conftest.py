@@ -53,7 +53,7 @@ def tiny_config():
 def meta(monkeypatch):
     """Simulators take torch's "meta" device, whose tensors hold no values; torch.autocast does not know it.
 
-    What runs there looks at no value on the host and mixes no devices: on a GPU it waits for nothing and copies nothing.
+    What runs there looks at no value on the host and mixes no devices: a GPU would wait for nothing and copy nothing.
     """
 
     class Autocast(torch.autocast):
