@@ -356,8 +356,8 @@ def test_a_camera_that_was_bumped_once_shows_one_place():
 class _GmaOf:
     """What a trained GMA would say, made up: masks of a share of what moves, and true shifts."""
 
-    def __init__(self, masks, shifts, reach):
-        self.masks, self.shifts = masks, shifts
+    def __init__(self, masks, shifts, reach, foresees=False):
+        self.masks, self.shifts, self.foresees = masks, shifts, foresees
         self.config = SimpleNamespace(foreground_range=reach)
 
     def parameters(self):
@@ -366,7 +366,8 @@ class _GmaOf:
     def analyse_pairs(self, frames):
         self.seen = getattr(self, "seen", 0) + len(frames)
         masks = self.masks[None, None, None].expand(len(frames), 2, 1, -1, -1)
-        return SimpleNamespace(masks=masks, foreground_shift=self.shifts.expand(len(frames), 2))
+        composed = frames[:, int(self.foresees)]
+        return SimpleNamespace(masks=masks, foreground_shift=self.shifts.expand(len(frames), 2), composed=composed)
 
 
 def test_a_wrong_choice_is_corrected_by_what_gma_says(block_store, run, capsys):
@@ -381,14 +382,17 @@ def test_a_wrong_choice_is_corrected_by_what_gma_says(block_store, run, capsys):
     stage = GmaStage(gma, store, config, labels=labels)
     found = correct_options(lost, stage, gma)
     assert found == {"gma.pseudo_label_steps": 600} == lost.values
-    assert "gma.pseudo_label_steps = 600: corrected" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "gma.pseudo_label_steps = 600: corrected" in told.out and "has 100% of the error" in told.out + told.err
     stage.correct(lost.values, ())  # as a resumed run does
     assert correct_options(lost, stage, gma) == {"gma.pseudo_label_steps": 900}
-    wrong, gma = run(), _GmaOf(everywhere, fast, 8)
+    wrong, gma = run(), _GmaOf(everywhere, fast, 8, foresees=True)
     stage = GmaStage(gma, store, config, labels=labels)
+    capsys.readouterr()
     found = correct_options(wrong, stage, gma)
     assert found == {"gma.theta": pytest.approx(0.06), "foreground_range": 16}
-    assert wrong.values == found and "corrected" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert wrong.values == found and "corrected" in told.out and "of the error" not in told.out + told.err
     given = run(gma=config)
     found = correct_options(given, stage, _GmaOf(everywhere, still, 8))
     assert found == {"gma.pseudo_label_steps": 600} == given.values

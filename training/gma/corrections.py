@@ -1,4 +1,4 @@
-"""Options that are corrected while GMA trains: theta, P_f's range, and how long pseudo-labels are used."""
+"""While GMA trains, options are corrected: theta, P_f's range, how long pseudo-labels are used; footage is judged."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch
 
 from glass_gym.model.gma import GMA
 
-from ..core.progress import each
+from ..core.progress import each, warn
 from ..core.run import Run
+from ..data.cuts import CHANGED
 from ..data.store import frames_to_tensor
 from .stage import GmaStage
 
@@ -19,6 +20,7 @@ PROBED = 96  # Number of frame pairs in a check.
 FULL, AGREED = 0.7, 0.7
 """theta is too small if masks reach it in more than FULL of the frames, and the IoU with the survey is below AGREED."""
 LOST, LONGER = 0.3, 300  # Below the IoU LOST, M has lost the agent, and pseudo-labels are used for LONGER more steps.
+EXPLAINED = 0.95  # Where frames change, moved layers should have less than this share of a copy's squared error.
 AT_LIMIT = 0.05  # P_f's range is doubled if more than this share of the moves are at its limit.
 
 
@@ -26,7 +28,8 @@ AT_LIMIT = 0.05  # P_f's range is doubled if more than this share of the moves a
 def correct_options(run: Run, stage: GmaStage, gma: GMA) -> dict[str, Any]:
     """Compare a GMA under training with the survey's silhouettes, and correct options that were chosen wrongly.
 
-    Options that the user gave stay. Each correction is printed.
+    Options that the user gave stay. Each correction is printed, and a warning if the moved layers explain the next
+    frame no better than the frame before does: then M has found no agent, or nothing in the footage moves as one.
 
     Args:
         run: options and choices; it gets the corrections.
@@ -48,7 +51,7 @@ def correct_options(run: Run, stage: GmaStage, gma: GMA) -> dict[str, Any]:
         return {}
     device = next(gma.parameters()).device
     index = np.sort(rng.choice(pairs, min(PROBED, len(pairs)), replace=False))
-    share, agree, reach = [], [], []
+    share, agree, reach, errors = [], [], [], []
     for part in each(np.array_split(index, max(1, len(index) // 16)), "checking the options"):
         frames = np.stack([store.frames[part], store.frames[part + 1]], 1)
         motion = gma.analyse_pairs(frames_to_tensor(frames).to(device))
@@ -56,6 +59,9 @@ def correct_options(run: Run, stage: GmaStage, gma: GMA) -> dict[str, Any]:
         bits = np.unpackbits(np.stack([known[n] for n in part]), axis=1, count=store.height * store.width)
         seen = torch.from_numpy(bits.reshape(masks.shape)).to(masks)
         share.append(masks.mean((1, 2)))
+        before, after = frames_to_tensor(frames).to(motion.composed).unbind(1)
+        changes = ((after - before).abs() > CHANGED / 127.5).any(1, keepdim=True)
+        errors.append(torch.stack([(changes * (x - after).square()).sum().cpu() for x in (motion.composed, before)]))
         agree.append((masks * seen).sum((1, 2)) / torch.maximum(masks, seen).sum((1, 2)).clamp(min=1))
         changed = (frames[:, 0] != frames[:, 1]).any(-1).mean((1, 2)) > 0.1 * float(seen.mean())
         reach.append(motion.foreground_shift.abs().amax(1)[torch.from_numpy(changed).to(device)])
@@ -63,6 +69,12 @@ def correct_options(run: Run, stage: GmaStage, gma: GMA) -> dict[str, Any]:
     agreed = float(torch.cat(agree).median())
     most = gma.config.foreground_range
     at_limit = float((torch.cat(reach) > 0.9 * most).float().mean()) if any(map(len, reach)) else 0.0
+    drawn, copied = torch.stack(errors).sum(0).tolist()
+    if drawn > EXPLAINED * copied:
+        warn(
+            f"warning: where frames change, the next one drawn from moved layers has {drawn / copied:.0%} of the error "
+            "of a copy of the frame before: M may have found no agent. Look at samples/gma-*.png; --agent chooses it"
+        )
     found: dict[str, Any] = {}
     if theta and full > FULL and agreed < AGREED and theta < 0.5:
         why = f"corrected: masks reached theta in {full:.0%} of the frames; IoU with the survey {agreed:.2f}"
