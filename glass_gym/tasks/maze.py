@@ -20,12 +20,11 @@ WALL_COLOUR = (90, 40, 20)  # RGB
 
 
 class MazeTask(ReachTask):
-    """Walk to a target in a maze: as :class:`ReachTask`, but walls stop the agent's position, and progress is along the
-    way between them.
+    """Walk to a target in a maze: as :class:`ReachTask`, but walls stop the agent's position.
 
     The ground is divided into cells, which a random spanning tree of doors connects: from each cell there is one way to
     each other, the same for equal numbers `maze`. A move that meets a wall stops in front of it along one axis and goes
-    on along the other. Walls are drawn onto the frame.
+    on along the other. Walls are drawn onto the frame. Progress is along the way through the cells.
 
     Args:
         scene: the world.
