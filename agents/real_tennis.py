@@ -83,7 +83,7 @@ class RealTennis(gym.Env):
         self.ale = _load()
         self.table = ActionTable.build((STEP, STEP), tuple(f"code {k}" for k in range(codes)), "compass", 1.0)
         scene = Scene(HEIGHT, WIDTH, 0.0, self.table.shifts, TARGET_AREA)
-        self.task = ReachTask(scene, reward, target_radius, 0.0)
+        self.task = ReachTask(scene, reward=reward, target_radius=target_radius, target_margin=0.0)
         self.fire_codes = set(fire_codes)
         self.obs_type = obs_type
         self.frame_size = frame_size

@@ -106,7 +106,7 @@ class GlassCore:
         self.table = self.world.action_table(shifts, shift_scale)
         config = self.world.config
         sizes = self.height, self.width, config.agent_radius, self.table.shifts, self.world.ground
-        scene = Scene(*sizes, config.codes, self.simulator)
+        scene = Scene(*sizes, config.codes, self.simulator, self.world.pixel_aspect)
         self.task = make_task(task, scene, **task_options)
         self.draw_target = draw_target and self.task is not None
         self.channels_first = channels_first

@@ -37,6 +37,7 @@ class Scene:
         ground: left, top, right, bottom px of the box that agents stay in; None: the frame.
         codes: K, the number of local actions.
         simulator: of the world, for tasks with poses; None: outside of a learned world, where these cannot be.
+        pixel_aspect: displayed width of a pixel over its height.
     """
 
     height: int
@@ -46,6 +47,7 @@ class Scene:
     ground: tuple[float, float, float, float] | None = None
     codes: int = 1
     simulator: Simulator | None = None
+    pixel_aspect: float = 1.0
 
     @property
     def unit(self) -> float:
@@ -239,11 +241,22 @@ def make_task(task: str | Task | None, scene: Scene, **options: Any) -> Task | N
             make = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError) as error:
             raise ValueError(f"task {task!r} cannot be imported ({error})") from None
-    known = [name for name in inspect.signature(make).parameters][1:]
+    known = option_names(make)
     if unknown := set(options) - set(known):
         # Python's own words: TorchRL looks for them, to try again without `frameskip`
         raise TypeError(f"got an unexpected keyword argument {min(unknown)!r}; task {task!r} takes {', '.join(known)}")
     return make(scene, **options)
+
+
+def option_names(make: Callable[..., Task]) -> list[str]:
+    """Names of a task's options. A class whose constructor takes ``**options`` has those of its base class, too."""
+    names: list[str] = []
+    for kind in make.__mro__ if isinstance(make, type) else (make,):
+        found = [*inspect.signature(kind).parameters.values()][1:]  # the first one is the scene
+        names += [one.name for one in found if one.kind != one.VAR_KEYWORD and one.name not in names]
+        if not any(one.kind == one.VAR_KEYWORD for one in found):
+            break
+    return names
 
 
 def check_places(target: Any, shape: tuple[int, ...], rows: int, height: int, width: int) -> Tensor:

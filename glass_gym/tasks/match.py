@@ -10,20 +10,21 @@ from torch import Tensor
 
 from glass_gym.simulator.simulator import WorldState
 from glass_gym.tasks.base import TRIES, GoalTask, Outcome, Scene, TaskState
-from glass_gym.tasks.poses import draw_cards, make_cards, play_ahead, pose_bounds, pose_distance, simulator_of
+from glass_gym.tasks.poses import draw_cards, make_cards, pose_bounds, pose_distance, simulator_of
 from glass_gym.tasks.reach import TargetTask
 from glass_gym.worlds.checks import is_number
 from glass_gym.worlds.pictures import fit_picture
 
-HOLD = 3  # A random goal pose is the one after so many steps of a random local action.
+WALK = 8  # A random goal is so many steps away at most.
 
 
 class MatchTask(TargetTask, GoalTask):
     """Be at the position and in the pose of a goal frame, both at once.
 
-    A random goal is a random place, and the pose that the agent takes under a random local action. The reset option
-    `goal` takes a picture of the agent instead. A ring in the frame shows the goal's place, and a picture in the corner
-    its pose.
+    A random goal is where the agent gets, and in which pose, when it walks WALK steps straight toward a random place
+    under one random local action: so every goal can be reached. (A pose depends on those before it. One that follows
+    other actions may be out of reach.) The reset option `goal` takes a picture of the agent instead. A ring in the
+    frame shows the goal's place, and a picture in the corner its pose.
 
     State: `target` (B, 2) px; `code` (B,) int64, the local action that led to the goal pose (-1: a picture);
     `goal_pose` and `pose`, (B, C), the goal's and the agent's pose vectors (:meth:`Simulator.agent_pose`); `card`
@@ -31,11 +32,9 @@ class MatchTask(TargetTask, GoalTask):
 
     Args:
         scene: the world.
-        reward: ``"dense"`` (0.1 * progress toward the position, plus 1 at the goal) or ``"sparse"`` (1 at the goal).
-        target_radius: see :class:`TargetTask`, px.
-        target_margin: see there, px.
-        target: see there.
         tolerance: poses match within this distance; 1 is that of two random poses.
+        options: of :class:`TargetTask`. The dense reward is 0.1 * progress toward the position, plus 1 at the goal; the
+            sparse one is 1 at the goal.
 
     Raises:
         ValueError: a value is out of range, or agents of this world have no poses.
@@ -46,16 +45,8 @@ class MatchTask(TargetTask, GoalTask):
     achieved = ("agent_position", "pose")
     desired = ("target", "goal_pose")
 
-    def __init__(
-        self,
-        scene: Scene,
-        reward: str = "dense",
-        target_radius: float = 6.0,
-        target_margin: float | None = None,
-        target: Any = None,
-        tolerance: float = 0.25,
-    ):
-        super().__init__(scene, reward, target_radius, target_margin, target)
+    def __init__(self, scene: Scene, tolerance: float = 0.25, **options: Any):
+        super().__init__(scene, **options)
         if not is_number(tolerance) or tolerance <= 0:
             raise ValueError(f"tolerance must be a positive number, got {tolerance!r}")
         self.simulator = simulator_of(scene)
@@ -69,7 +60,7 @@ class MatchTask(TargetTask, GoalTask):
             pictures = pictures if pictures.ndim == 4 else pictures[None]
             if len(pictures) not in (1, rows):
                 raise ValueError(f"goal holds {len(pictures)} pictures for {rows} environments; pass one or one each")
-            size = self.scene.height, self.scene.width
+            size = self.scene.height, self.scene.width, self.scene.pixel_aspect
             world = self.simulator.start(torch.from_numpy(np.stack([fit_picture(p, *size) for p in pictures])))
             goal = {"target": self.simulator.agent_position(world), "goal_pose": self.simulator.agent_pose(world)}
             goal |= {"card": make_cards(self.scene, world.layer), "code": torch.full((len(pictures),), -1)}
@@ -77,19 +68,26 @@ class MatchTask(TargetTask, GoalTask):
         return given | super().parse(options, rows)
 
     def sample(self, numbers: Tensor, position: Tensor, given: TaskState) -> TaskState:
-        """Draw a place away from the agent, and a local action whose pose is the goal, unless they are given."""
+        """Draw a place away from the agent, and a local action that leads to the goal's pose, unless they are given."""
         drawn = (numbers[:, -1] * self.scene.codes).long().clamp(max=self.scene.codes - 1)
         known = {name: given[name] for name in ("code", "goal_pose", "card") if name in given}
-        return {"code": drawn} | known | super().sample(numbers, position, given)
+        place = super().sample(numbers, position, given)["target"]
+        if "target" not in given and self.fixed is None:
+            axes = zip((place - position).unbind(1), self.scene.reach, strict=True)
+            place = position + torch.stack([way.clamp(-WALK * step, WALK * step) for way, step in axes], 1)
+        return {"code": drawn} | known | {"target": place}
 
     def begin(self, world: WorldState, state: TaskState) -> TaskState:
-        """Look where the local action leads."""
+        """Walk ahead to the goal."""
         state = state | {"pose": self.simulator.agent_pose(world)}
         if "goal_pose" in state:
             return state
-        codes = state["code"][:, None].expand(-1, HOLD)
-        *_, goal = play_ahead(self.scene, world, world.position.new_zeros(len(codes), HOLD, 2), codes)
-        return state | {"goal_pose": self.simulator.agent_pose(goal), "card": make_cards(self.scene, goal.layer)}
+        shifts = torch.from_numpy(self.scene.shifts).to(world.position)
+        for _ in range(WALK):
+            after = self.simulator.agent_position(world)[:, None] + shifts
+            nearest = (after - state["target"][:, None]).norm(dim=-1).argmin(1)
+            world = self.simulator.step(world, shifts[nearest], state["code"])
+        return state | {"goal_pose": self.simulator.agent_pose(world), "card": make_cards(self.scene, world.layer)}
 
     def watch(self, world: WorldState, code: Tensor, state: TaskState) -> TaskState:
         """Keep the pose."""

@@ -24,32 +24,19 @@ class MazeTask(ReachTask):
 
     The ground is divided into cells, which a random spanning tree of doors connects: from each cell there is one way to
     each other, the same for equal numbers `maze`. A move that meets a wall stops in front of it along one axis and goes
-    on along the other. Walls are drawn onto the frame.
+    on along the other. Walls are drawn onto the frame. Progress is along the way through the cells.
 
     Args:
         scene: the world.
         maze: number of the maze, at least 0.
-        reward: this and what follows is as of :class:`ReachTask`.
-        target_radius: px.
-        target_margin: px.
-        target: (x, y) px, or None.
-        terminate_on_arrival: arrival ends the episode.
+        options: of :class:`ReachTask`.
 
     Raises:
         ValueError: a value is out of range, or the ground is too small for cells.
     """
 
-    def __init__(
-        self,
-        scene: Scene,
-        maze: int = 0,
-        reward: str = "dense",
-        target_radius: float = 6.0,
-        target_margin: float | None = None,
-        target: Any = None,
-        terminate_on_arrival: bool = True,
-    ):
-        super().__init__(scene, reward, target_radius, target_margin, target, terminate_on_arrival)
+    def __init__(self, scene: Scene, maze: int = 0, **options: Any):
+        super().__init__(scene, **options)
         if isinstance(maze, bool) or not isinstance(maze, int) or maze < 0:
             raise ValueError(f"maze must be an integer of at least 0, got {maze!r}")
         left, top, right, bottom = scene.ground or (0.0, 0.0, float(scene.width), float(scene.height))
@@ -72,9 +59,10 @@ class MazeTask(ReachTask):
             else:
                 down.append((self.y[j], ends_x[i], ends_x[i + 1]))
         self.across, self.down = (torch.tensor(walls, dtype=torch.float32).view(-1, 3) for walls in (across, down))
-        self.towards = torch.from_numpy(next_cells(columns * rows, doors))
         middles = np.meshgrid(*((lines[1:] + lines[:-1]) / 2 for lines in (self.x, self.y)))
         self.middles = torch.from_numpy(np.stack(middles, -1).reshape(-1, 2).astype(np.float32))
+        self.towards, lengths = (torch.from_numpy(table) for table in find_ways(self.middles.numpy(), doors))
+        self.lengths = lengths.float()
         self.walls = torch.from_numpy(self._picture())
 
     def _picture(self) -> np.ndarray:
@@ -96,8 +84,17 @@ class MazeTask(ReachTask):
     def cell(self, position: Tensor) -> Tensor:
         """The cells (B,) int64 that positions (B, 2) px are in; outside of the ground the nearest one."""
         inner = (torch.as_tensor(lines[1:-1]).to(position) for lines in (self.x, self.y))
-        i, j = (torch.bucketize(p.contiguous(), line) for p, line in zip(position.unbind(1), inner, strict=True))
+        i, j = (torch.bucketize(p.contiguous(), line) for p, line in zip(position.unbind(-1), inner, strict=True))
         return j * self.columns + i
+
+    def way(self, position: Tensor, target: Tensor) -> Tensor:
+        """Lengths (B,) px of the ways through the middles of the cells between."""
+        here, there = self.cell(position), self.cell(target)
+        device = position.device
+        towards, middles = self.towards.to(device)[here, there], self.middles.to(device)
+        first, last = (position - middles[towards]).norm(dim=-1), (target - middles[there]).norm(dim=-1)
+        through = first + self.lengths.to(device)[towards, there] + last
+        return torch.where(here == there, self.distance(position, target), through)
 
     def heading(self, position: Tensor, state: TaskState) -> Tensor:
         """The middle of the next cell on the shortest way, or in the target's cell the target."""
@@ -144,9 +141,15 @@ def make_doors(columns: int, rows: int, rng: np.random.Generator) -> set[tuple[i
     return doors
 
 
-def next_cells(count: int, doors: set[tuple[int, int]]) -> np.ndarray:
-    """The next cell on the shortest way from one cell to another, (count, count) int64."""
+def find_ways(middles: np.ndarray, doors: set[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+    """The shortest ways from one of N cells, whose middles are (N, 2) px, to another.
+
+    Returns:
+        the next cell, (N, N) int64, and the lengths from middle to middle, (N, N) px.
+    """
+    count = len(middles)
     table = np.tile(np.arange(count)[:, None], (1, count))
+    lengths = np.zeros((count, count))
     for goal in range(count):
         seen, queue = {goal}, deque([goal])
         while queue:
@@ -156,5 +159,6 @@ def next_cells(count: int, doors: set[tuple[int, int]]) -> np.ndarray:
                 if cell not in seen:
                     seen.add(cell)
                     table[cell, goal] = here
+                    lengths[cell, goal] = lengths[here, goal] + np.linalg.norm(middles[cell] - middles[here])
                     queue.append(cell)
-    return table
+    return table, lengths

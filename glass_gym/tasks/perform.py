@@ -28,13 +28,10 @@ class PerformTask(TargetTask):
 
     Args:
         scene: the world.
-        reward: ``"dense"`` (0.1 * progress toward the target, and 1 / hold for each step performed, which is lost
-            again when the agent stops too early) or ``"sparse"`` (1 at the end).
-        target_radius: see :class:`TargetTask`, px.
-        target_margin: see there, px.
-        target: see there.
         hold: steps in a row, at least 1.
         codes: the local actions that are asked for; None: all.
+        options: of :class:`TargetTask`. The dense reward is 0.1 * progress toward the target, and 1 / hold for each
+            step performed, which is lost again when the agent stops too early; the sparse one is 1 at the end.
 
     Raises:
         ValueError: a value is out of range, or agents of this world have no poses.
@@ -43,17 +40,8 @@ class PerformTask(TargetTask):
     options = ("target", "code")
     draws = 2 * TRIES + 1
 
-    def __init__(
-        self,
-        scene: Scene,
-        reward: str = "dense",
-        target_radius: float = 6.0,
-        target_margin: float | None = None,
-        target: Any = None,
-        hold: int = 3,
-        codes: Any = None,
-    ):
-        super().__init__(scene, reward, target_radius, target_margin, target)
+    def __init__(self, scene: Scene, hold: int = 3, codes: Any = None, **options: Any):
+        super().__init__(scene, **options)
         if isinstance(hold, bool) or not isinstance(hold, int) or hold < 1:
             raise ValueError(f"hold must be an integer of at least 1, got {hold!r}")
         simulator = simulator_of(scene)

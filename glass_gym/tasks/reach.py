@@ -60,13 +60,17 @@ class TargetTask(Task):
         """Distances (B,) px."""
         return (position - target).norm(dim=-1)
 
+    def way(self, position: Tensor, target: Tensor) -> Tensor:
+        """Lengths (B,) px of the shortest ways; without walls they are the distances."""
+        return self.distance(position, target)
+
     def reached(self, position: Tensor, target: Tensor) -> Tensor:
         """Whether positions are within the radius of targets, (B,) bool."""
         return self.distance(position, target) < self.radius
 
     def progress(self, before: Tensor, after: Tensor, target: Tensor) -> Tensor:
         """The dense reward (B,) of coming nearer to targets."""
-        nearer = self.distance(before, target) - self.distance(after, target)
+        nearer = self.way(before, target) - self.way(after, target)
         return nearer / self.scene.unit * PROGRESS
 
     def parse(self, options: dict[str, Any], rows: int) -> TaskState:
@@ -120,27 +124,16 @@ class ReachTask(TargetTask, GoalTask):
 
     Args:
         scene: the world.
-        reward: ``"dense"`` (0.1 * progress toward the target, in units of the longest shift, plus 1 on arrival) or
-            ``"sparse"`` (1 on arrival).
-        target_radius: see :class:`TargetTask`, px.
-        target_margin: see there, px.
-        target: see there.
         terminate_on_arrival: arrival ends the episode. If not, every step within the radius counts as arrival.
+        options: of :class:`TargetTask`. The dense reward is 0.1 * progress toward the target, in units of the longest
+            shift, plus 1 on arrival; the sparse one is 1 on arrival.
 
     Raises:
         ValueError: a value is out of range.
     """
 
-    def __init__(
-        self,
-        scene: Scene,
-        reward: str = "dense",
-        target_radius: float = 6.0,
-        target_margin: float | None = None,
-        target: Any = None,
-        terminate_on_arrival: bool = True,
-    ):
-        super().__init__(scene, reward, target_radius, target_margin, target)
+    def __init__(self, scene: Scene, terminate_on_arrival: bool = True, **options: Any):
+        super().__init__(scene, **options)
         check_flags(terminate_on_arrival=terminate_on_arrival)
         self.terminates = terminate_on_arrival
 

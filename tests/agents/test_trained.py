@@ -29,10 +29,13 @@ def test_they_do_what_their_figures_say(id, name):
     assert done["success"] >= said["success"] - 0.08 and done["steps_ratio"] <= said["steps_ratio"] + 0.15
 
 
-@pytest.mark.parametrize(("name", "kwargs"), [("ppo-perform", {"task": "perform"}), ("sac", {"action": "continuous"})])
-def test_others_in_tennis_do_so_too(name, kwargs):
-    folder = TRAINED / "GlassTennis-v0"
-    said = json.loads((folder / f"{name}.json").read_text())["policies"]
-    env = make_evaluation_env("GlassTennis-v0", 32, seed=123, **kwargs)
-    done = evaluate(env, load_policy(folder / f"{name}.safetensors"), 64)
+OTHERS = [(file.parent.name, file.stem) for file in sorted(TRAINED.glob("*/*.json")) if file.stem != "ppo"]
+
+
+@pytest.mark.parametrize(("id", "name"), OTHERS)
+def test_others_do_so_too_and_beat_random_play(id, name):
+    algorithm, _, task = name.partition("-")
+    said = json.loads((TRAINED / id / f"{name}.json").read_text(encoding="utf-8"))["policies"]
+    env = make_evaluation_env(id, 32, seed=123, **{"task": task} if task else {"action": "continuous"})
+    done = evaluate(env, load_policy(TRAINED / id / f"{name}.safetensors", algorithm), 64)
     assert done["success"] >= said["policy"]["success"] - 0.08 and said["random"]["success"] <= 0.15

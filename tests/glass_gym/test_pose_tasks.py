@@ -9,6 +9,7 @@ from gymnasium.vector import AutoresetMode
 
 from glass_gym.tasks import MazeTask, PerformTask, Scene
 from glass_gym.tasks.follow import read_clip
+from glass_gym.tasks.match import WALK
 from glass_gym.tasks.maze import stopped
 from glass_gym.wrappers import AutoLocalAction, FlattenAction, GoalObservation
 
@@ -153,6 +154,46 @@ def test_a_goal_may_be_a_picture(pose_world):
         env.reset(options={"goal": pictures[:2]})
 
 
+def test_who_walks_there_under_the_same_local_action_gets_to_every_goal(pose_world):
+    envs = gym.make_vec(
+        "Glass-v0", num_envs=16, checkpoint=pose_world, task="match", target_radius=2.5, tolerance=1e-3,
+        obs_type="position", precision="float32", autoreset_mode=AutoresetMode.SAME_STEP,
+    )  # fmt: skip
+    envs.reset(seed=0)
+    core = envs.unwrapped.core
+    reached = np.zeros(16, bool)
+    for _ in range(WALK):
+        after = core.state.position[:, None] + torch.from_numpy(core.table.shifts)
+        shift = (after - core.state.task["target"][:, None]).norm(dim=-1).argmin(1)
+        *_, done, _, _ = envs.step(torch.stack([shift, core.state.task["code"]], 1).numpy())
+        reached |= done
+    assert reached.all()
+
+
+def test_goal_pictures_are_fitted_as_start_pictures_are(pose_world):
+    pose_world.pixel_aspect = 2.0
+    env = make(pose_world, "match")
+    env.unwrapped.core.starts.usual_agent = lambda: (0.0, 0.0)
+    picture = np.random.default_rng(0).integers(0, 255, (64, 192, 3), np.uint8)
+    _, info = env.reset(seed=0, options={"start_frame": picture, "goal": picture})
+    assert info["is_success"] and info["distance"] == 0
+
+
+@pytest.mark.parametrize(("name", "action"), [("DQN", "discrete"), ("SAC", "hybrid")])
+def test_hindsight_replay_learns_to_match(pose_world, name, action):
+    sb3 = pytest.importorskip("stable_baselines3")
+    from glass_gym.sb3 import GlassVecEnv
+    from glass_gym.wrappers import vector
+
+    wrappers = [vector.FlattenAction] * (action == "discrete") + [vector.GoalObservation]
+    kwargs = {"task": "match", "action": action, "obs_type": "position", "reward": "sparse", "max_episode_steps": 4}
+    env = GlassVecEnv("Glass-v0", 2, checkpoint=pose_world, wrappers=wrappers, **kwargs)
+    settings = {"learning_starts": 16, "batch_size": 8, "policy_kwargs": {"net_arch": [16]}}
+    model = getattr(sb3, name)("MultiInputPolicy", env, replay_buffer_class=sb3.HerReplayBuffer, **settings)
+    model.learn(32)
+    assert model.replay_buffer.sample(64).rewards.max() == 1  # goals that were achieved later
+
+
 def test_hindsight_rewards_equal_those_of_the_step(pose_world):
     for reward in ("sparse", "dense"):
         env = GoalObservation(make(pose_world, "match", obs_type="position", reward=reward, target_radius=30.0))
@@ -242,6 +283,15 @@ def test_nobody_gets_through_a_wall_and_all_cells_are_connected():
         assert sorted({int(c) for c in task.cell(task.middles)}) == list(range(count))
     with pytest.raises(ValueError, match="too small for a maze"):
         MazeTask(Scene(16, 16, 2.0, SHIFTS * 4))
+
+
+def test_progress_in_a_maze_is_along_the_way():
+    task = MazeTask(SCENE)
+    ends = task.middles[:, None].expand(-1, len(task.middles), -1), task.middles.expand(len(task.middles), -1, -1)
+    assert torch.allclose(task.way(*ends), task.lengths, atol=1e-4) and torch.equal(task.lengths, task.lengths.T)
+    assert (task.lengths >= (ends[0] - ends[1]).norm(dim=-1) - 1e-4).all()
+    through = task.middles[task.towards]  # the next cell on the way: as much nearer as the step is long
+    assert torch.allclose(task.way(through, ends[1]) + (ends[0] - through).norm(dim=-1), task.lengths, atol=1e-3)
 
 
 # --- continuous actions ------------------------------------------------------------------------------------------
