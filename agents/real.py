@@ -1,7 +1,7 @@
 """Real environments with the spaces, target, reward and time limit of a learned world: reach a target.
 
-RealTennis-v0 is ALE Tennis (agents/real_tennis.py), RealArm-v0 is FetchReach in MuJoCo (agents/real_arm.py). A policy of
-the learned world acts in them through the map of agents/ground.py, without any change.
+RealTennis-v0 is ALE Tennis (agents/real_tennis.py), RealArm-v0 is FetchReach in MuJoCo (agents/real_arm.py). A policy
+of the learned world acts in them through the map of agents/ground.py, without any change.
 """
 
 from __future__ import annotations

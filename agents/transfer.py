@@ -82,7 +82,8 @@ def transfer(arguments: argparse.Namespace) -> None:
 
     about = {"env": arguments.env, "policy": _named(path), "command": " ".join(sys.argv[1:])}
     if arguments.ranks:
-        print(rank(arguments.out, about, policy, lambda player: [measured(id, player) for id in (learned, arguments.env)]))
+        both = learned, arguments.env
+        print(rank(arguments.out, about, policy, lambda player: [measured(id, player) for id in both]))
         return
     play = {
         "learned world": (learned, policy),

@@ -15,9 +15,9 @@ STEPS = 60  # Number of frames of a video.
 
 
 def videos(count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Render `count` videos of random moves: frames (T, 192, 192, 3) uint8, true masks (T, 192, 192) bool, hands (T, 2).
+    """Render videos of random moves: frames (T, 192, 192, 3) uint8, true masks (T, 192, 192) bool, hands (T, 2) px.
 
-    A hand is the middle of its pixels, px. Its motion is that of the arm: the other end of the arm stays at the frame's
+    A hand is the middle of its pixels. Its motion is that of the arm: the other end of the arm stays at the frame's
     edge, which cuts it. DataError: there is no MuJoCo, or it cannot draw.
     """
     try:
