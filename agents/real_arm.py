@@ -45,7 +45,9 @@ class RealArm(RealReach):
 
     def _see(self) -> None:
         self._picture = None
-        self._position = (middle_of(self.arm.masks()[1]) * (SIDE / RENDERED) + BODY).astype(np.float32)
+        hand = middle_of(self.arm.masks()[1])
+        if not np.isnan(hand).any():  # out of the picture it counts as where it was last seen
+            self._position = (hand * (SIDE / RENDERED) + BODY).astype(np.float32)
 
     @property
     def position(self) -> np.ndarray:
