@@ -24,7 +24,7 @@ from agents.ground import learned_id
 from agents.real import REAL, RealEvaluationEnv
 from glass_gym.policy import load_policy
 
-SHARES = (0.0, 0.3, 0.5, 0.65, 0.75, 0.85, 0.93, 1.0)
+SHARES = (0.0, 0.5, 0.7, 0.8, 0.86, 0.92, 0.96, 1.0)
 """Shares of random actions of the policies that are ranked."""
 EXAMPLES = """examples:
   python -m agents.transfer                                   (GlassTennis-v0's policy in ALE Tennis)

@@ -15,7 +15,7 @@ import numpy as np
 NEEDS = "gymnasium-robotics 'mujoco<3.4'"
 WORKSPACE = np.array([[1.20, 0.55, 0.46], [1.45, 0.95, 0.66]])
 """Lower and upper bound of the hand's position (x, y, z), m."""
-CAMERA = {"lookat": (1.38, 0.75, 0.5), "distance": 1.25, "azimuth": 180.0, "elevation": -60.0}
+CAMERA: dict[str, Any] = {"lookat": (1.38, 0.75, 0.5), "distance": 1.25, "azimuth": 180.0, "elevation": -60.0}
 RENDERED = 192  # Side of rendered frames, px.
 SIDE = 96  # Side of the world's frames, px.
 HAND = ("gripper", "finger")
@@ -102,6 +102,16 @@ class Arm:
     def hand(self) -> np.ndarray:
         """The hand's position, m."""
         return self.data.site("robot0:grip").xpos.copy()
+
+    def project(self, place: np.ndarray) -> np.ndarray:
+        """Where a place (x, y, z), m, is seen in the world's frames, (2,) px."""
+        azimuth, elevation = np.radians((CAMERA["azimuth"], CAMERA["elevation"]))
+        level = np.cos(elevation)
+        forward = np.array([level * np.cos(azimuth), level * np.sin(azimuth), np.sin(elevation)])
+        right = np.array([np.sin(azimuth), -np.cos(azimuth), 0.0])
+        seen = place - (CAMERA["lookat"] - CAMERA["distance"] * forward)
+        focus = SIDE / 2 / np.tan(np.radians(self.model.vis.global_.fovy) / 2)
+        return SIDE / 2 + focus * np.array([seen @ right, seen @ np.cross(forward, right)]) / (seen @ forward)
 
     def picture(self) -> np.ndarray:
         """The rendered picture, (192, 192, 3) uint8."""

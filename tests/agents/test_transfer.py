@@ -1,4 +1,4 @@
-"""A policy of the learned world plays the real game without any change."""
+"""A policy of a learned world acts in the real environment without any change."""
 
 import json
 

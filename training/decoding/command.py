@@ -9,7 +9,7 @@ and for each video an annotated film and its masks. --datasets adds data sets fo
 
 examples:
   glass-decode match.mp4 --world tennis --out decoded
-  glass-decode videos/*.mp4 --world runs/mine/world.safetensors --out decoded --datasets minari --task reach --target 80 60
+  glass-decode videos/*.mp4 --world runs/mine/world.safetensors --out decoded --datasets minari
 """
 
 from __future__ import annotations
