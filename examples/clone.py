@@ -1,4 +1,4 @@
-"""Behaviour cloning from films: a player is filmed, glass-decode reads its actions off the films, a policy imitates them.
+"""Behaviour cloning: a player is filmed, glass-decode reads its actions off the films, a policy imitates them.
 
 pip install -e ".[agents,decode]"
 python examples/clone.py 100

@@ -54,8 +54,8 @@ class Arm:
         import gymnasium
 
         try:
-            import gymnasium_robotics
-            import mujoco
+            import gymnasium_robotics  # type: ignore[import-not-found]
+            import mujoco  # type: ignore[import-not-found]
         except ImportError as error:
             raise ImportError(f"the arm needs MuJoCo: pip install {NEEDS} ({error})") from None
 
