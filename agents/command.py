@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import gymnasium as gym
 
 from glass_gym.env.window import DisplayError
 
 INSTALL = "pip install -e '.[agents]'"
+TRAINED = Path(__file__).with_name("trained")
+"""Policies that come with the repository, and what they need to act outside; a folder for each id."""
 
 
 def make_parser(module: str, description: str, examples: str = "") -> argparse.ArgumentParser:

@@ -15,7 +15,7 @@ import gymnasium as gym
 
 import glass_gym  # noqa: F401  (registers the ids)
 from agents import evaluation
-from agents.command import make_parser, run_command
+from agents.command import TRAINED, make_parser, run_command
 from agents.evaluation_env import make_evaluation_env
 from agents.options import AgentError, changes_of, check_id, runs_of
 from glass_gym.env.window import Window
@@ -23,7 +23,6 @@ from glass_gym.play.player import Player
 from glass_gym.policy import ALGORITHMS, load_policy, policy_header
 from glass_gym.wrappers import core_of
 
-TRAINED = Path(__file__).with_name("trained")
 EXAMPLES = """examples:
   python -m agents.enjoy --env GlassTennis-v0
   python -m agents.enjoy --env GlassSprites-v0 --algo ppo -f logs --no-render --n-episodes 1000

@@ -1,4 +1,4 @@
-"""Batches of environments with a task, to measure policies in: learned worlds here, ALE Tennis in real_tennis.py."""
+"""Batches of environments with a task, to measure policies in: learned worlds here, real environments in real.py."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 import glass_gym  # noqa: F401  (registers the ids)
+from agents.real import REAL, RealEvaluationEnv
 from glass_gym.tensors.convert import to_numpy
 from glass_gym.worlds.action_space import ActionTable
 
@@ -93,9 +94,7 @@ class WorldEvaluationEnv:
 
 
 def make_evaluation_env(id: str, rows: int, seed: int = 0, **kwargs) -> EvaluationEnv:
-    """Environments of an id to measure policies in, see :class:`WorldEvaluationEnv`; of the real game at most eight."""
-    if id == "RealTennis-v0":
-        from agents.real_tennis import RealEvaluationEnv
-
-        return RealEvaluationEnv(min(rows, 8), seed, **{k: kwargs[k] for k in ("codes", "fire_codes") if k in kwargs})
+    """Environments of an id to measure policies in, see :class:`WorldEvaluationEnv`; of real ones at most eight."""
+    if id in REAL:
+        return RealEvaluationEnv(id, min(rows, 8), seed, **{k: kwargs[k] for k in ("ground",) if k in kwargs})
     return WorldEvaluationEnv(id, rows, seed, **kwargs)

@@ -12,6 +12,7 @@ from typing import Any
 
 import gymnasium as gym
 
+from agents.real import REAL
 from glass_gym.policy import CLASSES, model_class
 from glass_gym.wrappers import vector
 
@@ -145,10 +146,8 @@ def schedule(value):
 
 def check_id(id: str) -> None:
     """Check that an id is registered; AgentError lists the ids of this repository."""
-    import agents.real_tennis  # noqa: F401  (registers RealTennis-v0)
-
     if id not in gym.registry:
-        known = sorted(key for key in gym.registry if "Glass" in key or key == "RealTennis-v0")
+        known = sorted(key for key in gym.registry if "Glass" in key or key in REAL)
         raise AgentError(f"no environment called {id!r}; there are: {', '.join(known)}")
 
 

@@ -19,8 +19,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from agents import evaluation
-from agents.command import make_parser, run_command
-from agents.enjoy import TRAINED
+from agents.command import TRAINED, make_parser, run_command
 from agents.evaluation_env import WorldEvaluationEnv
 from glass_gym.policy import load_policy
 

@@ -26,12 +26,12 @@ from tqdm import tqdm
 import glass_gym  # noqa: F401  (registers the ids)
 from benchmarks.recorded import WORLDS, record_world
 from glass_gym.worlds.checkpoint import load_world
+from glass_gym.worlds.fetch_reach import middle_of
 from glass_gym.wrappers import AutoLocalAction
 from training.config import DataOptions, ReadConfig, TrainConfig
 from training.core.command import run_command
 from training.core.options import Positive
 from training.core.run import filled, read_choices
-from training.data.arm import middle_of
 from training.data.sources import open_data
 from training.data.store import Store, frames_to_tensor
 from training.evaluation import tables

@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from glass_gym.play.recorder import Mp4Writer
-from training.data.arm import NEEDS, Arm
+from glass_gym.worlds.fetch_reach import NEEDS
+from training.data import arm
 
 Episode = tuple[np.ndarray, ...]
 """Frames (T, H, W, 3) uint8 and true masks (T, H, W) bool. For an agent that the frame's edge cuts, its mask does not
@@ -179,7 +180,7 @@ WORLDS: dict[str, RecordedWorld] = {
         "ale-py",
         _atari("MontezumaRevenge", [(228, 111, 111), (200, 72, 72), (210, 182, 86)], WALK, np.s_[46:190]),
     ),
-    "arm": RecordedWorld("a shaded arm that is attached to the edge", NEEDS, lambda n, seed: Arm().videos(n, seed)),
+    "arm": RecordedWorld("a shaded arm that is attached to the edge", NEEDS, arm.videos),
     "racing": RecordedWorld("a camera that follows the agent", "gymnasium[box2d]", racing),
 }
 

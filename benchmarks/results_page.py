@@ -31,9 +31,9 @@ class ResultsPageConfig:
 WORLDS = {"Tennis": "tennis", "Sprites": "sprites", "Arm": "arm", "Mouse": "mouse", "W-Sprites": "wsprites"}
 """The bundled worlds, and one of the real LPC sheets, which is not bundled; and their folders."""
 POLICIES = {
-    "Tennis": {"ppo": "ppo_tennis", "dqn_her": "dqn_her_tennis", "real_game": "transfer"},
+    "Tennis": {"ppo": "ppo_tennis", "dqn_her": "dqn_her_tennis", "real": "transfer"},
     "Sprites": {"ppo": "ppo_sprites"},
-    "Arm": {"ppo": "ppo_arm"},
+    "Arm": {"ppo": "ppo_arm", "real": "transfer_arm"},
     "Mouse": {"ppo": "ppo_mouse"},
 }
 INTRO = """# Results
@@ -140,7 +140,8 @@ AIMS = (
     Aim("PPO's steps over the fewest", "ppo/policies/policy/steps_ratio", most=1.3),
     Aim("minutes of PPO's training", "ppo/minutes", most=30),
     Aim("success of DQN with HER on positions", "dqn_her/policies/policy/success", least=0.9),
-    Aim("success of the same PPO in the real game", "real_game/policies/real game, zero-shot/success", least=0.8),
+    Aim("success of the same PPO outside, zero-shot", "real/policies/real, zero-shot/success", least=0.8),
+    Aim("rank correlation of policies, world against outside", "outside/rank_correlation", least=0.9, own={"Arm": 0.8}),
 )  # fmt: skip
 PICTURES = {
     "layers": "Layers (Fig. 8): frame, mask, foreground, inpainted background, next frame from the moved layers",

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("stable_baselines3")
 
-from agents.enjoy import TRAINED
+from agents.command import TRAINED
 from agents.evaluation import evaluate
 from agents.evaluation_env import make_evaluation_env
 from glass_gym.policy import load_policy

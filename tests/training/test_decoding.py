@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -295,7 +296,10 @@ def test_odd_input_is_told(tmp_path, capsys):
     assert decode_command([str(tmp_path / "none.mp4"), "--world", "tennis", "--out", str(tmp_path)]) == 1
     assert "none.mp4" in capsys.readouterr().err
     assert decode_command(["x.mp4", "--world", "tennis", "--out", str(tmp_path), "--task", "reach"]) == 1
-    assert "--minari" in capsys.readouterr().err
+    assert "--datasets" in capsys.readouterr().err
+    if not find_spec("lerobot"):
+        assert decode_command(["x.mp4", "--world", "tennis", "--out", str(tmp_path), "--datasets", "lerobot"]) == 1
+        assert "then pip install --no-deps lerobot" in capsys.readouterr().err
     assert transfer_command(["x.mp4", "--world", "tennis"]) == 1
     assert "SOURCE TARGET" in capsys.readouterr().err
 
@@ -303,7 +307,9 @@ def test_odd_input_is_told(tmp_path, capsys):
 def test_a_missing_package_names_the_extra(generated, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "h5py", None)
     source = film(tmp_path / "walk.mp4", generated[0][:2])
-    assert decode_command([str(source), "--world", "tennis", "--out", str(tmp_path / "out"), "--minari"]) == 2
+    assert (
+        decode_command([str(source), "--world", "tennis", "--out", str(tmp_path / "out"), "--datasets", "minari"]) == 2
+    )
     assert "glass-decode needs h5py: pip install 'glass-gym[decode]'" in capsys.readouterr().err
 
 
@@ -312,7 +318,7 @@ def test_minari_reads_the_data_set(generated, tmp_path, monkeypatch):
     minari = pytest.importorskip("minari")
     pytest.importorskip("h5py")
     source = film(tmp_path / "walk.mp4", generated[0])
-    task = ["--minari", "--task", "reach", "--target", "100", "60"]
+    task = ["--datasets", "minari", "--task", "reach", "--target", "100", "60"]
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     assert decode_command([str(tmp_path / "bad.mp4"), "--world", "tennis", "--out", str(tmp_path), *task]) == 1
     assert decode_command([str(source), "--world", "tennis", "--out", str(tmp_path), "--no-films", *task]) == 0
@@ -321,3 +327,19 @@ def test_minari_reads_the_data_set(generated, tmp_path, monkeypatch):
     assert episode.observations.shape == (8, 96, 160, 3) and episode.actions.shape == (7, 2)
     assert episode.actions[:, 0].tolist() == [1, 1, 1, 5, 5, 5, 5] and episode.truncations[-1]
     assert (episode.rewards[:3] > 0).all() and (episode.rewards[3:] < 0).all()
+
+
+@pytest.mark.slow
+def test_lerobot_reads_the_data_set(generated, tmp_path):
+    """LeRobot is installed without its dependencies, which pin an older PyAV."""
+    datasets = pytest.importorskip("lerobot.datasets.lerobot_dataset")
+    source = film(tmp_path / "walk.mp4", generated[0])
+    task = ["--datasets", "lerobot", "--task", "reach", "--target", "100", "60"]
+    assert decode_command([str(source), "--world", "tennis", "--out", str(tmp_path), "--no-films", *task]) == 0
+    data = datasets.LeRobotDataset("decoded-v0", root=tmp_path / "lerobot" / "decoded-v0")
+    assert len(data) == 7 and data.num_episodes == 1 and data.fps == 15
+    steps = [data[t] for t in range(7)]
+    assert [int(step["action"][0]) for step in steps] == [1, 1, 1, 5, 5, 5, 5]
+    assert [float(step["next.reward"]) > 0 for step in steps] == [True] * 3 + [False] * 4
+    seen = (steps[0]["observation.image"].permute(1, 2, 0).numpy() * 255).round()
+    assert np.abs(seen - generated[0][0]).mean() < 2 and steps[1]["observation.state"].shape == (2,)

@@ -5,11 +5,11 @@ its move in px and the nearest action, and its local action with a probability. 
 because the agent or the background differ from what it can draw, are marked and told.
 
 OUT gets decoded.csv and decoded.parquet (the columns are in docs/decoding.md), time_line.png, transitions.png, map.png,
-and for each video an annotated film and its masks. --minari adds a data set for imitation and offline learning.
+and for each video an annotated film and its masks. --datasets adds data sets for imitation and offline learning.
 
 examples:
   glass-decode match.mp4 --world tennis --out decoded
-  glass-decode videos/*.mp4 --world runs/mine/world.safetensors --out decoded --minari --task reach --target 80 60
+  glass-decode videos/*.mp4 --world runs/mine/world.safetensors --out decoded --datasets minari
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ from ..data.videos import find_videos, frames_read
 from .decode import KNOWN, Decoded, Errors, Reference, decode, grid_of_world
 from .footage import Part, open_footage, parts_of, reading_of
 from .pictures import Film, draw_map, draw_time_line, draw_transitions
-from .tables import MinariWriter, Rewards, Row, rows_of, write_csv, write_parquet
+from .tables import WRITERS, EpisodeWriter, Rewards, Row, rows_of, write_csv, write_parquet
 
 FPS = 15.0  # Of films, where the video's rate is not known.
 UNKNOWN = 0.05  # From this share of a video's frames on, it is told that the world does not know them.
@@ -55,8 +55,8 @@ class DecodeConfig:
     world: Common[str]  # bundled name or .safetensors file
     out: Common[Path]  # folder for what is written
     films: Common[bool] = True  # write annotated films and masks
-    minari: Common[bool] = False  # write a Minari data set, too (extra `decode`)
-    task: Common[str | None] = None  # with --minari: rewards of this task; default: 0
+    datasets: Common[tuple[Literal["minari", "lerobot"], ...]] = ()  # write these too; they need the package
+    task: Common[str | None] = None  # with --datasets: rewards of this task; default: 0
     target: Common[tuple[float, float] | None] = None  # x and y px, the task's target; default: random ones
     device: str = "auto"  # auto, cpu, cuda, cuda:i or mps
     read: ReadConfig = field(default_factory=ReadConfig)  # how videos are read; default: as the world's were
@@ -105,8 +105,8 @@ class Decoder:
 
 def run(config: DecodeConfig) -> int:
     """Decode, write and print; returns 0."""
-    if (config.task or config.target) and not config.minari:
-        raise ValueError("--task and --target are of --minari; add it, or leave them out")
+    if (config.task or config.target) and not config.datasets:
+        raise ValueError("--task and --target are of --datasets; add it, or leave them out")
     world = load_world(config.world)
     rewards = Rewards(config.task or "reach", world, config.target) if config.task or config.target else None
     found = [find_videos(given) for given in config.videos]
@@ -116,7 +116,7 @@ def run(config: DecodeConfig) -> int:
     names = unique_names(paths)
     out = config.out
     out.mkdir(parents=True, exist_ok=True)
-    minari = MinariWriter(out / "minari", world, rewards) if config.minari else None
+    writers = [WRITERS[name](out / name, world, rewards) for name in config.datasets]
     decoder = Decoder(world, reading_of(config.read, world, resolve(config.world)), config.device)
     rows: list[Row] = []
     failed: list[str] = []
@@ -125,7 +125,7 @@ def run(config: DecodeConfig) -> int:
         try:
             with contextlib.ExitStack() as stack:
                 add = _films(out, name, path, decoder, stack) if config.films else None
-                for part in decode_video(decoder, name, path, add, minari):
+                for part in decode_video(decoder, name, path, add, writers):
                     some += part
         except DataError as error:
             failed.append(str(error))
@@ -138,8 +138,8 @@ def run(config: DecodeConfig) -> int:
         raise DataError(failed[0] if len(paths) == 1 else f"no video can be read; the first: {failed[0]}")
     if not any(row["code"] is not None for row in rows):
         raise DataError(f"{paths[0]}: no two frames in a row could be read; give a video of at least two frames")
-    if minari:
-        minari.close()
+    for writer in writers:
+        writer.close()
     codes = world.code_names
     written = [
         write_csv(out / "decoded.csv", rows),
@@ -156,9 +156,8 @@ def run(config: DecodeConfig) -> int:
     say(f"{count} video{'s' * (count != 1)}, {len(rows)} frames, {steps} actions")
     films = "; NAME-decoded.mp4 and NAME-masks.mp4 for each video" if config.films else ""
     say(f"written to {out}: {', '.join(path.name for path in written)}{films}")
-    if minari:
-        say(f"  MINARI_DATASETS_PATH={shlex.quote(str((out / 'minari').resolve()))} python -c \"import minari; "
-            f"print(minari.load_dataset('{minari.NAME}'))\"")  # fmt: skip
+    for writer in writers:
+        say(f"  {writer.hint()}")
     options = shlex.join(["--actions", str(written[0]), "--world", config.world])
     say(f"play them from another picture: glass-transfer PICTURE {options}")
     return 0
@@ -168,16 +167,16 @@ Add = Callable[[Part, Decoded, list[Row]], Any]  # Takes a part, what was read o
 
 
 def decode_video(
-    decoder: Decoder, name: str, path: Path, add: Add | None = None, minari: MinariWriter | None = None
+    decoder: Decoder, name: str, path: Path, add: Add | None = None, writers: Sequence[EpisodeWriter] = ()
 ) -> Iterator[list[Row]]:
-    """The rows of a video, part by part; its parts are handed to `add` and `minari`."""
+    """The rows of a video, part by part; its parts are handed to `add` and to the writers."""
     shot = 0
     for part, decoded, errors in decoder(path):
         rows = rows_of(name, shot, part, decoded, errors, decoder.world)
         if add:
             add(part, decoded, rows)
-        if minari:
-            minari.add(part, decoded)
+        for writer in writers:
+            writer.add(part, decoded)
         yield rows
         shot += not part.continued
 

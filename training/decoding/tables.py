@@ -1,9 +1,11 @@
-"""What was decoded, as tables: CSV, Parquet, and a Minari data set."""
+"""What was decoded, as tables: CSV, Parquet, and data sets of Minari and LeRobot."""
 
 from __future__ import annotations
 
 import csv
+import shlex
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -191,61 +193,141 @@ class Rewards:
         return out
 
 
-class MinariWriter:
-    """Writes a Minari data set: frames, MultiDiscrete actions, rewards; an episode is a part of a shot.
+class EpisodeWriter(ABC):
+    """Writes frames, actions (nearest shift, code) and rewards as a data set; an episode is a part of a shot.
 
     It is written beside its place, and moved there when it is whole.
 
     Args:
-        folder: what MINARI_DATASETS_PATH has to be to load it.
+        folder: a folder for data sets of this kind.
         world: the world that decoded.
         rewards: of a task; None: 0.
 
     Raises:
-        ModuleNotFoundError: no minari, or no h5py.
+        ModuleNotFoundError: a package is missing.
         DataError: there is such a data set.
     """
 
     NAME = "decoded-v0"
 
     def __init__(self, folder: Path, world: World, rewards: Rewards | None = None):
-        import h5py  # noqa: F401  (the format that keeps every byte of the frames)
-        import minari
-        from gymnasium.spaces import Box, MultiDiscrete
-        from minari.dataset.minari_storage import MinariStorage
-
-        self._path, self._part = folder / self.NAME, folder / f".{self.NAME}.part"
-        if self._path.exists():
-            raise DataError(f"{self._path}: there is a data set already; delete it or choose another --out")
-        shutil.rmtree(self._part, ignore_errors=True)  # of a run that was stopped
-        path = self._part / "data"
-        path.mkdir(parents=True)
-        height, width = world.config.height, world.config.width
-        self._table = world.action_table()
-        spaces = Box(0, 255, (height, width, 3), np.uint8), MultiDiscrete(list(self._table.nvec))
-        self._storage = MinariStorage.new(path, *spaces, data_format="hdf5", jpeg_encoding=False)
-        about = f"Actions that glass-decode read off videos with the world {world.name}"
-        facts = {"dataset_id": self.NAME, "algorithm_name": "glass-decode", "description": about}
-        self._storage.update_metadata(facts | {"minari_version": minari.__version__})
+        self.path, self.part = folder / self.NAME, folder / f".{self.NAME}.part"
+        if self.path.exists():
+            raise DataError(f"{self.path}: there is a data set already; delete it or choose another --out")
+        self.world = world
+        self.table = world.action_table()
         self._rewards = rewards
+        shutil.rmtree(self.part, ignore_errors=True)  # of a run that was stopped
+        self.open()
+
+    @abstractmethod
+    def open(self) -> None:
+        """Begin a data set in `self.part`."""
+
+    @abstractmethod
+    def write(self, part: Part, position: np.ndarray, actions: np.ndarray, rewards: list[float]) -> None:
+        """Append an episode: T frames and positions (T, 2) px, T - 1 actions (T - 1, 2) and rewards."""
+
+    @abstractmethod
+    def hint(self) -> str:
+        """A shell command that loads the data set."""
 
     def add(self, part: Part, decoded: Decoded) -> None:
         """Append an episode; of one frame there is none."""
         if len(part.frames) < 2:
             return
-        from minari.data_collector.episode_buffer import EpisodeBuffer
-
         position = decoded.track.position.cpu().numpy()
-        steps = len(part.frames) - 1
-        rewards = [0.0] * steps if self._rewards is None else self._rewards(position)
-        actions = np.stack([nearest_shift(self._table, np.diff(position, axis=0)), decoded.codes.cpu().numpy()], 1)
-        over = [False] * (steps - 1) + [True]
-        frames = list(part.frames)
-        episode = EpisodeBuffer(
-            observations=frames, actions=list(actions), rewards=rewards, terminations=[False] * steps, truncations=over
-        )
-        self._storage.update_episodes([episode])
+        rewards = [0.0] * (len(position) - 1) if self._rewards is None else self._rewards(position)
+        actions = np.stack([nearest_shift(self.table, np.diff(position, axis=0)), decoded.codes.cpu().numpy()], 1)
+        self.write(part, position, actions, rewards)
 
     def close(self) -> None:
         """Move the data set to its place."""
-        self._part.rename(self._path)
+        if self.part.exists():  # there was an episode
+            self.part.rename(self.path)
+
+
+class MinariWriter(EpisodeWriter):
+    """A Minari data set; MINARI_DATASETS_PATH has to be the folder to load it."""
+
+    def open(self) -> None:
+        """Begin it; the format keeps every byte of the frames."""
+        import h5py  # noqa: F401
+        import minari
+        from gymnasium.spaces import Box, MultiDiscrete
+        from minari.dataset.minari_storage import MinariStorage
+
+        path = self.part / "data"
+        path.mkdir(parents=True)
+        size = self.world.config.height, self.world.config.width
+        spaces = Box(0, 255, (*size, 3), np.uint8), MultiDiscrete(list(self.table.nvec))
+        self._storage = MinariStorage.new(path, *spaces, data_format="hdf5", jpeg_encoding=False)
+        about = f"Actions that glass-decode read off videos with the world {self.world.name}"
+        facts = {"dataset_id": self.NAME, "algorithm_name": "glass-decode", "description": about}
+        self._storage.update_metadata(facts | {"minari_version": minari.__version__})
+
+    def write(self, part: Part, position: np.ndarray, actions: np.ndarray, rewards: list[float]) -> None:
+        """Append an episode; its end is a truncation."""
+        from minari.data_collector.episode_buffer import EpisodeBuffer
+
+        steps = len(actions)
+        episode = EpisodeBuffer(
+            observations=list(part.frames), actions=list(actions), rewards=rewards, terminations=[False] * steps,
+            truncations=[False] * (steps - 1) + [True],
+        )  # fmt: skip
+        self._storage.update_episodes([episode])
+
+    def hint(self) -> str:
+        """As :meth:`EpisodeWriter.hint`."""
+        folder = shlex.quote(str(self.path.parent.resolve()))
+        return f"MINARI_DATASETS_PATH={folder} python -c \"import minari; print(minari.load_dataset('{self.NAME}'))\""
+
+
+class LeRobotWriter(EpisodeWriter):
+    """A LeRobot data set with pictures (not films) of the frames, at the rate of the first video.
+
+    Its episodes have no last frame, which has no action.
+    """
+
+    def open(self) -> None:
+        """Look for the package; the first episode tells the rate. DataError: it is not installed."""
+        try:
+            from lerobot.datasets import lerobot_dataset  # type: ignore[import-not-found]
+        except ModuleNotFoundError as error:
+            needs = "pip install 'glass-gym[lerobot]', then pip install --no-deps lerobot"
+            raise DataError(f"--datasets lerobot needs {error.name}: {needs}") from None
+        self._kind = lerobot_dataset.LeRobotDataset
+        self._data: Any = None
+
+    def write(self, part: Part, position: np.ndarray, actions: np.ndarray, rewards: list[float]) -> None:
+        """Append an episode."""
+        if self._data is None:
+            interval = float(np.median(np.diff(part.time)))
+            features = {
+                "observation.image": {"dtype": "image", "shape": part.frames[0].shape, "names": ["h", "w", "c"]},
+                "observation.state": {"dtype": "float32", "shape": (2,), "names": ["x", "y"]},
+                "action": {"dtype": "int64", "shape": (2,), "names": ["shift", "code"]},
+                "next.reward": {"dtype": "float32", "shape": (1,), "names": None},
+            }
+            fps = 15 if np.isnan(interval) else max(1, round(1 / interval))
+            self.part.parent.mkdir(parents=True, exist_ok=True)
+            self._data = self._kind.create(self.NAME, fps, features, root=self.part, use_videos=False)
+        for t, (action, reward) in enumerate(zip(actions, rewards, strict=True)):
+            frame = {"observation.image": part.frames[t], "observation.state": position[t].astype(np.float32)}
+            frame |= {"action": action.astype(np.int64), "next.reward": np.array([reward], np.float32)}
+            self._data.add_frame(frame | {"task": "decoded"})
+        self._data.save_episode()
+
+    def close(self) -> None:
+        """Write what is left, and move the data set to its place."""
+        if self._data is not None:
+            self._data.finalize()
+        super().close()
+
+    def hint(self) -> str:
+        """As :meth:`EpisodeWriter.hint`."""
+        load = f"LeRobotDataset('{self.NAME}', root='{self.path}')"
+        return f'python -c "from lerobot.datasets.lerobot_dataset import LeRobotDataset; print({load})"'
+
+
+WRITERS = {"minari": MinariWriter, "lerobot": LeRobotWriter}
