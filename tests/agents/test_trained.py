@@ -29,7 +29,7 @@ def test_they_do_what_their_figures_say(id, name):
     assert done["success"] >= said["success"] - 0.08 and done["steps_ratio"] <= said["steps_ratio"] + 0.15
 
 
-OTHERS = [(file.parent.name, file.stem) for file in sorted(TRAINED.glob("*/*.json")) if file.stem != "ppo"]
+OTHERS = [(file.parent.name, file.stem) for file in sorted(TRAINED.glob("*/*.safetensors")) if file.stem != "ppo"]
 
 
 @pytest.mark.parametrize(("id", "name"), OTHERS)

@@ -108,13 +108,13 @@ class Shot:
     fits: np.ndarray
 
 
-def see_shots(video: np.ndarray, spans: Sequence[slice], behind: tuple[np.ndarray, float] | None = None) -> list[Seen]:
+def see_shots(video: np.ndarray, spans: Sequence[slice], of_place: tuple[np.ndarray, float] | None = None) -> list[Seen]:
     """See what shots of a video show; still shots of one place share their plate.
 
     Args:
         video: (T, H, W, 3) uint8.
         spans: the shots.
-        behind: the plate (H, W, 3) of the place in other videos, and the smallest area, px, of a thing that may stand
+        of_place: the plate (H, W, 3) of the place in other videos, and the smallest area, px, of a thing that may stand
             there throughout a shot; still shots are seen against it (:func:`cleared`).
     """
     cameras = [camera_moves(video[span]) for span in spans]
@@ -141,8 +141,8 @@ def see_shots(video: np.ndarray, spans: Sequence[slice], behind: tuple[np.ndarra
             brighter = np.zeros(len(whole))
         known = shown & (shown.mean(0) > OFTEN)
         noise = noise_of(whole, plate, known)
-        if behind is not None and not cameras[place[0]].any() and show_one_place(behind[0], plate):
-            plate = cleared(plate, *behind, noise)
+        if of_place is not None and not cameras[place[0]].any() and show_one_place(of_place[0], plate):
+            plate = cleared(plate, *of_place, noise)
         light = float(np.abs(brighter).max())
         box = noise_box(noise)
         begin = 0
