@@ -108,7 +108,9 @@ class Shot:
     fits: np.ndarray
 
 
-def see_shots(video: np.ndarray, spans: Sequence[slice], of_place: tuple[np.ndarray, float] | None = None) -> list[Seen]:
+def see_shots(
+    video: np.ndarray, spans: Sequence[slice], of_place: tuple[np.ndarray, float] | None = None
+) -> list[Seen]:
     """See what shots of a video show; still shots of one place share their plate.
 
     Args:
