@@ -239,7 +239,7 @@ def start_frames(model: Glass, store: Store, count: int = START_FRAMES) -> tuple
                 break
     if not picked:
         raise ValueError(f"{store.root}: the mask is empty on every frame; train GMA longer or check theta")
-    whole = np.quantile([start.area for start in picked], 0.75) / 4  # of smaller agents M finds only a part
+    whole = np.quantile([start.area for start in picked], 0.75) / 2  # of smaller agents M may find only a part
     picked = sorted(picked, key=lambda start: (start.area < whole, *start.rank))[:count]
     return np.stack([start.frame for start in picked]), np.stack([start.background for start in picked])
 
