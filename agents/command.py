@@ -9,6 +9,7 @@ from pathlib import Path
 
 import gymnasium as gym
 
+from glass_gym.commands import restart_in_utf8
 from glass_gym.env.window import DisplayError
 
 INSTALL = "pip install -e '.[agents]'"
@@ -16,9 +17,18 @@ TRAINED = Path(__file__).with_name("trained")
 """Policies that come with the repository, and what they need to act outside; a folder for each id."""
 
 
-def make_parser(module: str, description: str, examples: str = "") -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """A parser of the process's arguments runs in UTF-8."""
+
+    def parse_args(self, args=None, namespace=None):  # pyright: ignore[reportIncompatibleMethodOverride]
+        if args is None:
+            restart_in_utf8()
+        return super().parse_args(args, namespace)
+
+
+def make_parser(module: str, description: str, examples: str = "") -> Parser:
     """The parser of ``python -m agents.MODULE``; its help says what to install."""
-    return argparse.ArgumentParser(
+    return Parser(
         f"python -m agents.{module}",
         description=f"{description}\nIt needs Stable-Baselines3: {INSTALL}",
         epilog=examples,

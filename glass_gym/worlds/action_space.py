@@ -89,7 +89,7 @@ class ActionTable:
                 raise ValueError(f"shifts must be a list of finite (dx, dy) in px, got {shifts!r}")
             names = tuple(f"({dx * scale:g}, {dy * scale:g})" for dx, dy in table.tolist())
         with np.errstate(over="ignore", invalid="ignore"):
-            table = table * scale
+            table = table * np.float32(scale)  # numpy 1 would go over to float64
         if not np.isfinite(table).all():
             raise ValueError(f"shift_scale {shift_scale!r} is too large: shifts become infinite")
         usual = [0] * len(COMPASS) if usual_codes is None else list(usual_codes)

@@ -1,9 +1,9 @@
 """World checkpoints: one .safetensors file with weights, config, action table and start frames. Pickle is never used.
 
-Tensors: ``model.*`` (float16, or as trained), ``start_frames`` (uint8: zlib of the differences between consecutive
-frames), ``start_backgrounds``, if they are known (uint8: zlib of the differences from the start frames), and
-``deflated.*``, tensors of uint8 such as stored windows (uint8: zlib). Metadata
-``glass``: a JSON header (:class:`glass_gym.worlds.headers.WorldHeader`).
+Tensors: ``model.*`` (float16, or as trained), and as uint8, compressed with xz, ``start_frames``,
+``start_backgrounds``, if they are known, and ``deflated.*``, tensors of uint8 such as stored windows. Metadata
+``glass``: a JSON header (:class:`glass_gym.worlds.headers.WorldHeader`). Older files hold zlib: of the differences
+between consecutive start frames, and of the backgrounds' differences from the start frames.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import lzma
 import math
 import os
 import shutil
@@ -35,6 +36,8 @@ FORMAT_VERSION = 1  # Format version of worlds, training states and policies. Fi
 ASSETS = Path(__file__).parents[1] / "assets"
 MAX_POOL_BYTES = 1 << 30  # Most bytes of start frames in a file.
 STORED = "deflated."  # Prefix of the names of tensors that are stored compressed.
+XZ = bytes(lzma.compress(b"")[:6])  # What xz files begin with.
+XZ_MEMORY = 64 << 20  # Most bytes that decompression itself may take; files of `save_world` take 9 MB.
 
 
 class CheckpointError(ValueError):
@@ -182,14 +185,13 @@ def save_world(path: str | Path, world: World, half: bool = True) -> Path:
     for key, value in world.model.state_dict().items():
         value = value.detach().cpu().contiguous()
         if value.dtype == torch.uint8:  # the library's windows: mostly empty
-            tensors[STORED + key] = _deflated(value.numpy())
+            tensors[STORED + key] = _compressed(value.numpy())
             continue
         tensors[f"model.{key}"] = value.half() if half and value.dtype == torch.float32 else value
     pool = np.ascontiguousarray(world.start_frames)
-    differences = np.diff(pool, axis=0, prepend=np.zeros_like(pool[:1]))  # of a static background: almost nothing
-    tensors["start_frames"] = _deflated(differences)
+    tensors["start_frames"] = _compressed(pool)
     if world.start_backgrounds is not None:
-        tensors["start_backgrounds"] = _deflated(world.start_backgrounds - pool)  # modulo 256
+        tensors["start_backgrounds"] = _compressed(world.start_backgrounds)
     header = {
         "format_version": FORMAT_VERSION,
         "config": world.config.to_dict(),
@@ -218,7 +220,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     except (OSError, SafetensorError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
         part.unlink(missing_ok=True)
         kept = "the file before it is kept" if path.exists() else "nothing was written"
-        raise CheckpointError(f"{path}: could not be saved ({error}); {kept}; free some space and resume") from error
+        fix = "close the program that has it open" if isinstance(error, PermissionError) else "free some space"
+        raise CheckpointError(f"{path}: could not be saved ({error}); {kept}; {fix} and resume") from error
 
 
 def rename_codes(checkpoint: str | Path, names: Sequence[str]) -> Path:
@@ -247,8 +250,11 @@ def rename_codes(checkpoint: str | Path, names: Sequence[str]) -> Path:
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}; nothing was changed") from None
 
+    data = save(tensors, metadata)
+    del tensors  # they are mapped from the file, and Windows does not replace one that is
+
     def write(part: Path) -> None:
-        part.write_bytes(save(tensors, metadata))
+        part.write_bytes(data)
         shutil.copymode(path, part)
 
     write_atomically(path, write)
@@ -295,8 +301,7 @@ def _world(path: Path, header: WorldHeader, tensors: dict[str, torch.Tensor]) ->
     for key in (key for key, value in empty.items() if value.dtype == torch.uint8):
         if STORED + key not in tensors:
             raise ValueError(f"{key} is not stored")
-        raw = _inflated(tensors[STORED + key], empty[key].numel(), key)
-        weights[key] = torch.frombuffer(bytearray(raw), dtype=torch.uint8).reshape(empty[key].shape)
+        weights[key] = torch.from_numpy(_decompressed(tensors[STORED + key], tuple(empty[key].shape), key))
     wanted = {key: value.shape for key, value in empty.items()}
     held = {key: value.shape for key, value in weights.items()}
     if wrong := sorted(key for key in wanted.keys() | held.keys() if wanted.get(key) != held.get(key)):
@@ -305,12 +310,14 @@ def _world(path: Path, header: WorldHeader, tensors: dict[str, torch.Tensor]) ->
         )
     model = build_glass(config)
     model.load_state_dict(weights)
-    differences = np.frombuffer(_inflated(tensors["start_frames"], math.prod(shape)), np.uint8).reshape(shape)
-    frames = np.cumsum(differences, axis=0, dtype=np.uint8)  # modulo 256
+    frames = _decompressed(tensors["start_frames"], shape, "start frames")
+    if not _is_xz(tensors["start_frames"]):
+        frames = np.cumsum(frames, axis=0, dtype=np.uint8)  # modulo 256
     backgrounds = None
     if "start_backgrounds" in tensors:
-        inflated = _inflated(tensors["start_backgrounds"], math.prod(shape))
-        backgrounds = frames + np.frombuffer(inflated, np.uint8).reshape(shape)
+        backgrounds = _decompressed(tensors["start_backgrounds"], shape, "start backgrounds")
+        if not _is_xz(tensors["start_backgrounds"]):
+            backgrounds = frames + backgrounds
     names, usual = tuple(header.code_names), tuple(header.usual_codes)
     facts = dict(header.statistics), header.provenance
     about = header.pixel_aspect, *facts, path.stem, usual
@@ -357,14 +364,26 @@ def _header(path: Path, metadata: dict) -> WorldHeader:
     return header
 
 
-def _deflated(values: np.ndarray) -> torch.Tensor:
-    return torch.frombuffer(bytearray(zlib.compress(values.tobytes(), 9)), dtype=torch.uint8)
+def _compressed(values: np.ndarray) -> torch.Tensor:
+    return torch.frombuffer(bytearray(lzma.compress(values.tobytes())), dtype=torch.uint8)
 
 
-def _inflated(deflated: torch.Tensor, size: int, what: str = "start frames") -> bytes:
-    """Decompress exactly `size` bytes; zlib checks them by its checksum."""
-    stream = zlib.decompressobj()
-    raw = stream.decompress(deflated.numpy().tobytes(), size + 1)
-    if len(raw) != size or not (stream.eof or (not stream.decompress(stream.unconsumed_tail, 1) and stream.eof)):
+def _is_xz(stored: torch.Tensor) -> bool:
+    return stored[: len(XZ)].numpy().tobytes() == XZ
+
+
+def _decompressed(stored: torch.Tensor, shape: tuple[int, ...], what: str) -> np.ndarray:
+    """Decompress exactly an array uint8 of this shape; xz and zlib check it by their checksums."""
+    size = math.prod(shape)
+    data = stored.numpy().tobytes()
+    if _is_xz(stored):
+        xz = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
+        raw = xz.decompress(data, size + 1)
+        whole = xz.eof or (not xz.needs_input and not xz.decompress(b"", 1) and xz.eof)
+    else:
+        stream = zlib.decompressobj()
+        raw = stream.decompress(data, size + 1)
+        whole = stream.eof or (not stream.decompress(stream.unconsumed_tail, 1) and stream.eof)
+    if len(raw) != size or not whole:
         raise ValueError(f"{what} hold {len(raw)} bytes or more, expected {size}")
-    return raw
+    return np.frombuffer(bytearray(raw), np.uint8).reshape(shape)

@@ -1,6 +1,10 @@
 import json
+import lzma
+import os
 import tracemalloc
+import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -180,7 +184,7 @@ def test_weights_are_finite(pose_world, tmp_path, value):
         load_world(path)
 
 
-@pytest.mark.parametrize("kind", [torch.bool, torch.int8, torch.complex64, torch.float64])
+@pytest.mark.parametrize("kind", [torch.bool, torch.int8, torch.int16, torch.float64])
 def test_weights_are_floats_of_half_or_single_precision(pose_world, tmp_path, kind):
     path = save_world(tmp_path / "w.safetensors", pose_world)
     tensors, header = parts_of(path)
@@ -243,3 +247,63 @@ def test_wrong_usual_codes_are_named(tiny_world, tmp_path, usual):
         load_world(save_world(tmp_path / "w.safetensors", tiny_world))
     tiny_world.usual_codes = (0,) * 8 + (2,)
     assert load_world(save_world(tmp_path / "w.safetensors", tiny_world)).usual_codes[8] == 2
+
+
+def stored_anew(path, **changes):
+    """The file with other tensors, and no checksum."""
+    tensors, header = parts_of(path)
+    save_file(tensors | changes, path, metadata={"glass": json.dumps(header | {"sha256": None})})
+    return path
+
+
+def of_bytes(data):
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+
+def test_pictures_that_older_versions_wrote_are_read(tiny_world, tmp_path):
+    frames = tiny_world.start_frames
+    backgrounds = (frames // 2 + 100).astype(np.uint8)
+    path = save_world(tmp_path / "w.safetensors", replace(tiny_world, start_backgrounds=backgrounds))
+    differences = np.diff(frames, axis=0, prepend=np.zeros_like(frames[:1]))
+    stored = {"start_frames": differences, "start_backgrounds": backgrounds - frames}
+    old = load_world(stored_anew(path, **{k: of_bytes(zlib.compress(v.tobytes())) for k, v in stored.items()}))
+    assert np.array_equal(old.start_frames, frames) and np.array_equal(old.start_backgrounds, backgrounds)
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (lzma.compress(bytes(10**8)), "start frames hold 55297 bytes or more, expected 55296"),
+        (lzma.compress(bytes(55296))[:-20], "start frames hold 55296 bytes or more, expected 55296"),
+        (lzma.compress(bytes(55296), filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 30}]), "Memory usage limit"),
+    ],
+    ids=["too much", "cut off", "a gigabyte to unpack"],
+)
+def test_compressed_pictures_take_no_more_memory_than_the_header_says(tiny_world, tmp_path, data, why):
+    path = save_world(tmp_path / "w.safetensors", tiny_world)
+    with pytest.raises(CheckpointError, match=why):
+        load_world(stored_anew(path, start_frames=of_bytes(data)))
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="needs Linux")
+def test_a_file_that_is_replaced_is_mapped_by_nobody(tiny_world, tmp_path, monkeypatch):
+    path = save_world(tmp_path / "w.safetensors", tiny_world)
+    mapped, rename = [], os.replace
+
+    def watch(part, to):
+        mapped.append(str(path) in Path("/proc/self/maps").read_text("utf-8"))
+        rename(part, to)
+
+    monkeypatch.setattr(checkpoint.os, "replace", watch)
+    checkpoint.rename_codes(path, ("a", "b", "c"))
+    save_world(path, load_world(path))
+    assert mapped == [False, False]  # Windows would refuse
+
+
+def test_a_file_that_another_program_has_open_is_told(tiny_world, tmp_path, monkeypatch):
+    def refuse(part, to):
+        raise PermissionError(13, "Access is denied")
+
+    monkeypatch.setattr(checkpoint.os, "replace", refuse)
+    with pytest.raises(CheckpointError, match="nothing was written; close the program that has it open"):
+        save_world(tmp_path / "w.safetensors", tiny_world)

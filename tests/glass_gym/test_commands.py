@@ -11,9 +11,10 @@ import pytest
 
 from glass_gym import commands
 
+ROOT = Path(__file__).parents[2]
 SCRIPTS = re.findall(
     r'^(glass-\w+) = "glass_gym\.commands:(\w+)"',
-    (Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"),
+    (ROOT / "pyproject.toml").read_text("utf-8"),
     re.M,
 )
 
@@ -54,6 +55,14 @@ def test_names_of_files_are_utf8_in_every_locale(tmp_path):
     env = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0"}
     subprocess.run([sys.executable, tmp_path / "script.py", tmp_path, file], env=env, check=True, timeout=60)
     assert file.read_text(encoding="utf-8") == str(file)
+
+
+def test_agents_open_files_of_every_name_in_every_locale(tmp_path):
+    file = tmp_path / "\u043c\u0438\u0440 \u4e16\u754c.safetensors"
+    command = [sys.executable, "-m", "agents.enjoy", "--trained-agent", file, "--no-render"]
+    env = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0"}
+    done = subprocess.run(command, env=env, capture_output=True, encoding="utf-8", timeout=120, cwd=ROOT)
+    assert done.returncode == 1 and str(file) in done.stderr, done.stderr
 
 
 def test_ctrl_c_while_options_are_read(monkeypatch, capsys):

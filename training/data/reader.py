@@ -99,7 +99,7 @@ class FileReader(VideoReader):
 
     def _look(self, container: InputContainer) -> None:
         """Choose a stream, and read its facts from the header and the packets."""
-        streams = [s for s in container.streams.video if not int(s.disposition) & COVER]
+        streams = [s for s in container.streams.video if not s.disposition.value & COVER]
         if not streams:
             others = " and ".join(sorted({s.type for s in container.streams})) or "nothing"
             raise DataError(f"{self.path}: holds no video, only {others}; leave it out")
@@ -328,7 +328,7 @@ def _main_stream(streams: Sequence[VideoStream], counts: Mapping[int, int]) -> V
     """The stream that people watch: of those with most frames, the default one, or the largest."""
     most = max(counts.values())
     long = [stream for stream in streams if counts[stream.index] >= most / 2]
-    return max(long, key=lambda s: (int(s.disposition) & DEFAULT, s.codec_context.width * s.codec_context.height))
+    return max(long, key=lambda s: (s.disposition.value & DEFAULT, s.codec_context.width * s.codec_context.height))
 
 
 def orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
