@@ -145,22 +145,23 @@ class Library(nn.Module):
         with torch.autocast(vectors.device.type, enabled=False):
             return vectors @ self.codebook.T - self.codebook.square().sum(1) / 2
 
-    def logits_of_agent(self, vectors: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        """How near each entry, and the first window, is to pose vectors, if all that an agent keeps counts as well.
-
-        Its colour counts, and that the first window is right in what pose vectors leave out: there two windows of one
-        pose differ by twice the residual, and by at least as much in detail that Q does not see.
+    def logits_of_agent(self, vectors: Tensor, own: Tensor) -> Tensor:
+        """As :meth:`logits`, where entries of other colours than the agent's are less near.
 
         Args:
             vectors: (B, POSE_CHANNELS).
-            own: (B, POSE_CHANNELS), those of the first windows.
+            own: (B, POSE_CHANNELS), those of the agents' first windows, whose nearest entries tell their colours.
 
         Returns:
-            (B, P or 2 P) and (B,), see :func:`nearness`.
+            (B, P or 2 P).
         """
         colour = self.colours[self.logits(own).argmax(1)]
-        entries = self.logits(vectors) + colour @ self.colours.T - self.colours.square().sum(1) / 2
-        return entries, nearness(vectors, own) + colour.square().sum(1) / 2 + 2 * self.residual
+        return (
+            self.logits(vectors)
+            + colour @ self.colours.T
+            - colour.square().sum(1, keepdim=True) / 2
+            - self.colours.square().sum(1) / 2
+        )
 
     def embed(self, index: Tensor) -> Tensor:
         """The pose vectors (..., POSE_CHANNELS) of entries."""
@@ -306,9 +307,8 @@ class LibraryLMA(PoseLMA):
             moved = self.seen_by_agent(shift, heading) / self.shift_unit
             out = self.dynamics(pose, hidden, moved, code_vector, position)
             vector, _, turned = self.read(pose, out)
-            entries, first_one = self.library.logits_of_agent(vector, own)
-            best, index = entries.max(-1)
-            pose = torch.where((first_one > best)[:, None], own, self.library.embed(index))
+            best, index = self.library.logits_of_agent(vector, own).max(-1)
+            pose = torch.where((nearness(vector, own) > best)[:, None], own, self.library.embed(index))
         return (pose, hidden, heading + turned, own, *first), index
 
     def seen_by_agent(self, shift: Tensor, heading: Tensor) -> Tensor:
@@ -333,10 +333,17 @@ class LibraryLMA(PoseLMA):
         return pose + change, precision[..., 0].clamp(max=FINEST), TURN_UNIT * self.config.heading * turned[..., 0]
 
     def draw(self, state: State, position: Tensor | None) -> Drawn:
-        """As :meth:`PoseLMA.draw`: a stored window, turned; `colour` and `logits` are channels of the layer."""
+        """As :meth:`PoseLMA.draw`: a stored window, turned; `colour` and `logits` are channels of the layer.
+
+        The first window is drawn until the pose is farther from it than what pose vectors leave out: there two windows
+        of one pose differ by twice the residual, and by three times as much or more in detail that Q does not see.
+
+        Returns:
+            the layers; a code moves the pose also while the first window is drawn.
+        """
         pose, _, heading, own, began, first = state
         best, index = self.library.logits(pose).max(-1)
-        starts = nearness(pose, own) >= best
+        starts = nearness(pose, own) + 4 * self.library.residual >= best
         stored, filmed, mirrored = self.library.look_up(index)
         layer = unpack_layers(torch.where(starts[:, None, None, None], first, stored))
         if self.config.heading:
