@@ -87,17 +87,18 @@ print("nats an action:", ", ".join(f"{name} {np.mean(nats):.2f}" for name, nats 
 
 # 5. Act in the world.
 def success(act, episodes):
-    """Share of episodes in which a player reaches the target."""
-    reached, frame = [], envs.reset()
-    while len(reached) < episodes:
+    """Share of the first episodes of each environment in which a player reaches the target."""
+    reached, frame = [[] for _ in range(envs.num_envs)], envs.reset()
+    while min(map(len, reached)) < episodes:
         frame, _, done, infos = envs.step(act(frame))
-        reached += [info["is_success"] for info, over in zip(infos, done, strict=True) if over]
-    return np.mean(reached)
+        for row in np.flatnonzero(done):
+            reached[row].append(infos[row]["is_success"])
+    return np.mean([some[:episodes] for some in reached])
 
 
 names = {
-    "clone": lambda frame: clone.predict(frame)[0],
+    "clone": lambda frame: clone.predict(frame, deterministic=True)[0],
     "random": lambda frame: np.stack([envs.action_space.sample() for _ in frame]),
     "PPO": lambda frame: player.model.predict(frame, deterministic=True)[0],
 }
-print("success:", ", ".join(f"{name} {success(act, 4 * count):.1%}" for name, act in names.items()))
+print("success:", ", ".join(f"{name} {success(act, 1 + count // 10):.1%}" for name, act in names.items()))
