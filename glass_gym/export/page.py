@@ -86,7 +86,7 @@ def write_single_file(folder: Path, file: Path) -> Path:
     addresses), and, compressed, worlds and ONNX Runtime. It requests nothing from anywhere.
 
     Args:
-        folder: with the page.
+        folder: with the page; what else lies in it is left out.
         file: what to write.
 
     Returns:
@@ -99,11 +99,14 @@ def write_single_file(folder: Path, file: Path) -> Path:
     def encoded(content: bytes) -> str:
         return base64.b64encode(content).decode()
 
-    scripts = {path.name for path in PAGE.glob("*.*")} | {"index.html"}
-    inside = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.relative_to(folder).as_posix() not in scripts]
+    runtime = RUNTIME + WEBGPU * json.loads(text("runtime.json"))["webgpu"]
+    inside = [folder / name for name in ("worlds.json", "runtime.json", *(f"runtime/{n}" for n in (*runtime, "LICENSE")))]
+    for name in json.loads(text("worlds.json")):
+        inside += sorted((folder / "worlds" / name).iterdir())
     kept = {
         quote(path.relative_to(folder).as_posix(), safe="/!~*'()"): encoded(zlib.compress(path.read_bytes(), 9))
         for path in inside
+        if path.is_file()
     }
     player = text("player.js")
     for name in ("controls.js", "glass.js"):

@@ -167,6 +167,9 @@ def test_a_page_has_all_that_it_needs_and_nothing_from_elsewhere(tiny_world, run
     for script in ("player.js", "glass.js"):
         for mentioned in re.findall(r'from "\./([^"]+)"', (site / script).read_text(encoding="utf-8")):
             assert mentioned in names
+    for private in ("note.txt", "worlds/older/world.json", "runtime/ort.webgpu.min.mjs"):
+        (site / private).parent.mkdir(exist_ok=True)
+        (site / private).write_text("another's", encoding="utf-8")
     one = page.write_single_file(site, tmp_path / "one" / "page.html").read_text(encoding="utf-8")
     assert "connect-src data:;" in one and "'self'" not in one
     assert not re.search(r'https?://|(?:href|src)="(?!data:)|from "\./|default-src .self', one)

@@ -42,8 +42,8 @@ def test_version_2_has_a_video_an_episode(tmp_path):
     assert f"{root / TOP}\n  {root / WRIST}" in str(error.value)
     found = find_videos(root / TOP)
     assert [(name, split) for name, split, _ in found.videos] == [
-        ("episode_000000", "train"), ("episode_000001", "val"), ("episode_000002", "test"),
-    ]  # fmt: skip
+        (f"episode_{episode:06d}", "train") for episode in range(3)
+    ]  # so few are split by their shots
     contents, lines = packed(root / TOP, tmp_path / "store")
     assert contents == {
         "episode_000000": list(range(10)), "episode_000001": list(range(10, 30)), "episode_000002": list(range(5, 20)),
@@ -75,15 +75,20 @@ def test_version_3_has_several_episodes_in_a_video(tmp_path):
     (episodes / "file-000.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match=r"file-000.parquet: cannot be read"):
         find_videos(root)
+    (episodes / "file-000.parquet").unlink()
+    with pytest.raises(DataError, match=r"episodes: holds no .parquet"):
+        find_videos(root)
 
 
 def test_what_is_wrong_is_named(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="no videos, only tables"):
         find_videos(described(tmp_path / "tables", "v2.1"))
     root = described(tmp_path / "broken", "v2.1", TOP)
-    (root / "meta" / "info.json").write_text("[]", encoding="utf-8")
-    with pytest.raises(DataError, match=r"info.json: does not describe a LeRobot data set"):
-        find_videos(root)
+    outside = json.dumps({"features": {"../../..": {"dtype": "video"}}})
+    for text in ("[]", "[" * 200_000, outside, outside.replace("../../..", "a\\nb")):
+        (root / "meta" / "info.json").write_text(text, encoding="utf-8")
+        with pytest.raises(DataError, match=r"info.json: does not describe a LeRobot data set"):
+            find_videos(root)
     root = described(tmp_path / "new", "v3.0", TOP)
     film(root / "videos" / TOP / "chunk-000" / "file-000.mp4", range(10))
     monkeypatch.setitem(sys.modules, "pyarrow", None)

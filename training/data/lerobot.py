@@ -29,13 +29,15 @@ def lerobot_videos(root: Path) -> tuple[list[tuple[str, Path]], dict[Path, list[
     Raises:
         DataError: a camera must be chosen, there is no such camera or no video of it, or metadata cannot be read.
     """
-    folder = root if (root / INFO).is_file() or root.exists() else root.parent
+    folder = root if root.exists() else root.parent
     if not (folder / INFO).is_file():
         return None
     try:
         features = json.loads((folder / INFO).read_text(encoding="utf-8"))["features"]
         cameras = sorted(name for name, about in features.items() if about["dtype"] == "video")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if strange := [name for name in cameras if name != Path(name).name or not name.isprintable()]:
+            raise ValueError(f"{strange[0][:100]!r} is no folder's name")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{folder / INFO}: does not describe a LeRobot data set ({error!r}); copy it again") from None
     camera = root.name if root != folder else cameras[0] if len(cameras) == 1 else ""
     if camera not in cameras:
@@ -58,12 +60,15 @@ def _episodes(folder: Path, camera: str) -> dict[Path, list[float]]:
         raise DataError(f"{folder}: to tell its episodes apart needs pyarrow: pip install pyarrow") from None
     columns = [f"videos/{camera}/{name}" for name in ("chunk_index", "file_index", "from_timestamp")]
     begins: dict[Path, list[float]] = {}
-    for table in sorted(folder.glob("meta/episodes/chunk-*/*.parquet")):
+    tables = sorted(folder.glob("meta/episodes/chunk-*/*.parquet"))
+    if not tables:
+        raise DataError(f"{folder / 'meta' / 'episodes'}: holds no .parquet, which tells where episodes begin; download it")
+    for table in tables:
         try:
             rows = parquet.read_table(table, columns=columns).to_pydict()
             for chunk, file, time in zip(*(rows[column] for column in columns), strict=True):
                 path = folder / "videos" / camera / f"chunk-{chunk:03d}" / f"file-{file:03d}.mp4"
                 begins.setdefault(path, []).append(float(time))
-        except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's are of these classes
+        except Exception as error:  # pyarrow's are of many classes
             raise DataError(f"{table}: cannot be read ({str(error)[:200]}); copy it again") from None
     return {path: sorted(times) for path, times in begins.items()}

@@ -126,33 +126,36 @@ class WindowSet:
                     out[part] |= inside & lines[np.arange(len(part)), at.clip(0, side - 1)]
         return out
 
+    def _uncut(self) -> np.ndarray:
+        """Which frames show an agent that the frame's edge does not cut off, (N,) bool; all if it cuts off half."""
+        uncut = ~self.cut_off()
+        return uncut if uncut.mean() > 0.5 else np.ones_like(uncut)
+
     def agent_colours(self) -> np.ndarray:
-        """The mean colour of the agent of each frame, (N, 3), in units of its standard deviation.
+        """The mean colour of the agent of each frame, (N, 3), in units of its standard deviation within a visit.
 
         It is the mean over a visit: what comes in through the frame's edge, or in another video, may be another agent.
+        Frames that cut the agent off do not count; before a visit's first whole agent it is 0.
         """
         colours = np.empty((len(self.layers), 3), np.float32)
-        for part in np.array_split(np.arange(len(colours)), max(1, len(colours) // 1024)):
+        for part in np.array_split(np.arange(len(colours)), max(1, len(colours) // 256)):
             layers = self.layers_at(part)
             colours[part] = layers[:, :3].sum((2, 3)) / layers[:, 3:].sum((2, 3)).clamp_min(1e-6)
-        cut = self.cut_off()
+        uncut = self._uncut()
         begins = np.zeros(len(colours), bool)
         begins[self.starts] = True
-        if cut.mean() <= 0.5:
-            begins[1:] |= cut[:-1] & ~cut[1:]
+        begins[1:] |= ~uncut[:-1] & uncut[1:]
         visit = begins.cumsum() - 1
-        counted = ~cut | (cut.mean() > 0.5)
-        count = np.bincount(visit, counted).clip(1)[:, None]
-        mean = np.stack([np.bincount(visit, counted * colours[:, c]) for c in range(3)], 1) / count
-        off = (colours - mean[visit])[counted]
+        count = np.bincount(visit, uncut).clip(1)[:, None]
+        mean = np.stack([np.bincount(visit, uncut * colours[:, c]) for c in range(3)], 1) / count
+        off = (colours - mean[visit])[uncut]
         return mean[visit] / max(1 / 127.5, float(np.sqrt(np.square(off).sum(1).mean())))
 
     def complete(self) -> np.ndarray:
         """Frames (n,) int64 that show a whole agent: the frame's edge does not cut it off, unless it does so in half of
         them or more, and M finds at least a quarter of a large agent."""
         seen = (self.layers[:, 3] > 127).sum((1, 2))
-        whole = ~self.cut_off()
-        whole = whole if whole.mean() > 0.5 else np.ones_like(whole)
+        whole = self._uncut()
         return np.flatnonzero(whole & (seen >= 0.25 * np.quantile(seen[whole], 0.75)))
 
     def sample(self, rng: np.random.Generator, length: int) -> Clip:
