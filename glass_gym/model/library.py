@@ -98,7 +98,7 @@ class Library(nn.Module):
 
     Entries are these windows; where the heading is taken out, P more are their mirror images at the axis. A colour is
     the agent's mean one, in units of its standard deviation within one agent's visit. `residual` is the mean squared
-    length of what pose vectors leave out of a window, in their units.
+    length of what pose vectors leave out of a window, in their units; 0 if the heading is left in.
     """
 
     mean: Tensor

@@ -227,7 +227,8 @@ def fill_library(lma: LibraryLMA, windows: WindowSet, headings: np.ndarray | Non
         explained = values[:POSE_CHANNELS].square().sum()
         scale = (explained / len(x) / POSE_CHANNELS).sqrt().clamp_min(1e-3)
         library.mean.copy_(mean)
-        library.residual.copy_((values.square().sum() - explained) / len(x) / scale.square())
+        if headings is not None:  # else a first window that is kept would hide what local actions do; turns show
+            library.residual.copy_((values.square().sum() - explained) / len(x) / scale.square())
         library.components.zero_()
         library.components[: len(kept)] = kept / scale
     with Bar("windows to store"):
