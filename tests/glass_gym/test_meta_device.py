@@ -28,7 +28,8 @@ def meta(monkeypatch):
 
 
 def made(id, rows=4, **options):
-    return gym.make_vec(id, rows, vectorization_mode="vector_entry_point", output="torch", precision="float32", **options)
+    options |= {"output": "torch", "precision": "float32"}
+    return gym.make_vec(id, rows, vectorization_mode="vector_entry_point", **options)
 
 
 def on_meta(value) -> bool:
@@ -56,7 +57,7 @@ def test_steps_run_without_values(meta, id, options):
     if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
         pytest.skip("its actions are no tensor")
     for _ in range(2):
-        observation, reward, terminated, truncated, info = envs.step(action)
+        observation, reward, terminated, truncated, _ = envs.step(action)
         assert on_meta(observation) and on_meta(reward) and on_meta(terminated) and on_meta(truncated)
 
 

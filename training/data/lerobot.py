@@ -62,7 +62,9 @@ def _episodes(folder: Path, camera: str) -> dict[Path, list[float]]:
     begins: dict[Path, list[float]] = {}
     tables = sorted(folder.glob("meta/episodes/chunk-*/*.parquet"))
     if not tables:
-        raise DataError(f"{folder / 'meta' / 'episodes'}: holds no .parquet, which tells where episodes begin; download it")
+        raise DataError(
+            f"{folder / 'meta' / 'episodes'}: holds no .parquet that tells where episodes begin; copy it again"
+        )
     for table in tables:
         try:
             rows = parquet.read_table(table, columns=columns).to_pydict()
