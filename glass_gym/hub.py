@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from tabulate import tabulate
 
@@ -92,7 +93,8 @@ def push_to_hub(
         the repository's address.
 
     Raises:
-        CheckpointError: the file is no world or policy, or cannot be published.
+        CheckpointError: the file is no world or policy, two films have one name, or they cannot be published.
+        ValueError: there is no such film.
         ImportError: huggingface_hub is not installed.
     """
     api = api or _api()
@@ -101,6 +103,8 @@ def push_to_hub(
     name = FILES[not isinstance(_read(file), World)]
     text = card(file, repo_id, licence, films)
     files = {name: str(resolve(file)), "README.md": text.encode(), **{Path(f).name: str(f) for f in films}}
+    if len(files) < 2 + len(films):
+        raise CheckpointError(f"{', '.join(map(str, films))}: films need names that differ; rename one")
     operations = [CommitOperationAdd(path_in_repo=to, path_or_fileobj=content) for to, content in files.items()]
     try:
         url = api.create_repo(repo_id, private=private or None, exist_ok=True)
@@ -125,20 +129,22 @@ def card(file: str | Path, repo_id: str = "", licence: str = "", films: Iterable
         the text of README.md.
 
     Raises:
-        CheckpointError: the file is no world or policy.
+        CheckpointError: the file is no world or policy, or passport.json or its own facts are not as glass-train writes
+            them.
     """
     found = _read(file)
     title = repo_id.split("/")[-1] or resolve(file).stem
     front = ["library_name: glass-gym", "pipeline_tag: reinforcement-learning"]
     front += [f"license: {json.dumps(licence)}"] * bool(licence)
     parts = ["\n".join(["---", *front, "tags:", *(f"- {tag}" for tag in TAGS), "---"]), f"# {_cell(title)}"]
-    shown = [f"![{Path(film).stem}]({Path(film).name})" for film in films]
+    shown = [f"![{Path(film).stem}]({quote(Path(film).name)})" for film in films]
     licence = licence or "not stated: ask the author"
     known = repo_id or "user/name"
-    if isinstance(found, World):
-        parts += _about_world(found, known, licence, shown)
-    else:
-        parts += _about_policy(found, known, licence, shown)
+    try:
+        parts += (_about_world if isinstance(found, World) else _about_policy)(found, known, licence, shown)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        what = "what it says of its training, or passport.json beside it, is not as glass-train writes it"
+        raise CheckpointError(f"{file}: {what} ({error!r}); train it again, or move passport.json away") from None
     parts.append("The file is data: reading it runs no code, and its sizes are checked before memory is taken.")
     return "\n\n".join(parts) + "\n"
 

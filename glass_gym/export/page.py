@@ -100,9 +100,8 @@ def write_single_file(folder: Path, file: Path) -> Path:
         return base64.b64encode(content).decode()
 
     runtime = RUNTIME + WEBGPU * json.loads(text("runtime.json"))["webgpu"]
-    inside = [
-        folder / name for name in ("worlds.json", "runtime.json", *(f"runtime/{n}" for n in (*runtime, "LICENSE")))
-    ]
+    names = ["worlds.json", "runtime.json", *(f"runtime/{name}" for name in (*runtime, "LICENSE"))]
+    inside = [folder / name for name in names]
     for name in json.loads(text("worlds.json")):
         inside += sorted((folder / "worlds" / name).iterdir())
     kept = {

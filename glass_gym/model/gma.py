@@ -163,7 +163,7 @@ class PlateInpaintNet(InpaintNet):
         mean, wanted = ((x * weight).sum((2, 3), keepdim=True) for x in (small.expand_as(frames), frames))
         spread = ((small - mean).square() * weight).sum((2, 3), keepdim=True)
         slope = ((small - mean) * (frames - wanted) * weight).sum((2, 3), keepdim=True)
-        gain = torch.where(spread > 1e-3, slope / spread.clamp_min(1e-3), 1.0).clamp(0.5, 2)
+        gain = torch.where(spread > 1e-3, slope / spread.clamp_min(1e-3), 1.0).clamp(0.5, 2.0)
         return ((plate - mean) * gain + wanted).clamp(-1, 1)
 
     @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,6 +56,9 @@ def share(arguments: argparse.Namespace) -> None:
         show_names(arguments.file, out=out)
         films.append(out / "codes.gif")
     out.mkdir(parents=True, exist_ok=True)
+    for film in arguments.film:
+        if film.resolve() != (out / film.name).resolve():
+            shutil.copyfile(film, out / film.name)
     (out / "README.md").write_text(card(arguments.file, *about, films), encoding="utf-8")
     print(f"card: {out / 'README.md'}")
     if arguments.repo:

@@ -53,6 +53,8 @@ def exported(request, made_once, tiny_config, tiny_paper_config):
         library.windows[:, 3, 3:-4, 6:-6] = 255
         library.windows[:, :3] = 128 + (torch.randn(library.windows[:, :3].shape) * 40).clamp(-127, 127).byte()
         library.components.normal_(std=0.05)
+        library.colours.normal_()
+        library.residual.fill_(0.1)
     world = world_of(model)
     folder = made_once(f"exported-{request.param}", lambda folder: export_onnx(world, folder))
     return world, folder, json.loads((folder / "world.json").read_text(encoding="utf-8"))

@@ -154,6 +154,27 @@ def test_what_is_hostile_or_missing_says_so(server, file, tmp_path, capsys):
     assert "not a whole .safetensors file" in capsys.readouterr().err and not server.made
 
 
+def test_a_card_of_strange_facts_or_films_says_so(server, file, tiny_world, tmp_path):
+    for text in ("5", '{"step_100": {"present": 1}}', '{"step_100": null}', "{"):
+        file.with_name("passport.json").write_text(text, encoding="utf-8")
+        with pytest.raises(CheckpointError, match=r"passport.json"):
+            hub.card(file)
+    file.with_name("passport.json").unlink()
+    for provenance in ({"minutes": 3}, {"minutes": {"gma": "long"}}, {"argv": 5}):
+        tiny_world.provenance = provenance
+        with pytest.raises(CheckpointError, match="as glass-train writes"):
+            hub.card(save_world(tmp_path / "strange.safetensors", tiny_world))
+    films = [tmp_path / folder / "my film.gif" for folder in "ab"]
+    assert "(my%20film.gif)" in hub.card(file, films=films)
+    with pytest.raises(CheckpointError, match="names that differ"):
+        glass_gym.push_to_hub(file, "me/mine", films=films)
+    films[0].parent.mkdir()
+    films[0].write_bytes(b"GIF89a")
+    assert share.main([str(file), "--film", str(films[0]), "--out", str(tmp_path / "card")]) == 0
+    assert (tmp_path / "card" / "my film.gif").read_bytes() == b"GIF89a"  # the card is looked at before it is published
+    assert share.main([str(file), "--film", str(films[1]), "--out", str(tmp_path / "card")]) == 1
+
+
 def test_without_huggingface_hub_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ImportError, match=r"glass-gym\[hub\]"):

@@ -63,7 +63,7 @@ def _episodes(folder: Path, camera: str) -> dict[Path, list[float]]:
     tables = sorted(folder.glob("meta/episodes/chunk-*/*.parquet"))
     if not tables:
         raise DataError(
-            f"{folder / 'meta' / 'episodes'}: holds no .parquet, which tells where episodes begin; download it"
+            f"{folder / 'meta' / 'episodes'}: holds no .parquet that tells where episodes begin; copy it again"
         )
     for table in tables:
         try:

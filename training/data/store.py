@@ -177,7 +177,7 @@ class StoreWriter:
     def split_by_shots(self) -> None:
         """Split the shots 8:1:1; val and test get at least one each: the last ones of the files that have most left.
 
-        So few files, which may each show another place, are all trained on.
+        So few files, which may each show another place, are all trained on if they have several shots.
         """
         if self.copy is not None:
             self.copy.split_by_shots()

@@ -108,7 +108,7 @@ def _amount(footage: Footage, lag: int) -> Amount:
     splits = [split for _, split, _ in footage.videos]
     longest = PIECE * lag
     pieces = [min(longest, count - start) for count in counts for start in range(0, count, longest)]
-    if len(set(splits)) == 1 and len(pieces) >= 3:  # as StoreWriter.split_by_shots
+    if len(set(splits)) == 1 and len(pieces) >= 3:  # about as StoreWriter.split_by_shots
         held_out = sum(pieces[-2 * max(1, len(pieces) // 10) :])
     else:
         held_out = sum(count for count, split in zip(counts, splits, strict=True) if split != "train")

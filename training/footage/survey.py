@@ -205,7 +205,7 @@ def survey(videos: Iterable[np.ndarray], rate: float | None = None, agent: Agent
     Raises:
         DataError: no video has two frames, or there is no such agent.
     """
-    looked: list[tuple[np.ndarray, list[slice]]] = []
+    looked: list[tuple[np.ndarray, list[slice], list[Seen]]] = []
     begins = []
     cuts = 0
     frames = 0
@@ -219,13 +219,13 @@ def survey(videos: Iterable[np.ndarray], rate: float | None = None, agent: Agent
         spans = [slice(a, b) for a, b in pairwise([0, *found.tolist(), len(video)])]
         lengths += [span.stop - span.start for span in spans]
         spans = [span for span in spans if span.stop - span.start >= SHOT or len(spans) == 1]
-        looked.append((video, spans))
+        looked.append((video, spans, see_shots(video, spans)))
         begins += [frames + span.start for span in spans]
         frames += len(video)
     if not looked:
         raise DataError("no video has two frames; a world is learned from motion")
     size = looked[0][0].shape[1:3]
-    seen = _see_all(looked)
+    seen = _see_again(looked)
     length = _length_at(np.array(lengths), 0.5)  # a flash makes shots of one frame, which weigh little
     if not seen or (length < SHOT and len(lengths) > 1):
         nothing = dict.fromkeys(
@@ -266,23 +266,26 @@ def survey(videos: Iterable[np.ndarray], rate: float | None = None, agent: Agent
     return out
 
 
-def _see_all(looked: list[tuple[np.ndarray, list[slice]]]) -> list[Seen]:
-    """See the shots of videos (T, H, W, 3) uint8, twice where something stands still for a whole shot.
+def _see_again(looked: list[tuple[np.ndarray, list[slice], list[Seen]]]) -> list[Seen]:
+    """What all shots show, seen again in videos where something stands still for a whole shot.
 
-    A shot's own plate contains what stands there throughout. Other shots of the place tell what is behind it.
+    A shot's own plate contains what stands there throughout. Other shots of the place tell what is behind it. This is
+    done for one place, that of the first shot with a still camera.
+
+    Args:
+        looked: videos (T, H, W, 3) uint8, their shots, and what these show.
     """
-    seen = [see_shots(video, spans) for video, spans in looked]
-    still = [shot for shots in seen for shot in shots if not shot.camera.any()]
+    still = [shot for *_, shots in looked for shot in shots if not shot.camera.any()]
     areas = [blob.area for shot in still for track in shot.tracks for blob in track.blobs.values() if blob.leaves]
     if len(still) < 2 or not areas:
-        return [shot for shots in seen for shot in shots]
+        return [shot for *_, shots in looked for shot in shots]
     plate = still[0].plate
     least = float(np.median(areas)) / 4
     for shot in still[1:]:
         if show_one_place(plate, shot.plate):
             plate = cleared(plate, shot.plate, least, shot.noise)
     out = []
-    for (video, spans), shots in zip(looked, seen, strict=True):
+    for video, spans, shots in looked:
         here = (shot for shot in shots if not shot.camera.any() and show_one_place(plate, shot.plate))
         stands = any((cleared(shot.plate, plate, least, shot.noise) != shot.plate).any() for shot in here)
         out += see_shots(video, spans, (plate, least)) if stands else shots
