@@ -146,7 +146,7 @@ class PlateInpaintNet(InpaintNet):
     def plate_at(self, frames: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         """As :meth:`InpaintNet.plate_at`."""
         plate = self.exposed(self.plate, frames, visible)
-        known = self.known.expand(len(frames), -1, -1, -1)
+        known = self.known.expand(frames.shape[0], -1, -1, -1)
         return torch.cat([plate, known], 1), self.similarity(frames, visible, self.plate_of(self.width)[0])
 
     def exposed(self, plate: Tensor, frames: Tensor, visible: Tensor) -> Tensor:
