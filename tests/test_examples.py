@@ -18,7 +18,6 @@ RUNS = {
     "look_ahead.py": ([], r"arrived: True after \d+ steps"),
     "ppo.py": (["64"], "total_timesteps"),
     "own_picture.py": (["start.png"], "found an agent at"),
-    "clone.py": (["4"], r"(?s)nats an action: clone \d.*success: clone .* random .* PPO"),
 }
 SLOW = {
     "torchrl_ppo.py": (["4096"], "episodes reached the target"),
@@ -26,7 +25,7 @@ SLOW = {
 }
 SHORTER = {"STEPS = 20_000": "STEPS = 512", "num_envs=64": "num_envs=16", "n_eval_episodes=32": "n_eval_episodes=2"}
 """The notebook's training."""
-NEEDS = {"ppo.py": "stable_baselines3", "clone.py": "minari", "rllib_ppo.py": "ray", "torchrl_ppo.py": "torchrl"}
+NEEDS = {"ppo.py": "stable_baselines3", "rllib_ppo.py": "ray", "torchrl_ppo.py": "torchrl"}
 
 
 def test_every_example_has_a_run():
