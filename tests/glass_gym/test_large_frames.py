@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from glass_gym.export.graphs import Segment
 from glass_gym.model.config import GlassConfig
 from glass_gym.model.glass import build_glass
 from glass_gym.model.gma import GMA
@@ -163,3 +164,10 @@ def test_an_episode_in_a_large_world(large_model, tmp_path):
 def test_reduced_and_enlarged_are_inverse_on_flat_pictures():
     flat = torch.full((1, 3, 8, 8), 0.3)
     assert torch.allclose(enlarged(reduced(flat, 4), 4), flat) and to_bytes(flat).float().mean() == 166
+
+
+def test_any_number_of_rows_can_be_exported(large_model, frames):
+    graph = Segment(Simulator(large_model, "cpu", "float32"), 0)
+    pictures = to_bytes(frames).permute(0, 2, 3, 1).contiguous()
+    with torch.no_grad():
+        torch.export.export(graph.eval(), (pictures,), dynamic_shapes=({0: torch.export.Dim("rows", min=1, max=64)},))
