@@ -178,33 +178,36 @@ class FollowTask(Task):
 
 def read_clip(clip: Any, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     """A clip's moves (N, 2) float32 px and local actions (N,) int64 of N + 1 frames; ValueError: see FollowTask."""
+    told = "clip"
     if isinstance(clip, (str, Path)):
+        told = f"clip {clip}"
         try:
             with Path(clip).open(encoding="utf-8", newline="") as file:
                 rows = list(csv.DictReader(file))
         except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(f"clip {clip}: cannot be read ({error}); give the CSV file of glass-decode") from None
+            raise ValueError(f"{told}: cannot be read ({error}); give the CSV file of glass-decode") from None
         names = [name for name in ("x", "y", "shift", "code") if rows and name in rows[0]]
         try:
             clip = {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
         except (TypeError, ValueError) as error:
-            raise ValueError(f"clip {clip}: not a table of numbers ({error})") from None
+            raise ValueError(f"{told}: not a table of numbers ({error})") from None
     if not isinstance(clip, Mapping):
         raise ValueError(f"clip must be a .csv file or arrays by name, got {type(clip).__name__}")
     wanted = ("x", "y", "code") if "x" in clip and "y" in clip else ("shift", "code")
     if missing := [name for name in wanted if name not in clip]:
-        raise ValueError(f"clip has no column {', '.join(missing)}; it needs code, and x and y or shift")
+        raise ValueError(f"{told} has no column {', '.join(missing)}; it needs code, and x and y or shift")
     columns = [to_floats(clip[name]) for name in wanted]
     count = len(columns[0])
     if count < 2 or any(column.shape != (count,) for column in columns):
-        raise ValueError(f"clip must have columns of two rows or more, all as long, got {[c.shape for c in columns]}")
+        raise ValueError(f"{told} must have columns of two rows or more, all as long, got {[c.shape for c in columns]}")
     used = columns if wanted[0] == "x" else [column[:-1] for column in columns]
     used[-1] = columns[-1][:-1]  # the last frame has no action
     for name, column in zip(wanted, used, strict=True):
         if (odd := np.flatnonzero(~np.isfinite(column))).size:
-            raise ValueError(f"clip: {name} of row {odd[0]} is not a number; leave out frames without the agent")
+            raise ValueError(f"{told}: {name} of row {odd[0]} is not a number; leave out frames without the agent")
     whole = [np.rint(column).astype(np.int64) for column in used]
-    codes = check_codes("clip's code", whole[-1], scene.codes)
+    codes = check_codes(f"{told}: code", whole[-1], scene.codes)
     if wanted[0] == "x":
         return np.diff(np.stack(used[:2], 1), axis=0).astype(np.float32), codes
-    return np.asarray(scene.shifts, np.float32)[check_codes("clip's shift", whole[0], len(scene.shifts))], codes
+    rows = check_codes(f"{told}: shift", whole[0], len(scene.shifts), "rows of `env.unwrapped.shifts`")
+    return np.asarray(scene.shifts, np.float32)[rows], codes

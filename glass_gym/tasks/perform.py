@@ -118,9 +118,13 @@ class PerformTask(TargetTask):
         return draw_cards(super().draw(frames, state), state["film"][rows, state["time"] % FILM])
 
 
-def check_codes(name: str, codes: Any, count: int) -> np.ndarray:
-    """Local actions as an int64 array; ValueError names those that are none, or not below `count`."""
+def check_codes(name: str, codes: Any, count: int, what: str = "local actions") -> np.ndarray:
+    """Local actions, or other indices, as an int64 array; ValueError names those that are not in 0 to `count` - 1."""
     array = np.asarray(codes)
-    if not array.size or not np.issubdtype(array.dtype, np.integer) or (array < 0).any() or (array >= count).any():
-        raise ValueError(f"{name} must be local actions, 0 to {count - 1}, got {str(codes)[:80]}")
-    return array.astype(np.int64)
+    told = codes
+    if array.size and np.issubdtype(array.dtype, np.integer):
+        wrong = np.unique(array[(array < 0) | (array >= count)])
+        if not wrong.size:
+            return array.astype(np.int64)
+        told = wrong.tolist()
+    raise ValueError(f"{name} must be {what}, 0 to {count - 1}, got {str(told)[:80]}")

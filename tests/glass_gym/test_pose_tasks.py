@@ -231,8 +231,13 @@ def test_a_clip_is_arrays_or_a_table(tmp_path):
         read_clip(clip | {"x": [1, np.nan, 2]}, SCENE)
     with pytest.raises(ValueError, match="clip has no column code"):
         read_clip({"x": [1], "y": [1]}, SCENE)
-    with pytest.raises(ValueError, match="0 to 2"):
-        read_clip(clip | {"code": [7, 0, 0]}, SCENE)
+    with pytest.raises(ValueError, match=r"clip: code must be local actions, 0 to 2, got \[7\]"):
+        read_clip({"shift": [0] * 300, "code": [0] * 200 + [7] * 100}, SCENE)
+    with pytest.raises(ValueError, match=r"clip: shift must be rows of .*, got \[50\]"):
+        read_clip({"shift": [1, 50, 0], "code": [1, 2, 0]}, SCENE)
+    file.write_text("frame,code\n0,1\n1,1\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"clip\.csv has no column shift"):
+        read_clip(file, SCENE)
     with pytest.raises(ValueError, match="cannot be read"):
         read_clip(tmp_path / "none.csv", SCENE)
 

@@ -53,6 +53,15 @@ def test_a_full_disk_is_told_with_the_options_that_there_are(kind, hint, capsys)
     assert capsys.readouterr().err == f"error: disk full; free some space{hint}\n"
 
 
+def test_a_file_in_the_place_of_a_folder_is_told_and_kept(tmp_path, capsys):
+    file = tmp_path / "notes.txt"
+    file.write_text("mine", encoding="utf-8")
+    assert run_command(Written, lambda config: file.mkdir(exist_ok=True), "glass-x", "", []) == 1
+    told = capsys.readouterr().err
+    assert told == f"error: {file}: a file lies where a folder is to be; move the file away or choose another --out\n"
+    assert file.read_text(encoding="utf-8") == "mine"
+
+
 @given(st.one_of(st.floats(max_value=-1e-9), st.floats(min_value=1.0001), st.just(float("nan"))))
 def test_what_is_not_is_named(share):
     with pytest.raises(ValueError, match=r"--inner\.share is .*, expected at (least 0|most 1)"):

@@ -58,7 +58,10 @@ def run_command(
     except OSError as error:  # a folder that is full, or may not be written
         folders = {field.name for field in dataclasses.fields(kind)} & {"cache", "out"}  # pyright: ignore
         another = " or ".join(f"--{name}" for name in sorted(folders, reverse=True))
-        print(f"error: {error}; free some space" + f" or choose another {another}" * bool(folders), file=sys.stderr)
+        problem, fix = error, "free some space"
+        if isinstance(error, (FileExistsError, NotADirectoryError)) and error.filename:
+            problem, fix = f"{error.filename}: a file lies where a folder is to be", "move the file away"
+        print(f"error: {problem}; {fix}" + f" or choose another {another}" * bool(folders), file=sys.stderr)
     return 1
 
 
