@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -31,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Each code is repeated on the spot from several start frames. codes.gif and codes.png show the agent,\n"
         "and the table says what was measured: degrees a step that it turns, how much of its outline changes\n"
         "in every step (a swing), how much it grows, and whether it stretches to a side.\n"
-        "--set stores names in the world's file; players, pages, exports and films show them.",
+        "--set stores names in the world's file, of a bundled world in a copy in the folder --out; players, pages,\n"
+        "exports and films show them.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=EXAMPLES,
     )
@@ -57,14 +59,14 @@ def show_names(checkpoint: str, given: Sequence[str] = (), measured: bool = Fals
         checkpoint: a bundled name or a path.
         given: names to store, as "3=swing".
         measured: whether all other codes are named by what they are measured to do.
-        out: folder of the films; None: no films.
+        out: folder of the films, and of the copy of a bundled world that gets names; None: no films.
 
     Raises:
         CheckpointError: the world cannot be used or written, or a name cannot be stored.
         ValueError: `given` is no K=NAME, or there is no such code.
     """
     from glass_gym.simulator.simulator import Simulator
-    from glass_gym.worlds.checkpoint import load_world, rename_codes
+    from glass_gym.worlds.checkpoint import load_world
     from glass_gym.worlds.codes import describe_codes, measure_codes, play_code, start_states
 
     world = load_world(checkpoint)
@@ -78,7 +80,7 @@ def show_names(checkpoint: str, given: Sequence[str] = (), measured: bool = Fals
     for code, name in chosen.items():
         names[code] = name or described[code]
     if chosen or measured:
-        print(f"stored in {rename_codes(checkpoint, names)}")
+        print(f"stored in {_stored(checkpoint, names, out or Path())}")
     rows = [
         (k, name, what, f"{e.turn:+.1f}°" if world.config.heading else "-", *(f"{x:.0%}" for x in (e.swing, e.change)),
          f"{e.growth:+.0%}")
@@ -91,6 +93,25 @@ def show_names(checkpoint: str, given: Sequence[str] = (), measured: bool = Fals
         labels = [f"{k}: {name}" + f" ({what})" * (name != what) for k, (name, what) in pairs]
         written = write_films(out, films, labels, world.pixel_aspect)
         print(f"written: {' and '.join(map(str, written))}; to name a code: glass-names {checkpoint} --set K=NAME")
+
+
+def _stored(checkpoint: str, names: Sequence[str], folder: Path) -> Path:
+    """Store names in a world's file, of a bundled world in a copy in `folder`; returns the file's path."""
+    from glass_gym.worlds.checkpoint import ASSETS, CheckpointError, rename_codes, resolve
+
+    path = resolve(checkpoint)
+    if path.parent.resolve() != ASSETS.resolve():
+        return rename_codes(path, names)
+    copy = folder / path.name
+    if copy.exists():
+        raise CheckpointError(f"{copy}: has names already; change them: glass-names {copy} --set K=NAME")
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(path, copy)
+    try:
+        return rename_codes(copy, names)
+    except CheckpointError:
+        copy.unlink()
+        raise
 
 
 def parse_names(given: Sequence[str], count: int) -> dict[int, str]:

@@ -183,3 +183,13 @@ def test_a_world_that_turns_is_measured(turning_world):
 def test_worlds_that_ship_have_names():
     for name in bundled():
         assert not any(code.startswith(("code", "neutral")) for code in load_world(name).code_names)
+
+
+def test_names_for_a_bundled_world_go_to_a_copy(tmp_path, capsys):
+    before = bundled()["tennis"].read_bytes()
+    assert names.main(["tennis", "--set", "1=my swing", "--out", str(tmp_path)]) == 0
+    copy = tmp_path / "tennis.safetensors"
+    assert load_world(copy).code_names[1] == "my swing" and f"stored in {copy.resolve()}" in capsys.readouterr().out
+    assert bundled()["tennis"].read_bytes() == before
+    assert names.main(["tennis", "--set", "2=x", "--out", str(tmp_path)]) == 1
+    assert "has names already" in capsys.readouterr().err
