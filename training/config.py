@@ -166,7 +166,7 @@ class TrainConfig(DataOptions):
     """a world worth a first look, in about a third of the time: fewer steps and frames (architecture pose)"""
     report: Common[bool] = True
     """measure the world at the end, and write report.html"""
-    log: Common[Literal["tensorboard", "wandb", "none"]] = "tensorboard"
+    log: Literal["tensorboard", "wandb", "none"] = "tensorboard"
     """where losses and sample sheets are logged: in the run folder for TensorBoard, at Weights & Biases, or nowhere"""
     force: Common[bool] = False
     """train even if the survey finds no world that could be learned"""

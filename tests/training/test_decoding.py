@@ -298,7 +298,13 @@ def test_odd_input_is_told(tmp_path, capsys):
     assert decode_command(["x.mp4", "--world", "tennis", "--out", str(tmp_path), "--task", "reach"]) == 1
     assert "--datasets" in capsys.readouterr().err
     if not find_spec("lerobot"):
-        assert decode_command(["x.mp4", "--world", "tennis", "--out", str(tmp_path), "--datasets", "lerobot"]) == 1
+        (tmp_path / "x.mp4").touch()
+        assert (
+            decode_command(
+                [str(tmp_path / "x.mp4"), "--world", "tennis", "--out", str(tmp_path), "--datasets", "lerobot"]
+            )
+            == 1
+        )
         assert "then pip install --no-deps lerobot" in capsys.readouterr().err
     assert transfer_command(["x.mp4", "--world", "tennis"]) == 1
     assert "SOURCE TARGET" in capsys.readouterr().err
