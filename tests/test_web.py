@@ -90,6 +90,7 @@ def check_frames(page, steps):
         assert drawn.any() and np.abs(seen - true)[drawn].mean() < TOLERANCE
 
 
+@pytest.mark.slow
 def test_one_file_opens_from_the_disk_and_asks_for_nothing(folder, tmp_path):
     url = write_single_file(folder, tmp_path / "one page.html").as_uri()
     with browser.page_of(f"{url}#world=tennis&seed=5") as page:

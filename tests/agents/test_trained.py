@@ -25,7 +25,7 @@ def test_they_do_what_their_figures_say(id, name):
     said = json.loads((TRAINED / id / "ppo.json").read_text(encoding="utf-8"))
     assert said == json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     policy, said = load_policy(TRAINED / id / "ppo.safetensors"), said["policies"]["policy"]
-    done = evaluate(make_evaluation_env(id, 32, seed=123), policy, 64)
+    done = evaluate(make_evaluation_env(id, 32, seed=123), policy, 32)
     assert done["success"] >= said["success"] - 0.08 and done["steps_ratio"] <= said["steps_ratio"] + 0.15
 
 
@@ -37,5 +37,5 @@ def test_others_do_so_too_and_beat_random_play(id, name):
     algorithm, _, task = name.partition("-")
     said = json.loads((TRAINED / id / f"{name}.json").read_text(encoding="utf-8"))["policies"]
     env = make_evaluation_env(id, 32, seed=123, **{"task": task} if task else {"action": "continuous"})
-    done = evaluate(env, load_policy(TRAINED / id / f"{name}.safetensors", algorithm), 64)
+    done = evaluate(env, load_policy(TRAINED / id / f"{name}.safetensors", algorithm), 32)
     assert done["success"] >= said["policy"]["success"] - 0.08 and said["random"]["success"] <= 0.15

@@ -25,10 +25,8 @@ def on_meta(value) -> bool:
     ("id", "options"),
     [
         *((id, {}) for id in IDS),
-        *((id, {"obs_type": "dict", "frame_size": (24, 40)}) for id in IDS),
         *(("GlassTennis-v0", {"task": task}) for task in ("perform", "match", "follow", "maze", "collect")),
-        ("GlassSprites-v0", {"action": "continuous"}),
-        ("GlassTennis-v0", {"action": "hybrid", "channels_first": True}),
+        ("GlassTennis-v0", {"action": "hybrid", "channels_first": True, "obs_type": "dict", "frame_size": (24, 40)}),
     ],
 )
 def test_steps_run_without_values(meta, id, options):
