@@ -141,7 +141,10 @@ def card(file: str | Path, repo_id: str = "", licence: str = "", films: Iterable
     licence = licence or "not stated: ask the author"
     known = repo_id or "user/name"
     try:
-        parts += (_about_world if isinstance(found, World) else _about_policy)(found, known, licence, shown)
+        if isinstance(found, World):
+            parts += _about_world(found, known, licence, shown)
+        else:
+            parts += _about_policy(found, known, licence, shown)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         what = "what it says of its training, or passport.json beside it, is not as glass-train writes it"
         raise CheckpointError(f"{file}: {what} ({error!r}); train it again, or move passport.json away") from None

@@ -101,6 +101,7 @@ def test_one_file_opens_from_the_disk_and_asks_for_nothing(folder, tmp_path):
         assert all(asked.startswith((url, "blob:null/", "data:")) for asked in page.asked)
 
 
+@pytest.mark.slow
 def test_a_gamepad_walks_and_acts(page):
     press = """([axes, pressed]) => {
       const buttons = Array.from({ length: 17 }, (_, k) => ({ pressed: pressed.includes(k) }));
@@ -150,6 +151,7 @@ def test_a_click_moves_the_target_and_a_touch_walks(page):
     browser.until(page, "glass.game.last && glass.world.about.shift_names[glass.game.last[0]] === 'left'")
 
 
+@pytest.mark.slow
 def test_a_link_plays_the_same_game_again(page, site):
     page.keyboard.down("ArrowDown")
     browser.until(page, "glass.game.actions.length > 6")

@@ -10,6 +10,7 @@ from safetensors import safe_open
 
 from glass_gym.simulator.simulator import Simulator
 from glass_gym.tools import names
+from glass_gym.worlds import checkpoint
 from glass_gym.worlds.checkpoint import CheckpointError, bundled, load_world, rename_codes, save_world
 from glass_gym.worlds.codes import CodeEffect, describe_codes, measure_codes, play_code, start_states
 
@@ -185,11 +186,12 @@ def test_worlds_that_ship_have_names():
         assert not any(code.startswith(("code", "neutral")) for code in load_world(name).code_names)
 
 
-def test_names_for_a_bundled_world_go_to_a_copy(tmp_path, capsys):
-    before = bundled()["tennis"].read_bytes()
-    assert names.main(["tennis", "--set", "1=my swing", "--out", str(tmp_path)]) == 0
-    copy = tmp_path / "tennis.safetensors"
+def test_names_for_a_bundled_world_go_to_a_copy(path, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(checkpoint, "ASSETS", path.parent)
+    before, out = path.read_bytes(), tmp_path / "named"
+    assert names.main([path.stem, "--set", "1=my swing", "--out", str(out)]) == 0
+    copy = out / path.name
     assert load_world(copy).code_names[1] == "my swing" and f"stored in {copy.resolve()}" in capsys.readouterr().out
-    assert bundled()["tennis"].read_bytes() == before
-    assert names.main(["tennis", "--set", "2=x", "--out", str(tmp_path)]) == 1
+    assert path.read_bytes() == before
+    assert names.main([path.stem, "--set", "2=x", "--out", str(out)]) == 1
     assert "has names already" in capsys.readouterr().err
