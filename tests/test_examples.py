@@ -51,6 +51,7 @@ def test_an_example_runs(name, tmp_path):
     assert re.search(words, done.stdout), done.stdout
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_from_top_to_bottom(tmp_path):
     nbclient = pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")

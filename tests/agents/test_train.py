@@ -119,6 +119,7 @@ def test_every_entry_trains(world, tmp_path, algo, obs_type, settings):
     assert load_policy(tmp_path / "logs" / algo / "Glass-v0_1" / "policy.safetensors")
 
 
+@pytest.mark.slow
 def test_a_policy_can_learn_in_the_real_game(tmp_path):
     pytest.importorskip("ale_py")
     small = ["-params", "n_steps:8", "batch_size:16", "--env-kwargs", "starts:2", "-n", "32", "--eval-freq", "-1"]

@@ -32,6 +32,7 @@ def test_they_do_what_their_figures_say(id, name):
 OTHERS = [(file.parent.name, file.stem) for file in sorted(TRAINED.glob("*/*.safetensors")) if file.stem != "ppo"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("id", "name"), OTHERS)
 def test_others_do_so_too_and_beat_random_play(id, name):
     algorithm, _, task = name.partition("-")
