@@ -54,12 +54,13 @@ def correct_options(run: Run, stage: GmaStage, gma: GMA) -> dict[str, Any]:
     share, agree, reach, errors = [], [], [], []
     for part in each(np.array_split(index, max(1, len(index) // 16)), "checking the options"):
         frames = np.stack([store.frames[part], store.frames[part + 1]], 1)
-        motion = gma.analyse_pairs(frames_to_tensor(frames).to(device))
+        images = frames_to_tensor(frames).to(device)
+        motion = gma.analyse_pairs(images)
         masks = motion.masks[:, 0, 0].float()
         bits = np.unpackbits(np.stack([known[n] for n in part]), axis=1, count=store.height * store.width)
         seen = torch.from_numpy(bits.reshape(masks.shape)).to(masks)
         share.append(masks.mean((1, 2)))
-        before, after = frames_to_tensor(frames).to(motion.composed).unbind(1)
+        before, after = images.unbind(1)
         changes = ((after - before).abs() > CHANGED / 127.5).any(1, keepdim=True)
         errors.append(torch.stack([(changes * (x - after).square()).sum().cpu() for x in (motion.composed, before)]))
         agree.append((masks * seen).sum((1, 2)) / torch.maximum(masks, seen).sum((1, 2)).clamp(min=1))
